@@ -1,0 +1,1 @@
+"""Evidence made, checked, and exchanged for keys."""

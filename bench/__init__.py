@@ -1,0 +1,1 @@
+"""Benchmarks: one question per file; results as JSON and as a table."""

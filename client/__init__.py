@@ -1,0 +1,1 @@
+"""What a caller imports: connect over mutual TLS, infer."""

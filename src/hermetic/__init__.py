@@ -1,0 +1,1 @@
+"""Hermetic, a confidential inference server. The rooms: client, server, enclave, attestation, bench."""

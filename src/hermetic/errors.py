@@ -1,0 +1,161 @@
+"""Every error that Hermetic raises on purpose, grouped by who must act.
+
+    HermeticError
+    ├── CallerError                 the caller must change the request
+    │   ├── InvalidRequestError         malformed: says expected and got
+    │   ├── UnauthenticatedError        no acceptable identity
+    │   ├── AccessDeniedError           identity known, no rule allows it
+    │   ├── NotFoundError               no such model, version or resource
+    │   ├── OverloadedError             a named limit is reached; try later
+    │   ├── NotReadyError               known, but not serving now
+    │   ├── DeadlineError               the caller's deadline has passed
+    │   ├── CancelledError              the caller went away
+    │   └── UnsupportedError            deliberately not offered
+    ├── OperatorError               whoever runs this host or the broker must act
+    │   ├── ConfigurationError          a setting is wrong, missing or unknown
+    │   ├── IsolationError              a required isolation property has no layer
+    │   ├── KeyStoreError               the key store cannot do what was asked
+    │   ├── BrokerRefusedError          the broker decided no: final
+    │   ├── BrokerUnreachableError      no answer from the broker
+    │   ├── LogError                    the log cannot be written or does not verify
+    │   └── WorkerLostError             a worker process ended unasked
+    ├── PublisherError              whoever sealed the model must act
+    │   ├── SealedModelError            the sealed file is damaged, forged or not trusted
+    │   ├── ModelFormatError            the model's own content is refused
+    │   └── KnownAnswerError            the model does not give its known answers
+    ├── EvidenceError               hardware, vendor or platform owner must act
+    │   ├── VerificationError           not genuine: carries every failed check
+    │   └── AppraisalError              genuine, not acceptable: carries every failure
+    └── BorderError                 the process across a border broke the protocol
+
+Nothing here knows gRPC, HTTP or exit codes: server/status.py, attestation/broker/ and cli/ map them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class HermeticError(Exception):
+    """Root of the tree. `str(error)` is a lower-case clause that names expected and got."""
+
+
+class CallerError(HermeticError):
+    """The caller must change the request."""
+
+
+class InvalidRequestError(CallerError):
+    """The request is malformed; the text says expected and got."""
+
+
+class UnauthenticatedError(CallerError):
+    """The peer has no identity that is accepted here."""
+
+
+class AccessDeniedError(CallerError):
+    """The identity is known, and no rule allows what it asked for."""
+
+
+class NotFoundError(CallerError):
+    """No such model, version or resource."""
+
+
+class OverloadedError(CallerError):
+    """A named limit is reached; the same request may pass later."""
+
+
+class NotReadyError(CallerError):
+    """Known, but not serving now."""
+
+
+class DeadlineError(CallerError):
+    """The caller's deadline has passed."""
+
+
+class CancelledError(CallerError):
+    """The caller cancelled or went away."""
+
+
+class UnsupportedError(CallerError):
+    """Part of the protocol that is deliberately not offered; the text says why."""
+
+
+class OperatorError(HermeticError):
+    """Whoever runs this host or the broker must act."""
+
+
+class ConfigurationError(OperatorError):
+    """A setting is wrong, missing or unknown."""
+
+
+class IsolationError(OperatorError):
+    """A required isolation property has no layer on this host and is not waived."""
+
+
+class KeyStoreError(OperatorError):
+    """The key store cannot do what was asked."""
+
+
+class BrokerRefusedError(OperatorError):
+    """The key broker decided no. Final: trying again cannot change it."""
+
+
+class BrokerUnreachableError(OperatorError):
+    """The key broker did not answer."""
+
+
+class LogError(OperatorError):
+    """The log cannot be written, or does not verify."""
+
+
+class WorkerLostError(OperatorError):
+    """A worker process ended without being asked to."""
+
+
+class PublisherError(HermeticError):
+    """Whoever sealed the model must act."""
+
+
+class SealedModelError(PublisherError):
+    """The sealed file is damaged, forged or not trusted."""
+
+
+class ModelFormatError(PublisherError):
+    """The model's own content is refused."""
+
+
+class KnownAnswerError(PublisherError):
+    """The model does not give the answers that its publisher sealed with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailedCheck:
+    """One check that did not pass: its name, what was wanted and what was got, as text."""
+
+    name: str
+    wanted: str
+    got: str
+
+    def __str__(self) -> str:
+        """Return `name: wanted ..., got ...`."""
+        return f"{self.name}: wanted {self.wanted}, got {self.got}"
+
+
+class EvidenceError(HermeticError):
+    """Evidence was refused; `failures` holds every failed check, never only the first."""
+
+    def __init__(self, failures: Sequence[FailedCheck]) -> None:
+        """Keep the failed checks; the text lists them all."""
+        self.failures = tuple(failures)
+        super().__init__("; ".join(map(str, self.failures)))
+
+
+class VerificationError(EvidenceError):
+    """The evidence is not genuine."""
+
+
+class AppraisalError(EvidenceError):
+    """The evidence is genuine, and a policy does not accept it."""
+
+
+class BorderError(HermeticError):
+    """The process across a border sent something that the protocol does not allow."""

@@ -1,0 +1,1 @@
+"""Generated protobuf modules; `make protos` writes them from protos/."""

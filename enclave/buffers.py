@@ -1,0 +1,79 @@
+"""Where tensors lie in the memory that a front end shares with a worker: pure arithmetic, done alike on both sides.
+
+One memfd serves one front end at one worker. It holds `buffers` equal buffers; a buffer holds one region per input
+and one per output, each sized for the largest batch. Rows of one input follow each other without gaps, so a batch is
+assembled by writing each request's rows at the next offset, and the worker reads it as one tensor.
+"""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Final
+
+from hermetic.enclave.datatypes import ELEMENT_BYTES
+from hermetic.enclave.messages import ModelDescription, TensorSpec
+from hermetic.errors import ConfigurationError
+
+ALIGNMENT: Final = 64  # bytes: a cache line, and what vectorised kernels like
+PAGE: Final = 4096  # bytes
+SHARED_MEMORY_LIMIT: Final = 8 * 2**30  # bytes of one shared memory
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """One tensor's place: `offset` from the start of its buffer, and `capacity`, in bytes."""
+
+    spec: TensorSpec
+    offset: int
+    capacity: int
+
+
+@dataclass(frozen=True, slots=True)
+class BufferLayout:
+    """The whole shared memory: buffer `i` starts at `i * stride`; `size` in bytes."""
+
+    buffers: int
+    stride: int
+    inputs: tuple[Region, ...]
+    outputs: tuple[Region, ...]
+    max_rows: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the shared memory."""
+        return self.buffers * self.stride
+
+
+def row_bytes(spec: TensorSpec) -> int | None:
+    """Bytes of one row of `spec` (of the whole tensor where there is no batching); None where it varies."""
+    element = ELEMENT_BYTES[spec.datatype]
+    if element is None or -1 in spec.shape:
+        return None
+    return element * prod(spec.shape)
+
+
+def layout(description: ModelDescription, buffers: int, variable_tensor_bytes: int) -> BufferLayout:
+    """Return the layout for a model.
+
+    `variable_tensor_bytes` is the capacity of a tensor of free shape or of datatype BYTES, for a whole batch.
+    Raises `ConfigurationError` where the memory would be larger than `SHARED_MEMORY_LIMIT`.
+    """
+    max_rows = max(1, description.max_batch_size)
+    offset = 0
+    inputs, outputs = [], []
+    for specs, regions in ((description.inputs, inputs), (description.outputs, outputs)):
+        for spec in specs:
+            row = row_bytes(spec)
+            capacity = variable_tensor_bytes if row is None else row * max_rows
+            regions.append(Region(spec, offset, capacity))
+            offset = _round_up(offset + capacity, ALIGNMENT)
+    result = BufferLayout(buffers, max(PAGE, _round_up(offset, PAGE)), tuple(inputs), tuple(outputs), max_rows)
+    if result.size > SHARED_MEMORY_LIMIT:
+        raise ConfigurationError(
+            f"model {description.name}: wanted at most {SHARED_MEMORY_LIMIT} bytes of shared memory, got {result.size} "
+            f"({buffers} buffers of {result.stride}): lower max_batch_size or buffers"
+        )
+    return result
+
+
+def _round_up(value: int, unit: int) -> int:
+    return -(-value // unit) * unit

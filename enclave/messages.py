@@ -1,0 +1,287 @@
+"""What crosses the borders of a worker process, and nothing else: one SEQPACKET datagram is one frame.
+
+Two borders meet here. On the *control* socket the supervisor prepares a worker, hands it a sealed model, and is told
+how that went. On a *data* socket one front end hands over batches that already lie in shared memory, and gets them
+back. A control frame is a header and a JSON body, checked field by field; a data frame is fixed binary.
+
+    control  u8 kind | u8 version (1) | u16 0 | u32 body length | body: JSON, UTF-8
+    batch    u8 kind | u8 0 | u16 inputs  | u32 buffer | u64 sequence | inputs x tensor
+    done     u8 kind | u8 status | u16 outputs | u32 buffer | u64 sequence | u64 input_ns | u64 infer_ns | u64 output_ns
+             | outputs x tensor, or for a status other than OK a UTF-8 text
+    tensor   u64 bytes | u16 dimensions | dimensions x i64        (integers little-endian)
+
+Both sides treat the other as hostile: everything is decoded against limits, and whatever does not fit is a
+`BorderError`. Where a tensor lies is not in the frame: both sides compute it (buffers.py), so a worker cannot point a
+front end anywhere. There is no pickle, and nothing here does I/O.
+"""
+
+import struct
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Final, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hermetic.errors import BorderError
+
+CONTROL_FRAME_LIMIT: Final = 64 * 1024  # bytes
+DATA_FRAME_LIMIT: Final = 16 * 1024  # bytes
+TENSORS_LIMIT: Final = 256  # tensors in one frame
+DIMENSIONS_LIMIT: Final = 16  # dimensions of one tensor
+ERROR_TEXT_LIMIT: Final = 1024  # bytes
+NAME_LIMIT: Final = 256  # characters of a model's or tensor's name
+
+VERSION: Final = 1
+_CONTROL: Final = struct.Struct("<BBHI")
+_BATCH: Final = struct.Struct("<BBHIQ")
+_DONE: Final = struct.Struct("<BBHIQQQQ")
+_TENSOR: Final = struct.Struct("<QH")
+
+BATCH_KIND: Final = 0x40
+DONE_KIND: Final = 0x41
+STATUS_OK: Final = 0
+STATUS_REFUSED: Final = 1  # the batch's content is at fault
+STATUS_FAILED: Final = 2  # the model or the runtime is at fault
+
+Name = Annotated[str, Field(min_length=1, max_length=NAME_LIMIT)]
+
+
+class Frame(BaseModel):
+    """A control message: immutable, unknown fields refused, bytes as base64."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="null"
+    )
+    kind: ClassVar[int]
+
+    def encode(self) -> bytes:
+        """Return the frame; `BorderError` where it is larger than `CONTROL_FRAME_LIMIT`."""
+        body = self.model_dump_json().encode()
+        if _CONTROL.size + len(body) > CONTROL_FRAME_LIMIT:
+            raise BorderError(f"control frame: wanted at most {CONTROL_FRAME_LIMIT} bytes, got {_CONTROL.size + len(body)}")
+        return _CONTROL.pack(self.kind, VERSION, 0, len(body)) + body
+
+    @classmethod
+    def decode(cls, frame: bytes) -> Self:
+        """Return the message in `frame`; `BorderError` where it is another kind, too long, or does not validate."""
+        decoded = decode_control(frame, (cls,))
+        if not isinstance(decoded, cls):  # decode_control has checked the kind; this tells the type checker
+            raise BorderError(f"control frame: wanted {cls.__name__}, got {type(decoded).__name__}")
+        return decoded
+
+
+def decode_control(frame: bytes, allowed: Sequence[type[Frame]]) -> Frame:
+    """Return the message in `frame`, which must be one of the `allowed` kinds; else `BorderError`."""
+    if not _CONTROL.size <= len(frame) <= CONTROL_FRAME_LIMIT:
+        raise BorderError(f"control frame: wanted {_CONTROL.size} to {CONTROL_FRAME_LIMIT} bytes, got {len(frame)}")
+    kind, version, reserved, length = _CONTROL.unpack_from(frame)
+    if (version, reserved, length) != (VERSION, 0, len(frame) - _CONTROL.size):
+        raise BorderError(f"control frame: wanted version {VERSION} and {len(frame) - _CONTROL.size} bytes of body, got {version} and {length}")
+    for message in allowed:
+        if message.kind == kind:
+            try:
+                return message.model_validate_json(frame[_CONTROL.size :])
+            except ValidationError as error:
+                raise BorderError(f"{message.__name__} frame: {error.error_count()} fields do not validate: {error.errors(include_url=False, include_input=False)}") from None
+    raise BorderError(f"control frame: wanted one of {[m.__name__ for m in allowed]}, got kind {kind:#x}")
+
+
+class TensorSpec(BaseModel):
+    """One input or output: v2 datatype, and shape with -1 for a free dimension.
+
+    Where the model's `max_batch_size` is above 0 the shape leaves out the batch dimension (Triton's rule).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: Name
+    datatype: str
+    shape: tuple[Annotated[int, Field(ge=-1)], ...] = Field(max_length=DIMENSIONS_LIMIT)
+
+
+class ModelDescription(BaseModel):
+    """What a front end must know of a model to serve it. No weight, no path, no key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: Name
+    version: Annotated[int, Field(ge=1)]
+    format: str
+    publisher: str
+    manifest_digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    inputs: tuple[TensorSpec, ...] = Field(max_length=TENSORS_LIMIT)
+    outputs: tuple[TensorSpec, ...] = Field(max_length=TENSORS_LIMIT)
+    max_batch_size: Annotated[int, Field(ge=0)]
+    shared: bool
+
+
+class LockdownReport(BaseModel):
+    """What a locked-down process holds: each property with the layers that give it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    properties: dict[str, tuple[str, ...]]
+    waived: tuple[str, ...]
+    warnings: tuple[str, ...]
+    zeroing: Literal["enforced", "best effort"]
+
+
+class Prepare(Frame):
+    """Supervisor -> worker, first: everything that must be known before the lock-down. No secret."""
+
+    kind: ClassVar[int] = 0x01
+    profile: Literal["onnx-cpu", "torch-cpu"]
+    publishers: str  # the trusted publishers' list, as publishers.py reads it
+    threads: Annotated[int, Field(ge=1, le=256)]
+    memory_limit_bytes: Annotated[int, Field(ge=1)]
+    waived: tuple[str, ...]
+    uid: int
+    gid: int
+
+
+class Locked(Frame):
+    """Worker -> supervisor: locked down; the public half of the key pair made inside, as a JWK."""
+
+    kind: ClassVar[int] = 0x02
+    public_key: dict[str, str]
+    report: LockdownReport
+
+
+class OpenModel(Frame):
+    """Supervisor -> worker, with the sealed file's descriptor: the key, wrapped to the worker's key (flattened JWE)."""
+
+    kind: ClassVar[int] = 0x03
+    jwe: bytes
+    manifest_digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Opened(Frame):
+    """Worker -> supervisor: decrypted, checked, loaded, known answers given. Times in milliseconds."""
+
+    kind: ClassVar[int] = 0x04
+    description: ModelDescription
+    unseal_ms: float
+    load_ms: float
+    known_answer_ms: float
+
+
+class Attach(Frame):
+    """Supervisor -> worker, with a data socket and a shared memory: serve this front end too."""
+
+    kind: ClassVar[int] = 0x05
+    buffers: Annotated[int, Field(ge=1, le=64)]
+    variable_tensor_bytes: Annotated[int, Field(ge=1)]
+
+
+class Attached(Frame):
+    """Worker -> supervisor: the front end's shared memory is mapped and served."""
+
+    kind: ClassVar[int] = 0x06
+
+
+class Unload(Frame):
+    """Supervisor -> worker: finish the batches at hand, wipe, answer `Wiped`, end."""
+
+    kind: ClassVar[int] = 0x07
+
+
+class Wiped(Frame):
+    """Worker -> supervisor: everything that held the model is zero; the process ends now."""
+
+    kind: ClassVar[int] = 0x08
+
+
+class Failed(Frame):
+    """Worker -> supervisor: the step asked for was refused. `error` names a class of errors.py."""
+
+    kind: ClassVar[int] = 0x09
+    error: str
+    text: str
+
+
+class Tensor(NamedTuple):
+    """Shape and length of one tensor in a batch; where it lies follows from its position (buffers.py)."""
+
+    nbytes: int
+    shape: tuple[int, ...]
+
+
+class Batch(NamedTuple):
+    """Front end -> worker: run the batch that lies in `buffer`."""
+
+    buffer: int
+    sequence: int
+    inputs: tuple[Tensor, ...]
+
+
+class Done(NamedTuple):
+    """Worker -> front end: `buffer` holds the outputs, or `text` says why not. Times in nanoseconds."""
+
+    buffer: int
+    sequence: int
+    status: int
+    outputs: tuple[Tensor, ...]
+    input_ns: int
+    infer_ns: int
+    output_ns: int
+    text: str
+
+
+def encode_batch(buffer: int, sequence: int, inputs: Sequence[Tensor]) -> bytes:
+    """Return the frame of a batch."""
+    return _BATCH.pack(BATCH_KIND, 0, len(inputs), buffer, sequence) + _encode_tensors(inputs)
+
+
+def decode_batch(frame: bytes) -> Batch:
+    """Return the batch in `frame`, or raise `BorderError`."""
+    _check_length(frame, _BATCH.size, "batch")
+    kind, zero, count, buffer, sequence = _BATCH.unpack_from(frame)
+    if (kind, zero) != (BATCH_KIND, 0):
+        raise BorderError(f"batch frame: wanted kind {BATCH_KIND:#x}, got {kind:#x}")
+    return Batch(buffer, sequence, _decode_tensors(frame, _BATCH.size, count, "batch"))
+
+
+def encode_done(buffer: int, sequence: int, outputs: Sequence[Tensor], input_ns: int, infer_ns: int, output_ns: int) -> bytes:
+    """Return the frame of a batch that was answered."""
+    head = _DONE.pack(DONE_KIND, STATUS_OK, len(outputs), buffer, sequence, input_ns, infer_ns, output_ns)
+    return head + _encode_tensors(outputs)
+
+
+def encode_not_done(buffer: int, sequence: int, status: int, text: str) -> bytes:
+    """Return the frame of a batch that was not answered; `text` is cut to `ERROR_TEXT_LIMIT` bytes."""
+    return _DONE.pack(DONE_KIND, status, 0, buffer, sequence, 0, 0, 0) + text.encode()[:ERROR_TEXT_LIMIT]
+
+
+def decode_done(frame: bytes) -> Done:
+    """Return the answer in `frame`, or raise `BorderError`."""
+    _check_length(frame, _DONE.size, "done")
+    kind, status, count, buffer, sequence, input_ns, infer_ns, output_ns = _DONE.unpack_from(frame)
+    if kind != DONE_KIND or status not in (STATUS_OK, STATUS_REFUSED, STATUS_FAILED):
+        raise BorderError(f"done frame: wanted kind {DONE_KIND:#x} and a known status, got {kind:#x} and {status}")
+    if status == STATUS_OK:
+        return Done(buffer, sequence, status, _decode_tensors(frame, _DONE.size, count, "done"), input_ns, infer_ns, output_ns, "")
+    text = frame[_DONE.size : _DONE.size + ERROR_TEXT_LIMIT].decode(errors="replace")
+    return Done(buffer, sequence, status, (), 0, 0, 0, text)
+
+
+def _encode_tensors(tensors: Sequence[Tensor]) -> bytes:
+    return b"".join(_TENSOR.pack(nbytes, len(shape)) + struct.pack(f"<{len(shape)}q", *shape) for nbytes, shape in tensors)
+
+
+def _decode_tensors(frame: bytes, at: int, count: int, what: str) -> tuple[Tensor, ...]:
+    if count > TENSORS_LIMIT:
+        raise BorderError(f"{what} frame: wanted at most {TENSORS_LIMIT} tensors, got {count}")
+    tensors = []
+    for _ in range(count):
+        if at + _TENSOR.size > len(frame):
+            raise BorderError(f"{what} frame: wanted {count} tensors, got {len(tensors)}")
+        nbytes, dimensions = _TENSOR.unpack_from(frame, at)
+        at += _TENSOR.size
+        if dimensions > DIMENSIONS_LIMIT or at + 8 * dimensions > len(frame):
+            raise BorderError(f"{what} frame: wanted at most {DIMENSIONS_LIMIT} dimensions, all present, got {dimensions}")
+        tensors.append(Tensor(nbytes, struct.unpack_from(f"<{dimensions}q", frame, at)))
+        at += 8 * dimensions
+    if at != len(frame):
+        raise BorderError(f"{what} frame: wanted {at} bytes, got {len(frame)}")
+    return tuple(tensors)
+
+
+def _check_length(frame: bytes, least: int, what: str) -> None:
+    if not least <= len(frame) <= DATA_FRAME_LIMIT:
+        raise BorderError(f"{what} frame: wanted {least} to {DATA_FRAME_LIMIT} bytes, got {len(frame)}")

@@ -1,0 +1,217 @@
+"""The server's configuration: one TOML file, read once at the edge; unknown keys refused, every limit with its unit.
+
+`ServerConfig` is the operator's file. `FrontEndSettings` is the part that a front end is given: certificates and rules
+as text, no path, no key (the serving key travels in a memfd of its own).
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hermetic.errors import ConfigurationError
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+
+Role = Literal["infer", "operate", "observe"]
+Profile = Literal["production", "demo"]
+Port = Annotated[int, Field(ge=0, le=65535)]
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A table of the configuration: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Listen(Section):
+    """Where the front ends listen. Port 0 lets the kernel choose one."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8001
+
+
+class AccessRule(Section):
+    """One identity that may enter: the CA that issued its certificate (a key of `[tls.authorities]`) and its name.
+
+    `name` is the certificate's one SPIFFE URI, or its subject as an RFC 4514 string.
+    """
+
+    authority: str
+    name: str
+    tenant: str
+    roles: tuple[Role, ...] = Field(min_length=1)
+
+
+class Tls(Section):
+    """Mutual TLS 1.3: who signs the serving key made at start, and whose client certificates are looked at.
+
+    `files` reads a serving key from disk: whoever copies the disk then impersonates this server, so it must also be
+    waived by name (`serving_key_from_file`).
+    """
+
+    certificate_source: Literal["broker", "command", "files"] = "broker"
+    command: tuple[str, ...] = ()
+    certificate: Path | None = None
+    key: Path | None = None
+    names: tuple[str, ...] = Field(default=("localhost",), min_length=1)
+    authorities: dict[str, Path] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _source_is_complete(self) -> Self:
+        if self.certificate_source == "command" and not self.command:
+            raise ValueError('certificate_source = "command" needs command = ["program", ...]')
+        if self.certificate_source == "files" and not (self.certificate and self.key):
+            raise ValueError('certificate_source = "files" needs certificate and key')
+        return self
+
+
+class Broker(Section):
+    """The key broker, and the certificate with which this host presents itself there."""
+
+    url: Annotated[str, Field(pattern="^https://")]
+    authority: Path
+    certificate: Path
+    key: Path
+    timeout_s: PositiveInt = 20
+
+
+class Attestation(Section):
+    """How this host makes evidence. `sample` proves nothing and needs `profile = "demo"`."""
+
+    tee: Literal["tpm", "sample"]
+    tcti: str = "device:/dev/tpmrm0"
+    pcr: Annotated[int, Field(ge=0, le=23)] = 14
+    quoted_pcrs: tuple[Annotated[int, Field(ge=0, le=23)], ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 14)
+    state_folder: Path
+
+    @model_validator(mode="after")
+    def _own_pcr_is_static_and_quoted(self) -> Self:
+        if self.pcr in (16, 23):
+            raise ValueError(f"pcr: wanted a static one, got {self.pcr}, which software can reset")
+        if self.pcr not in self.quoted_pcrs:
+            raise ValueError(f"quoted_pcrs: wanted pcr {self.pcr} among them, got {self.quoted_pcrs}")
+        return self
+
+
+class Log(Section):
+    """The server's tlog-tiles log and the Ed25519 key that signs its checkpoints."""
+
+    folder: Path
+    origin: str
+    key: Path
+
+
+class Isolation(Section):
+    """Which uid and gid locked processes get, and which required properties this host goes without, by name."""
+
+    uid: Annotated[int, Field(ge=1)] = 65534
+    gid: Annotated[int, Field(ge=1)] = 65534
+    waived: tuple[str, ...] = ()
+
+
+class Limits(Section):
+    """What the front ends take at most."""
+
+    message_bytes: PositiveInt = 64 * MIB
+    bytes_in_flight: PositiveInt = 512 * MIB
+    bytes_in_flight_per_client: PositiveInt = 256 * MIB
+    connections: PositiveInt = 1024
+    streams_per_connection: PositiveInt = 256
+    handshake_timeout_ms: PositiveInt = 5000
+    connection_age_s: PositiveInt = 3600
+    reply_timeout_s: PositiveInt = 30
+    records_waiting: PositiveInt = 65536
+    drain_s: PositiveInt = 30
+
+
+class Model(Section):
+    """One sealed model. `threads` are the runtime's; `buffers` are batches in shared memory for each front end."""
+
+    path: Path
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    buffers: Annotated[int, Field(ge=2, le=64)] = 4
+    batches_in_flight: Annotated[int, Field(ge=1, le=8)] = 2
+    max_queue_delay_us: Annotated[int, Field(ge=0)] = 0
+    requests_waiting: PositiveInt = 1024
+    variable_tensor_bytes: PositiveInt = 4 * MIB
+    memory_limit_bytes: PositiveInt = 8 * GIB
+    load_timeout_s: PositiveInt = 120
+    load_at_start: bool = True
+
+
+class ServerConfig(Section):
+    """The whole file. Relative paths are taken from the file's folder."""
+
+    profile: Profile = "production"
+    listen: Listen = Listen()
+    front_ends: Annotated[int, Field(ge=1, le=64)] = 1
+    grpc: Literal["completion-queue", "grpc-server"] = "completion-queue"
+    event_engine_listener: bool = False
+    tls: Tls
+    access: tuple[AccessRule, ...] = Field(min_length=1)
+    publishers: Path
+    broker: Broker
+    attestation: Attestation
+    log: Log
+    isolation: Isolation = Isolation()
+    limits: Limits = Limits()
+    models: tuple[Model, ...] = ()
+
+    @model_validator(mode="after")
+    def _profile_allows(self) -> Self:
+        loopback = self.listen.host in ("127.0.0.1", "::1", "localhost")
+        if self.profile == "demo" and not loopback:
+            raise ValueError(f'listen.host: profile "demo" wanted loopback, got {self.listen.host}')
+        if self.profile != "demo" and self.attestation.tee == "sample":
+            raise ValueError('attestation.tee: "sample" proves nothing and needs profile = "demo"')
+        if self.tls.certificate_source == "files" and "serving_key_from_file" not in self.isolation.waived:
+            raise ValueError('tls.certificate_source: "files" needs "serving_key_from_file" in isolation.waived')
+        return self
+
+    @classmethod
+    def load(cls, path: Path) -> "ServerConfig":
+        """Return the configuration in the TOML file `path`; `ConfigurationError` names every key at fault."""
+        try:
+            return _resolve(cls.model_validate(tomllib.loads(path.read_text())), path.resolve().parent)
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise ConfigurationError(f"{path}: {error}") from None
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+            raise ConfigurationError(f"{path}: {faults}") from None
+
+
+def _resolve(config: ServerConfig, folder: Path) -> ServerConfig:
+    """Return `config` with every relative path taken from `folder`."""
+    return ServerConfig.model_validate(_absolute(config.model_dump(), folder))
+
+
+def _absolute(value: object, folder: Path) -> object:
+    if isinstance(value, Path):
+        return folder / value
+    if isinstance(value, dict):
+        return {key: _absolute(item, folder) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return tuple(_absolute(item, folder) for item in value)
+    return value
+
+
+class FrontEndSettings(Section):
+    """What one front end is told at its start: everything it needs, and no path, key or broker."""
+
+    profile: Profile
+    host: str
+    port: Port
+    reuse_port: bool
+    grpc: Literal["completion-queue", "grpc-server"]
+    certificate_chain: str
+    authorities: dict[str, str]
+    access: tuple[AccessRule, ...]
+    limits: Limits
+    waived: tuple[str, ...]
+    uid: int
+    gid: int

@@ -1,0 +1,137 @@
+"""What crosses the border between the supervisor and a front end: the control frames of enclave/messages.py.
+
+A front end parses hostile input, so the supervisor treats what it sends as hostile: it can ask for load and unload in
+the name of an identity that it has checked, hand over records for the log, and nothing else.
+"""
+
+from typing import Annotated, ClassVar, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hermetic.enclave.messages import Frame, LockdownReport, ModelDescription, Name
+from hermetic.server.config import FrontEndSettings
+
+RECORD_LIMIT: Final = 4096  # bytes of one record's JSON
+RECORDS_LIMIT: Final = 64  # records in one frame
+MODELS_LIMIT: Final = 512  # models in one repository index
+
+State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
+
+
+class RepositoryEntry(BaseModel):
+    """One model version as RepositoryIndex shows it; `reason` says why it is not ready."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: Name
+    version: Annotated[int, Field(ge=1)]
+    state: State
+    reason: Annotated[str, Field(max_length=256)] = ""
+
+
+class Start(Frame):
+    """Supervisor -> front end, first, with the descriptor of a memfd that holds the serving key (PEM, PKCS #8)."""
+
+    kind: ClassVar[int] = 0x20
+    settings: FrontEndSettings
+
+
+class Listening(Frame):
+    """Front end -> supervisor: bound to `port`, locked down, not ready for any model yet."""
+
+    kind: ClassVar[int] = 0x21
+    port: int
+    report: LockdownReport
+
+
+class ModelReady(Frame):
+    """Supervisor -> front end, with a data socket and a shared memory: this worker serves this model.
+
+    Each further frame for the same name and version is a further instance.
+    """
+
+    kind: ClassVar[int] = 0x22
+    description: ModelDescription
+    instance: Annotated[int, Field(ge=0)]
+    buffers: Annotated[int, Field(ge=1, le=64)]
+    batches_in_flight: Annotated[int, Field(ge=1, le=8)]
+    variable_tensor_bytes: Annotated[int, Field(ge=1)]
+    max_queue_delay_us: Annotated[int, Field(ge=0)]
+    requests_waiting: Annotated[int, Field(ge=1)]
+
+
+class ModelStop(Frame):
+    """Supervisor -> front end: accept nothing more for this model, finish what is accepted, wipe, say `ModelStopped`."""
+
+    kind: ClassVar[int] = 0x23
+    name: Name
+    version: int
+
+
+class ModelStopped(Frame):
+    """Front end -> supervisor: nothing of this model is held here any more."""
+
+    kind: ClassVar[int] = 0x24
+    name: Name
+    version: int
+
+
+class Repository(Frame):
+    """Supervisor -> front end, after every change: all models and their states, for RepositoryIndex and ModelReady."""
+
+    kind: ClassVar[int] = 0x25
+    models: tuple[RepositoryEntry, ...] = Field(max_length=MODELS_LIMIT)
+
+
+class Command(Frame):
+    """Front end -> supervisor: an identity with the role `operate` asks for this."""
+
+    kind: ClassVar[int] = 0x26
+    id: Annotated[int, Field(ge=0)]
+    action: Literal["load", "unload"]
+    model: Name
+    identity: Annotated[str, Field(max_length=512)]
+
+
+class CommandReply(Frame):
+    """Supervisor -> front end: done where `error` is empty; else a class of errors.py and its text."""
+
+    kind: ClassVar[int] = 0x27
+    id: int
+    error: str
+    text: Annotated[str, Field(max_length=1024)]
+
+
+class Records(Frame):
+    """Front end -> supervisor: records for the log, each one JSON object of at most `RECORD_LIMIT` bytes."""
+
+    kind: ClassVar[int] = 0x28
+    records: tuple[Annotated[str, Field(max_length=RECORD_LIMIT)], ...] = Field(min_length=1, max_length=RECORDS_LIMIT)
+
+
+class RecordsWritten(Frame):
+    """Supervisor -> front end: so many more records are durable."""
+
+    kind: ClassVar[int] = 0x29
+    count: int
+
+
+class Drain(Frame):
+    """Supervisor -> front end: not ready any more; finish what is accepted within `grace_s`, wipe, say `Drained`."""
+
+    kind: ClassVar[int] = 0x2A
+    grace_s: Annotated[float, Field(ge=0)]
+
+
+class Drained(Frame):
+    """Front end -> supervisor: every accepted request has been answered; the process ends now."""
+
+    kind: ClassVar[int] = 0x2B
+    answered: int
+    failed: int
+
+
+TO_FRONT_END: Final = (ModelReady, ModelStop, Repository, CommandReply, RecordsWritten, Drain)
+"""What a front end accepts after `Start`."""
+
+TO_SUPERVISOR: Final = (ModelStopped, Command, Records, Drained)
+"""What the supervisor accepts after `Listening`."""

@@ -1,0 +1,282 @@
+"""The guest's side of the key broker protocol (docs/spec/key-broker.md): RCAR 0.4.0 and our additions.
+
+    challenge -> attest -> resource              a model key, as a JWE that only the attested key opens
+    challenge -> attest -> certify_serving_key   a short certificate for the attested serving key
+    enrol_ak                                     once per TPM: the broker's certificate for its attestation key
+
+`BrokerClient` is blocking, keeps one connection and is not thread-safe. It never tries anything twice: a refusal is
+an answer. It works towards Trustee too, which knows nothing under /hermetic/v1. Not here: making evidence
+(attesters/), opening the JWE (the worker), and uploads (admin_client.py).
+"""
+
+import base64
+import binascii
+import contextlib
+import json
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
+from types import TracebackType
+from typing import Final, Self
+
+import httpx
+from pydantic import JsonValue
+
+from hermetic.errors import BrokerRefusedError, BrokerUnreachableError, InvalidRequestError
+
+__all__ = ["PROTOCOL_VERSION", "BrokerClient", "Challenge"]
+
+PROTOCOL_VERSION: Final = "0.4.0"
+SESSION_COOKIE: Final = "kbs-session-id"
+KEY_ID_SCHEME: Final = "kbs:///"
+
+HEADER_CHECKPOINT: Final = "hermetic-checkpoint"
+"""Response header of a key release: the broker's signed checkpoint (a C2SP signed note), standard base64."""
+
+MAX_ANSWER_BYTES: Final = 2 * 1024 * 1024
+"""Longest answer that is read, in bytes: RCAR's own body limit."""
+
+MAX_REFUSAL_TEXT: Final = 2000
+"""Longest refusal text that is repeated, in characters."""
+
+DEFAULT_EXTRA_PARAMS: Final[Mapping[str, JsonValue]] = {
+    "supported-hash-algorithms": ["sha256", "sha384", "sha512"],
+    "hermetic": {"version": 1},
+}
+"""What we tell at /auth: Trustee ignores the second key, our broker answers with the same."""
+
+Activate = Callable[[bytes, bytes], bytes]
+"""TPM2_ActivateCredential: (credential blob, encrypted secret), both with their size prefix, to the secret."""
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """One session at a broker: its single-use nonce (base64 text, to be used as it is) and its cookie."""
+
+    session: str
+    nonce: str
+    extra_params: JsonValue
+
+    @property
+    def knows_hermetic(self) -> bool:
+        """Whether the broker takes `runtime-data.hermetic`; Trustee does not, and would not hash it."""
+        params = self.extra_params
+        return isinstance(params, dict) and params.get("hermetic") == {"version": 1}
+
+
+class BrokerClient:
+    """One key broker, spoken to over mutual TLS.
+
+    Every method raises `BrokerRefusedError` when the broker says no (final: the text carries its error type and
+    detail) and `BrokerUnreachableError` when there is no answer, or none that the protocol allows.
+    """
+
+    def __init__(self, url: str, ssl_context: ssl.SSLContext, timeout_s: float = 20.0) -> None:
+        """`url` is `https://host[:port]`; `ssl_context` holds the broker's CA and our client certificate."""
+        self._http = httpx.Client(
+            base_url=url, verify=ssl_context, timeout=timeout_s, trust_env=False, follow_redirects=False
+        )
+        self._session: str | None = None
+        self.last_checkpoint: bytes | None = None
+        """The signed checkpoint that came with the last key release; None before one, and from Trustee."""
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def challenge(self, tee: str, extra_params: Mapping[str, JsonValue] = DEFAULT_EXTRA_PARAMS) -> Challenge:
+        """Begin a session for evidence of the kind `tee` (RCAR's request and challenge)."""
+        body: JsonValue = {"version": PROTOCOL_VERSION, "tee": tee, "extra-params": dict(extra_params)}
+        response = self._send("POST", "/kbs/v0/auth", json_body=body)
+        answer = _object(response)
+        nonce = answer.get("nonce")
+        if not isinstance(nonce, str) or not nonce:
+            raise BrokerUnreachableError(f"challenge: expected a nonce, got {sorted(answer)}")
+        session = _session_cookie(response)
+        self._session = session
+        return Challenge(session, nonce, answer.get("extra-params"))
+
+    def attest(
+        self,
+        challenge: Challenge,
+        tee_pubkey: Mapping[str, JsonValue],
+        evidence: JsonValue,
+        hermetic: Mapping[str, JsonValue] | None = None,
+        *,
+        additional_evidence: str = "",
+        init_data: Mapping[str, JsonValue] | None = None,
+    ) -> str:
+        """Send evidence over the challenge; returns the attestation token (EAR, a JWT).
+
+        `hermetic` is `runtime-data.hermetic`; it must be None when `challenge.knows_hermetic` is false, because a
+        broker that does not hash it would refuse the evidence. A failed attempt burns the challenge.
+        """
+        if hermetic is not None and not challenge.knows_hermetic:
+            raise InvalidRequestError("attest: this broker takes no runtime-data.hermetic; expected None")
+        runtime: dict[str, JsonValue] = {"nonce": challenge.nonce, "tee-pubkey": dict(tee_pubkey)}
+        if hermetic is not None:
+            runtime["hermetic"] = dict(hermetic)
+        body: JsonValue = {
+            "init-data": None if init_data is None else dict(init_data),
+            "runtime-data": runtime,
+            "tee-evidence": {"primary_evidence": evidence, "additional_evidence": additional_evidence},
+        }
+        self._session = challenge.session
+        token = _object(self._send("POST", "/kbs/v0/attest", json_body=body)).get("token")
+        if not isinstance(token, str) or not token:
+            raise BrokerUnreachableError("attest: expected a token in the answer, got none")
+        return token
+
+    def resource(self, path: str) -> bytes:
+        """Fetch `repo/type/tag` (or `kbs:///repo/type/tag`) in the attested session: a flattened JWE, as JSON.
+
+        The checkpoint that came with it is kept in `last_checkpoint`.
+        """
+        response = self._send("GET", f"/kbs/v0/resource/{path.removeprefix(KEY_ID_SCHEME)}")
+        self.last_checkpoint = _checkpoint(response)
+        return response.content
+
+    def certify_serving_key(self, csr_pem: bytes) -> bytes:
+        """Exchange a CSR (PEM) for the attested tee-pubkey for a certificate chain: PEM, leaf first."""
+        answer = _object(
+            self._send("POST", "/hermetic/v1/serving-certificate", json_body={"csr": csr_pem.decode("ascii")})
+        )
+        return _text(answer, "certificate").encode("ascii")
+
+    def enrol_ak(self, ek_certificate: bytes, ak_public: bytes, activate: Activate) -> bytes:
+        """Prove that an AK lives in the TPM of `ek_certificate` (DER); returns the AK's certificate chain, PEM.
+
+        `ak_public` is a TPM2B_PUBLIC. `activate` runs TPM2_ActivateCredential on this host's TPM.
+        """
+        offer: JsonValue = {"ek-certificate": _b64(ek_certificate), "ak-public": _b64(ak_public)}
+        puzzle = _object(self._send("POST", "/hermetic/v1/ak/challenge", json_body=offer))
+        secret = activate(_bytes(puzzle, "credential-blob"), _bytes(puzzle, "encrypted-secret"))
+        proof: JsonValue = {"id": _text(puzzle, "id"), "secret": _b64(secret)}
+        answer = _object(self._send("POST", "/hermetic/v1/ak/certificate", json_body=proof))
+        return _text(answer, "certificate").encode("ascii")
+
+    def _send(self, method: str, path: str, *, json_body: JsonValue = None) -> Answer:
+        headers = {} if self._session is None else {"cookie": f"{SESSION_COOKIE}={self._session}"}
+        return send(self._http, method, path, headers=headers, json_body=json_body)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole response: its status code, headers and at most `MAX_ANSWER_BYTES` of body."""
+
+    status: int
+    headers: httpx.Headers
+    content: bytes
+
+
+def send(
+    http: httpx.Client,
+    method: str,
+    path: str,
+    *,
+    headers: Mapping[str, str],
+    json_body: JsonValue = None,
+    content: bytes | None = None,
+) -> Answer:
+    """Send one request and read its bounded answer; raises as the class `BrokerClient` says."""
+    http.cookies.clear()  # the session is ours to send: the broker's cookie names no path
+    request = http.build_request(method, path, headers=dict(headers), json=json_body, content=content)
+    try:
+        response = http.send(request, stream=True)
+        with contextlib.closing(response):
+            answer = Answer(response.status_code, response.headers, _read_bounded(response))
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        raise BrokerUnreachableError(f"{method} {path}: no answer from the broker: {error}") from error
+    _raise_for_refusal(method, path, answer)
+    return answer
+
+
+def _read_bounded(response: httpx.Response) -> bytes:
+    parts: list[bytes] = []
+    length = 0
+    for part in response.iter_bytes():
+        length += len(part)
+        if length > MAX_ANSWER_BYTES:
+            raise BrokerUnreachableError(f"answer: expected at most {MAX_ANSWER_BYTES} bytes, got more")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _raise_for_refusal(method: str, path: str, answer: Answer) -> None:
+    status = answer.status
+    if status == httpx.codes.OK:
+        return
+    kind, detail = _error_body(answer)
+    text = f"{method} {path}: broker answered {status} {kind}: {detail}"
+    if status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR:
+        raise BrokerUnreachableError(text)
+    raise BrokerRefusedError(text)
+
+
+def _error_body(answer: Answer) -> tuple[str, str]:
+    """The variant and detail of a refusal; Trustee sets no content type on it, so only the body is looked at."""
+    try:
+        body = json.loads(answer.content)
+    except ValueError:
+        return "Unknown", answer.content[:MAX_REFUSAL_TEXT].decode("utf-8", "replace")
+    if not isinstance(body, dict):
+        return "Unknown", str(body)[:MAX_REFUSAL_TEXT]
+    return str(body.get("type", "Unknown")).rpartition("/")[2], str(body.get("detail", ""))[:MAX_REFUSAL_TEXT]
+
+
+def _object(answer: Answer) -> dict[str, JsonValue]:
+    try:
+        value = json.loads(answer.content)
+    except ValueError as error:
+        raise BrokerUnreachableError(f"answer: expected a JSON object, got {len(answer.content)} bytes") from error
+    if not isinstance(value, dict):
+        raise BrokerUnreachableError(f"answer: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _session_cookie(answer: Answer) -> str:
+    for line in answer.headers.get_list("set-cookie"):
+        try:
+            morsel = SimpleCookie(line).get(SESSION_COOKIE)
+        except CookieError:
+            continue
+        if morsel is not None and morsel.value:
+            return morsel.value
+    raise BrokerUnreachableError(f"challenge: expected the cookie {SESSION_COOKIE}, got none")
+
+
+def _checkpoint(answer: Answer) -> bytes | None:
+    text = answer.headers.get(HEADER_CHECKPOINT)
+    if text is None:
+        return None
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise BrokerUnreachableError(f"{HEADER_CHECKPOINT}: expected standard base64, got {text[:80]!r}") from error
+
+
+def _text(answer: Mapping[str, JsonValue], name: str) -> str:
+    value = answer.get(name)
+    if not isinstance(value, str) or not value:
+        raise BrokerUnreachableError(f"answer: expected text in {name!r}, got {type(value).__name__}")
+    return value
+
+
+def _bytes(answer: Mapping[str, JsonValue], name: str) -> bytes:
+    try:
+        return base64.b64decode(_text(answer, name), validate=True)
+    except binascii.Error as error:
+        raise BrokerUnreachableError(f"answer: expected standard base64 in {name!r}") from error
+
+
+def _b64(value: bytes) -> str:
+    return base64.b64encode(value).decode("ascii")

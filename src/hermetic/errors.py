@@ -104,7 +104,12 @@ class BrokerUnreachableError(OperatorError):
 
 
 class LogError(OperatorError):
-    """The log cannot be written, or does not verify."""
+    """The log cannot be written, or does not verify; then `index` is the first entry that nothing vouches for."""
+
+    def __init__(self, text: str, *, index: int | None = None) -> None:
+        """Keep the first bad index, if the error is about one; the text names it too."""
+        self.index = index
+        super().__init__(text)
 
 
 class WorkerLostError(OperatorError):

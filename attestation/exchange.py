@@ -51,6 +51,15 @@ Activate = Callable[[bytes, bytes], bytes]
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole response: its status code, headers and at most `MAX_ANSWER_BYTES` of body."""
+
+    status: int
+    headers: httpx.Headers
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Challenge:
     """One session at a broker: its single-use nonce (base64 text, to be used as it is) and its cookie."""
 
@@ -167,15 +176,6 @@ class BrokerClient:
     def _send(self, method: str, path: str, *, json_body: JsonValue = None) -> Answer:
         headers = {} if self._session is None else {"cookie": f"{SESSION_COOKIE}={self._session}"}
         return send(self._http, method, path, headers=headers, json_body=json_body)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole response: its status code, headers and at most `MAX_ANSWER_BYTES` of body."""
-
-    status: int
-    headers: httpx.Headers
-    content: bytes
 
 
 def send(

@@ -1,0 +1,44 @@
+# Every target does its own set-up. `make test` and `make demo` are the two to start with.
+.PHONY: help setup demo test check fmt protos docs lock clean
+
+PY := .venv/bin/python
+# Kept low: the suite starts real servers, brokers and TPMs, and must not starve them.
+TEST_PROCESSES ?= 2
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: ## Make .venv and install what is missing (quick when nothing is)
+	@requirements/install
+
+demo: setup ## Seal, attest, release the keys, serve and answer, end to end
+	@$(PY) -m hermetic.bench.demo
+
+test: setup ## Run everything that needs no special hardware
+	$(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile
+
+check: setup ## Format, lint, types, import rules, generated files, wheel contents, Dockerfile
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	.venv/bin/lint-imports --no-logo
+	$(PY) protos/generate.py --check
+	.venv/bin/hadolint Dockerfile
+	$(PY) -m pytest --quiet tests/packaging tests/imports
+
+fmt: setup ## Format the code and fix what the linter can
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+protos: setup ## Generate the protobuf modules from protos/
+	$(PY) protos/generate.py
+
+docs: setup ## Build the user guide into site/
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --root-user-action=ignore -r requirements/docs.txt
+	$(PY) -m mkdocs build --quiet --strict
+
+lock: setup ## Write the lock files anew (requirements/lock --upgrade for newer versions)
+	requirements/lock
+
+clean: ## Remove what the targets made, the environment too
+	rm -rf .venv build dist site demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,150 @@
+"""What verified evidence says, as typed facts (docs/spec/claims.md).
+
+Verifiers make claims, `policy.py` reads them, brokers store them and put them into tokens. Digests and fingerprints
+are lower-case hex, because policies, tokens and people read them so. Nothing here decides anything.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal, Self, TypeAlias, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from hermetic.attestation.evidence import JsonValue
+from hermetic.errors import InvalidRequestError
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+MAX_NAMES: Final = 64  # names in a list of waivers or policies
+MAX_EVENTS: Final = 4096  # digests extended in one boot
+
+Sha256Hex: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Name: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/+@=-]{1,256}$")]
+Profile: TypeAlias = Literal["production", "demo"]
+Zeroing: TypeAlias = Literal["enforced", "best effort"]
+
+
+class _Facts(BaseModel):
+    """Immutable; unknown members are refused; members travel under their hyphenated names or their own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True, serialize_by_alias=True)
+
+
+class MeasuredCode(_Facts):
+    """How a chain from boot measures what runs: never a hash that a process made of itself."""
+
+    by: Literal["verity-command-line", "ima"]
+    root_hashes: tuple[Sha256Hex, ...] = ()  # dm-verity root hashes that the measured command line names
+    files: Sha256Hex | None = None  # SHA-256 over the IMA list's (digest, path) lines, in order
+    rests_on: tuple[int, ...]  # PCRs whose values a policy must pin for this to mean anything
+
+
+class TpmClaims(_Facts):
+    """A genuine quote: which TPM, in which boot, with which PCRs and what they are made of."""
+
+    kind: Literal["tpm"] = "tpm"
+    debug: Literal[False] = False  # a TPM has no debug mode
+    checks: tuple[str, ...] = Field(max_length=MAX_NAMES)
+    software: bool  # the AK certificate says that the EK is of a software TPM: proves the protocol, not hardware
+    enrolled: Literal["certificate", "provisioned"]
+    ak_name: str | None  # hex of nameAlg || digest; None where the AK's key was provisioned by hand
+    ak_spki: Sha256Hex
+    ek: Sha256Hex | None  # SHA-256 of the EK's SubjectPublicKeyInfo; None where the AK was provisioned by hand
+    reset_count: int
+    restart_count: int
+    firmware_version: int
+    clock_safe: bool
+    pcrs: Mapping[str, Sha256Hex]  # decimal index -> value, SHA-256 bank, quoted ones only
+    boot_log: bool  # the firmware's event log came along and replays to the quoted PCRs
+    secure_boot: bool | None  # as the replayed firmware log says; None where it does not
+    measured_code: MeasuredCode | None
+    log_pcr: int | None  # PCR of our own event log
+    manifests: tuple[Sha256Hex, ...] = Field(max_length=MAX_EVENTS)  # extended in this boot, in order
+
+    @property
+    def code_measured(self) -> bool:
+        """Whether a chain from boot measures the code."""
+        return self.measured_code is not None
+
+
+class SampleClaims(_Facts):
+    """Evidence that proves nothing: for the demo profile."""
+
+    kind: Literal["sample"] = "sample"
+    debug: Literal[False] = False
+    checks: tuple[str, ...] = Field(max_length=MAX_NAMES)
+    svn: str
+
+    @property
+    def code_measured(self) -> bool:
+        """Nothing is measured."""
+        return False
+
+
+class HermeticClaims(_Facts):
+    """Our additions to the runtime data (`runtime-data.hermetic`); bound, because they lie inside the hashed object."""
+
+    manifest_digest: Sha256Hex | None = Field(alias="manifest-digest")
+    waivers: tuple[Name, ...] = Field(max_length=MAX_NAMES)
+    trusted_publishers: Sha256Hex | None = Field(alias="trusted-publishers")
+    policies: tuple[Name, ...] = Field(max_length=MAX_NAMES)
+    log_head: Sha256Hex | None = Field(alias="log-head")
+    profile: Profile
+    zeroing: Zeroing
+
+    @classmethod
+    def parse(cls, members: Mapping[str, JsonValue]) -> Self:
+        """Read `runtime-data.hermetic`; raises `InvalidRequestError` naming each wrong member."""
+        return _parsed(cls, members)
+
+
+KindClaims: TypeAlias = Annotated[TpmClaims | SampleClaims, Field(discriminator="kind")]
+
+
+class Claims(_Facts):
+    """Everything known of one attested peer: a kind of evidence each, our runtime data, and who called."""
+
+    kinds: tuple[KindClaims, ...] = Field(min_length=1, max_length=MAX_NAMES)
+    hermetic: HermeticClaims | None = None
+    client: str | None = None  # identity of the verified client certificate, where the connection had one
+
+    def kind(self, name: str) -> TpmClaims | SampleClaims | None:
+        """The claims of that kind of evidence, None where there was none."""
+        return next((claims for claims in self.kinds if claims.kind == name), None)
+
+    @property
+    def tpm(self) -> TpmClaims | None:
+        """The TPM's claims, None where there was no such evidence."""
+        return next((claims for claims in self.kinds if isinstance(claims, TpmClaims)), None)
+
+    def joined(self, other: "Claims") -> "Claims":
+        """These claims with the kinds of `other` (evidence of a device beside the primary) added."""
+        return self.model_copy(update={"kinds": self.kinds + other.kinds})
+
+    def with_hermetic(self, members: Mapping[str, JsonValue] | None) -> "Claims":
+        """These claims with the runtime data that the verified report data covers.
+
+        The caller must have given the same `members` to `evidence.report_data`; raises `InvalidRequestError`.
+        """
+        hermetic = None if members is None else HermeticClaims.parse(members)
+        return self.model_copy(update={"hermetic": hermetic})
+
+    def with_client(self, identity: str | None) -> "Claims":
+        """These claims with the identity of the client certificate that the connection was verified with."""
+        return self.model_copy(update={"client": identity})
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """The claims as JSON, for a token or a record; `parse` reads it back."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def parse(cls, members: Mapping[str, JsonValue]) -> Self:
+        """Read what `to_json` wrote; raises `InvalidRequestError`."""
+        return _parsed(cls, members)
+
+
+def _parsed(model: type[_Model], members: Mapping[str, JsonValue]) -> _Model:
+    try:
+        return model.model_validate(members)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise InvalidRequestError(f"expected {model.__name__}, got members that do not fit: {problems}") from error

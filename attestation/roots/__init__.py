@@ -1,0 +1,30 @@
+"""What a verifier trusts, as one value that callers build and pass down. Nothing is trusted by default.
+
+Reading certificates from files is `load.py`; vendors' roots are configured by the operator.
+"""
+
+from dataclasses import dataclass, field
+
+from cryptography import x509
+
+from hermetic.attestation.claims import Profile
+
+__all__ = ["TpmTrust", "TrustRoots"]
+
+
+@dataclass(frozen=True, slots=True)
+class TpmTrust:
+    """Who may vouch for an attestation key (AK) of a TPM."""
+
+    ak_cas: tuple[x509.Certificate, ...] = ()
+    """Certificate authorities of brokers that enrol AKs (docs/spec/ak-enrolment.md)."""
+    provisioned_aks: frozenset[bytes] = frozenset()
+    """SHA-256 of the SubjectPublicKeyInfo (DER) of AKs that an operator entered by hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrustRoots:
+    """Trust in every kind of evidence, and the profile: only "demo" admits software TPMs and the kind `sample`."""
+
+    profile: Profile = "production"
+    tpm: TpmTrust = field(default_factory=TpmTrust)

@@ -1,0 +1,1 @@
+"""Fakes and real stand-ins that ship with the product and that every default policy refuses."""

@@ -1,0 +1,44 @@
+"""Is the evidence genuine? One module per kind; whether it is acceptable is policy.py's question, which is not imported.
+
+Pure: time is an argument, no network, no files. Verification returns claims or raises `VerificationError` with every
+failed check.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final, Protocol
+
+from hermetic.attestation.claims import Claims
+from hermetic.attestation.evidence import JsonValue, fit_to
+from hermetic.attestation.roots import TrustRoots
+from hermetic.attestation.testing import sample
+from hermetic.attestation.verifiers import tpm
+from hermetic.errors import FailedCheck, VerificationError
+
+__all__ = ["VERIFIERS", "Verifier", "verify"]
+
+
+class Verifier(Protocol):
+    """Judges evidence of one kind."""
+
+    def __call__(self, evidence: JsonValue, report_data: bytes, trust: TrustRoots, time: datetime) -> Claims:
+        """The claims of genuine evidence over `report_data` (already fitted); raises `VerificationError`."""
+        ...
+
+
+VERIFIERS: Final[Mapping[str, Verifier]] = {
+    "sample": sample.verify,
+    "tpm": tpm.verify,
+}
+"""Every kind of evidence that can be verified."""
+
+
+def verify(tee: str, evidence: JsonValue, report_data: bytes, trust: TrustRoots, time: datetime) -> Claims:
+    """The claims of `evidence` of kind `tee`, bound to the 48-byte digest `report_data`, genuine at `time` (aware).
+
+    Raises `VerificationError` carrying every failed check, also for evidence that does not parse.
+    """
+    verifier = VERIFIERS.get(tee)
+    if verifier is None:
+        raise VerificationError([FailedCheck("kind", f"one of {', '.join(sorted(VERIFIERS))}", repr(tee))])
+    return verifier(evidence, fit_to(tee, report_data), trust, time)

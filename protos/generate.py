@@ -29,8 +29,12 @@ def sources() -> list[str]:
 def generate(destination: Path) -> list[Path]:
     """Write the modules and their type stubs below `destination`; raises `SystemExit` where protoc fails."""
     well_known = Path(grpc_tools.__file__).parent / "_proto"
+    plugin = f"--plugin=protoc-gen-mypy={Path(sys.executable).parent / 'protoc-gen-mypy'}"
     roots = [f"-I{ROOT}", f"-I{well_known}"]
-    if protoc.main(["protoc", *roots, f"--python_out={destination}", f"--mypy_out={destination}", *sources()]) != 0:
+    if (
+        protoc.main(["protoc", plugin, *roots, f"--python_out={destination}", f"--mypy_out={destination}", *sources()])
+        != 0
+    ):
         raise SystemExit("protoc failed")
     modules = [
         destination / source.replace(".proto", suffix) for source in sources() for suffix in ("_pb2.py", "_pb2.pyi")

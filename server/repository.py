@@ -3,13 +3,13 @@
 Pure bookkeeping. Opening files and starting workers is loading.py; deciding when is supervisor.py.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from hermetic.enclave.manifest import Manifest
 from hermetic.enclave.supervisor import Worker
-from hermetic.errors import ConfigurationError, NotFoundError
+from hermetic.errors import ConfigurationError, HermeticError, NotFoundError
 from hermetic.server.config import Model
 from hermetic.server.messages import RepositoryEntry, State
 
@@ -29,6 +29,7 @@ class Slot:
     losses: int = 0
     restart_at: float | None = None
     waiting_for_front_ends: set[int] = field(default_factory=set)
+    on_unloaded: Callable[[HermeticError | None], None] = lambda _: None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -49,6 +50,12 @@ class Slot:
     def ready(self, worker: Worker) -> None:
         """The worker has given its known answers."""
         self.worker, self.state, self.reason = worker, "READY", ""
+
+    def unloading(self, front_ends: set[int], on_unloaded: Callable[[HermeticError | None], None]) -> None:
+        """An unload has begun, and waits for these front ends (process ids) to let go of the model."""
+        self.state, self.reason = "UNLOADING", ""
+        self.waiting_for_front_ends = front_ends
+        self.on_unloaded = on_unloaded
 
     def unavailable(self, reason: str) -> None:
         """Not loaded, for this reason; no restart is due."""

@@ -1,0 +1,86 @@
+"""Attest to the key broker, and bring back what only the attested key can open.
+
+The supervisor is the sole owner of the TPM, the event log and the broker connection. The order is the specification's
+(docs/spec/key-broker.md), numbered here:
+
+1. the worker is locked down, and the public half of the key pair that it made is known (loading.py);
+2. challenge: the broker gives a nonce, and says whether it takes our additions to the runtime data;
+3. the manifest digest is extended into the measurement register, before the key is asked for;
+4. evidence over the nonce, the public key and the runtime claims;
+5. attest, and ask for the resource: a JWE that only the worker opens.
+
+Steps 2 to 5 are serialised: extend, quote and log snapshot belong together, and a session is one at a time.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from joserfc.jwk import ECKey
+
+from hermetic.attestation.attesters import Attester
+from hermetic.attestation.evidence import JsonValue, fit_to, report_data
+from hermetic.attestation.exchange import BrokerClient
+from hermetic.enclave.manifest import Manifest
+from hermetic.enclave.messages import LockdownReport
+
+KEY_AGREEMENT: Final = "ECDH-ES+A256KW"
+
+HostClaims = Callable[[], dict[str, JsonValue]]
+"""Gives what every `runtime-data.hermetic` of this host holds at this moment: profile, policies, log head."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A released model key, wrapped to the worker's key, and the broker's signed checkpoint (None from Trustee)."""
+
+    jwe: bytes
+    token: str
+    checkpoint: bytes | None
+
+
+class Attesting:
+    """This host's standing with its broker. Thread-safe."""
+
+    def __init__(self, attester: Attester, broker: BrokerClient, host_claims: HostClaims) -> None:
+        """Keep the three; the attester and the broker connection are used by one thread at a time."""
+        self._attester = attester
+        self._broker = broker
+        self._host_claims = host_claims
+        self._lock = threading.Lock()
+
+    def release_key(self, manifest: Manifest, worker_key: Mapping[str, str], report: LockdownReport) -> Release:
+        """Return the model's key, wrapped to `worker_key` (a public JWK).
+
+        Raises `BrokerRefusedError` (final) or `BrokerUnreachableError`.
+        """
+        digest = manifest.digest()
+        claims: dict[str, JsonValue] = {
+            "manifest-digest": digest.hex(),
+            "waivers": sorted(report.waived),
+            "zeroing": report.zeroing,
+        }
+        with self._lock:
+            token = self._attest(worker_key, claims, measured=digest)
+            jwe = self._broker.resource(manifest.key_id)
+            return Release(jwe, token, self._broker.last_checkpoint)
+
+    def certify_serving_key(self, key: ec.EllipticCurvePrivateKey, csr: bytes) -> bytes:
+        """Return a certificate chain (PEM) for the serving key: evidence binds the very key that the CSR is for."""
+        jwk = ECKey.import_key(key.public_key()).as_dict(private=False)
+        public: dict[str, str] = {name: str(jwk[name]) for name in ("kty", "crv", "x", "y")}
+        with self._lock:
+            self._attest({**public, "alg": KEY_AGREEMENT}, {"purpose": "serving-key"}, measured=None)
+            return self._broker.certify_serving_key(csr)
+
+    def _attest(self, public_key: Mapping[str, str], claims: Mapping[str, JsonValue], measured: bytes | None) -> str:
+        """Run steps 2 to 5 up to the token; the caller holds the lock."""
+        challenge = self._broker.challenge(self._attester.tee)
+        if measured is not None:
+            self._attester.extend(measured)
+        hermetic = {**self._host_claims(), **claims} if challenge.knows_hermetic else None
+        binding = report_data(challenge.nonce, dict(public_key), hermetic=hermetic)
+        evidence = self._attester.collect(fit_to(self._attester.tee, binding))
+        return self._broker.attest(challenge, dict(public_key), evidence, hermetic)

@@ -1,0 +1,80 @@
+"""The supervisor's loop: one thread owns all state; descriptors, signals and finished threads become events in it."""
+
+import contextlib
+import queue
+import selectors
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from typing import Final
+
+BELL_BYTES: Final = 4096
+
+Event = Callable[[], None]
+
+
+class EventLoop:
+    """Waits for descriptors, signals and threads, and runs their events one after the other."""
+
+    def __init__(self) -> None:
+        """Make the bell that threads and signals ring."""
+        self._selector = selectors.DefaultSelector()
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._bell, self._clapper = socket.socketpair()
+        self._bell.setblocking(False)
+        self._clapper.setblocking(False)
+        self._selector.register(self._bell, selectors.EVENT_READ, self._answer_bell)
+        self._threads: set[threading.Thread] = set()
+
+    def on_signals(self, numbers: Iterable[signal.Signals], event: Event) -> None:
+        """Run `event` in the loop when one of these signals arrives; only in the main thread."""
+        signal.set_wakeup_fd(self._clapper.fileno(), warn_on_full_buffer=False)
+        for number in numbers:
+            signal.signal(number, lambda *_: self._events.put(event))
+
+    def watch(self, descriptor: int, event: Event) -> None:
+        """Run `event` whenever `descriptor` is readable."""
+        self._selector.register(descriptor, selectors.EVENT_READ, event)
+
+    def forget(self, descriptor: int) -> None:
+        """Stop watching `descriptor`, if it is watched."""
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(descriptor)
+
+    def post(self, event: Event) -> None:
+        """Run `event` in the loop; from any thread."""
+        self._events.put(event)
+        with contextlib.suppress(BlockingIOError):  # a full bell wakes the loop as well
+            self._clapper.send(b"!")
+
+    def in_thread(self, work: Callable[[], Event]) -> None:
+        """Run `work`, which may block, in a thread of its own; the event that it returns is run in the loop."""
+
+        def body() -> None:
+            event = work()
+            self.post(event)
+            self._threads.discard(thread)
+
+        thread = threading.Thread(target=body, daemon=True)
+        self._threads.add(thread)
+        thread.start()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a thread is still at work, or its event still waits."""
+        return bool(self._threads) or not self._events.empty()
+
+    def turn(self, timeout_s: float | None) -> None:
+        """Wait for events, at most `timeout_s` seconds (None: for ever), and run them."""
+        for key, _ in self._selector.select(timeout_s):
+            key.data()
+
+    def _answer_bell(self) -> None:
+        self._bell.recv(BELL_BYTES)
+        while True:
+            try:
+                event = self._events.get_nowait()
+            except queue.Empty:
+                return
+            event()

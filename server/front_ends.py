@@ -1,0 +1,89 @@
+"""The front ends as the supervisor sees them: processes that it starts, gives workers to, and treats as hostile."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Final
+
+from hermetic.enclave.channel import Channel
+from hermetic.enclave.messages import Frame, decode_control
+from hermetic.enclave.zero_on_free import environment
+from hermetic.errors import BorderError, WorkerLostError
+from hermetic.server.config import FrontEndSettings
+from hermetic.server.messages import TO_SUPERVISOR, Listening, Start
+
+START_TIMEOUT_S: Final = 30
+OLD_LISTENER: Final = "-event_engine_listener"
+TLS13_ONLY_SUITES: Final = "ECDHE-PSK-AES128-CBC-SHA"
+"""A TLS 1.2 suite that nobody can negotiate: TLS 1.3 suites are not governed by this setting, so 1.2 is shut out."""
+
+
+class FrontEnd:
+    """One front-end process and its control channel."""
+
+    def __init__(self, settings: FrontEndSettings, serving_key: int, *, event_engine_listener: bool) -> None:
+        """Start the process and hand it the serving key; `await_listening` comes next."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - our own module
+                [sys.executable, "-I", "-m", "hermetic.server.frontend", str(theirs.fileno())],
+                env=_environment(event_engine_listener=event_engine_listener),
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+            )
+        self.channel = Channel(ours)
+        self.channel.send(Start(settings=settings).encode(), (serving_key,))
+        self.pidfd = os.pidfd_open(self._process.pid)
+        self.accepted_models: set[tuple[str, int]] = set()
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def await_listening(self) -> Listening:
+        """Return what the front end says once it is bound and locked down; `WorkerLostError` where it never does."""
+        self.channel.settimeout(START_TIMEOUT_S)
+        try:
+            frame, _ = self.channel.receive()
+        except (BorderError, TimeoutError, OSError) as error:
+            self.kill()
+            raise WorkerLostError(f"front end {self.pid}: wanted it to listen within {START_TIMEOUT_S} s, got {error}") from None
+        self.channel.settimeout(None)
+        return Listening.decode(frame)
+
+    def send(self, frame: Frame, descriptors: tuple[int, ...] = ()) -> None:
+        """Send one control frame with descriptors."""
+        self.channel.send(frame.encode(), descriptors)
+
+    def receive(self) -> Frame:
+        """Return the next frame; `BorderError` where it is none that a front end may send."""
+        frame, descriptors = self.channel.receive()
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if descriptors:
+            raise BorderError(f"front end: wanted no descriptors, got {len(descriptors)}")
+        return decode_control(frame, TO_SUPERVISOR)
+
+    def kill(self) -> None:
+        """End the process now, whatever it does."""
+        self._process.kill()
+        self._process.wait()
+
+    def wait(self, timeout_s: float) -> int:
+        """Return the exit status, after a kill where the process does not end in time."""
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return self._process.wait()
+
+
+def _environment(*, event_engine_listener: bool) -> Mapping[str, str]:
+    """What a front end starts with: zero-on-free, TLS 1.3 only, and the listener that was measured to be quicker."""
+    grpc = {"GRPC_VERBOSITY": "ERROR", "GRPC_SSL_CIPHER_SUITES": TLS13_ONLY_SUITES}
+    if not event_engine_listener:
+        grpc["GRPC_EXPERIMENTS"] = OLD_LISTENER
+    return {**environment(), **grpc}

@@ -1,0 +1,85 @@
+"""Load one model: from a sealed file to a worker that has given its known answers. Blocking; runs in its own thread.
+
+The supervisor sees the manifest, ciphertext and a JWE that it cannot open. Steps as in attesting.py.
+"""
+
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from hermetic.enclave.manifest import Manifest
+from hermetic.enclave.messages import LockdownReport, Opened
+from hermetic.enclave.publishers import TrustedPublishers
+from hermetic.enclave.sealing import read_header, verify_manifest
+from hermetic.enclave.supervisor import Worker, WorkerSettings
+from hermetic.errors import ConfigurationError
+from hermetic.server.attesting import Attesting, Release
+from hermetic.server.config import Isolation, Model
+
+PROFILE_OF_FORMAT: Final = {
+    "onnx": "onnx-cpu",
+    "torchscript": "torch-cpu",
+    "torch-export": "torch-cpu",
+    "safetensors": "torch-cpu",
+}
+"""Which lock-down profile a format's runtime needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A worker that serves, and how it came to that."""
+
+    worker: Worker
+    opened: Opened
+    release: Release
+
+
+def read_manifest(path: Path, publishers: TrustedPublishers) -> Manifest:
+    """Return the manifest of the sealed file at `path`, signed by a trusted publisher; else `SealedModelError`."""
+    try:
+        with path.open("rb") as file:
+            return verify_manifest(read_header(file.fileno()), publishers)
+    except OSError as error:
+        raise ConfigurationError(f"models: {path}: {error.strerror}") from None
+
+
+class Loader:
+    """Loads models on this host: its settings, its standing with the broker, and whom it trusts."""
+
+    def __init__(self, isolation: Isolation, publishers: TrustedPublishers, attesting: Attesting) -> None:
+        """Keep them; nothing is started."""
+        self._isolation = isolation
+        self._publishers = publishers
+        self._attesting = attesting
+
+    def load(self, settings: Model, manifest: Manifest) -> Loaded:
+        """Return the loaded model; whatever fails, no process is left behind.
+
+        Raises `IsolationError`, `BrokerRefusedError`, `BrokerUnreachableError`, a `PublisherError`, or
+        `WorkerLostError`.
+        """
+        worker = Worker.start(self._worker_settings(settings, manifest))  # 1.
+        try:
+            release = self._attesting.release_key(manifest, worker.public_key, worker.report)  # 2. to 5.
+            sealed = os.open(settings.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                opened = worker.open(sealed, release.jwe, manifest.digest(), timeout_s=settings.load_timeout_s)
+            finally:
+                os.close(sealed)
+        except BaseException:
+            worker.kill()
+            raise
+        return Loaded(worker, opened, release)
+
+    def _worker_settings(self, settings: Model, manifest: Manifest) -> WorkerSettings:
+        return WorkerSettings(
+            profile=PROFILE_OF_FORMAT[manifest.format],
+            publishers=self._publishers.text,
+            threads=settings.threads,
+            memory_limit_bytes=settings.memory_limit_bytes,
+            waived=self._isolation.waived,
+            uid=self._isolation.uid,
+            gid=self._isolation.gid,
+        )

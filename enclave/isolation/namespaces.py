@@ -1,0 +1,63 @@
+"""Namespaces of its own for a process, and an empty read-only root inside them.
+
+As root they are made directly; as an ordinary user inside a user namespace that maps only the own uid and gid.
+A process keeps its pid namespace: only its children would enter a new one, and it may have none.
+"""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from hermetic.enclave.isolation.kernel import mount, syscall
+
+_NEWNS: Final = 0x20000
+_NEWCGROUP: Final = 0x2000000
+_NEWUTS: Final = 0x4000000
+_NEWIPC: Final = 0x8000000
+_NEWUSER: Final = 0x10000000
+_NEWNET: Final = 0x40000000
+_WITHOUT_NETWORK: Final = _NEWNS | _NEWUTS | _NEWIPC | _NEWCGROUP
+
+_MS_RDONLY: Final = 1
+_MS_NOSUID: Final = 2
+_MS_NODEV: Final = 4
+_MS_NOEXEC: Final = 8
+_MS_REMOUNT: Final = 32
+_MS_BIND: Final = 4096
+_MS_REC: Final = 16384
+_MS_PRIVATE: Final = 1 << 18
+_MNT_DETACH: Final = 2
+_QUIET: Final = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+
+# Any directory that exists can carry the empty root for the moment before it becomes the root.
+_MOUNT_POINTS: Final = ("/tmp", "/mnt", "/run", "/proc")  # noqa: S108
+
+
+def enter(*, network: bool, user: bool) -> None:
+    """Enter new mount, UTS, IPC and cgroup namespaces; with `network` also a network namespace, which has no link.
+
+    `user` makes a user namespace around them, in which this process then has every capability: drop them next.
+    """
+    flags = _WITHOUT_NETWORK | (_NEWNET if network else 0) | (_NEWUSER if user else 0)
+    uid, gid = os.geteuid(), os.getegid()
+    syscall("unshare", flags)
+    if user:
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+
+
+def empty_root() -> None:
+    """Make an empty, read-only, non-executable file system this process's root. Needs a mount namespace of its own.
+
+    /proc is gone afterwards, and so is everything that could be imported.
+    """
+    place = next(folder for folder in _MOUNT_POINTS if Path(folder).is_dir())
+    mount("none", "/", None, _MS_REC | _MS_PRIVATE)
+    mount("tmpfs", place, "tmpfs", _QUIET, "size=4096,nr_inodes=2,mode=0555")
+    os.chdir(place)
+    # pivot_root onto itself stacks the old root above the new one, from where it is taken away (pivot_root(2), NOTES).
+    syscall("pivot_root", b".", b".")
+    syscall("umount2", b".", _MNT_DETACH)
+    os.chdir("/")
+    mount("none", "/", None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _QUIET)

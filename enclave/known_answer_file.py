@@ -152,7 +152,8 @@ class _Head(BaseModel):
 
 def encode(cases: Sequence[KnownAnswer], salt: bytes | None = None) -> bytearray:
     """Return the file; `salt` (32 bytes) is random unless given. `KnownAnswerError` where a limit is passed."""
-    document: dict[str, Any] = {"cases": [_describe(case) for case in cases], "salt": (salt or os.urandom(SALT_BYTES)).hex()}
+    salt = salt or os.urandom(SALT_BYTES)
+    document: dict[str, Any] = {"cases": [_describe(case) for case in cases], "salt": salt.hex()}
     try:
         head = rfc8785.dumps(document)
     except rfc8785.CanonicalizationError as error:

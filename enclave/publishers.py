@@ -126,14 +126,15 @@ class TrustedPublishers(BaseModel):
         except (ValidationError, tomllib.TOMLDecodeError) as error:
             raise ConfigurationError(f"trusted publishers: {explain(error)}") from None
 
-    def dumps(self) -> str:
-        """Return the canonical JSON, entries sorted by name."""
+    @property
+    def text(self) -> str:
+        """The list in canonical JSON, entries sorted by name; `loads` reads it again."""
         entries = [publisher.document() for publisher in sorted(self.publishers, key=lambda publisher: publisher.name)]
         return rfc8785.dumps({"publishers": entries}).decode()
 
     def digest(self) -> bytes:
-        """Return the SHA-256 of `dumps()`."""
-        return hashlib.sha256(self.dumps().encode()).digest()
+        """Return the SHA-256 of `text`."""
+        return hashlib.sha256(self.text.encode()).digest()
 
     def find(self, name: str) -> Publisher:
         """Return the publisher called `name`; refuse as `publisher-unknown` where it is not listed."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hermetic.attestation.log.merkle import HASH_SIZE, verify_consistency_proof
-from hermetic.attestation.log.note import NoteVerifier, Signer, sign_note, verify_note
+from hermetic.attestation.log.note import Signer, Verifier, sign_note, verify_note
 from hermetic.errors import ConfigurationError, LogError
 
 MAX_TREE_SIZE: Final = 2**63 - 1  # entries
@@ -55,7 +55,7 @@ def parse_checkpoint(text: bytes) -> Checkpoint:
     return checkpoint
 
 
-def verify_checkpoint(note: bytes, verifier: NoteVerifier, origin: str | None = None) -> Checkpoint:
+def verify_checkpoint(note: bytes, verifier: Verifier, origin: str | None = None) -> Checkpoint:
     """The checkpoint in `note`, signed by `verifier`, of the log `origin` where one is given; raises `LogError`."""
     checkpoint = parse_checkpoint(verify_note(note, verifier).text)
     if origin is not None and checkpoint.origin != origin:
@@ -63,7 +63,7 @@ def verify_checkpoint(note: bytes, verifier: NoteVerifier, origin: str | None = 
     return checkpoint
 
 
-def verify_consistency(old: bytes, new: bytes, proof: Sequence[bytes], verifier: NoteVerifier) -> Checkpoint:
+def verify_consistency(old: bytes, new: bytes, proof: Sequence[bytes], verifier: Verifier) -> Checkpoint:
     """The new checkpoint, once it is proved that its tree starts with the whole tree of the old one.
 
     `old` and `new` are signed notes of one log; `proof` is RFC 6962's consistency proof. Raises `LogError`.

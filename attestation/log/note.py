@@ -72,6 +72,38 @@ class Note:
         return self.text + b"\n" + b"".join(signature.line() for signature in self.signatures)
 
 
+class Verifier(Protocol):
+    """What verifies notes: a `NoteVerifier`, or `UnsafeAnyKey` by its frightening name."""
+
+    @property
+    def name(self) -> str:
+        """The key's name."""
+
+    @property
+    def key_id(self) -> bytes:
+        """The key's id, 4 bytes."""
+
+    def of(self, note: Note) -> tuple[Signature, ...]:
+        """The signatures under `note` that this key answers for."""
+
+    def verify(self, message: bytes, signature: bytes) -> None:
+        """Raise `LogError` unless `signature` is of this key over `message`."""
+
+
+class UnsafeAnyKey:
+    """Takes every note for genuine, forged ones too: only to look into a log whose key is not at hand."""
+
+    name = "any key"
+    key_id = b""
+
+    def of(self, note: Note) -> tuple[Signature, ...]:
+        """Every signature."""
+        return note.signatures
+
+    def verify(self, message: bytes, signature: bytes) -> None:
+        """Check nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class NoteVerifier:
     """A named public key for one signature type, ED25519 or COSIGNATURE_V1."""
@@ -189,7 +221,7 @@ def parse_note(data: bytes) -> Note:
     return Note(head + b"\n", tuple(_parse_line(line) for line in lines))
 
 
-def verify_note(data: bytes, verifier: NoteVerifier) -> Note:
+def verify_note(data: bytes, verifier: Verifier) -> Note:
     """The note, once a signature of `verifier` under it has been verified; every line of that key must verify."""
     note = parse_note(data)
     lines = verifier.of(note)

@@ -7,6 +7,7 @@
 Here the right edge of the tree is checked, not every entry: that is verify.py's.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,7 +15,7 @@ from typing import Final
 from hermetic.attestation.log.checkpoint import Checkpoint, verify_checkpoint
 from hermetic.attestation.log.journal import JOURNAL, READ_LIMIT, Journal, parse_journal
 from hermetic.attestation.log.merkle import HASH_SIZE, Frontier, frontier_at, leaf_hash
-from hermetic.attestation.log.note import MAX_NOTE_SIZE, NoteVerifier
+from hermetic.attestation.log.note import MAX_NOTE_SIZE, Verifier
 from hermetic.attestation.log.storage import read_file
 from hermetic.attestation.log.tiles import (
     MAX_BUNDLE_SIZE,
@@ -84,35 +85,40 @@ class TileStore:
             raise LogError(f"expected {wanted} bytes in {tile.path}, got {len(data)}", index=index)
         return data
 
-    def bundle(self, tile: Tile) -> list[bytes]:
-        """The entries under a tile of level 0; raises `LogError` with the index of the first one that is missing."""
+    def bundle(self, tile: Tile) -> Iterator[bytes]:
+        """The entries under a tile of level 0, one by one; raises `LogError` at the first one that is missing."""
         start = tile.index * TILE_WIDTH
-        full = Tile(0, tile.index)
         data = read_file(self._folder / tile.entries_path, MAX_BUNDLE_SIZE)
+        whole = data is not None or tile.width == TILE_WIDTH
         if data is None:
-            whole = read_file(self._folder / full.entries_path, MAX_BUNDLE_SIZE) or b""
-            entries = decode_bundle(whole, start)[: tile.width]
-        else:
-            entries = decode_bundle(data, start)
-        if len(entries) != tile.width:
-            index = start + min(len(entries), tile.width)
-            raise LogError(
-                f"entry {index} is not as it was logged: expected {tile.width} entries in {tile.entries_path}, "
-                f"got {len(entries)}",
-                index=index,
-            )
-        return entries
+            data = read_file(self._folder / Tile(0, tile.index).entries_path, MAX_BUNDLE_SIZE) or b""
+        index = start
+        for entry in decode_bundle(data, start):
+            if index == start + tile.width:
+                if whole:
+                    raise LogError(f"expected {tile.width} entries in {tile.entries_path}, got more", index=index)
+                return
+            yield entry
+            index += 1
+        if index < start + tile.width:
+            raise LogError(f"entry {index} is missing in {tile.entries_path}", index=index)
 
 
-def load(folder: Path, verifier: NoteVerifier, origin: str | None = None) -> LogState:
+def load(folder: Path, verifier: Verifier, origin: str | None = None) -> LogState:
     """Read and check a log's folder; raises `LogError`. A writer may be at work in it."""
+    note, journal = read_snapshot(folder)
+    published = load_published(folder, note, verify_checkpoint(note, verifier, origin))
+    return apply_journal(published, journal, verifier, TileStore(folder))
+
+
+def read_snapshot(folder: Path) -> tuple[bytes, Journal | None]:
+    """Checkpoint and journal that belong together, though a writer may publish in between."""
     for _ in range(_MAX_RACES):
         note = read_checkpoint(folder)
         journal = read_journal(folder)
         if read_checkpoint(folder) == note:
-            break
-    published = load_published(folder, note, verify_checkpoint(note, verifier, origin))
-    return apply_journal(published, journal, verifier, TileStore(folder))
+            return note, journal
+    raise LogError(f"the log in {folder} was published {_MAX_RACES} times while it was read: try again")
 
 
 def read_checkpoint(folder: Path) -> bytes:
@@ -137,17 +143,23 @@ def load_published(folder: Path, note: bytes, checkpoint: Checkpoint) -> Publish
     for tile in edge_of(size):
         levels[tile.level] = tuple(split_hashes(store.tile(tile)))
     width = size % TILE_WIDTH
-    bundle = store.bundle(Tile(0, size // TILE_WIDTH, width)) if width else []
-    for offset, (entry, leaf) in enumerate(zip(bundle, levels[0], strict=True)):
-        if leaf_hash(entry) != leaf:
-            index = size - width + offset
-            raise LogError(f"entry {index} is not as it was logged: its hash differs", index=index)
+    bundle = tuple(check_bundle(store, Tile(0, size // TILE_WIDTH, width))) if width else ()
     if frontier_at(size, hash_reader(size, store.tile)).root() != checkpoint.root:
         raise LogError(f"the tiles do not lead to the root that the checkpoint of size {size} signs", index=0)
-    return Published(note, checkpoint, Edge(size, tuple(levels)), tuple(bundle))
+    return Published(note, checkpoint, Edge(size, tuple(levels)), bundle)
 
 
-def apply_journal(published: Published, journal: Journal | None, verifier: NoteVerifier, store: TileStore) -> LogState:
+def check_bundle(store: TileStore, tile: Tile) -> Iterator[bytes]:
+    """The entries under a tile of level 0, each checked against its leaf hash; raises `LogError` with the index."""
+    hashes = split_hashes(store.tile(tile))
+    for offset, entry in enumerate(store.bundle(tile)):
+        if leaf_hash(entry) != hashes[offset]:
+            index = tile.index * TILE_WIDTH + offset
+            raise LogError(f"entry {index} is not as it was logged: its hash differs from {tile.path}", index=index)
+        yield entry
+
+
+def apply_journal(published: Published, journal: Journal | None, verifier: Verifier, store: TileStore) -> LogState:
     """The published tree and the journal's frames after it, each checked against its own checkpoint."""
     if journal is None:
         raise LogError(f"the journal is missing: entries from {published.size} on may be lost", index=published.size)
@@ -171,7 +183,7 @@ def apply_journal(published: Published, journal: Journal | None, verifier: NoteV
 
 
 def _check_frame(
-    frontier: Frontier, entries: tuple[bytes, ...], note: bytes, verifier: NoteVerifier, published: Checkpoint
+    frontier: Frontier, entries: tuple[bytes, ...], note: bytes, verifier: Verifier, published: Checkpoint
 ) -> tuple[Checkpoint, Frontier]:
     """The frame's checkpoint and the tree after it; raises `LogError` with the index of the frame's first entry."""
     first = frontier.size

@@ -4,7 +4,7 @@ A tile of level L, index N holds up to 256 hashes, each over 256**L entries; a b
 0/N. Reading and writing them on disk is storage.py's.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -62,19 +62,16 @@ def encode_bundle(entries: Sequence[bytes]) -> bytes:
     return b"".join(len(entry).to_bytes(ENTRY_LENGTH_SIZE, "big") + entry for entry in entries)
 
 
-def decode_bundle(data: bytes, start: int) -> list[bytes]:
-    """The entries of a bundle; `start` is the index of the first one, for the error of a bundle that is cut."""
-    entries: list[bytes] = []
-    offset = 0
+def decode_bundle(data: bytes, start: int) -> Iterator[bytes]:
+    """The entries of a bundle whose first one is entry `start`; raises `LogError` where the bundle is cut."""
+    index, offset = start, 0
     while offset < len(data):
         begin = offset + ENTRY_LENGTH_SIZE
         end = begin + int.from_bytes(data[offset:begin], "big")
         if begin > len(data) or end > len(data):
-            index = start + len(entries)
             raise LogError(f"entry {index} is cut: expected {end - begin} bytes, got {len(data) - begin}", index=index)
-        entries.append(data[begin:end])
-        offset = end
-    return entries
+        yield data[begin:end]
+        index, offset = index + 1, end
 
 
 def split_hashes(data: bytes) -> list[bytes]:

@@ -77,7 +77,7 @@ class _Growing:
             if kept.root != self._roots[kept.size]:
                 index = self.vouched()
                 raise LogError(
-                    f"the log was forked: entries {index} to {kept.size - 1} have another root than the checkpoint given",
+                    f"the log was forked: entries {index} to {kept.size - 1} have not the root of the checkpoint given",
                     index=index,
                 )
 
@@ -137,6 +137,6 @@ def _check_tail(state: LogState) -> None:
     """A write that was interrupted is shorter than it says; one of full length was changed after it was made."""
     if state.tail_whole:
         raise LogError(
-            f"the journal is damaged at entry {state.head.size}: its last frame has its full length and another checksum",
+            f"the journal is damaged at entry {state.head.size}: its last frame has full length and another checksum",
             index=state.head.size,
         )

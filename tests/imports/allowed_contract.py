@@ -17,7 +17,7 @@ class AllowedContract(Contract):
     within = fields.ListField(subfield=fields.StringField())
     allowed = fields.ListField(subfield=fields.StringField())
 
-    def check(self, graph: grimp.ImportGraph, verbose: bool) -> ContractCheck:  # noqa: FBT001 (import-linter's signature)
+    def check(self, graph: grimp.ImportGraph, verbose: bool) -> ContractCheck:
         """Find every direct import that leaves the list."""
         _ = verbose
         broken = [

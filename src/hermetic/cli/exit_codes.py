@@ -55,7 +55,7 @@ _BY_ERROR: Final[Mapping[type[errors.HermeticError], ExitCode]] = {
     errors.BorderError: ExitCode.INTERNAL,
 }
 
-_EXTRA_OF: Final[Mapping[str, str]] = {
+EXTRA_OF: Final[Mapping[str, str]] = {
     "ml_dtypes": "server",
     "onnx": "server",
     "onnxruntime": "server",
@@ -81,7 +81,7 @@ def exit_code(error: errors.HermeticError) -> ExitCode:
 def missing_extra(error: ModuleNotFoundError) -> errors.ConfigurationError | None:
     """The error that names the extra which carries the missing module; None where no extra of ours does."""
     package = (error.name or "").partition(".")[0]
-    extra = _EXTRA_OF.get(package)
+    extra = EXTRA_OF.get(package)
     if extra is None:
         return None
     return errors.ConfigurationError(

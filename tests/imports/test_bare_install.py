@@ -1,0 +1,34 @@
+"""The bare install is the caller's side: it imports without any runtime, web server or TPM library."""
+
+import importlib.util
+import pkgutil
+import subprocess
+import sys
+
+import hermetic.client
+import hermetic.protos
+
+BLOCKED = ("onnxruntime", "onnx", "torch", "starlette", "uvicorn", "tpm2_pytss", "prometheus_client", "sklearn")
+
+
+def _modules() -> list[str]:
+    packages = [hermetic.client, hermetic.protos]
+    names = [
+        module.name
+        for package in packages
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    ]
+    verifiers = importlib.util.find_spec("hermetic.attestation.verifiers")
+    assert verifiers is not None
+    return [*names, "hermetic.attestation.verifiers", "hermetic.attestation.exchange", "hermetic.cli"]
+
+
+def test_the_callers_side_imports_without_the_extras() -> None:
+    program = (
+        "import sys\n"
+        f"for name in {BLOCKED!r}: sys.modules[name] = None\n"
+        "import importlib\n"
+        f"for name in {_modules()!r}: importlib.import_module(name)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

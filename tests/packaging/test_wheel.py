@@ -1,0 +1,68 @@
+"""The wheel holds exactly what git tracks: a wheel that silently drops a folder was seen."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = ("client", "server", "enclave", "attestation", "bench")
+
+
+def _tracked() -> list[str]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return [name for name in listed.split("\0") if name and (ROOT / name).exists()]
+
+
+def _in_wheel(name: str) -> str | None:
+    """Where a tracked file lies in the wheel; None for what is not part of the package."""
+    if name.startswith("src/hermetic/"):
+        inside = name.removeprefix("src/")
+        return None if inside.removeprefix("hermetic/") in ROOMS else inside  # a link to a room
+    return f"hermetic/{name}" if name.partition("/")[0] in ROOMS else None
+
+
+def _build(source: Path, destination: Path) -> set[str]:
+    build = "from hatchling.build import build_wheel; import sys; print(build_wheel(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", build, str(destination)], cwd=source, check=True, capture_output=True)
+    (wheel,) = destination.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return {name for name in archive.namelist() if ".dist-info/" not in name}
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The tracked files alone, links kept, as a fresh clone has them."""
+    copy = tmp_path_factory.mktemp("checkout")
+    for name in _tracked():
+        target = copy / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target, follow_symlinks=False)
+    yield copy
+    shutil.rmtree(copy)
+
+
+def test_wheel_holds_the_tracked_files_and_nothing_else(checkout: Path, tmp_path: Path) -> None:
+    wanted = {inside for name in _tracked() if (inside := _in_wheel(name)) is not None}
+    assert _build(checkout, tmp_path) == wanted
+
+
+def test_a_file_more_in_a_room_is_a_file_more_in_the_wheel(checkout: Path, tmp_path: Path) -> None:
+    """The comparison above can fail: the wheel follows the folders, not a list."""
+    extra = checkout / "enclave" / "not_tracked.py"
+    extra.write_text("")
+    try:
+        assert "hermetic/enclave/not_tracked.py" in _build(checkout, tmp_path)
+    finally:
+        extra.unlink()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_room_is_a_link_to_the_folder_at_the_top(room: str) -> None:
+    link = ROOT / "src" / "hermetic" / room
+    assert link.is_symlink()
+    assert link.readlink() == Path("../..") / room

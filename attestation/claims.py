@@ -32,9 +32,8 @@ class _Facts(BaseModel):
 class MeasuredCode(_Facts):
     """How a chain from boot measures what runs: never a hash that a process made of itself."""
 
-    by: Literal["verity-command-line", "ima"]
+    by: Literal["verity-command-line", "uki"]
     root_hashes: tuple[Sha256Hex, ...] = ()  # dm-verity root hashes that the measured command line names
-    files: Sha256Hex | None = None  # SHA-256 over the IMA list's (digest, path) lines, in order
     rests_on: tuple[int, ...]  # PCRs whose values a policy must pin for this to mean anything
 
 
@@ -58,6 +57,7 @@ class TpmClaims(_Facts):
     secure_boot: bool | None  # as the replayed firmware log says; None where it does not
     measured_code: MeasuredCode | None
     log_pcr: int | None  # PCR of our own event log
+    log_base: Sha256Hex | None  # what that PCR held before our first event, as the firmware's log says
     manifests: tuple[Sha256Hex, ...] = Field(max_length=MAX_EVENTS)  # extended in this boot, in order
 
     @property

@@ -1,0 +1,128 @@
+"""Certificate chains of devices: leaf, intermediates, a configured root; offline, at a given time.
+
+Not TLS: device certificates name no host, and their purpose is checked by whoever knows what it must be. Revocation is
+not asked here: AK certificates live for hours, and an EK is taken off the lists of policy.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from hermetic.errors import InvalidRequestError
+
+MAX_CHAIN_LENGTH: Final = 5  # certificates, root included
+MAX_CERTIFICATE_SIZE: Final = 8192  # bytes of DER
+MIN_RSA_BITS: Final = 2048
+
+_WEAK_HASHES: Final = (hashes.MD5, hashes.SHA1)
+_UNDERSTOOD: Final = frozenset(
+    {
+        x509.OID_BASIC_CONSTRAINTS,
+        x509.OID_KEY_USAGE,
+        x509.OID_EXTENDED_KEY_USAGE,
+        x509.OID_SUBJECT_ALTERNATIVE_NAME,
+        x509.OID_CERTIFICATE_POLICIES,
+    }
+)
+"""Extensions that may be critical. Name constraints and our ignorance of a critical extension are reasons to refuse."""
+
+
+def parse(der: bytes) -> x509.Certificate:
+    """Read one certificate; raises `InvalidRequestError`."""
+    if len(der) > MAX_CERTIFICATE_SIZE:
+        raise InvalidRequestError(f"certificate: expected at most {MAX_CERTIFICATE_SIZE} bytes, got {len(der)}")
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        _ = certificate.extensions, certificate.subject, certificate.issuer  # parsed late; malformed ones fail here
+    except ValueError as error:
+        raise InvalidRequestError(f"certificate: expected X.509 in DER, got {error}") from error
+    return certificate
+
+
+def spki(certificate_or_key: x509.Certificate | rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> bytes:
+    """The SubjectPublicKeyInfo (DER) of a certificate or key; raises `InvalidRequestError` for an unusable key."""
+    try:
+        key = (
+            certificate_or_key.public_key() if isinstance(certificate_or_key, x509.Certificate) else certificate_or_key
+        )
+    except ValueError as error:
+        raise InvalidRequestError(f"certificate: expected a usable public key, got {error}") from error
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def verify_chain(
+    leaf: x509.Certificate,
+    intermediates: Sequence[x509.Certificate],
+    roots: Sequence[x509.Certificate],
+    time: datetime,
+) -> x509.Certificate:
+    """The root (or configured intermediate) among `roots` that vouches for `leaf` at `time`.
+
+    Every certificate on the way, the trusted one included, must be in its time; every issuer must be a CA that may sign
+    certificates and whose path length allows it. Raises `InvalidRequestError` saying at which certificate the way ends.
+    """
+    current = leaf
+    _demand_usable(current, time)
+    for below in range(MAX_CHAIN_LENGTH):
+        anchor = next((root for root in roots if _issued(root, current)), None)
+        if anchor is not None:
+            _demand_issuer(anchor, below, time)
+            return anchor
+        issuer = next((one for one in intermediates if one != current and _issued(one, current)), None)
+        if issuer is None:
+            raise InvalidRequestError(f"expected an issuer out of the configured roots, got {_named(current.issuer)!r}")
+        _demand_issuer(issuer, below, time)
+        current = issuer
+    raise InvalidRequestError(f"expected a chain of at most {MAX_CHAIN_LENGTH} certificates, got a longer one")
+
+
+def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+    if issuer.subject != certificate.issuer or isinstance(certificate.signature_hash_algorithm, _WEAK_HASHES):
+        return False
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True
+
+
+def _demand_usable(certificate: x509.Certificate, time: datetime) -> None:
+    name = _named(certificate.subject)
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if not start <= time <= end:
+        raise InvalidRequestError(f"expected {name!r} to be in its time at {time}, got {start} to {end}")
+    unknown = [e.oid.dotted_string for e in certificate.extensions if e.critical and e.oid not in _UNDERSTOOD]
+    if unknown:
+        raise InvalidRequestError(f"expected only known critical extensions in {name!r}, got {', '.join(unknown)}")
+    key = certificate.public_key()
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size < MIN_RSA_BITS:
+        raise InvalidRequestError(
+            f"expected an RSA key of at least {MIN_RSA_BITS} bits in {name!r}, got {key.key_size}"
+        )
+
+
+def _demand_issuer(certificate: x509.Certificate, below: int, time: datetime) -> None:
+    """Demand that `certificate` may issue, with `below` CA certificates between it and the leaf."""
+    _demand_usable(certificate, time)
+    name = _named(certificate.subject)
+    try:
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound as error:
+        raise InvalidRequestError(
+            f"expected a CA certificate at {name!r}, got one without {error.oid.dotted_string}"
+        ) from error
+    if not (constraints.ca and usage.key_cert_sign):
+        raise InvalidRequestError(f"expected a CA certificate at {name!r}, got one that may not sign certificates")
+    if constraints.path_length is not None and constraints.path_length < below:
+        raise InvalidRequestError(f"expected at most {constraints.path_length} CAs below {name!r}, got {below}")
+
+
+def _named(name: x509.Name) -> str:
+    return name.rfc4514_string() or "an empty name"

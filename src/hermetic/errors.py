@@ -18,7 +18,8 @@
     │   ├── BrokerRefusedError          the broker decided no: final
     │   ├── BrokerUnreachableError      no answer from the broker
     │   ├── LogError                    the log cannot be written or does not verify
-    │   └── WorkerLostError             a worker process ended unasked
+    │   ├── WorkerLostError             a worker process ended unasked
+    │   └── MeasurementError            what is being measured failed, or answered wrongly
     ├── PublisherError              whoever sealed the model must act
     │   ├── SealedModelError            the sealed file is damaged, forged or not trusted
     │   ├── ModelFormatError            the model's own content is refused
@@ -114,6 +115,10 @@ class LogError(OperatorError):
 
 class WorkerLostError(OperatorError):
     """A worker process ended without being asked to."""
+
+
+class MeasurementError(OperatorError):
+    """What is being measured failed or answered wrongly, so there is no number."""
 
 
 class PublisherError(HermeticError):

@@ -1,0 +1,42 @@
+"""Who a client is: the issuer's and its own name out of a certificate that the TLS handshake has verified."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography import x509
+
+from hermetic.attestation.broker.refusals import Refusal, Variant
+
+_SPIFFE: Final = "spiffe://"
+
+
+@dataclass(frozen=True, slots=True)
+class ClientIdentity:
+    """One client certificate: its issuer's name, its own name, and the SHA-256 of its DER in hex."""
+
+    issuer: str
+    name: str
+    certificate: str
+
+    def to_json(self) -> dict[str, str]:
+        """The identity as a record holds it."""
+        return {"issuer": self.issuer, "name": self.name, "certificate": self.certificate}
+
+
+def client_identity(der: bytes) -> ClientIdentity:
+    """The identity in `der`: its one SPIFFE URI, else its subject (RFC 4514); raises `Refusal` for more than one."""
+    certificate = x509.load_der_x509_certificate(der)
+    uris = [uri for uri in _uris(certificate) if uri.startswith(_SPIFFE)]
+    if len(uris) > 1:
+        raise Refusal(Variant.ATTESTATION, f"client certificate: expected at most one SPIFFE URI, got {len(uris)}")
+    name = uris[0] if uris else certificate.subject.rfc4514_string()
+    return ClientIdentity(certificate.issuer.rfc4514_string(), name, hashlib.sha256(der).hexdigest())
+
+
+def _uris(certificate: x509.Certificate) -> list[str]:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return names.get_values_for_type(x509.UniformResourceIdentifier)

@@ -1,0 +1,52 @@
+"""What the broker answers when it says no: a variant, a status and a detail (docs/spec/key-broker.md, section 5)."""
+
+from enum import Enum
+from typing import Final
+
+from hermetic.errors import CallerError
+
+ERROR_TYPE_PREFIX: Final = "https://github.com/confidential-containers/kbs/errors/"
+
+MAX_DETAIL: Final = 2000
+"""Longest detail that is sent, in characters."""
+
+
+class Variant(Enum):
+    """The error types of the protocol and the HTTP status of each."""
+
+    ATTESTATION = ("AttestationError", 401)
+    TOKEN_NOT_FOUND = ("TokenNotFound", 401)
+    TOKEN_VERIFIER = ("TokenVerifierError", 401)
+    POLICY_DENY = ("PolicyDeny", 401)
+    PLUGIN_INTERNAL = ("PluginInternalError", 401)
+    ADMIN_ACCESS = ("AdminAuthAccess", 401)
+    INVALID_PATH = ("InvalidRequestPath", 404)
+    PLUGIN_NOT_FOUND = ("PluginNotFound", 404)
+    INVALID_REQUEST = ("InvalidRequest", 400)
+    RESOURCE_EXISTS = ("ResourceExists", 409)
+    PAYLOAD_TOO_LARGE = ("PayloadTooLarge", 413)
+    TOO_MANY_REQUESTS = ("TooManyRequests", 429)
+    INTERNAL = ("InternalError", 500)
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return self.value[1]
+
+    @property
+    def type(self) -> str:
+        """The URI of the error's `type` member."""
+        return ERROR_TYPE_PREFIX + self.value[0]
+
+
+class Refusal(CallerError):  # noqa: N818 - it is what the broker says, not what went wrong in it
+    """The broker says no to one request; `str` is the detail that is sent."""
+
+    def __init__(self, variant: Variant, detail: str) -> None:
+        """Keep what to answer."""
+        self.variant = variant
+        super().__init__(detail)
+
+    def body(self) -> dict[str, str]:
+        """The JSON body of the answer."""
+        return {"type": self.variant.type, "detail": str(self)[:MAX_DETAIL]}

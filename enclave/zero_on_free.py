@@ -1,8 +1,8 @@
 """Memory that is freed is overwritten: the environment that makes the allocators do it, and the proof that they do.
 
 glibc fills freed blocks (`perturb`) once its per-thread cache, which it does not fill, is off; Python hands small
-objects to glibc too (`PYTHONMALLOC=malloc`); MKL keeps no buffers of its own. All of it is read when a process starts, so a
-process that was started without it replaces itself (`ensure`). The self-test writes, frees and reads the freed
+objects to glibc too (`PYTHONMALLOC=malloc`); MKL keeps no buffers of its own. All of it is read when a process starts,
+so a process that was started without it replaces itself (`ensure`). The self-test writes, frees and reads the freed
 addresses through /proc/self/mem. What it cannot see (registers, kernel buffers) is in LIMITATIONS.md.
 """
 
@@ -47,6 +47,19 @@ def ensure() -> None:
         return
     environment = {**os.environ, **ENVIRONMENT, _RESTARTED: "1"}
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # noqa: S606 - the same program again
+
+
+def environment() -> dict[str, str]:
+    """Return the whole environment that a process of ours is started with: nothing is inherited."""
+    return {**ENVIRONMENT, **RUNTIME_ENVIRONMENT, "PYTHONUTF8": "1"}
+
+
+def interpreter() -> list[str]:
+    """Return the command that starts Python for a process of ours, up to `-m`.
+
+    Not `-I`: it would make Python ignore PYTHONMALLOC. The environment is ours, so `-s -P` leaves nothing else to it.
+    """
+    return [sys.executable, "-s", "-P", "-B"]
 
 
 def status() -> Zeroing:

@@ -1,7 +1,8 @@
 """Landlock: no file, no TCP but what is named, no signal and no abstract socket outside.
 
-Source: Linux, include/uapi/linux/landlock.h. It covers the calling thread and the threads that it starts later (before ABI 8), so it is applied while a process has
-one thread. It does not cover `stat`, datagrams, or descriptors that are already open.
+Source: Linux, include/uapi/linux/landlock.h. It covers the calling thread and the threads that it starts later (before
+ABI 8), so it is applied while a process has one thread. It does not cover `stat`, datagrams, or descriptors that are
+already open.
 """
 
 import ctypes

@@ -1,0 +1,158 @@
+"""The key pair that attestation binds: made inside the locked worker, used to open one JWE, and wiped.
+
+Source: RFC 7516 (flattened JSON serialisation), RFC 7518 sections 4.6 (ECDH-ES+A256KW) and 5.3 (A256GCM). Written on
+`cryptography` rather than on a JOSE library, because every secret on the way must be overwritten: a library hands them
+around in immutable objects. OpenSSL clears its own copies when the last reference to a key goes.
+"""
+
+import base64
+import binascii
+import json
+from typing import Final, Self
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
+from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
+
+from hermetic.enclave.zero_on_free import wipe_immutable_bytes_that_nobody_else_holds as wipe_bytes
+from hermetic.errors import BorderError
+
+__all__ = ["AttestedKey"]
+
+JWE_LIMIT: Final = 16 * 1024  # bytes
+ALGORITHM: Final = "ECDH-ES+A256KW"
+CONTENT_ENCRYPTION: Final = "A256GCM"
+_MEMBERS: Final = frozenset({"protected", "encrypted_key", "iv", "ciphertext", "tag"})
+_HEADER_MEMBERS: Final = frozenset({"alg", "enc", "epk", "apu", "apv"})
+_COORDINATE_BYTES: Final = 32
+_KEY_BYTES: Final = 32
+_IV_BYTES: Final = 12
+_TAG_BYTES: Final = 16
+
+
+class AttestedKey:
+    """An EC P-256 key pair whose private half never leaves this object."""
+
+    def __init__(self, private: ec.EllipticCurvePrivateKey) -> None:
+        self._private: ec.EllipticCurvePrivateKey | None = private
+        numbers = private.public_key().public_numbers()
+        self.public_jwk: Final[dict[str, str]] = {
+            "kty": "EC",
+            "crv": "P-256",
+            "alg": ALGORITHM,
+            "x": _encode(numbers.x.to_bytes(_COORDINATE_BYTES, "big")),
+            "y": _encode(numbers.y.to_bytes(_COORDINATE_BYTES, "big")),
+        }
+
+    @classmethod
+    def generate(cls) -> Self:
+        """Return a fresh pair."""
+        return cls(ec.generate_private_key(ec.SECP256R1()))
+
+    def wipe(self) -> None:
+        """Forget the private half. Can be called again."""
+        self._private = None
+
+    def open(self, jwe: bytes) -> bytearray:
+        """Return the secret in `jwe` (flattened JSON, to this key), in memory that the caller wipes.
+
+        Raises `BorderError` where it is malformed, for another algorithm, or not for this key.
+        """
+        if self._private is None:
+            raise BorderError("JWE: wanted the attested key, got none: it has been wiped")
+        message = _parse(jwe)
+        protected = message["protected"]
+        header = _parse_header(protected)
+        shared = self._private.exchange(ec.ECDH(), _ephemeral_key(header.get("epk")))
+        # RFC 7518 section 4.6.2: AlgorithmID, PartyUInfo, PartyVInfo, SuppPubInfo.
+        info = b"".join(map(_with_length, (ALGORITHM.encode(), _optional(header, "apu"), _optional(header, "apv"))))
+        wrapping = ConcatKDFHash(SHA256(), _KEY_BYTES, info + (8 * _KEY_BYTES).to_bytes(4, "big")).derive(shared)
+        wipe_bytes(shared)
+        try:
+            content_key = aes_key_unwrap(wrapping, _decode(message["encrypted_key"], _KEY_BYTES + 8))
+        except InvalidUnwrap:
+            raise BorderError("JWE: wanted one to the attested key of this worker, got one to another key") from None
+        finally:
+            wipe_bytes(wrapping)
+        try:
+            return _decrypt(content_key, message, protected.encode())
+        finally:
+            wipe_bytes(content_key)
+
+
+def _decrypt(content_key: bytes, message: dict[str, str], associated_data: bytes) -> bytearray:
+    ciphertext = _decode(message["ciphertext"]) + _decode(message["tag"], _TAG_BYTES)
+    secret = bytearray(len(ciphertext) - _TAG_BYTES)
+    try:
+        AESGCM(content_key).decrypt_into(_decode(message["iv"], _IV_BYTES), ciphertext, associated_data, secret)
+    except InvalidTag:
+        raise BorderError("JWE: wanted an authentic ciphertext, got one that was changed") from None
+    return secret
+
+
+def _parse(jwe: bytes) -> dict[str, str]:
+    if len(jwe) > JWE_LIMIT:
+        raise BorderError(f"JWE: wanted at most {JWE_LIMIT} bytes, got {len(jwe)}")
+    members = _json_object(jwe, "JWE")
+    if set(members) != _MEMBERS or not all(isinstance(value, str) for value in members.values()):
+        raise BorderError(f"JWE: wanted the texts {sorted(_MEMBERS)}, got {sorted(members)}")
+    return {name: str(value) for name, value in members.items()}
+
+
+def _parse_header(protected: str) -> dict[str, object]:
+    header = _json_object(_decode(protected), "JWE header")
+    if (header.get("alg"), header.get("enc")) != (ALGORITHM, CONTENT_ENCRYPTION) or not set(header) <= _HEADER_MEMBERS:
+        raise BorderError(
+            f"JWE header: wanted {ALGORITHM} with {CONTENT_ENCRYPTION} and members among {sorted(_HEADER_MEMBERS)}, "
+            f"got {header.get('alg')!r} with {header.get('enc')!r} and {sorted(header)}"
+        )
+    return header
+
+
+def _ephemeral_key(jwk: object) -> ec.EllipticCurvePublicKey:
+    if not isinstance(jwk, dict) or (jwk.get("kty"), jwk.get("crv")) != ("EC", "P-256"):
+        raise BorderError("JWE header: wanted an epk on P-256, got none")
+    coordinates = (jwk.get("x"), jwk.get("y"))
+    x, y = (int.from_bytes(_decode(value, _COORDINATE_BYTES), "big") for value in coordinates)
+    try:
+        return ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
+    except ValueError:
+        raise BorderError("JWE header: wanted an epk that is a point of P-256, got another") from None
+
+
+def _json_object(text: bytes, what: str) -> dict[str, object]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise BorderError(f"{what}: wanted JSON, got {len(text)} other bytes") from None
+    if not isinstance(value, dict):
+        raise BorderError(f"{what}: wanted an object, got {type(value).__name__}")
+    return value
+
+
+def _optional(header: dict[str, object], name: str) -> bytes:
+    return _decode(header[name]) if name in header else b""
+
+
+def _with_length(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + data
+
+
+def _encode(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _decode(text: object, length: int | None = None) -> bytes:
+    """Return the bytes of unpadded base64url."""
+    if not isinstance(text, str) or "=" in text:
+        raise BorderError("JWE: wanted base64url without padding, got another value")
+    try:
+        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raise BorderError("JWE: wanted base64url without padding, got another text") from None
+    if length is not None and len(data) != length:
+        raise BorderError(f"JWE: wanted {length} bytes, got {len(data)}")
+    return data

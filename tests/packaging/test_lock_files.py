@@ -49,10 +49,10 @@ def test_every_declared_dependency_is_locked_in_a_version_that_it_allows() -> No
             assert version in requirement.specifier, f"{entry}, locked {version}: run `make lock`"
 
 
-def test_what_is_released_is_what_was_tested() -> None:
-    tested = set(_entries(ROOT / "requirements" / "dev.txt"))
-    versions = {entry.split(" ")[0] for entry in tested}
-    for entry in _entries(ROOT / "requirements" / "server.txt"):
+@pytest.mark.parametrize("name", ["server.txt", "build.txt"])
+def test_what_is_released_is_what_was_tested(name: str) -> None:
+    versions = {entry.split(" ")[0] for entry in _entries(ROOT / "requirements" / "dev.txt")}
+    for entry in _entries(ROOT / "requirements" / name):
         assert entry.split(" ")[0] in versions, entry
 
 

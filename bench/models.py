@@ -1,0 +1,130 @@
+"""Which models are measured? A small MLP (the server is the time) and a large stack of weights (loading is the time).
+
+Built with onnx.helper from seeded numpy weights: the same file everywhere, no framework needed. What they must answer
+is computed here with numpy, so that no runtime vouches for itself.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import onnx.external_data_helper
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+SEED: Final = 20
+OPSET: Final = 17
+IR_VERSION: Final = 8
+MLP_NAME: Final = "mlp"
+MLP_WIDTHS: Final = (512, 512, 512, 10)
+MAX_BATCH_SIZE: Final = 64
+QUESTIONS: Final = 64  # distinct inputs, so that an answer to somebody else's question is noticed
+
+LARGE_NAME: Final = "large"
+LARGE_WIDTH: Final = 2048
+LARGE_LAYER_BYTES: Final = LARGE_WIDTH * LARGE_WIDTH * 4  # 16 MiB
+LARGE_BYTES: Final = 256 << 20
+LARGE_DATA_FILE: Final = "model.onnx.data"
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Mlp:
+    """512 -> 512 -> 512 -> 10, ReLU between the layers; input "x", output "y", both FP32."""
+
+    weights: tuple[Array, ...]  # [in, out] of each layer
+    biases: tuple[Array, ...]  # [out] of each layer
+
+    def answer(self, rows: Array) -> Array:
+        """Return [n, 10] for [n, 512], in double precision inside."""
+        x = rows.astype(np.float64)
+        last = len(self.weights) - 1
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = x @ weight + bias
+            if layer < last:
+                x = np.maximum(x, 0)
+        return x.astype(np.float32)
+
+    def write(self, folder: Path) -> Path:
+        """Write `model.onnx`, its batch axis free, into `folder` (made if missing); returns the file."""
+        nodes, initializers, x = [], [], "x"
+        last = len(self.weights) - 1
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            initializers += [numpy_helper.from_array(weight, f"w{layer}"), numpy_helper.from_array(bias, f"b{layer}")]
+            out = "y" if layer == last else f"sum{layer}"
+            nodes.append(helper.make_node("Gemm", [x, f"w{layer}", f"b{layer}"], [out]))
+            if layer < last:
+                x = f"relu{layer}"
+                nodes.append(helper.make_node("Relu", [out], [x]))
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "model.onnx"
+        onnx.save(_model(MLP_NAME, nodes, initializers, MLP_WIDTHS[0], MLP_WIDTHS[-1]), path)
+        return path
+
+
+def mlp() -> Mlp:
+    """Return the small model: the same weights at every call."""
+    random = np.random.default_rng(SEED)
+    widths = list(zip(MLP_WIDTHS, MLP_WIDTHS[1:], strict=False))
+    weights = tuple(_normal(random, (a, b)) * np.float32((2 / a) ** 0.5) for a, b in widths)
+    return Mlp(weights, tuple(_normal(random, (b,)) * np.float32(0.1) for _, b in widths))
+
+
+def mlp_rows(count: int = QUESTIONS) -> Array:
+    """Return `count` inputs of the small model, [count, 512]."""
+    return _normal(np.random.default_rng(SEED + 1), (count, MLP_WIDTHS[0]))
+
+
+def write_large(folder: Path, size: int = LARGE_BYTES) -> Path:
+    """Write an ONNX model whose weights, `size` bytes of external data, lie beside the graph; returns `model.onnx`.
+
+    Layers of 2048 x 2048 are multiplied in turn: what is measured is reading them, and a wrong byte shows in the end.
+    """
+    layers = max(1, size // LARGE_LAYER_BYTES)
+    random = np.random.default_rng(SEED + 2)
+    folder.mkdir(parents=True, exist_ok=True)
+    nodes, initializers, x = [], [], "x"
+    with (folder / LARGE_DATA_FILE).open("wb") as data:
+        for layer in range(layers):
+            weight = _normal(random, (LARGE_WIDTH, LARGE_WIDTH)) * np.float32(LARGE_WIDTH**-0.5)
+            initializers.append(_external(f"w{layer}", weight, data.tell()))
+            data.write(weight.tobytes())
+            out = "y" if layer == layers - 1 else f"x{layer}"
+            nodes.append(helper.make_node("MatMul", [x, f"w{layer}"], [out]))
+            x = out
+    path = folder / "model.onnx"
+    onnx.save(_model(LARGE_NAME, nodes, initializers, LARGE_WIDTH, LARGE_WIDTH), path)
+    return path
+
+
+def large_row() -> Array:
+    """Return one input of the large model, [1, 2048]."""
+    return _normal(np.random.default_rng(SEED + 3), (1, LARGE_WIDTH))
+
+
+def _normal(random: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return random.standard_normal(shape, dtype=np.float32)
+
+
+def _external(name: str, weight: Array, offset: int) -> TensorProto:
+    """Return an initializer that says where its bytes lie, and holds none."""
+    tensor = numpy_helper.from_array(weight, name)
+    onnx.external_data_helper.set_external_data(tensor, LARGE_DATA_FILE, offset=offset, length=weight.nbytes)
+    tensor.ClearField("raw_data")
+    return tensor
+
+
+def _model(name: str, nodes: list[Any], initializers: list[Any], width_in: int, width_out: int) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        name,
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", width_in])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", width_out])],
+        initializers,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="hermetic")
+    model.ir_version = IR_VERSION
+    return model

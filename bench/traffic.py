@@ -1,0 +1,100 @@
+"""What is asked, and is the answer right? v2 request bytes made beforehand, replies checked at almost no cost.
+
+Every reply of every run is checked. A reply whose bytes were found right before is right; only a new one is parsed and
+compared with what numpy says. A server that batches gives a handful of byte patterns for one question (sums in another
+order), so the set stays small. Each question has its own answer: a reply meant for another caller is wrong here.
+"""
+
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from hermetic.protos.inference import grpc_service_pb2, model_config_pb2
+
+SERVICE: Final = "/inference.GRPCInferenceService/"
+METHOD: Final = SERVICE + "ModelInfer"
+RELATIVE_TOLERANCE: Final = 1e-3  # of a float32 sum of 512 products, in any order
+ABSOLUTE_TOLERANCE: Final = 1e-4
+PATTERNS_LIMIT: Final = 1024  # byte patterns kept as right, for one question
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One ModelInfer request, serialised, and the numbers that its one FP32 output must hold."""
+
+    request: bytes
+    answer: tuple[float, ...]
+
+
+def question(model: str, row: Sequence[float], answer: Sequence[float]) -> Question:
+    """Return the question that sends `row` as [1, n] FP32 in raw contents."""
+    request = grpc_service_pb2.ModelInferRequest(model_name=model)
+    request.inputs.add(name="x", datatype="FP32", shape=[1, len(row)])
+    request.raw_input_contents.append(struct.pack(f"<{len(row)}f", *row))
+    return Question(request.SerializeToString(), tuple(map(float, answer)))
+
+
+def right_reply(model: str, answer: Sequence[float]) -> bytes:
+    """Return the reply that a v2 server gives to a `question` with this answer."""
+    reply = grpc_service_pb2.ModelInferResponse(model_name=model, model_version="1")
+    reply.outputs.add(name="y", datatype="FP32", shape=[1, len(answer)])
+    reply.raw_output_contents.append(struct.pack(f"<{len(answer)}f", *answer))
+    return reply.SerializeToString()
+
+
+def describing_replies(model: str, width_in: int, width_out: int, max_batch_size: int) -> dict[str, bytes]:
+    """Return what perf_analyzer asks a server before it sends load, method -> reply."""
+    metadata = grpc_service_pb2.ModelMetadataResponse(name=model, versions=["1"], platform="onnxruntime_onnx")
+    metadata.inputs.add(name="x", datatype="FP32", shape=[-1, width_in])
+    metadata.outputs.add(name="y", datatype="FP32", shape=[-1, width_out])
+    config = model_config_pb2.ModelConfig(name=model, platform="onnxruntime_onnx", max_batch_size=max_batch_size)
+    config.input.add(name="x", data_type=model_config_pb2.TYPE_FP32, dims=[width_in])
+    config.output.add(name="y", data_type=model_config_pb2.TYPE_FP32, dims=[width_out])
+    replies = {
+        "ServerLive": grpc_service_pb2.ServerLiveResponse(live=True),
+        "ServerReady": grpc_service_pb2.ServerReadyResponse(ready=True),
+        "ModelReady": grpc_service_pb2.ModelReadyResponse(ready=True),
+        "ServerMetadata": grpc_service_pb2.ServerMetadataResponse(name="echo", version="1"),
+        "ModelMetadata": metadata,
+        "ModelConfig": grpc_service_pb2.ModelConfigResponse(config=config),
+    }
+    return {SERVICE + name: reply.SerializeToString() for name, reply in replies.items()}
+
+
+class Checker:
+    """Says of every reply to one question whether it is right."""
+
+    def __init__(self, answer: Sequence[float]) -> None:
+        """Keep the numbers that are right."""
+        self._answer = answer
+        self._right: set[bytes] = set()
+
+    def accepts(self, reply: bytes) -> bool:
+        """Return whether `reply` holds the answer."""
+        if reply in self._right:
+            return True
+        if not _holds(reply, self._answer):
+            return False
+        if len(self._right) < PATTERNS_LIMIT:
+            self._right.add(reply)
+        return True
+
+
+def _holds(reply: bytes, answer: Sequence[float]) -> bool:
+    try:
+        message = grpc_service_pb2.ModelInferResponse.FromString(reply)
+    except DecodeError:
+        return False
+    if len(message.outputs) != 1 or len(message.raw_output_contents) != 1:
+        return False
+    output, raw = message.outputs[0], message.raw_output_contents[0]
+    if (output.datatype, list(output.shape), len(raw)) != ("FP32", [1, len(answer)], 4 * len(answer)):
+        return False
+    return all(
+        math.isclose(got, wanted, rel_tol=RELATIVE_TOLERANCE, abs_tol=ABSOLUTE_TOLERANCE)
+        for got, wanted in zip(struct.unpack(f"<{len(answer)}f", raw), answer, strict=True)
+    )

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -39,8 +39,9 @@ def parse(der: bytes) -> x509.Certificate:
         raise InvalidRequestError(f"certificate: expected at most {MAX_CERTIFICATE_SIZE} bytes, got {len(der)}")
     try:
         certificate = x509.load_der_x509_certificate(der)
-        _ = certificate.extensions, certificate.subject, certificate.issuer  # parsed late; malformed ones fail here
-    except ValueError as error:
+        # Parsed late by the library; what is malformed fails here.
+        _ = certificate.extensions, certificate.subject, certificate.issuer, certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise InvalidRequestError(f"certificate: expected X.509 in DER, got {error}") from error
     return certificate
 

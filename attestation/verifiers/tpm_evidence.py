@@ -1,7 +1,5 @@
 """TPM evidence as it travels (docs/spec/evidence.md, "Kind tpm"): JSON -> bytes and parsed structures; no verdict."""
 
-import base64
-import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hermetic.attestation.abi import tcg_event_log
 from hermetic.attestation.abi.event_log import EventLog
+from hermetic.attestation.abi.members import base64_bytes, base64_member
 from hermetic.attestation.abi.tpm import MAX_ATTEST_SIZE, MAX_PUBLIC_SIZE, MAX_SIGNATURE_SIZE, Public
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.verifiers import certificates
@@ -48,20 +47,22 @@ class TpmEvidence:
         unknown = set(additions) - _ADDITIONS
         if unknown:
             raise InvalidRequestError(f"hermetic: expected members out of {sorted(_ADDITIONS)}, got {sorted(unknown)}")
-        spki = _decoded(members, "ak_public", MAX_SPKI_SIZE)
+        spki = base64_member(members, "ak_public", MAX_SPKI_SIZE)
         area = additions.get("ak_public_area")
         boot_log, event_log = additions.get("boot_log"), additions.get("event_log")
         return cls(
             ak_spki=spki,
             ak_key=_key(spki),
-            message=_decoded(quote, "message", MAX_ATTEST_SIZE),
-            signature=_decoded(quote, "signature", MAX_SIGNATURE_SIZE),
+            message=base64_member(quote, "message", MAX_ATTEST_SIZE),
+            signature=base64_member(quote, "signature", MAX_SIGNATURE_SIZE),
             pcrs=_pcrs(quote.get("pcrs")),
-            ak_public=None if area is None else Public.parse(_decoded(additions, "ak_public_area", MAX_PUBLIC_SIZE)),
+            ak_public=None
+            if area is None
+            else Public.parse(base64_member(additions, "ak_public_area", MAX_PUBLIC_SIZE)),
             ak_chain=_chain(additions.get("ak_certificate") or []),
             boot_log=None
             if boot_log is None
-            else tcg_event_log.parse(_decoded(additions, "boot_log", tcg_event_log.MAX_LOG_SIZE)),
+            else tcg_event_log.parse(base64_member(additions, "boot_log", tcg_event_log.MAX_LOG_SIZE)),
             event_log=None if event_log is None else EventLog.parse(event_log),
         )
 
@@ -70,18 +71,6 @@ def _members(value: JsonValue, what: str) -> Mapping[str, JsonValue]:
     if not isinstance(value, Mapping):
         raise InvalidRequestError(f"{what}: expected a JSON object, got {type(value).__name__}")
     return value
-
-
-def _decoded(members: Mapping[str, JsonValue], name: str, limit: int) -> bytes:
-    text = members.get(name)
-    if not isinstance(text, str):
-        raise InvalidRequestError(f"{name}: expected base64 text, got {type(text).__name__}")
-    if len(text) > 4 * (limit // 3 + 1):
-        raise InvalidRequestError(f"{name}: expected at most {limit} bytes, got {len(text)} characters of base64")
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidRequestError(f"{name}: expected base64 text, got {error}") from error
 
 
 def _key(spki: bytes) -> rsa.RSAPublicKey | ec.EllipticCurvePublicKey:
@@ -110,4 +99,4 @@ def _chain(values: JsonValue) -> tuple[x509.Certificate, ...]:
             f"ak_certificate: expected a list of at most {certificates.MAX_CHAIN_LENGTH} certificates, got another"
         )
     limit = certificates.MAX_CERTIFICATE_SIZE
-    return tuple(certificates.parse(_decoded({"ak_certificate": value}, "ak_certificate", limit)) for value in values)
+    return tuple(certificates.parse(base64_bytes(value, "ak_certificate", limit)) for value in values)

@@ -27,7 +27,7 @@ class FrontEnd:
         """Start the process and hand it the serving key; `await_listening` comes next."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - our own module
+            self._process = subprocess.Popen(
                 [sys.executable, "-I", "-m", "hermetic.server.frontend", str(theirs.fileno())],
                 env=_environment(event_engine_listener=event_engine_listener),
                 pass_fds=(theirs.fileno(),),
@@ -50,7 +50,9 @@ class FrontEnd:
             frame, _ = self.channel.receive()
         except (BorderError, TimeoutError, OSError) as error:
             self.kill()
-            raise WorkerLostError(f"front end {self.pid}: wanted it to listen within {START_TIMEOUT_S} s, got {error}") from None
+            raise WorkerLostError(
+                f"front end {self.pid}: wanted it to listen within {START_TIMEOUT_S} s, got {error}"
+            ) from None
         self.channel.settimeout(None)
         return Listening.decode(frame)
 

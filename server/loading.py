@@ -4,13 +4,12 @@ The supervisor sees the manifest, ciphertext and a JWE that it cannot open. Step
 """
 
 import os
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from hermetic.enclave.manifest import Manifest
-from hermetic.enclave.messages import LockdownReport, Opened
+from hermetic.enclave.messages import Opened
 from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.enclave.sealing import read_header, verify_manifest
 from hermetic.enclave.supervisor import Worker, WorkerSettings

@@ -92,7 +92,10 @@ class Repository:
 
     def index(self) -> tuple[RepositoryEntry, ...]:
         """What RepositoryIndex shows."""
-        return tuple(RepositoryEntry(name=s.manifest.name, version=s.manifest.version, state=s.state, reason=s.reason[:256]) for s in self)
+        return tuple(
+            RepositoryEntry(name=s.manifest.name, version=s.manifest.version, state=s.state, reason=s.reason[:256])
+            for s in self
+        )
 
     def due(self, now: float) -> list[Slot]:
         """Slots whose restart is due."""

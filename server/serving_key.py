@@ -65,9 +65,11 @@ def signing_request(key: ec.EllipticCurvePrivateKey, names: tuple[str, ...]) -> 
 def _run_command(command: tuple[str, ...], csr: bytes) -> bytes:
     """Return what the operator's CA command prints when it is given the CSR on standard input."""
     try:
-        result = subprocess.run(command, input=csr, capture_output=True, check=True, timeout=CSR_COMMAND_TIMEOUT_S)  # noqa: S603 - the operator's own command
+        result = subprocess.run(command, input=csr, capture_output=True, check=True, timeout=CSR_COMMAND_TIMEOUT_S)
     except (OSError, subprocess.SubprocessError) as error:
-        raise ConfigurationError(f"tls.command {command[0]}: wanted a certificate chain on standard output, got {error}") from None
+        raise ConfigurationError(
+            f"tls.command {command[0]}: wanted a certificate chain on standard output, got {error}"
+        ) from None
     return result.stdout
 
 
@@ -87,7 +89,9 @@ def _read_from_files(settings: Tls) -> ServingKey:
 def _checked(key: ec.EllipticCurvePrivateKey, chain: bytes) -> ServingKey:
     """Refuse a chain that is not for this key, or not valid now."""
     if len(chain) > CERTIFICATE_CHAIN_LIMIT:
-        raise ConfigurationError(f"serving certificate: wanted at most {CERTIFICATE_CHAIN_LIMIT} bytes, got {len(chain)}")
+        raise ConfigurationError(
+            f"serving certificate: wanted at most {CERTIFICATE_CHAIN_LIMIT} bytes, got {len(chain)}"
+        )
     try:
         leaf = x509.load_pem_x509_certificates(chain)[0]
     except ValueError as error:

@@ -17,7 +17,8 @@ from typing import Final
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.log import Log
 from hermetic.enclave.buffers import layout
-from hermetic.enclave.supervisor import Worker, data_channel, shared_memory
+from hermetic.enclave.channel import data_channel, shared_memory
+from hermetic.enclave.supervisor import Worker
 from hermetic.errors import BorderError, HermeticError, NotReadyError
 from hermetic.server.config import FrontEndSettings, ServerConfig
 from hermetic.server.event_loop import Event, EventLoop
@@ -99,12 +100,17 @@ class Supervisor:
         """Start them all on one port, which the first one may choose; returns the port."""
         settings = self._settings
         for _ in range(self._config.front_ends):
-            front_end = FrontEnd(settings, self._serving_key.descriptor, event_engine_listener=self._config.event_engine_listener)
+            front_end = FrontEnd(
+                settings, self._serving_key.descriptor, event_engine_listener=self._config.event_engine_listener
+            )
             self._front_ends[front_end.pid] = front_end
             listening = front_end.await_listening()
             settings = settings.model_copy(update={"port": listening.port})
             self._loop.watch(front_end.channel.fileno(), partial(self._hear, front_end))
-            self._record("front-end.listening", {"pid": front_end.pid, "port": listening.port, "lock-down": listening.report.model_dump(mode="json")})
+            self._record(
+                "front-end.listening",
+                {"pid": front_end.pid, "port": listening.port, "lock-down": listening.report.model_dump(mode="json")},
+            )
         self._settings = settings
         return settings.port
 
@@ -151,7 +157,9 @@ class Supervisor:
             self._stopped_at(front_end, *slot.key)
         if self._draining:
             return
-        successor = FrontEnd(self._settings, self._serving_key.descriptor, event_engine_listener=self._config.event_engine_listener)
+        successor = FrontEnd(
+            self._settings, self._serving_key.descriptor, event_engine_listener=self._config.event_engine_listener
+        )
         self._front_ends[successor.pid] = successor
         successor.await_listening()
         self._loop.watch(successor.channel.fileno(), partial(self._hear, successor))
@@ -210,7 +218,9 @@ class Supervisor:
         memory = shared_memory(layout(worker.description, settings.buffers, settings.variable_tensor_bytes).size)
         front_end_side, worker_side = data_channel()
         try:
-            worker.attach(worker_side, memory, buffers=settings.buffers, variable_tensor_bytes=settings.variable_tensor_bytes)
+            worker.attach(
+                worker_side, memory, buffers=settings.buffers, variable_tensor_bytes=settings.variable_tensor_bytes
+            )
             front_end.send(
                 ModelReady(
                     description=worker.description,
@@ -346,7 +356,11 @@ class _Once:
 
 
 def _names(slot: Slot) -> dict[str, JsonValue]:
-    return {"model": slot.manifest.name, "version": slot.manifest.version, "manifest-digest": slot.manifest.digest().hex()}
+    return {
+        "model": slot.manifest.name,
+        "version": slot.manifest.version,
+        "manifest-digest": slot.manifest.digest().hex(),
+    }
 
 
 def _release_facts(loaded: Loaded) -> dict[str, JsonValue]:

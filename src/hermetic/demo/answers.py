@@ -70,5 +70,7 @@ def compare_files(ask: Asked, files: Sequence[Path]) -> int:
         wanted, got = plain.identify_path(file), served.identify_path(file)
         same_score = abs(wanted.score - got.score) <= ABSOLUTE_TOLERANCE
         if wanted.output.label != got.output.label or not same_score:
-            raise KnownAnswerError(f"magika, {file.name}: wanted {wanted.output.label} {wanted.score}, got {got.output.label} {got.score}")
+            raise KnownAnswerError(
+                f"magika, {file.name}: wanted {wanted.output.label} {wanted.score}, got {got.output.label} {got.score}"
+            )
     return len(files)

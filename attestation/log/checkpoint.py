@@ -17,6 +17,7 @@ from hermetic.errors import ConfigurationError, LogError
 MAX_TREE_SIZE: Final = 2**63 - 1  # entries
 MAX_ORIGIN_SIZE: Final = 255  # bytes of UTF-8
 _LINES: Final = 3  # origin, size, root
+_MAX_DIGITS: Final = len(str(MAX_TREE_SIZE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,8 @@ def parse_checkpoint(text: bytes) -> Checkpoint:
     if len(lines) != _LINES:
         raise LogError(f"expected a checkpoint of {_LINES} lines, got {len(lines)}")
     origin, size, root = lines
-    if not origin or not size.isascii() or not size.isdigit() or int(size[:20]) > MAX_TREE_SIZE:
+    digits = size.isascii() and size.isdigit() and len(size) <= _MAX_DIGITS
+    if not origin or not digits or int(size) > MAX_TREE_SIZE:
         raise LogError(f"expected a checkpoint's origin and size, got {origin[:80]!r} and {size[:80]!r}")
     try:
         checkpoint = Checkpoint(origin, int(size), base64.b64decode(root, validate=True))

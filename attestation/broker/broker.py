@@ -1,0 +1,236 @@
+"""What the broker does for guests: challenge, attest, release, certify (docs/spec/key-broker.md, sections 2 and 3).
+
+Each method is one request: bytes in, an answer or a `Refusal` out. Blocking and thread-safe; HTTP is app.py's. A
+decision is durable in the log before it has any effect.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from hermetic.attestation.broker import journal
+from hermetic.attestation.broker.floors import Floors, newest_settled
+from hermetic.attestation.broker.identity import ClientIdentity
+from hermetic.attestation.broker.journal import Journal
+from hermetic.attestation.broker.jwe import encrypt
+from hermetic.attestation.broker.key_store import KeyStore, ResourcePath, StoredKey
+from hermetic.attestation.broker.protocol import OUR_ADDITIONS, parse_attestation, parse_auth
+from hermetic.attestation.broker.refusals import Refusal, Variant
+from hermetic.attestation.broker.release import Asked, PolicyEntry, entry_for, refusals
+from hermetic.attestation.broker.serving import ServingDesk
+from hermetic.attestation.broker.sessions import Attested, Session, SessionTable
+from hermetic.attestation.broker.token import TokenSigner, submods
+from hermetic.attestation.broker.verification import submod_names, verify_attestation
+from hermetic.attestation.claims import Claims, Profile
+from hermetic.attestation.evidence import JsonValue, canonical
+from hermetic.attestation.roots import TrustRoots
+from hermetic.attestation.verifiers import VERIFIERS
+from hermetic.errors import EvidenceError, FailedCheck, InvalidRequestError
+
+MAX_LOGGED_CLAIMS: Final = 32 * 1024
+"""Claims of at most this many canonical bytes stand in the log; of longer ones their SHA-256."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent a request: the verified client certificate's identity, where there was one, and the address."""
+
+    identity: ClientIdentity | None
+    address: str
+
+    @property
+    def key(self) -> str:
+        """What limits and sessions are counted by."""
+        return f"address {self.address}" if self.identity is None else self.identity.certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Challenged:
+    """The answer to /auth."""
+
+    session: Session
+    body: Mapping[str, JsonValue]
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A key's release: the JWE, and the decision's place in the log with a checkpoint that covers it."""
+
+    jwe: bytes
+    index: int
+    checkpoint: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What decides: the profile, whose evidence is genuine, and the policy entries in their order."""
+
+    profile: Profile
+    trust: TrustRoots
+    entries: Sequence[PolicyEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What the broker keeps: sessions, keys, floors, the log, and the key that signs its tokens."""
+
+    sessions: SessionTable
+    keys: KeyStore
+    floors: Floors
+    journal: Journal
+    signer: TokenSigner
+
+
+class Broker:
+    """The public listener's requests."""
+
+    def __init__(
+        self, rules: Rules, holdings: Holdings, serving: ServingDesk | None, clock: Callable[[], datetime]
+    ) -> None:
+        """`serving` is None where no serving certificates are issued."""
+        self._rules = rules
+        self._holdings = holdings
+        self._serving = serving
+        self._clock = clock
+
+    def auth(self, body: bytes, caller: Caller) -> Challenged:
+        """POST /kbs/v0/auth."""
+        try:
+            asked = parse_auth(body)
+        except InvalidRequestError as error:
+            raise Refusal(Variant.ATTESTATION, f"RCAR handshake Auth failed: {error}") from error
+        if asked.tee not in self._kinds():
+            known = ", ".join(sorted(self._kinds()))
+            raise Refusal(Variant.ATTESTATION, f"RCAR handshake Auth failed: tee: expected {known}, got {asked.tee}")
+        session = self._holdings.sessions.begin(asked, caller.key)
+        extra: JsonValue = {"hermetic": dict(OUR_ADDITIONS)} if asked.hermetic else ""
+        return Challenged(session, {"nonce": session.nonce, "extra-params": extra})
+
+    def attest(self, session_id: str | None, body: bytes, caller: Caller) -> str:
+        """POST /kbs/v0/attest: the token. Whatever fails from here on ends the session."""
+        session = self._holdings.sessions.take(session_id, caller.key)  # steps 1 to 4
+        if session.attested is not None:
+            return session.attested.token
+        try:
+            attested = self._verify(session, body, caller)  # steps 5 and 6
+        except (InvalidRequestError, EvidenceError) as error:
+            self._holdings.sessions.burn(session)
+            self._log_attest(session, caller, "refused", {"reasons": journal.reason(error)})
+            raise Refusal(Variant.ATTESTATION, f"RCAR handshake Attest failed: {error}") from error
+        except BaseException:
+            self._holdings.sessions.burn(session)
+            raise
+        self._holdings.sessions.finish(session, attested)
+        return attested.token
+
+    def resource(self, path: str, session_id: str | None, bearer: str | None, caller: Caller) -> Released:
+        """GET /kbs/v0/resource/<path>: the decision, durable, then the key."""
+        attested = self.attested(session_id, bearer, caller)
+        try:
+            resource = ResourcePath.parse(path)
+        except InvalidRequestError as error:
+            raise Refusal(Variant.INVALID_PATH, str(error)) from error
+        key = self._holdings.keys.find(resource)
+        entry = entry_for(resource, self._rules.entries)
+        failed = _MISSING if key is None else refusals(self._asked(key, attested.claims, entry), entry)
+        index = self._log_release(resource, key, entry, failed, attested, caller)
+        if key is None:
+            raise Refusal(Variant.PLUGIN_INTERNAL, f"Plugin internal error: no such resource: {resource}")
+        if failed:
+            reasons = "; ".join(map(str, failed))
+            raise Refusal(Variant.POLICY_DENY, f"Access denied by policy (decision {index}): {reasons}")
+        with self._holdings.keys.unwrap(resource) as buffer, buffer.view as secret:
+            jwe = encrypt(secret, attested.tee_key)
+        return Released(json.dumps(jwe).encode("ascii"), index, self._holdings.journal.checkpoint())
+
+    def serving_certificate(self, csr_pem: str, session_id: str | None, caller: Caller) -> bytes:
+        """POST /hermetic/v1/serving-certificate: a PEM chain, leaf first."""
+        attested = self.attested(session_id, None, caller)
+        if self._serving is None:
+            raise Refusal(
+                Variant.POLICY_DENY, "serving certificate: expected a broker that issues them, got one that does not"
+            )
+        return self._serving.certify(csr_pem, attested, caller.identity)
+
+    def attested(self, session_id: str | None, bearer: str | None, caller: Caller) -> Attested:
+        """What the caller's session established, else what its token stands for; raises `Refusal`."""
+        sessions = self._holdings.sessions
+        try:
+            return sessions.attested(session_id, caller.key)
+        except Refusal:
+            if bearer is None:
+                raise
+        return sessions.of_token(self._holdings.signer.verify(bearer), caller.key)
+
+    def _kinds(self) -> frozenset[str]:
+        """The kinds of primary evidence that are verified here; `sample` in the demo only."""
+        known = frozenset(VERIFIERS)
+        return known if self._rules.profile == "demo" else known - {"sample"}
+
+    def _verify(self, session: Session, body: bytes, caller: Caller) -> Attested:
+        attestation = parse_attestation(body, session.asked, session.nonce)
+        name = None if caller.identity is None else caller.identity.name
+        claims = verify_attestation(attestation, session.asked.tee, self._rules.trust, name, self._clock())
+        token = self._holdings.signer.issue(submods(attestation, claims, submod_names(attestation)))
+        facts = {"key": attestation.tee_key.thumbprint(), "claims": _logged(claims), "reasons": []}
+        self._log_attest(session, caller, "genuine", facts)
+        return Attested(
+            client=caller.key,
+            version=session.asked.version,
+            tee_key=attestation.tee_key,
+            claims=claims,
+            token=token.text,
+            token_id=token.id,
+            token_expires=token.expires,
+        )
+
+    def _asked(self, key: StoredKey, claims: Claims, entry: PolicyEntry | None) -> Asked:
+        model = key.model
+        floor = 0 if model is None else self._holdings.floors.of(model.name)
+        settled = 0
+        if model is not None and entry is not None and entry.rollback == "latest-only":
+            settled = newest_settled(self._holdings.keys.list(), model.name, self._clock(), entry.roll_over)
+        return Asked(key, claims, self._rules.profile, floor, settled)
+
+    def _log_attest(self, session: Session, caller: Caller, outcome: str, facts: Mapping[str, JsonValue]) -> None:
+        fixed: dict[str, JsonValue] = {
+            "client": journal.client_fields(caller.identity),
+            "session": hashlib.sha256(session.id.encode("ascii")).hexdigest(),
+            "tee": session.asked.tee,
+            "version": session.asked.version,
+            "outcome": outcome,
+        }
+        self._holdings.journal.write(journal.ATTEST, fixed | dict(facts))
+
+    def _log_release(
+        self,
+        resource: ResourcePath,
+        key: StoredKey | None,
+        entry: PolicyEntry | None,
+        failed: Sequence[FailedCheck],
+        attested: Attested,
+        caller: Caller,
+    ) -> int:
+        fields: dict[str, JsonValue] = {
+            "client": journal.client_fields(caller.identity),
+            "resource": str(resource),
+            "outcome": "refused" if failed else "released",
+            "reasons": journal.reasons(failed),
+            "model": journal.model_fields(None if key is None else key.model),
+            "key": attested.tee_key.thumbprint(),
+            "policy": None if entry is None else entry.name,
+            "policy_digest": None if entry is None else entry.digest,
+        }
+        return self._holdings.journal.write(journal.RELEASE, fields)
+
+
+_MISSING: Final = (FailedCheck("release.resource", "a stored key", "none"),)
+
+
+def _logged(claims: Claims) -> JsonValue:
+    members = claims.to_json()
+    data = canonical(members)
+    return members if len(data) <= MAX_LOGGED_CLAIMS else {"sha256": hashlib.sha256(data).hexdigest()}

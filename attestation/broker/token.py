@@ -1,0 +1,160 @@
+"""Attestation tokens: EAR claims in a JWT signed with ES256 (docs/spec/key-broker.md, section 2.4).
+
+A token says that evidence was genuine, nothing about policies. It is verified only against this broker's own key.
+"""
+
+import base64
+import importlib.metadata
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey
+
+from hermetic.attestation.broker.jwe import ec_jwk
+from hermetic.attestation.broker.protocol import Attestation
+from hermetic.attestation.broker.refusals import Refusal, Variant
+from hermetic.attestation.claims import Claims, SampleClaims, TpmClaims
+from hermetic.attestation.evidence import JsonValue
+from hermetic.errors import ConfigurationError
+
+ALGORITHM: Final = "ES256"
+EAT_PROFILE: Final = "tag:github.com,2024:confidential-containers/Trustee"
+DEVELOPER: Final = "hermetic"
+POLICY_ID: Final = "default"
+MAX_TOKEN_LENGTH: Final = 256 * 1024
+"""Longest token that is looked at, in characters."""
+
+VECTOR: Final = (
+    "instance-identity",
+    "configuration",
+    "executables",
+    "file-system",
+    "hardware",
+    "runtime-opaque",
+    "storage-opaque",
+    "sourced-data",
+)
+"""The AR4SI trustworthiness vector."""
+
+AFFIRMED: Final = 2
+NO_CLAIM: Final = 0
+UNRECOGNISED_HARDWARE: Final = 97
+_WARNING: Final = 32
+_CONTRAINDICATED: Final = 96
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedToken:
+    """A signed token, its id, and when it ends."""
+
+    text: str
+    id: str
+    expires: datetime
+
+
+class TokenSigner:
+    """Issues and verifies this broker's tokens."""
+
+    def __init__(
+        self,
+        key: ec.EllipticCurvePrivateKey,
+        certificates: Sequence[x509.Certificate],
+        issuer: str,
+        life: timedelta,
+        clock: Callable[[], datetime],
+    ) -> None:
+        """`key` is P-256; `certificates`, leaf first, may be empty: relying parties then know the key otherwise."""
+        if not isinstance(key.curve, ec.SECP256R1):
+            raise ConfigurationError(f"token signer: expected a P-256 key, got {key.curve.name}")
+        if certificates and certificates[0].public_key() != key.public_key():
+            raise ConfigurationError("token signer: expected the first certificate to be the key's, got another's")
+        self._key = ECKey.import_key(key)
+        self._header = {"typ": "JWT", "alg": ALGORITHM, "jwk": _header_jwk(key, certificates)}
+        self._issuer = issuer
+        self._life = life
+        self._clock = clock
+
+    def issue(self, submods: Mapping[str, JsonValue]) -> IssuedToken:
+        """Sign a token over the appraisals of each kind of evidence."""
+        now = self._clock()
+        token_id, expires = uuid.uuid4().hex, now + self._life
+        claims: dict[str, JsonValue] = {
+            "eat_profile": EAT_PROFILE,
+            "iat": int(now.timestamp()),
+            "exp": int(expires.timestamp()),
+            "iss": self._issuer,
+            "jti": token_id,
+            "ear.verifier-id": {"developer": DEVELOPER, "build": f"hermetic {importlib.metadata.version('hermetic')}"},
+            "submods": dict(submods),
+        }
+        text = jwt.encode(self._header, claims, self._key, algorithms=[ALGORITHM])
+        return IssuedToken(text, token_id, datetime.fromtimestamp(int(expires.timestamp()), UTC))
+
+    def verify(self, text: str) -> str:
+        """The id of a token of ours that has not ended; the key in its header is not looked at. Raises `Refusal`."""
+        if len(text) > MAX_TOKEN_LENGTH:
+            raise Refusal(Variant.TOKEN_VERIFIER, f"token: expected at most {MAX_TOKEN_LENGTH} characters")
+        try:
+            claims = jwt.decode(text, self._key, algorithms=[ALGORITHM]).claims
+        except (JoseError, ValueError, TypeError, KeyError) as error:
+            raise Refusal(Variant.TOKEN_VERIFIER, f"token: expected one signed by this broker, got {error}") from error
+        expires, token_id = claims.get("exp"), claims.get("jti")
+        if not isinstance(expires, int) or self._clock().timestamp() >= expires or claims.get("iss") != self._issuer:
+            raise Refusal(Variant.TOKEN_VERIFIER, "token: expected one of this issuer that has not ended")
+        if not isinstance(token_id, str):
+            raise Refusal(Variant.TOKEN_VERIFIER, "token: expected a jti, got none")
+        return token_id
+
+
+def submods(attestation: Attestation, claims: Claims, names: Sequence[str]) -> dict[str, JsonValue]:
+    """The appraisals of a token: one per kind in `claims`, under `names` in the same order."""
+    runtime: dict[str, JsonValue] = {"nonce": attestation.nonce, "tee-pubkey": dict(attestation.tee_key.jwk)}
+    if attestation.hermetic is not None:
+        runtime["hermetic"] = dict(attestation.hermetic)
+    digests = [attestation.primary_digest()] + [attestation.device_digest()] * (len(names) - 1)
+    return {
+        name: _appraisal(kind, digest, runtime) for name, kind, digest in zip(names, claims.kinds, digests, strict=True)
+    }
+
+
+def _appraisal(kind: TpmClaims | SampleClaims, digest: bytes, runtime: Mapping[str, JsonValue]) -> JsonValue:
+    proves_nothing = isinstance(kind, SampleClaims) or kind.software
+    shown = (NO_CLAIM, UNRECOGNISED_HARDWARE) if proves_nothing else (AFFIRMED, AFFIRMED)
+    vector = dict.fromkeys(VECTOR, NO_CLAIM) | dict(zip(("instance-identity", "hardware"), shown, strict=True))
+    return {
+        "ear.status": status(vector.values()),
+        "ear.trustworthiness-vector": dict(vector),
+        "ear.appraisal-policy-id": POLICY_ID,
+        "ear.veraison.annotated-evidence": {
+            "report_data": digest.hex(),
+            "init_data": None,
+            "init_data_claims": None,
+            "runtime_data_claims": dict(runtime),
+            kind.kind: kind.model_dump(mode="json"),
+        },
+    }
+
+
+def status(vector: Iterable[int]) -> str:
+    """The tier of the worst member of a trustworthiness vector."""
+    worst = max(vector)
+    if worst >= _CONTRAINDICATED:
+        return "contraindicated"
+    if worst >= _WARNING:
+        return "warning"
+    return "affirming" if worst >= AFFIRMED else "none"
+
+
+def _header_jwk(key: ec.EllipticCurvePrivateKey, certificates: Sequence[x509.Certificate]) -> dict[str, JsonValue]:
+    jwk = ec_jwk(key.public_key()) | {"alg": ALGORITHM}
+    if certificates:
+        jwk["x5c"] = [base64.b64encode(one.public_bytes(Encoding.DER)).decode("ascii") for one in certificates]
+    return jwk

@@ -83,13 +83,14 @@ class SampleClaims(_Facts):
 class HermeticClaims(_Facts):
     """Our additions to the runtime data (`runtime-data.hermetic`); bound, because they lie inside the hashed object."""
 
-    manifest_digest: Sha256Hex | None = Field(alias="manifest-digest")
-    waivers: tuple[Name, ...] = Field(max_length=MAX_NAMES)
-    trusted_publishers: Sha256Hex | None = Field(alias="trusted-publishers")
-    policies: tuple[Name, ...] = Field(max_length=MAX_NAMES)
-    log_head: Sha256Hex | None = Field(alias="log-head")
     profile: Profile
-    zeroing: Zeroing
+    purpose: Literal["model", "serving-key"] = "model"  # what the attested key is for
+    manifest_digest: Sha256Hex | None = Field(default=None, alias="manifest-digest")
+    waivers: tuple[Name, ...] | None = Field(default=None, max_length=MAX_NAMES)
+    trusted_publishers: Sha256Hex | None = Field(default=None, alias="trusted-publishers")
+    policies: tuple[Name, ...] = Field(default=(), max_length=MAX_NAMES)
+    log_head: Name | None = Field(default=None, alias="log-head")
+    zeroing: Zeroing | None = None
 
     @classmethod
     def parse(cls, members: Mapping[str, JsonValue]) -> Self:

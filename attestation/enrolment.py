@@ -139,8 +139,7 @@ def certificate(request: JsonObject, pending: PendingEnrolment, ca: AkCa, time: 
         software=pending.software,
     )
     leaf = issue(pending.ak, boot, ca, time)
-    chain = [leaf, ca.certificate]
-    return {"certificates": [base64.b64encode(one.public_bytes(Encoding.DER)).decode() for one in chain]}
+    return {"certificate": "".join(one.public_bytes(Encoding.PEM).decode() for one in (leaf, ca.certificate))}
 
 
 def quote_nonce(secret: bytes) -> bytes:

@@ -19,8 +19,15 @@ class Attester(Protocol):
         """The kind's name on the wire: "tpm", "sample"."""
         ...
 
+    def extend(self, digest: bytes) -> None:
+        """Measure a manifest's SHA-256 `digest`, so that all evidence from now on tells of it; once per boot.
+
+        A kind that has no register for it does nothing. Raises an `OperatorError` when the device does not answer.
+        """
+        ...
+
     def collect(self, report_data: bytes) -> JsonValue:
-        """Evidence bound to `report_data` (48 bytes; fitted to the kind's field), as it travels in RCAR.
+        """Evidence bound to `report_data` (48 bytes, or already fitted to the kind's field), as it travels in RCAR.
 
         Raises an `OperatorError` when the device does not answer.
         """

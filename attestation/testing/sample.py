@@ -25,6 +25,9 @@ class SampleAttester:
 
     tee: Final = "sample"
 
+    def extend(self, digest: bytes) -> None:
+        """Do nothing: no register remembers anything."""
+
     def collect(self, report_data: bytes) -> JsonValue:
         """Evidence over `report_data`, 48 bytes."""
         return {"svn": SVN, "report_data": base64.b64encode(report_data).decode()}

@@ -17,6 +17,7 @@
     │   ├── KeyStoreError               the key store cannot do what was asked
     │   ├── BrokerRefusedError          the broker decided no: final
     │   ├── BrokerUnreachableError      no answer from the broker
+    │   ├── TpmError                    the TPM does not answer, or not as expected
     │   ├── LogError                    the log cannot be written or does not verify
     │   ├── WorkerLostError             a worker process ended unasked
     │   └── MeasurementError            what is being measured failed, or answered wrongly
@@ -102,6 +103,10 @@ class BrokerRefusedError(OperatorError):
 
 class BrokerUnreachableError(OperatorError):
     """The key broker did not answer."""
+
+
+class TpmError(OperatorError):
+    """The TPM does not answer, or not as expected."""
 
 
 class LogError(OperatorError):

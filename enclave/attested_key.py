@@ -27,6 +27,8 @@ ALGORITHM: Final = "ECDH-ES+A256KW"
 CONTENT_ENCRYPTION: Final = "A256GCM"
 _MEMBERS: Final = frozenset({"protected", "encrypted_key", "iv", "ciphertext", "tag"})
 _HEADER_MEMBERS: Final = frozenset({"alg", "enc", "epk", "apu", "apv"})
+# jwcrypto puts these beside the protected header. Changing one only makes the unwrapping fail.
+_UNPROTECTED_MEMBERS: Final = frozenset({"epk", "apu", "apv"})
 _COORDINATE_BYTES: Final = 32
 _KEY_BYTES: Final = 32
 _IV_BYTES: Final = 12
@@ -63,9 +65,9 @@ class AttestedKey:
         """
         if self._private is None:
             raise BorderError("JWE: wanted the attested key, got none: it has been wiped")
-        message = _parse(jwe)
+        message, unprotected = _parse(jwe)
         protected = message["protected"]
-        header = _parse_header(protected)
+        header = _merge(_json_object(_decode(protected), "JWE header"), unprotected)
         shared = self._private.exchange(ec.ECDH(), _ephemeral_key(header.get("epk")))
         # RFC 7518 section 4.6.2: AlgorithmID, PartyUInfo, PartyVInfo, SuppPubInfo.
         info = b"".join(map(_with_length, (ALGORITHM.encode(), _optional(header, "apu"), _optional(header, "apv"))))
@@ -93,21 +95,29 @@ def _decrypt(content_key: bytes, message: dict[str, str], associated_data: bytes
     return secret
 
 
-def _parse(jwe: bytes) -> dict[str, str]:
+def _parse(jwe: bytes) -> tuple[dict[str, str], dict[str, object]]:
+    """Return the texts, and the unprotected header (empty where there is none)."""
     if len(jwe) > JWE_LIMIT:
         raise BorderError(f"JWE: wanted at most {JWE_LIMIT} bytes, got {len(jwe)}")
     members = _json_object(jwe, "JWE")
-    if set(members) != _MEMBERS or not all(isinstance(value, str) for value in members.values()):
+    unprotected = members.pop("header", {})
+    texts = {name: value for name, value in members.items() if isinstance(value, str)}
+    if texts.keys() != _MEMBERS or members.keys() != _MEMBERS or not isinstance(unprotected, dict):
         raise BorderError(f"JWE: wanted the texts {sorted(_MEMBERS)}, got {sorted(members)}")
-    return {name: str(value) for name, value in members.items()}
+    return texts, unprotected
 
 
-def _parse_header(protected: str) -> dict[str, object]:
-    header = _json_object(_decode(protected), "JWE header")
-    if (header.get("alg"), header.get("enc")) != (ALGORITHM, CONTENT_ENCRYPTION) or not set(header) <= _HEADER_MEMBERS:
+def _merge(protected: dict[str, object], unprotected: dict[str, object]) -> dict[str, object]:
+    """Return the header of both parts (RFC 7516 section 4: no member in both)."""
+    header = {**unprotected, **protected}
+    if (
+        (protected.get("alg"), protected.get("enc")) != (ALGORITHM, CONTENT_ENCRYPTION)
+        or not header.keys() <= _HEADER_MEMBERS
+        or not unprotected.keys() <= _UNPROTECTED_MEMBERS - protected.keys()
+    ):
         raise BorderError(
             f"JWE header: wanted {ALGORITHM} with {CONTENT_ENCRYPTION} and members among {sorted(_HEADER_MEMBERS)}, "
-            f"got {header.get('alg')!r} with {header.get('enc')!r} and {sorted(header)}"
+            f"each once, got {protected.get('alg')!r} with {protected.get('enc')!r} and {sorted(header)}"
         )
     return header
 

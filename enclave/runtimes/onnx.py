@@ -1,0 +1,312 @@
+"""ONNX models in ONNX Runtime, with weights where they were decrypted and batches where the front end wrote them.
+
+Every large weight is given to the session as a view of the sealed model's memory. ONNX Runtime insists that the path of
+external data exists; "." does in the empty root of a locked worker. Without such a root (no namespaces, no chroot) the
+weights are put back into the graph: it works, and needs three times the memory.
+"""
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any, Final
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto
+
+from hermetic.enclave.datatypes import BYTES, ELEMENT_BYTES
+from hermetic.enclave.messages import Tensor, TensorSpec
+from hermetic.enclave.runtimes import strings
+from hermetic.enclave.runtimes.interface import Input, ModelToLoad, Output
+from hermetic.enclave.runtimes.onnx_graph import (
+    ELEMENT_BYTES_OF_TYPE,
+    Weight,
+    check_operators,
+    lift_weights,
+    put_back,
+    resolve_external_data,
+)
+from hermetic.errors import InvalidRequestError, ModelFormatError
+
+__all__ = ["OnnxRuntime", "load", "warm_up"]
+
+PREPACK_LIMIT: Final = 64 << 20  # bytes of weights; packing makes a second copy of them
+BINDINGS_LIMIT: Final = 256  # bindings kept for batches that come again in the same place and shape
+ALIGNMENT: Final = 64  # bytes: where a weight should begin
+LEAST_ALIGNMENT: Final = 16  # bytes: where it must begin, as numpy's own memory does
+_ERRORS_ONLY: Final = 4
+
+_TYPE_OF: Final[Mapping[str, int]] = {
+    "BOOL": TensorProto.BOOL,
+    "UINT8": TensorProto.UINT8,
+    "UINT16": TensorProto.UINT16,
+    "UINT32": TensorProto.UINT32,
+    "UINT64": TensorProto.UINT64,
+    "INT8": TensorProto.INT8,
+    "INT16": TensorProto.INT16,
+    "INT32": TensorProto.INT32,
+    "INT64": TensorProto.INT64,
+    "FP16": TensorProto.FLOAT16,
+    "FP32": TensorProto.FLOAT,
+    "FP64": TensorProto.DOUBLE,
+    "BF16": TensorProto.BFLOAT16,
+    BYTES: TensorProto.STRING,
+}
+_NAME_OF_TYPE: Final = {
+    "BOOL": "bool",
+    "FP16": "float16",
+    "FP32": "float",
+    "FP64": "double",
+    "BF16": "bfloat16",
+    BYTES: "string",
+}
+
+
+class OnnxRuntime:
+    """One session. Batches of numbers are bound to shared memory; strings go through numpy, which copies."""
+
+    def __init__(self, session: ort.InferenceSession, weights: Sequence[object], model: ModelToLoad) -> None:
+        self._session: ort.InferenceSession | None = session
+        self._weights = weights
+        self._bindings: dict[tuple[object, ...], ort.IOBinding] = {}
+        self._strings = any(spec.datatype == BYTES for spec in (*model.inputs, *model.outputs))
+
+    def run(self, inputs: Sequence[Input], outputs: Sequence[Output]) -> list[Tensor]:
+        """Run one batch."""
+        if self._strings:
+            return self._run_with_strings(inputs, outputs)
+        if any(output.shape is None for output in outputs):
+            return self._run_to_unknown_shapes(inputs, outputs)
+        key = (*((i.address, i.shape) for i in inputs), *((o.address, o.shape) for o in outputs))
+        binding = self._bindings.get(key)
+        if binding is None:
+            if len(self._bindings) >= BINDINGS_LIMIT:
+                self._bindings.clear()
+            binding = self._bindings[key] = self._bind(inputs, outputs)
+        self._open_session().run_with_iobinding(binding)
+        return [Tensor(_nbytes(output.spec, output.shape or ()), output.shape or ()) for output in outputs]
+
+    def close(self) -> None:
+        """Drop the session and its views of the weights."""
+        self._bindings.clear()
+        self._session = None
+        self._weights = ()
+
+    def _bind(self, inputs: Sequence[Input], outputs: Sequence[Output]) -> ort.IOBinding:
+        binding = self._open_session().io_binding()
+        for spec, shape, _, address in inputs:
+            binding.bind_input(spec.name, "cpu", 0, _TYPE_OF[spec.datatype], shape, address)
+        for spec, known, _, address in outputs:
+            if known is None:
+                binding.bind_output(spec.name, "cpu")
+            else:
+                binding.bind_output(spec.name, "cpu", 0, _TYPE_OF[spec.datatype], known, address)
+        return binding
+
+    def _run_to_unknown_shapes(self, inputs: Sequence[Input], outputs: Sequence[Output]) -> list[Tensor]:
+        """Let the session allocate what it must; copy that out, and zero it."""
+        binding = self._bind(inputs, outputs)
+        self._open_session().run_with_iobinding(binding)
+        results = []
+        for output, value in zip(outputs, binding.get_outputs(), strict=True):
+            shape = tuple(value.shape())
+            if output.shape is None:
+                size = _nbytes(output.spec, shape)
+                if value.element_type() != _TYPE_OF[output.spec.datatype] or size > len(output.view):
+                    raise _does_not_fit(output, f"{value.data_type()} of {size} bytes")
+                ctypes.memmove(output.address, value.data_ptr(), size)
+                ctypes.memset(value.data_ptr(), 0, size)
+            results.append(Tensor(_nbytes(output.spec, shape), shape))
+        return results
+
+    def _run_with_strings(self, inputs: Sequence[Input], outputs: Sequence[Output]) -> list[Tensor]:
+        feeds = {given.spec.name: _array_of(given) for given in inputs}
+        arrays = self._open_session().run([output.spec.name for output in outputs], feeds)
+        results = []
+        for output, array in zip(outputs, arrays, strict=True):
+            if output.spec.datatype == BYTES:
+                size = strings.pack_into(output.view, output.spec.name, (text.encode() for text in array.ravel()))
+            else:
+                size = array.nbytes
+                if size > len(output.view) or array.dtype != _numpy_type(output.spec.datatype):
+                    raise _does_not_fit(output, f"{array.dtype} of {size} bytes")
+                output.view[:size] = array.tobytes()
+                array[...] = 0
+            results.append(Tensor(size, tuple(array.shape)))
+        return results
+
+    def _open_session(self) -> ort.InferenceSession:
+        if self._session is None:
+            raise ModelFormatError("onnxruntime: wanted a loaded model, got one that is closed")
+        return self._session
+
+
+def warm_up(_threads: int) -> None:
+    """Import everything that a session needs: make one, of a graph that adds two numbers.
+
+    With one thread, whatever was asked for: more would outlive the session for a moment, and the lock-down wants one.
+    """
+    spec = TensorSpec(name="x", datatype="FP32", shape=(2,))
+    info = onnx.helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])
+    result = onnx.helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Add", ["x", "x"], ["y"])], "warm-up", [info], [result])
+    opset = [onnx.helper.make_opsetid("", 17)]
+    content = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+    model = ModelToLoad(
+        format="onnx",
+        architecture=None,
+        files={"model.onnx": memoryview(bytearray(content))},
+        inputs=(spec,),
+        outputs=(spec.model_copy(update={"name": "y"}),),
+        max_batch_size=0,
+        threads=1,
+    )
+    runtime = load(model)
+    runtime.close()
+
+
+def load(model: ModelToLoad) -> OnnxRuntime:
+    """Return the model in a session of its own.
+
+    Raises `ModelFormatError` where the graph holds what is not allowed, where its inputs and outputs are not the
+    manifest's, or where onnxruntime refuses it.
+    """
+    main, *_ = model.files
+    graph, _ = lift_weights(model.files[main])
+    check_operators(graph)
+    sizes = {name: len(view) for name, view in model.files.items()}
+    weights = resolve_external_data(graph, model.files, sizes)
+    options = _options(model, sum(weight.length for weight in weights.values()))
+    values: dict[str, ort.OrtValue] = {}
+    if _here_exists():
+        values = _values_in_place(weights, model.files, main)
+        for name, value in values.items():
+            options.add_initializer(name, value)
+    else:
+        put_back(graph, weights, model.files)
+    try:
+        session = ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 - onnxruntime raises a class per status, from a private module
+        raise ModelFormatError(f"onnxruntime: wanted a model that it can run, got {_first_line(error)}") from None
+    session.disable_fallback()
+    session._model_bytes = None  # noqa: SLF001 - kept for a fallback that we do not want
+    _check_ends("input", model.inputs, session.get_inputs(), batched=model.max_batch_size > 0)
+    _check_ends("output", model.outputs, session.get_outputs(), batched=model.max_batch_size > 0)
+    return OnnxRuntime(session, list(values.values()), model)
+
+
+def _options(model: ModelToLoad, weight_bytes: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = model.threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    # Arenas and patterns keep freed memory, with what was in it.
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    options.log_severity_level = _ERRORS_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if model.spinning else "0")
+    if weight_bytes > PREPACK_LIMIT:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    return options
+
+
+def _values_in_place(
+    weights: Mapping[str, Weight], files: Mapping[str, memoryview], main: str
+) -> dict[str, ort.OrtValue]:
+    """Return each weight as a value over the model's memory."""
+    values = {}
+    free = 0  # bytes of the model's own file, from its start, whose content is not needed any more
+    for name, weight in sorted(weights.items(), key=lambda item: (item[1].file, item[1].offset)):
+        memory = np.frombuffer(files[weight.file], np.uint8)
+        start = weight.offset
+        if weight.file == main:
+            start = _move_down(memory, weight, free)
+            free = start + weight.length
+        part = memory[start : start + weight.length]
+        if part.ctypes.data % LEAST_ALIGNMENT:
+            part = part.copy()
+        # Of the element's size: onnxruntime only counts bytes.
+        unsigned = np.dtype(f"<u{ELEMENT_BYTES_OF_TYPE[weight.data_type]}")
+        array = part.view(unsigned).reshape(weight.shape)
+        values[name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, weight.data_type)
+    return values
+
+
+def _move_down(memory: np.ndarray[Any, np.dtype[np.uint8]], weight: Weight, free: int) -> int:
+    """Move a weight to where vector instructions may read it; returns its new offset.
+
+    Inside a protobuf a weight begins anywhere. The field headers before it have been read and may be overwritten.
+    """
+    candidates = (weight.offset - weight.offset % alignment for alignment in (ALIGNMENT, LEAST_ALIGNMENT))
+    start = next((candidate for candidate in candidates if candidate >= free), weight.offset)
+    if start != weight.offset:
+        base = memory.ctypes.data
+        ctypes.memmove(base + start, base + weight.offset, weight.length)
+    return start
+
+
+def _here_exists() -> bool:
+    try:
+        return Path().exists()
+    except OSError:  # a filter refuses to say
+        return False
+
+
+def _check_ends(what: str, specs: Sequence[TensorSpec], found: Sequence[Any], *, batched: bool) -> None:
+    """Refuse a session whose inputs or outputs are not the manifest's; outputs that nobody asks for are ignored."""
+    by_name = {end.name: end for end in found}
+    names = {spec.name for spec in specs}
+    if not names <= by_name.keys() or (what == "input" and names != by_name.keys()):
+        raise ModelFormatError(f"{what}s: wanted the manifest's {sorted(names)}, got the model's {sorted(by_name)}")
+    for spec in specs:
+        end = by_name[spec.name]
+        shape = tuple(d if isinstance(d, int) and d >= 0 else -1 for d in end.shape)
+        wanted = (-1, *spec.shape) if batched else spec.shape
+        fits = len(shape) == len(wanted) and all(
+            -1 in pair or pair[0] == pair[1] for pair in zip(shape, wanted, strict=True)
+        )
+        # Some exporters leave an output's shape open altogether.
+        if end.type != f"tensor({_type_name(spec.datatype)})" or not (fits or (what == "output" and not end.shape)):
+            raise ModelFormatError(
+                f"{what} {spec.name!r}: wanted {spec.datatype}{list(wanted)}, got {end.type}{list(end.shape)}"
+            )
+
+
+def _type_name(datatype: str) -> str:
+    return _NAME_OF_TYPE.get(datatype, datatype.lower())
+
+
+def _array_of(given: Input) -> np.ndarray[Any, Any]:
+    if given.spec.datatype != BYTES:
+        return np.frombuffer(given.view, _numpy_type(given.spec.datatype)).reshape(given.shape)
+    elements = strings.unpack(given.spec.name, bytes(given.view), prod(given.shape))
+    array = np.empty(len(elements), dtype=object)
+    try:
+        array[:] = [element.decode() for element in elements]
+    except UnicodeDecodeError:
+        raise InvalidRequestError(f"input {given.spec.name!r}: wanted strings in UTF-8, got other bytes") from None
+    return array.reshape(given.shape)
+
+
+def _numpy_type(datatype: str) -> np.dtype[Any]:
+    if datatype == "BF16":
+        brain_float: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return brain_float
+    return np.dtype({"FP16": "<f2", "FP32": "<f4", "FP64": "<f8", "BOOL": "?"}.get(datatype, datatype.lower()))
+
+
+def _nbytes(spec: TensorSpec, shape: tuple[int, ...]) -> int:
+    return (ELEMENT_BYTES[spec.datatype] or 0) * prod(shape)
+
+
+def _does_not_fit(output: Output, got: str) -> ModelFormatError:
+    return ModelFormatError(
+        f"output {output.spec.name!r}: wanted {output.spec.datatype} of at most {len(output.view)} bytes, got {got}"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:256]

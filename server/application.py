@@ -1,0 +1,252 @@
+"""What stands above a transport in a front end: the gate, the services, the models, and the supervisor's wishes.
+
+Everything here runs on the owner's thread. The life of the front end:
+
+    listening -> models come and go (ModelReady, ModelStop) -> Drain -> nothing accepted is left -> the transport stops
+"""
+
+import contextlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+from hermetic.enclave.buffers import layout
+from hermetic.enclave.channel import Channel, map_shared_memory
+from hermetic.enclave.messages import Frame, decode_control
+from hermetic.errors import BorderError, HermeticError
+from hermetic.server.access import AccessTable
+from hermetic.server.audit import Journal
+from hermetic.server.batcher import Batcher
+from hermetic.server.commands import Commands
+from hermetic.server.config import FrontEndSettings
+from hermetic.server.dispatch import Dispatcher, Work, WorkerLink
+from hermetic.server.gate import Gate
+from hermetic.server.health import Health
+from hermetic.server.identity import Identities
+from hermetic.server.messages import (
+    TO_FRONT_END,
+    CommandReply,
+    Drain,
+    ModelReady,
+    ModelStop,
+    ModelStopped,
+    RecordsWritten,
+    Repository,
+)
+from hermetic.server.metrics import Counts, render
+from hermetic.server.models import Models, ServedModel
+from hermetic.server.reader import Reader, Source
+from hermetic.server.service import InferenceMethods
+from hermetic.server.statistics import ModelStatistics
+from hermetic.server.transport import Call, Transport
+
+DRAIN_LOOK_S: Final = 0.01  # seconds between looks whether everything accepted is answered
+MICROSECONDS: Final = 1e6
+_log: Final = logging.getLogger(__name__)
+
+
+class FrontEnd:
+    """The application. `attach` gives it its transport before anything is accepted."""
+
+    def __init__(self, settings: FrontEndSettings, supervisor: Channel) -> None:
+        """`supervisor` must not block. `ConfigurationError` where the settings do not fit together."""
+        self._supervisor = supervisor
+        self._models = Models()
+        self._commands = Commands(self._send)
+        self._inference = InferenceMethods(self._models, self._commands)
+        self._health = Health(lambda: self._inference.ready)
+        self._models.on_change.append(self._health.changed)
+        self.journal = Journal(self._send, settings.limits.records_waiting)
+        self.gate = Gate(
+            {**self._inference.table(), **self._health.table()},
+            Identities(settings.authorities),
+            AccessTable(settings.access, settings.authorities),
+            settings.limits,
+            self.journal,
+        )
+        self._transport: Transport | None = None
+        self._reader: Reader | None = None
+        self._drain_until: float | None = None
+        self.failed_in_drain = 0
+        self.supervisor_lost = False
+
+    def attach(self, transport: Transport, reader: Reader) -> None:
+        """Use this transport, and this reader for workers and the supervisor."""
+        self._transport, self._reader = transport, reader
+        source = Source(self._supervisor, self._supervisor.receive, self._from_supervisor, self._supervisor_gone)
+        reader.watch(source)  # type: ignore[arg-type]  # what a source reads is between itself and its callbacks
+
+    def accept(self, call: Call) -> None:
+        """Take a new call."""
+        self.gate.accept(call)
+
+    def tick(self) -> None:
+        """Hand over records; give up on clients and workers that keep us waiting."""
+        now = time.monotonic()
+        self.journal.flush()
+        self.gate.cancel_untaken(now)
+        for model in self._models.served():
+            model.dispatcher.lose_stuck(now)
+        self._health.changed()
+
+    def metrics(self) -> str:
+        """Return the metrics page."""
+        counts = Counts(
+            requests=self.gate.requests_by_status,
+            live=self.gate.live,
+            bytes_in_flight=self.gate.accounts.bytes_in_flight,
+            undelivered=self.gate.undelivered,
+            records_waiting=self.journal.waiting,
+            draining=self._inference.draining,
+        )
+        return render(self._models.served(), counts)
+
+    def close(self) -> None:
+        """Wipe every buffer and let go of every worker. The transport has stopped."""
+        for model in self._models.served():
+            model.dispatcher.close()
+
+    def handle(self, frame: bytes, descriptors: Sequence[int]) -> None:
+        """Do what the supervisor says; `BorderError` where it is nothing that it may say."""
+        message = decode_control(frame, TO_FRONT_END)
+        if not isinstance(message, ModelReady):
+            for descriptor in descriptors:
+                os.close(descriptor)
+            self._handle_plain(message)
+            return
+        if len(descriptors) != 2:  # noqa: PLR2004 - a data channel and a shared memory
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise BorderError(f"ModelReady: wanted two descriptors, got {len(descriptors)}")
+        self._model_ready(message, *descriptors)
+
+    def _handle_plain(self, message: Frame) -> None:
+        if isinstance(message, RecordsWritten):
+            self.journal.written(message.count)
+        elif isinstance(message, CommandReply):
+            self._commands.answered(message)
+        elif isinstance(message, Repository):
+            self._models.set_repository(message.models)
+        elif isinstance(message, ModelStop):
+            self._model_stop(message)
+        elif isinstance(message, Drain):
+            self._drain(message.grace_s)
+
+    def _model_ready(self, ready: ModelReady, channel: int, memory: int) -> None:
+        """Take a worker in service: a new model version, a further instance, or a successor of one that was lost."""
+        try:
+            place = layout(ready.description, ready.buffers, ready.variable_tensor_bytes)
+            mapped = map_shared_memory(memory, place.size)
+        except BaseException:
+            os.close(channel)
+            raise
+        finally:
+            os.close(memory)
+        worker = Channel.of_descriptor(channel)
+        worker.settimeout(0)
+        model = self._models.get(ready.description.name, ready.description.version)
+        if model is None or model.stopping:
+            model = self._new_model(ready)
+            self._models.put(model)
+        link = model.dispatcher.attach(worker, mapped, place, ready.batches_in_flight)
+        dispatcher = model.dispatcher
+        if self._reader is not None:
+            self._reader.watch(
+                Source(  # type: ignore[arg-type]  # as above
+                    worker,
+                    worker.receive_data,
+                    lambda frame: dispatcher.received(link, frame),
+                    lambda error: dispatcher.lost(link, BorderError(str(error))),
+                )
+            )
+        self._models.changed()
+
+    def _new_model(self, ready: ModelReady) -> ServedModel:
+        description = ready.description
+        place = layout(description, ready.buffers, ready.variable_tensor_bytes)
+        batcher: Batcher[Work] = Batcher(
+            place.max_rows,
+            [region.capacity for region in place.inputs],
+            ready.max_queue_delay_us / MICROSECONDS,
+            ready.requests_waiting,
+        )
+        statistics = ModelStatistics()
+        dispatcher = Dispatcher(batcher, statistics, self._wake_at, batched=description.max_batch_size > 0)
+        dispatcher.on_link_lost = partial(self._worker_lost, description.name, description.version)
+        dispatcher.on_link_closed = self._forget
+        return ServedModel(ready, dispatcher, statistics)
+
+    def _worker_lost(self, name: str, version: int, _link: WorkerLink, error: HermeticError) -> None:
+        _log.warning("model %s version %d: lost a worker: %s", name, version, error)
+        self.journal.append(
+            json.dumps({"event": "worker-lost", "model": name, "version": version, "reason": str(error)[:512]})
+        )
+        self._models.changed()
+
+    def _model_stop(self, stop: ModelStop) -> None:
+        model = self._models.get(stop.name, stop.version)
+        stopped = ModelStopped(name=stop.name, version=stop.version).encode()
+        if model is None:
+            self._send(stopped)
+            return
+        model.stopping = True
+        self._models.changed()
+
+        def gone() -> None:
+            model.dispatcher.close()
+            self._models.remove(model)
+            self._send(stopped)
+
+        model.dispatcher.when_idle(gone)
+
+    def _drain(self, grace_s: float) -> None:
+        """Accept nothing more, and stop when everything accepted is answered, or after `grace_s` seconds."""
+        self._inference.draining = True
+        self._health.end()
+        self._drain_until = time.monotonic() + grace_s
+        self._look_whether_drained()
+
+    def _look_whether_drained(self) -> None:
+        now = time.monotonic()
+        if self._drain_until is None or self._transport is None:
+            return
+        if not self.gate.live or now >= self._drain_until:
+            self.failed_in_drain = self.gate.live
+            self._transport.stop(0.0 if self.gate.live else max(DRAIN_LOOK_S, self._drain_until - now))
+            return
+        self._wake_at(now + DRAIN_LOOK_S, self._look_whether_drained)
+
+    def _from_supervisor(self, received: tuple[bytes, list[int]]) -> None:
+        try:
+            self.handle(*received)
+        except HermeticError:
+            _log.exception("supervisor's frame")
+
+    def _supervisor_gone(self, error: Exception) -> None:
+        """Without a supervisor nothing can be recorded, so nothing may be served."""
+        _log.error("the supervisor is gone: %s", error)
+        self.supervisor_lost = True
+        self._inference.draining = True
+        self._commands.fail_all("the supervisor is gone")
+        if self._transport is not None:
+            self._transport.stop(0)
+
+    def _send(self, frame: bytes) -> bool:
+        try:
+            self._supervisor.send(frame)
+        except (BlockingIOError, BorderError, OSError):
+            return False
+        return True
+
+    def _wake_at(self, moment: float, action: Callable[[], None]) -> None:
+        if self._transport is not None:
+            self._transport.wake_at(moment, action)
+
+    def _forget(self, link: WorkerLink) -> None:
+        if self._reader is not None:
+            with contextlib.suppress(OSError):
+                self._reader.forget(link.channel)

@@ -1,0 +1,115 @@
+"""One record per request, handed to the supervisor in batches; the supervisor alone writes the log.
+
+A record says who asked what of which model, how large, how it ended and how long it took; never a byte of payload.
+Records that are not yet durable are bounded: when the supervisor falls `records_waiting` behind, new requests are
+refused (`check_room`), because a request that leaves no trace must not be served. How many were refused becomes a
+record itself. What the record's text looks like is docs/spec/request-record.md; who sends frames is control.py.
+"""
+
+import json
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from hermetic.errors import NotReadyError
+from hermetic.server.access import Principal
+from hermetic.server.messages import RECORD_LIMIT, RECORDS_LIMIT, Records
+from hermetic.server.status import Status
+
+FRAME_TEXT_LIMIT: Final = (
+    28 * 1024
+)  # bytes of records in one frame: JSON inside JSON at most doubles, a frame holds 64 kB
+FLUSH_AFTER_S: Final = 0.02  # seconds a record waits for company
+ANONYMOUS: Final = '"authority":"","name":"","tenant":""'
+NO_MODEL: Final = '"model":"","version":0,"digest":""'
+
+
+class Journal:
+    """Records on their way to the log. `send` hands over a frame, or returns False where the border is busy."""
+
+    def __init__(self, send: Callable[[bytes], bool], records_waiting: int) -> None:
+        self._send = send
+        self._bound = records_waiting
+        self._queue: deque[str] = deque()
+        self._unwritten = 0
+        self._refused = 0
+        self._principals: dict[Principal, str] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Records that are not durable yet."""
+        return len(self._queue) + self._unwritten
+
+    def check_room(self) -> None:
+        """Raise `NotReadyError` while too many records wait to be written."""
+        if len(self._queue) + self._unwritten >= self._bound:
+            self._refused += 1
+            raise NotReadyError("the log of requests is behind; try again")
+
+    def request(  # noqa: PLR0913, PLR0917 - one field each
+        self,
+        moment: float,
+        method: str,
+        principal: Principal | None,
+        model: str,
+        request_bytes: int,
+        reply_bytes: int,
+        status: Status,
+        latency_us: int,
+    ) -> None:
+        """Add the record of one request. `model` is `model_part(...)` or `NO_MODEL`; `moment` as time.time() counts."""
+        if principal is None:
+            who = ANONYMOUS
+        else:
+            who = self._principals.get(principal) or self._keep(principal)
+        more = f',"error":"{status.id}","story":{json.dumps(status.story or status.details)}' if status.code else ""
+        self.append(
+            f'{{"event":"request","time":{moment:.6f},"method":"{method}",{who},{model},"request_bytes":{request_bytes},'
+            f'"reply_bytes":{reply_bytes},"status":"{status.code.name}","latency_us":{latency_us}{more}}}'
+        )
+
+    def append(self, record: str) -> None:
+        """Add one record, a JSON object; cut to a plain note where it is larger than `RECORD_LIMIT`."""
+        if len(record) > RECORD_LIMIT:
+            record = json.dumps({"event": "record-too-large", "bytes": len(record)})
+        self._queue.append(record)
+        if len(self._queue) >= RECORDS_LIMIT:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand over what is queued, as far as the border takes it."""
+        if self._refused and len(self._queue) + self._unwritten < self._bound:
+            self._queue.append(
+                json.dumps({"event": "requests-refused", "reason": "log behind", "count": self._refused})
+            )
+            self._refused = 0
+        while self._queue:
+            batch, size = [], 0
+            for record in self._queue:
+                size += len(record)
+                if batch and (size > FRAME_TEXT_LIMIT or len(batch) == RECORDS_LIMIT):
+                    break
+                batch.append(record)
+            if not self._send(Records(records=tuple(batch)).encode()):
+                return
+            for _ in batch:
+                self._queue.popleft()
+            self._unwritten += len(batch)
+
+    def written(self, count: int) -> None:
+        """Take note that `count` more records are durable."""
+        self._unwritten = max(0, self._unwritten - count)
+
+    def _keep(self, principal: Principal) -> str:
+        identity = principal.identity
+        part = (
+            f'"authority":{json.dumps(identity.authority)},"name":{json.dumps(identity.name)},'
+            f'"tenant":{json.dumps(principal.tenant)}'
+        )
+        self._principals[principal] = part
+        return part
+
+
+def model_part(name: str, version: int, digest: str) -> str:
+    """Return the piece of a record that names a model."""
+    return f'"model":{json.dumps(name)},"version":{version},"digest":"{digest}"'

@@ -1,0 +1,285 @@
+"""Which request goes into which buffer, and when a buffer is run. Pure decisions: no I/O, no clock, no bytes.
+
+A buffer is *free*, *forming* (requests are being added), or *running* (the worker has it). Rules:
+
+- Requests share a buffer only under the same key: tenant (unless the model is shared) and shape of a row.
+- A buffer never holds more rows than the model's largest batch, nor more bytes per input than its region.
+- Requests of one key are placed in the order of their arrival. What finds no place waits; keys take turns when a buffer
+  becomes free, so that one tenant's queue does not stop another's. So many may wait, the next is refused.
+- A forming buffer runs as soon as its instance has room: at once without a queue delay, else when it is full or its
+  oldest request has waited for the delay (Triton's dynamic batching).
+- A cancelled request leaves a forming buffer, and the rows behind it move up. One that is running stays till the end.
+
+Moments are monotonic seconds.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+from hermetic.errors import InvalidRequestError, OverloadedError
+
+FREE: Final = 0
+FORMING: Final = 1
+RUNNING: Final = 2
+
+
+class Key(NamedTuple):
+    """What requests of one buffer have in common: `tenant` is "" where tenants may be mixed."""
+
+    tenant: str
+    row_shapes: tuple[tuple[int, ...], ...]
+
+
+NO_KEY: Final = Key("", ())
+
+
+class Entry:
+    """One request's rows: `lengths` in bytes per input; once placed, `offsets` say where they lie in `slot`."""
+
+    __slots__ = ("arrived", "key", "lengths", "offsets", "row", "rows", "slot")
+
+    def __init__(self, key: Key, rows: int, lengths: Sequence[int], arrived: float) -> None:
+        self.key = key
+        self.rows = rows
+        self.lengths = lengths
+        self.arrived = arrived
+        self.slot: Slot[Any] | None = None
+        self.row = 0
+        self.offsets: list[int] = []
+
+
+EntryT = TypeVar("EntryT", bound=Entry)
+
+
+class Slot(Generic[EntryT]):
+    """One buffer of one instance. `filled`: bytes used per input; `closed`: takes no more requests."""
+
+    __slots__ = ("closed", "entries", "filled", "index", "instance", "key", "opened", "rows", "state")
+
+    def __init__(self, instance: "Instance[EntryT]", index: int, inputs: int) -> None:
+        self.instance = instance
+        self.index = index
+        self.filled = [0] * inputs
+        self.entries: list[EntryT] = []
+        self.rows = 0
+        self.state = FREE
+        self.closed = False
+        self.key = NO_KEY
+        self.opened = 0.0
+
+
+class Instance(Generic[EntryT]):
+    """One worker's buffers; at most `in_flight` of them run at a time."""
+
+    __slots__ = ("forming", "free", "in_flight", "running", "slots")
+
+    def __init__(self, buffers: int, in_flight: int, inputs: int) -> None:
+        self.slots: list[Slot[EntryT]] = [Slot(self, index, inputs) for index in range(buffers)]
+        self.free = list(reversed(self.slots))
+        self.forming: list[Slot[EntryT]] = []
+        self.in_flight = in_flight
+        self.running = 0
+
+
+class Removal(NamedTuple):
+    """What a cancelled request leaves to do in `slot`: per input, the bytes from `start + length` to `end` move to
+    `start`, and the last `length` bytes before `end` are wiped. Nothing moves where it was not placed.
+    """
+
+    slot: Slot[Any]
+    gaps: list[tuple[int, int, int]]  # start, length, end
+
+
+class Batcher(Generic[EntryT]):
+    """Buffers and waiting requests of one model version, over all of its instances."""
+
+    def __init__(self, max_rows: int, capacities: Sequence[int], delay_s: float, waiting_limit: int) -> None:
+        self._max_rows = max_rows
+        self._capacities = tuple(capacities)
+        self._delay = delay_s
+        self._waiting_limit = waiting_limit
+        self._instances: list[Instance[EntryT]] = []
+        self._open: dict[Key, Slot[EntryT]] = {}  # the buffer that takes further requests of a key
+        self._waiting: OrderedDict[Key, dict[EntryT, None]] = OrderedDict()
+        self.waiting = 0
+
+    def add_instance(self, buffers: int, in_flight: int) -> Instance[EntryT]:
+        """Return a new instance, all of whose buffers are free."""
+        instance: Instance[EntryT] = Instance(buffers, in_flight, len(self._capacities))
+        self._instances.append(instance)
+        return instance
+
+    def remove_instance(self, instance: Instance[EntryT]) -> list[EntryT]:
+        """Forget `instance`; return the requests that were in its buffers, and, with the last instance, all that wait."""
+        self._instances.remove(instance)
+        lost = [entry for slot in instance.slots for entry in slot.entries]
+        for slot in instance.slots:
+            self._forget(slot)
+        if not self._instances:
+            lost += [entry for queue in self._waiting.values() for entry in queue]
+            self._waiting.clear()
+            self.waiting = 0
+        return lost
+
+    def submit(self, entry: EntryT) -> bool:
+        """Place `entry` and return True, or keep it waiting and return False.
+
+        Raises `InvalidRequestError` where it never fits, `OverloadedError` where too many wait already.
+        """
+        self._check_fits_at_all(entry)
+        if entry.key not in self._waiting and self._place(entry):
+            return True
+        if self.waiting >= self._waiting_limit:
+            raise OverloadedError(
+                f"requests waiting for this model: wanted at most {self._waiting_limit}, got {self.waiting + 1}"
+            )
+        self._waiting.setdefault(entry.key, {})[entry] = None
+        self.waiting += 1
+        return False
+
+    def place_waiting(self) -> list[EntryT]:
+        """Place as many waiting requests as there is room for, keys in turn; return them."""
+        placed: list[EntryT] = []
+        for key in list(self._waiting):
+            queue = self._waiting[key]
+            before = len(placed)
+            while queue and self._place(next(iter(queue))):
+                entry = next(iter(queue))
+                del queue[entry]
+                placed.append(entry)
+            if not queue:
+                del self._waiting[key]
+            elif len(placed) > before:
+                self._waiting.move_to_end(key)
+        self.waiting -= len(placed)
+        return placed
+
+    def take_ready(self, now: float) -> list[Slot[EntryT]]:
+        """Return the buffers to run now, oldest first; they count as running until `release`."""
+        ready: list[Slot[EntryT]] = []
+        for instance in self._instances:
+            while instance.forming and instance.running < instance.in_flight:
+                slot = next((slot for slot in instance.forming if self._is_due(slot, now)), None)
+                if slot is None:
+                    break
+                instance.forming.remove(slot)
+                self._close(slot)
+                slot.state = RUNNING
+                instance.running += 1
+                ready.append(slot)
+        return ready
+
+    def next_moment(self) -> float | None:
+        """Return when the next forming buffer will have waited long enough, where only time is wanting."""
+        if not self._delay:
+            return None
+        moments = [
+            slot.opened + self._delay
+            for instance in self._instances
+            if instance.running < instance.in_flight
+            for slot in instance.forming
+        ]
+        return min(moments, default=None)
+
+    def release(self, slot: Slot[EntryT]) -> None:
+        """Take a running buffer back: it is wiped and free."""
+        slot.instance.running -= 1
+        self._forget(slot)
+        slot.instance.free.append(slot)
+
+    def cancel(self, entry: EntryT) -> Removal | None:
+        """Take `entry` out; None where it was waiting, or is running and stays."""
+        slot = entry.slot
+        if slot is None:
+            queue = self._waiting.get(entry.key, {})
+            if entry in queue:
+                del queue[entry]
+                self.waiting -= 1
+                if not queue:
+                    del self._waiting[entry.key]
+            return None
+        if slot.state != FORMING or entry not in slot.entries:
+            return None
+        return self._remove(slot, entry)
+
+    def _remove(self, slot: Slot[EntryT], entry: EntryT) -> Removal:
+        at = slot.entries.index(entry)
+        gaps = [
+            (start, length, end) for start, length, end in zip(entry.offsets, entry.lengths, slot.filled, strict=True)
+        ]
+        del slot.entries[at]
+        for later in slot.entries[at:]:
+            later.row -= entry.rows
+            later.offsets = [offset - length for offset, length in zip(later.offsets, entry.lengths, strict=True)]
+        slot.filled = [filled - length for filled, length in zip(slot.filled, entry.lengths, strict=True)]
+        slot.rows -= entry.rows
+        entry.slot = None
+        if slot.entries:
+            slot.opened = slot.entries[0].arrived
+        else:
+            slot.instance.forming.remove(slot)
+            self._forget(slot)
+            slot.instance.free.append(slot)
+        return Removal(slot, gaps)
+
+    def _place(self, entry: EntryT) -> bool:
+        slot = self._open.get(entry.key)
+        if slot is not None and not self._fits(slot, entry):
+            self._close(slot)
+            slot = None
+        if slot is None:
+            slot = self._open_slot(entry)
+            if slot is None:
+                return False
+        entry.slot = slot
+        entry.row = slot.rows
+        entry.offsets = slot.filled
+        slot.filled = [filled + length for filled, length in zip(slot.filled, entry.lengths, strict=True)]
+        slot.rows += entry.rows
+        slot.entries.append(entry)
+        if slot.rows >= self._max_rows:
+            self._close(slot)
+        return True
+
+    def _open_slot(self, entry: EntryT) -> Slot[EntryT] | None:
+        idle = [instance for instance in self._instances if instance.free]
+        if not idle:
+            return None
+        instance = idle[0] if len(idle) == 1 else min(idle, key=lambda one: one.running + len(one.forming))
+        slot = instance.free.pop()
+        slot.state = FORMING
+        slot.key = entry.key
+        slot.opened = entry.arrived
+        instance.forming.append(slot)
+        self._open[entry.key] = slot
+        return slot
+
+    def _fits(self, slot: Slot[EntryT], entry: EntryT) -> bool:
+        return slot.rows + entry.rows <= self._max_rows and all(
+            filled + length <= capacity
+            for filled, length, capacity in zip(slot.filled, entry.lengths, self._capacities, strict=True)
+        )
+
+    def _check_fits_at_all(self, entry: EntryT) -> None:
+        if entry.rows > self._max_rows:
+            raise InvalidRequestError(
+                f"inference request batch-size: expected at most {self._max_rows}, got {entry.rows}"
+            )
+        for length, capacity in zip(entry.lengths, self._capacities, strict=True):
+            if length > capacity:
+                raise InvalidRequestError(f"input: expected at most {capacity} bytes, got {length}")
+
+    def _is_due(self, slot: Slot[EntryT], now: float) -> bool:
+        return slot.closed or not self._delay or now - slot.opened >= self._delay
+
+    def _close(self, slot: Slot[EntryT]) -> None:
+        slot.closed = True
+        if self._open.get(slot.key) is slot:
+            del self._open[slot.key]
+
+    def _forget(self, slot: Slot[EntryT]) -> None:
+        self._close(slot)
+        slot.state, slot.closed, slot.key, slot.rows = FREE, False, NO_KEY, 0
+        slot.entries = []
+        slot.filled = [0] * len(self._capacities)

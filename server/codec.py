@@ -1,0 +1,256 @@
+"""From the bytes of a ModelInferRequest to what is to be run: model, shapes, raw bytes per input, wanted outputs.
+
+What a request asks for, apart from its data, is a `Plan`. Two requests with the same header have the same plan, so
+plans are kept by the header's bytes: then nothing is left to check but the length of each input. Headers that carry
+data (typed contents) or parameters are not kept. Cutting is scanner.py's, contents are contents.py's.
+"""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Final, NamedTuple
+
+from google.protobuf.message import DecodeError
+
+from hermetic.enclave.datatypes import ELEMENT_BYTES
+from hermetic.enclave.messages import DIMENSIONS_LIMIT, TensorSpec
+from hermetic.errors import InvalidRequestError, UnsupportedError
+from hermetic.protos.inference import grpc_service_pb2 as pb
+from hermetic.server.contents import Buffer, check_raw, raw_from_typed
+from hermetic.server.models import Models, ServedModel
+from hermetic.server.scanner import cut
+
+PLANS_KEPT: Final = 1024  # headers whose plan is kept
+HEADER_LIMIT: Final = 2048  # bytes of a header that is worth keeping
+ELEMENTS_LIMIT: Final = 2**40  # elements of one input: far above any message, far below overflow
+
+_SHARED_MEMORY: Final = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
+
+
+class Plan(NamedTuple):
+    """What a header asks for. Per input of the model: `shapes`, `counts` of elements, fixed `lengths` in bytes (None
+    for BYTES), and `order`, where its data stand in the request. `row_shapes` is what requests must share to be mixed.
+    """
+
+    model: ServedModel
+    rows: int
+    row_shapes: tuple[tuple[int, ...], ...]
+    shapes: tuple[tuple[int, ...], ...]
+    counts: tuple[int, ...]
+    lengths: tuple[int | None, ...]
+    order: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+class Decoded(NamedTuple):
+    """A request understood: its plan, the bytes of its id, and the raw bytes of each input of the model."""
+
+    plan: Plan
+    id: bytes
+    raw: list[Buffer]
+
+
+class Decoder:
+    """Decodes ModelInferRequests against the models at hand."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+        self._plans: dict[bytes, Plan] = {}
+        models.on_change.append(self._plans.clear)
+
+    def decode(self, message: bytes) -> Decoded:
+        """Return what `message` asks for; raises `InvalidRequestError`, `NotFoundError` or `NotReadyError`."""
+        pieces = cut(message)
+        if pieces is None:
+            request = _parse(message)
+            return self._from_message(request, request.id.encode(), list(request.raw_input_contents))
+        if not pieces.id.isascii():
+            _check_utf8(pieces.id)
+        plan = self._plans.get(pieces.header)
+        if plan is not None:
+            return Decoded(plan, pieces.id, arrange(plan, pieces.raw))
+        request = _parse(pieces.header)
+        decoded = self._from_message(request, pieces.id, pieces.raw)
+        if pieces.raw and len(pieces.header) <= HEADER_LIMIT and not request.parameters:
+            if len(self._plans) >= PLANS_KEPT:
+                self._plans.clear()
+            self._plans[pieces.header] = decoded.plan
+        return decoded
+
+    def _from_message(self, request: pb.ModelInferRequest, identifier: bytes, raw: Sequence[Buffer]) -> Decoded:
+        model = self._models.resolve(request.model_name, request.model_version)
+        plan = make_plan(model, request)
+        typed = [tensor.name for tensor in request.inputs if tensor.HasField("contents")]
+        if typed and raw:
+            raise InvalidRequestError(
+                f"contents field must not be specified when using raw_input_contents for '{typed[0]}' for model '{request.model_name}'"
+            )
+        if not raw and plan.counts:
+            raw = [
+                raw_from_typed(tensor.name, tensor.datatype, prod(tensor.shape), tensor.contents)
+                for tensor in request.inputs
+            ]
+        return Decoded(plan, identifier, arrange(plan, raw))
+
+
+def make_plan(model: ServedModel, request: pb.ModelInferRequest) -> Plan:
+    """Return the plan of `request`, whose data are not looked at; `InvalidRequestError` says expected and got."""
+    specs = model.description.inputs
+    _check_parameters(request)
+    order = _order(model, request)
+    shapes = tuple(tuple(request.inputs[at].shape) for at in order)
+    for spec, at, shape in zip(specs, order, shapes, strict=True):
+        datatype = request.inputs[at].datatype
+        if datatype != spec.datatype:
+            raise InvalidRequestError(
+                f"inference input '{spec.name}' data-type is '{datatype}', but model '{model.description.name}' expected "
+                f"'{spec.datatype}', got '{datatype}'"
+            )
+        _check_shape(model, spec, shape)
+    batched = model.description.max_batch_size > 0
+    rows = _rows(model, shapes) if batched else 1
+    counts = tuple(map(prod, shapes))
+    elements = [ELEMENT_BYTES[spec.datatype] for spec in specs]
+    return Plan(
+        model=model,
+        rows=rows,
+        row_shapes=tuple(shape[1:] for shape in shapes) if batched else shapes,
+        shapes=shapes,
+        counts=counts,
+        lengths=tuple(None if size is None else size * count for size, count in zip(elements, counts, strict=True)),
+        order=order,
+        outputs=_outputs(model, request),
+    )
+
+
+def arrange(plan: Plan, raw: Sequence[Buffer]) -> list[Buffer]:
+    """Return `raw`, which stands in the request's order, in the model's; checks every length."""
+    if len(raw) != len(plan.order):
+        raise InvalidRequestError(
+            f"raw_input_contents: expected {len(plan.order)} elements, one per input, got {len(raw)}"
+        )
+    arranged: list[Buffer] = []
+    for spec, at, count, length in zip(
+        plan.model.description.inputs, plan.order, plan.counts, plan.lengths, strict=True
+    ):
+        data = raw[at]
+        if length != len(data) or spec.datatype == "BOOL":
+            data = check_raw(spec.name, spec.datatype, count, data)
+        arranged.append(data)
+    return arranged
+
+
+def _parse(message: bytes) -> pb.ModelInferRequest:
+    try:
+        return pb.ModelInferRequest.FromString(message)
+    except DecodeError:
+        raise InvalidRequestError(
+            "message: expected a serialised ModelInferRequest, got bytes that do not parse as one"
+        ) from None
+
+
+def _check_utf8(identifier: bytes) -> None:
+    try:
+        identifier.decode()
+    except UnicodeDecodeError:
+        raise InvalidRequestError("id: expected UTF-8, got other bytes") from None
+
+
+def _order(model: ServedModel, request: pb.ModelInferRequest) -> tuple[int, ...]:
+    """Return, for each input of the model, where it stands in the request."""
+    name = model.description.name
+    places: dict[str, int] = {}
+    for at, tensor in enumerate(request.inputs):
+        if tensor.name not in model.input_positions:
+            raise InvalidRequestError(
+                f"unexpected inference input '{tensor.name}' for model '{name}': expected {sorted(model.input_positions)}"
+            )
+        if tensor.name in places:
+            raise InvalidRequestError(f"input '{tensor.name}' for model '{name}': expected once, got it twice")
+        places[tensor.name] = at
+    missing = sorted(model.input_positions.keys() - places.keys())
+    if missing:
+        raise InvalidRequestError(
+            f"expected {len(model.input_positions)} inputs but got {len(places)} inputs for model '{name}'. "
+            f"Got input(s) {sorted(places)}, but missing required input(s) {missing}"
+        )
+    return tuple(places[spec.name] for spec in model.description.inputs)
+
+
+def _check_shape(model: ServedModel, spec: TensorSpec, shape: tuple[int, ...]) -> None:
+    batched = model.description.max_batch_size > 0
+    wanted = (-1, *spec.shape) if batched else spec.shape
+    fits = len(shape) == len(wanted) <= DIMENSIONS_LIMIT and all(
+        got >= 0 and want in (-1, got) for want, got in zip(wanted, shape, strict=True)
+    )
+    if not fits:
+        raise InvalidRequestError(
+            f"unexpected shape for input '{spec.name}' for model '{model.description.name}'. "
+            f"expected {_dimensions(wanted)}, got {_dimensions(shape)}"
+        )
+    if prod(shape) > ELEMENTS_LIMIT:
+        raise InvalidRequestError(
+            f"shape of input '{spec.name}': expected at most {ELEMENTS_LIMIT} elements, got {_dimensions(shape)}"
+        )
+
+
+def _rows(model: ServedModel, shapes: tuple[tuple[int, ...], ...]) -> int:
+    if not shapes:
+        return 1
+    rows = {shape[0] for shape in shapes}
+    most = model.description.max_batch_size
+    if len(rows) != 1:
+        raise InvalidRequestError(
+            f"batch-size: expected the same for all inputs of '{model.description.name}', got {sorted(rows)}"
+        )
+    if not 1 <= shapes[0][0] <= most:
+        raise InvalidRequestError(
+            f"inference request batch-size must be <= {most} for '{model.description.name}': expected 1 to {most}, got {shapes[0][0]}"
+        )
+    return shapes[0][0]
+
+
+def _outputs(model: ServedModel, request: pb.ModelInferRequest) -> tuple[int, ...]:
+    if not request.outputs:
+        return tuple(range(len(model.description.outputs)))
+    chosen: list[int] = []
+    for output in request.outputs:
+        at = model.output_positions.get(output.name)
+        if at is None:
+            raise InvalidRequestError(
+                f"unexpected inference output '{output.name}' for model '{model.description.name}': expected {sorted(model.output_positions)}"
+            )
+        if at in chosen:
+            raise InvalidRequestError(f"output '{output.name}': expected once, got it twice")
+        chosen.append(at)
+    return tuple(chosen)
+
+
+def _check_parameters(request: pb.ModelInferRequest) -> None:
+    """Refuse what is reserved and would be ignored in silence otherwise."""
+    for tensor in (*request.inputs, *request.outputs):
+        for key in tensor.parameters:
+            if key in _SHARED_MEMORY:
+                raise UnsupportedError(
+                    f"'{tensor.name}': {key}: shared memory with a client would leave the confidential machine's memory open to its host"
+                )
+            if key == "classification":
+                raise UnsupportedError(f"output '{tensor.name}': classification is not offered")
+    for key, kinds in _RESERVED.items():
+        if key in request.parameters and request.parameters[key].WhichOneof("parameter_choice") not in kinds:
+            raise InvalidRequestError(
+                f"parameter '{key}': expected {' or '.join(kinds)}, got {request.parameters[key].WhichOneof('parameter_choice')}"
+            )
+
+
+_RESERVED: Final[dict[str, tuple[str, ...]]] = {
+    "sequence_id": ("int64_param", "uint64_param", "string_param"),
+    "sequence_start": ("bool_param",),
+    "sequence_end": ("bool_param",),
+    "priority": ("uint64_param", "int64_param"),
+    "timeout": ("int64_param", "uint64_param"),
+    "triton_enable_empty_final_response": ("bool_param",),
+}
+
+
+def _dimensions(shape: Sequence[int]) -> str:
+    return "[" + ",".join(map(str, shape)) + "]"

@@ -1,0 +1,116 @@
+"""A front end, as a process: `python -m hermetic.server.frontend <control descriptor>`, started by the supervisor.
+
+    1  everything is imported; the first frame is `Start`, with the serving key in a memfd
+    2  locked down while there is one thread: own uid, no files, no devices, no capabilities
+    3  TLS 1.3 only is proved, the transport tests itself and binds
+    4  locked down in every thread: no further socket, connection or process; `Listening`
+    5  served until `Drain` or the supervisor's end; what was accepted is answered, buffers are wiped
+    6  the last records are durable; `Drained`; the end
+
+Nothing here knows of a request; that is application.py.
+"""
+
+import logging
+import os
+import signal
+import sys
+import time
+from typing import Final
+
+from hermetic.enclave.channel import Channel
+from hermetic.enclave.isolation.lockdown import Room, lock_front_end_after_listening, lock_front_end_before_threads
+from hermetic.enclave.zero_on_free import status, wipe_immutable_bytes_that_nobody_else_holds
+from hermetic.errors import BorderError, HermeticError
+from hermetic.server import tls
+from hermetic.server.access import HEALTH
+from hermetic.server.application import FrontEnd
+from hermetic.server.config import FrontEndSettings
+from hermetic.server.fallback import Fallback
+from hermetic.server.loop import Loop
+from hermetic.server.messages import Drained, Listening, Start
+from hermetic.server.reader import Reader
+from hermetic.server.transport import Transport
+
+KEY_LIMIT: Final = 64 * 1024  # bytes of PEM
+MEMORY_LIMIT: Final = 64 << 30  # bytes of address space: models' shared memory is mapped later, up to 8 GiB each
+THREADS_LIMIT: Final = 256  # gRPC's own included
+LAST_RECORDS_S: Final = 10.0  # seconds for the last records to become durable
+STREAMS: Final = frozenset({HEALTH + "Watch"})
+
+
+def main(arguments: list[str]) -> int:
+    """Run a front end; return its exit status: 0 after `Drain`, 1 otherwise."""
+    logging.basicConfig(level=logging.WARNING, format="front end %(process)d: %(levelname)s: %(message)s")
+    for ignored in (signal.SIGINT, signal.SIGTERM):  # the supervisor decides: it sends Drain
+        signal.signal(ignored, signal.SIG_IGN)
+    supervisor = Channel.of_descriptor(int(arguments[0]))
+    try:
+        settings, key = _receive_start(supervisor)
+        zeroing = status()
+        layers = lock_front_end_before_threads(_room(settings), settings.port)
+        credentials = tls.ServingCredentials(key, settings.certificate_chain.encode(), settings.authorities)
+        wipe_immutable_bytes_that_nobody_else_holds(key)
+        tls.check_only_tls13(credentials.grpc)
+        supervisor.settimeout(0)
+        front_end = FrontEnd(settings, supervisor)
+        transport = make_transport(settings, credentials, front_end)
+        reader = Reader(transport.post)
+        reader.start()
+        report = lock_front_end_after_listening(layers, zeroing)
+        supervisor.send(Listening(port=transport.port, report=report).encode())
+    except HermeticError as error:
+        logging.getLogger(__name__).error("cannot start: %s", error)  # noqa: TRY400 - it says what to do, a trace does not
+        return 1
+    front_end.attach(transport, reader)
+    transport.run()
+    reader.stop()
+    front_end.close()
+    return _say_goodbye(front_end, supervisor)
+
+
+def make_transport(settings: FrontEndSettings, credentials: tls.ServingCredentials, front_end: FrontEnd) -> Transport:
+    """Return the transport that the settings name, bound to its port."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"{host}:{settings.port}"
+    options = tls.options(settings.limits, reuse_port=settings.reuse_port)
+    if settings.grpc == "grpc-server":
+        return Fallback(address, credentials.grpc, options, front_end, STREAMS)
+    return Loop(address, credentials.grpc, options, front_end)
+
+
+def _receive_start(supervisor: Channel) -> tuple[FrontEndSettings, bytes]:
+    frame, descriptors = supervisor.receive()
+    if len(descriptors) != 1:
+        raise BorderError(f"Start: wanted one descriptor, the serving key's, got {len(descriptors)}")
+    try:
+        key = os.pread(descriptors[0], KEY_LIMIT, 0)
+    finally:
+        os.close(descriptors[0])
+    return Start.decode(frame).settings, key
+
+
+def _room(settings: FrontEndSettings) -> Room:
+    return Room(settings.uid, settings.gid, MEMORY_LIMIT, THREADS_LIMIT, settings.waived)
+
+
+def _say_goodbye(front_end: FrontEnd, supervisor: Channel) -> int:
+    """Have the last records written, then say `Drained`."""
+    if front_end.supervisor_lost:
+        return 1
+    deadline = time.monotonic() + LAST_RECORDS_S
+    try:
+        while front_end.journal.waiting and time.monotonic() < deadline:
+            front_end.journal.flush()
+            supervisor.settimeout(max(0.01, deadline - time.monotonic()))
+            front_end.handle(*supervisor.receive())
+        supervisor.settimeout(LAST_RECORDS_S)
+        answered = sum(front_end.gate.requests_by_status.values())
+        supervisor.send(Drained(answered=answered, failed=front_end.failed_in_drain).encode())
+    except (HermeticError, OSError) as error:
+        logging.getLogger(__name__).error("the last records: %s", error)  # noqa: TRY400 - the text says it
+        return 1
+    return 0 if not front_end.journal.waiting else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,104 @@
+"""ModelInfer: a request decoded, its rows handed to the dispatcher, its answer put together.
+
+Everything that decides stands elsewhere (codec.py, batcher.py, outputs.py); this is one request's way through them,
+and the place where its bytes are overwritten when they have been copied.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from hermetic.enclave.zero_on_free import wipe_immutable_bytes_that_nobody_else_holds
+from hermetic.errors import HermeticError, InvalidRequestError, OverloadedError
+from hermetic.server.batcher import Key
+from hermetic.server.codec import Decoded, Decoder
+from hermetic.server.dispatch import Work
+from hermetic.server.gate import Request
+from hermetic.server.models import Models
+from hermetic.server.outputs import Output, cut_rows
+
+_NS: Final = 1_000_000_000
+
+
+class Inference(Work):
+    """One ModelInfer request between its arrival and its answer."""
+
+    __slots__ = ("_decoded", "_message", "_request")
+
+    def __init__(self, request: Request, decoded: Decoded, message: bytes) -> None:
+        plan = decoded.plan
+        tenant = "" if plan.model.description.shared else request.tenant
+        super().__init__(Key(tenant, plan.row_shapes), plan.rows, decoded.raw, time.monotonic())
+        self._request = request
+        self._decoded = decoded
+        self._message = message
+
+    def copied(self) -> None:
+        """Take note that the rows are in shared memory: overwrite the request's own bytes."""
+        self._decoded.raw.clear()
+        wipe_immutable_bytes_that_nobody_else_holds(self._message)
+        self._message = b""
+
+    def answer(self, outputs: Sequence[Output], total_rows: int, started: float) -> None:
+        """Answer with this request's rows of the outputs it asked for."""
+        request = self._request
+        if request.ended:
+            return
+        plan = self._decoded.plan
+        specs = plan.model.description.outputs
+        pieces = []
+        for at in plan.outputs:
+            shape, data = cut_rows(outputs[at], self.row, self.rows, total_rows)
+            pieces.append((specs[at], shape, data))
+        request.reply(plan.model.template.build(self._decoded.id, pieces), secret=True)
+        now = time.monotonic()
+        plan.model.statistics.succeeded(int((now - self.arrived) * _NS), int((started - self.arrived) * _NS))
+
+    def fail(self, error: HermeticError) -> None:
+        """Answer with `error`."""
+        if not self._request.ended:
+            self._count_failure("BACKEND")
+            self._request.fail(error)
+        self.copied()
+
+    def cancel(self) -> None:
+        """Let go: the caller went away."""
+        self._count_failure("CANCELED")
+        self._decoded.plan.model.dispatcher.cancel(self)
+        if self._message:
+            self.raw = ()
+            self.copied()
+
+    def refuse(self) -> None:
+        """Let go: there was no room, or it would never fit. The gate answers."""
+        self._count_failure("REJECTED")
+        self.raw = ()
+        self.copied()
+
+    def _count_failure(self, reason: str) -> None:
+        self._decoded.plan.model.statistics.failed(int((time.monotonic() - self.arrived) * _NS), reason)
+
+
+class InferenceService:
+    """Handles ModelInfer."""
+
+    def __init__(self, models: Models) -> None:
+        self._decoder = Decoder(models)
+
+    def infer(self, request: Request, message: bytes) -> None:
+        """Run one request; it is answered when its batch is done."""
+        try:
+            decoded = self._decoder.decode(message)
+        except BaseException:
+            wipe_immutable_bytes_that_nobody_else_holds(message)
+            raise
+        model = decoded.plan.model
+        request.model_part = model.record_part
+        work = Inference(request, decoded, message)
+        request.on_cancel = work.cancel
+        try:
+            model.dispatcher.submit(work)
+        except (InvalidRequestError, OverloadedError):
+            request.on_cancel = None
+            work.refuse()
+            raise

@@ -1,0 +1,322 @@
+"""The transport on gRPC's own completion queue: one thread, no hand-over per call, 3-4 times `grpc.server`.
+
+This is the only file that touches `grpc._cython.cygrpc`, which is private: grpcio is pinned, `self_test` below runs
+before anything is served, and `fallback.py` offers the same seam on the public API. What each rule here prevents is in
+docs/adr/0060-one-loop-on-the-completion-queue.md. In short:
+
+- `add_http2_port` returns 0 instead of raising; `start_server_batch` returns 8 instead of raising.
+- Every answer carries initial metadata; an error too, else the client hangs.
+- `message()` is None when a client cancels or half-closes before its message arrives.
+- Nothing may end the loop: every event is handled inside one `try`.
+- An event, its tag and its call are dropped before the next `poll`.
+
+Other threads only `post`: they ring the bell, an empty batch on a call that is kept for this. It completes at once and
+so makes `poll` return.
+"""
+
+import contextlib
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import grpc
+from grpc._cython import cygrpc
+
+from hermetic.enclave.zero_on_free import wipe_immutable_bytes_that_nobody_else_holds
+from hermetic.errors import ConfigurationError
+from hermetic.server.status import Code
+from hermetic.server.timers import Timers
+from hermetic.server.transport import TICK_S, Application, Listener, Peer
+
+CALLS_ASKED_FOR: Final = 64  # calls that gRPC may hand over before we ask again
+SELF_TEST_TIMEOUT_S: Final = 10.0
+CANCEL_GRACE_S: Final = 5.0  # seconds for cancelled calls to end
+SENDS_WAITING: Final = 64  # messages of one stream that wait for the client
+
+_ACCEPT: Final = object()
+_SHUTDOWN: Final = object()
+_log: Final = logging.getLogger(__name__)
+
+
+class LoopCall:
+    """One RPC. Slots and bound methods only: closures that refer to themselves were seen to leak."""
+
+    __slots__ = ("_call", "_loop", "_queue", "_sending", "_started", "deadline", "listener", "method")
+
+    def __init__(self, loop: "Loop", event: Any) -> None:
+        details = event.call_details
+        self._loop = loop
+        self._call = event.call
+        self.method: str = details.method.decode(errors="replace")
+        self.deadline: float = details.deadline
+        self.listener: Listener | None = None
+        self._started = False  # initial metadata is sent
+        self._sending = False
+        self._queue: deque[bytes | None] | None = None
+
+    def peer(self) -> Peer:
+        """Return what TLS says of the other end."""
+        context = cygrpc.auth_context(self._call)
+        version, certificate = context.get("ssl_tls_version"), context.get("x509_pem_cert")
+        return Peer(version[0] if version else None, certificate[0] if certificate else None)
+
+    def receive(self, listener: Listener) -> None:
+        """Ask for the next message; the first time also for word of the call's end."""
+        if self.listener is None:
+            self.listener = listener
+            self._batch((cygrpc.ReceiveCloseOnServerOperation(0),), self._closed)
+        self._batch((cygrpc.ReceiveMessageOperation(0),), self._received)
+
+    def reply(self, message: bytes, *, secret: bool = False) -> None:
+        """Send the one message of a unary call, and status OK."""
+        self._batch(
+            (
+                cygrpc.SendInitialMetadataOperation(None, 0),
+                cygrpc.SendMessageOperation(message, 0),
+                cygrpc.SendStatusFromServerOperation(None, 0, b"", 0),
+            ),
+            self._sent,
+        )
+        if secret:  # the batch has copied it
+            wipe_immutable_bytes_that_nobody_else_holds(message)
+
+    def fail(self, code: Code, details: str) -> None:
+        """End the call with a status other than OK."""
+        status = cygrpc.SendStatusFromServerOperation(None, int(code), details.encode(), 0)
+        first = () if self._started else (cygrpc.SendInitialMetadataOperation(None, 0),)
+        self._batch((*first, status), self._sent)
+
+    def send(self, message: bytes) -> None:
+        """Send one message of a stream; a client that takes none for too long is cut off."""
+        if self._queue is None:
+            self._queue = deque()
+        if len(self._queue) >= SENDS_WAITING:
+            self.cancel()
+            return
+        self._queue.append(message)
+        self._pump()
+
+    def finish(self) -> None:
+        """End a stream with status OK."""
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append(None)
+        self._pump()
+
+    def cancel(self) -> None:
+        """Break the call off."""
+        self._call.cancel(int(Code.CANCELLED), "the server broke the call off")
+
+    def _pump(self) -> None:
+        if self._sending or not self._queue:
+            return
+        message = self._queue.popleft()
+        first = () if self._started else (cygrpc.SendInitialMetadataOperation(None, 0),)
+        self._started = True
+        if message is None:
+            self._batch((*first, cygrpc.SendStatusFromServerOperation(None, 0, b"", 0)), self._sent)
+            return
+        self._sending = True
+        self._batch((*first, cygrpc.SendMessageOperation(message, 0)), self._stream_sent)
+
+    def _batch(self, operations: Sequence[object], tag: Callable[[Any], None]) -> None:
+        refused = self._call.start_server_batch(operations, tag)
+        if refused:  # no event will come
+            _log.error("gRPC refused a batch on %s: %d", self.method, refused)
+            if self.listener is not None:
+                self.listener.sent(delivered=False)
+
+    def _received(self, event: Any) -> None:
+        message = event.batch_operations[0].message()
+        if message is None and not event.success:
+            return  # reset, too large, bad compression: the core has answered, `_closed` follows
+        if self.listener is not None:
+            self.listener.received(message)
+
+    def _closed(self, event: Any) -> None:
+        if self.listener is not None:
+            self.listener.closed(cancelled=event.batch_operations[0].cancelled())
+
+    def _sent(self, event: Any) -> None:
+        if self.listener is not None:
+            self.listener.sent(delivered=event.success)
+
+    def _stream_sent(self, event: Any) -> None:
+        self._sending = False
+        if event.success:
+            self._pump()
+
+
+class Loop:
+    """The transport. Owner's thread: the one that calls `run`."""
+
+    def __init__(
+        self,
+        address: str,
+        credentials: grpc.ServerCredentials | None,
+        options: Sequence[tuple[str, int]],
+        application: Application,
+    ) -> None:
+        """Test the private layer, then listen on `address` (host:port); credentials None is plaintext, for tests.
+
+        Raises `ConfigurationError` where the layer does not behave or the address cannot be had.
+        """
+        self._application = application
+        self._queue = cygrpc.CompletionQueue()
+        self._bell = self_test(self._queue)
+        self._timers = Timers()
+        self._posted: deque[Callable[[], None]] = deque()
+        self._rung = False
+        self._server = cygrpc.Server([(name.encode(), value) for name, value in options], False)
+        self._server.register_completion_queue(self._queue)
+        with_credentials = () if credentials is None else (credentials._credentials,)  # noqa: SLF001 - no public way
+        self.port: int = self._server.add_http2_port(address.encode(), *with_credentials)
+        if not self.port:
+            raise ConfigurationError(
+                f"listen: wanted {address}, got a refusal: the port is in use or TLS is misconfigured"
+            )
+        self._server.start()
+        self._stopping = False
+        self._stopped = False
+        for _ in range(CALLS_ASKED_FOR):
+            self._ask()
+
+    def run(self) -> None:
+        """Serve until `stop` has come to its end."""
+        poll = self._queue.poll
+        next_tick = time.monotonic() + TICK_S
+        event = tag = None
+        while not self._stopped:
+            now = time.monotonic()
+            if now >= next_tick:
+                next_tick = now + TICK_S
+                self._guard(self._application.tick)
+            moment = self._timers.next_moment()
+            wait = next_tick - now if moment is None else min(moment, next_tick) - now
+            if wait > 0:
+                event = poll(deadline=time.time() + wait)
+                tag = event.tag
+                try:
+                    if tag is _ACCEPT:
+                        self._accept(event)
+                    elif tag is _SHUTDOWN:
+                        self._stopped = True
+                    elif tag is not None:
+                        tag(event)
+                except Exception:
+                    _log.exception("front loop")  # nothing may end the loop
+                event = tag = None  # a call that is held here cannot end
+            if moment is not None:
+                for action in self._timers.take_due(time.monotonic()):
+                    self._guard(action)
+        self._close()
+
+    def post(self, action: Callable[[], None]) -> None:
+        """Have the owner's thread run `action`. From any thread."""
+        self._posted.append(action)
+        if not self._rung:
+            self._rung = True
+            self._bell.start_server_batch((), self._answer_bell)
+
+    def wake_at(self, moment: float, action: Callable[[], None]) -> None:
+        """Have the owner's thread run `action` at `moment` (monotonic seconds)."""
+        self._timers.add(moment, action)
+
+    def stop(self, grace_s: float) -> None:
+        """Accept no more; let calls end for `grace_s` seconds, then cancel them; then `run` returns."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self._server.shutdown(self._queue, _SHUTDOWN)
+        now = time.monotonic()
+        self.wake_at(now + grace_s, self._server.cancel_all_calls)
+        self.wake_at(now + grace_s + CANCEL_GRACE_S, self._give_up)
+
+    def _give_up(self) -> None:
+        if not self._stopped:
+            _log.error("calls did not end %.0f s after they were cancelled", CANCEL_GRACE_S)
+            self._stopped = True
+
+    def _ask(self) -> None:
+        self._server.request_call(self._queue, self._queue, _ACCEPT)
+
+    def _accept(self, event: Any) -> None:
+        if not event.success:  # the server is being shut down
+            return
+        if not self._stopping:
+            with contextlib.suppress(ValueError):  # shutdown came in between
+                self._ask()
+        self._application.accept(LoopCall(self, event))
+
+    def _answer_bell(self, _event: Any) -> None:
+        self._rung = False  # before the queue is emptied: whoever comes later rings again
+        while self._posted:
+            self._guard(self._posted.popleft())
+
+    def _guard(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception:
+            _log.exception("front loop")
+
+    def _close(self) -> None:
+        self._server.destroy()
+        self._bell = None
+        self._queue.shutdown()
+        while self._queue.poll().completion_type != cygrpc.CompletionType.queue_shutdown:
+            pass
+
+
+def self_test(queue: Any) -> Any:
+    """Prove that the private layer behaves as this file expects, and return the call that serves as the bell.
+
+    One echo of a message over a Unix socket of our own, one cancellation seen, one empty batch completed after its
+    server is gone. Raises `ConfigurationError` naming the step.
+    """
+    step = "names"
+    try:
+        server = cygrpc.Server([(b"grpc.so_reuseport", 0)], False)
+        server.register_completion_queue(queue)
+        address = f"unix-abstract:hermetic-self-test-{os.getpid()}-{os.urandom(8).hex()}"
+        step = "port"
+        if not server.add_http2_port(address.encode()):
+            raise RuntimeError("no port")
+        server.start()
+        server.request_call(queue, queue, _ACCEPT)
+        with grpc.insecure_channel(address) as channel:
+            step = "accept"
+            answer = channel.unary_unary("/hermetic.SelfTest/Echo").future(b"hermetic", timeout=SELF_TEST_TIMEOUT_S)
+            bell = _expect(queue, _ACCEPT).call
+            step = "message"
+            bell.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(0),), "closed")
+            bell.start_server_batch((cygrpc.ReceiveMessageOperation(0),), "received")
+            if _expect(queue, "received").batch_operations[0].message() != b"hermetic":
+                raise RuntimeError("another message")
+            step = "cancellation"
+            answer.cancel()
+            if not _expect(queue, "closed").batch_operations[0].cancelled():
+                raise RuntimeError("not seen")
+        step = "shutdown"
+        server.shutdown(queue, _SHUTDOWN)
+        _expect(queue, _SHUTDOWN)
+        server.destroy()
+        step = "bell"
+        if bell.start_server_batch((), "bell"):
+            raise RuntimeError("refused")
+        _expect(queue, "bell")
+    except Exception as error:
+        raise ConfigurationError(
+            f"grpcio {grpc.__version__}: its completion queue does not behave as expected ({step}: {error}); "
+            'set grpc = "grpc-server" to use the public interface'
+        ) from error
+    return bell
+
+
+def _expect(queue: Any, tag: object) -> Any:
+    event = queue.poll(deadline=time.time() + SELF_TEST_TIMEOUT_S)
+    if event.tag != tag:
+        raise RuntimeError(f"wanted {tag}, got {event.tag}")
+    return event

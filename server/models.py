@@ -1,0 +1,123 @@
+"""The models that this front end knows: those it serves, and those the supervisor says exist.
+
+`resolve` gives the version that a request means, in Triton's words where it cannot: unknown -> NotFoundError, known
+but not serving -> NotReadyError. Versions are positive integers; an empty version means the highest that is ready.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from hermetic.enclave.messages import ModelDescription
+from hermetic.errors import InvalidRequestError, NotFoundError, NotReadyError
+from hermetic.server.audit import model_part
+from hermetic.server.dispatch import Dispatcher
+from hermetic.server.messages import ModelReady, RepositoryEntry
+from hermetic.server.reply import ReplyTemplate
+from hermetic.server.statistics import ModelStatistics
+
+VERSION_DIGITS: Final = 18  # digits of a version in a request
+
+
+class ServedModel:
+    """One model version that has, or had, a worker."""
+
+    def __init__(self, settings: ModelReady, dispatcher: Dispatcher, statistics: ModelStatistics) -> None:
+        self.description: ModelDescription = settings.description
+        self.dispatcher = dispatcher
+        self.statistics = statistics
+        self.template = ReplyTemplate(self.description.name, str(self.description.version))
+        self.input_positions = {spec.name: at for at, spec in enumerate(self.description.inputs)}
+        self.output_positions = {spec.name: at for at, spec in enumerate(self.description.outputs)}
+        self.record_part = model_part(self.description.name, self.description.version, self.description.manifest_digest)
+        self.delay_us = settings.max_queue_delay_us
+        self.stopping = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are accepted for it."""
+        return not self.stopping and self.dispatcher.has_instances
+
+
+class Models:
+    """All model versions by name; `changed` is called whenever what `resolve` answers may have changed."""
+
+    def __init__(self) -> None:
+        self._served: dict[str, dict[int, ServedModel]] = {}
+        self._repository: dict[tuple[str, int], RepositoryEntry] = {}
+        self.on_change: list[Callable[[], None]] = []
+
+    def resolve(self, name: str, version: str) -> ServedModel:
+        """Return the ready model that a request means, or raise."""
+        number = parse_version(version)
+        served = self._served.get(name, {})
+        if number is None:
+            ready = [model for model in served.values() if model.ready]
+            if ready:
+                return max(ready, key=lambda model: model.description.version)
+            if served or any(known == name for known, _ in self._repository):
+                raise NotReadyError(f"Request for unknown model: '{name}' has no available versions")
+            raise NotFoundError(f"Request for unknown model: '{name}' is not found")
+        model = served.get(number)
+        if model is not None and model.ready:
+            return model
+        if model is not None or (name, number) in self._repository:
+            raise NotReadyError(f"Request for unknown model: '{name}' version {number} is not at ready state")
+        raise NotFoundError(f"Request for unknown model: '{name}' version {number} is not found")
+
+    def ready_versions(self, name: str) -> list[int]:
+        """Return the versions of `name` that are ready, ascending."""
+        return sorted(version for version, model in self._served.get(name, {}).items() if model.ready)
+
+    def served(self) -> list[ServedModel]:
+        """Return every model version held here, ready or not, by name and version."""
+        return [model for _, versions in sorted(self._served.items()) for _, model in sorted(versions.items())]
+
+    def get(self, name: str, version: int) -> ServedModel | None:
+        """Return the model version held here, ready or not."""
+        return self._served.get(name, {}).get(version)
+
+    def put(self, model: ServedModel) -> None:
+        """Take a model version in."""
+        self._served.setdefault(model.description.name, {})[model.description.version] = model
+        self.changed()
+
+    def remove(self, model: ServedModel) -> None:
+        """Forget a model version."""
+        versions = self._served[model.description.name]
+        if versions.get(model.description.version) is model:
+            del versions[model.description.version]
+            if not versions:
+                del self._served[model.description.name]
+        self.changed()
+
+    def set_repository(self, entries: Iterable[RepositoryEntry]) -> None:
+        """Take over the supervisor's list of what exists."""
+        self._repository = {(entry.name, entry.version): entry for entry in entries}
+        self.changed()
+
+    def index(self) -> list[RepositoryEntry]:
+        """Return every model version with its state as callers of this front end find it."""
+        entries = dict(self._repository)
+        for model in self.served():
+            key = (model.description.name, model.description.version)
+            if model.ready:
+                entries[key] = RepositoryEntry(name=key[0], version=key[1], state="READY")
+            elif key not in entries or entries[key].state == "READY":
+                entries[key] = RepositoryEntry(name=key[0], version=key[1], state="UNAVAILABLE", reason="no worker")
+        return [entry for _, entry in sorted(entries.items())]
+
+    def changed(self) -> None:
+        """Tell whoever keeps answers of `resolve`."""
+        for action in self.on_change:
+            action()
+
+
+def parse_version(version: str) -> int | None:
+    """Return the number in a request's version, None for an empty one, or raise `InvalidRequestError`."""
+    if not version:
+        return None
+    if not version.isascii() or not version.isdigit() or len(version) > VERSION_DIGITS or int(version) == 0:
+        raise InvalidRequestError(
+            f"model version: expected an integer greater than 0, got '{version[:VERSION_DIGITS]}'"
+        )
+    return int(version)

@@ -1,0 +1,174 @@
+"""The methods of inference.GRPCInferenceService: each a function of one request, in one visible table.
+
+Methods that a confidential server does not offer are in the table too: they answer why. ModelInfer's work is in
+infer.py, what models look like in rendering.py, who may call what in access.py.
+"""
+
+import importlib.metadata
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from hermetic.errors import InvalidRequestError, NotReadyError, UnsupportedError
+from hermetic.protos.inference import grpc_service_pb2 as pb
+from hermetic.server.access import INFERENCE
+from hermetic.server.commands import Commands
+from hermetic.server.gate import Handler, Request
+from hermetic.server.infer import InferenceService
+from hermetic.server.models import Models, parse_version
+from hermetic.server.rendering import EXTENSIONS, configuration, metadata
+
+MessageT = TypeVar("MessageT", bound=Message)
+
+COLD_MESSAGE_LIMIT: Final = 64 * 1024  # bytes of a request that carries no tensors
+
+_NO_SHARED_MEMORY: Final = (
+    "shared memory with a client is not offered: its pages would be open to the host of a confidential machine"
+)
+_NO_SETTINGS: Final = (
+    "trace and log settings are not changed over the network here: they are the operator's configuration"
+)
+
+
+class InferenceMethods:
+    """GRPCInferenceService over the models at hand. `draining`: the server is going away and takes nothing more."""
+
+    def __init__(self, models: Models, commands: Commands) -> None:
+        self._models = models
+        self._commands = commands
+        self._infer = InferenceService(models)
+        self._version = importlib.metadata.version("hermetic")
+        self.draining = False
+
+    def table(self) -> dict[str, Handler]:
+        """Return every method of the service -> its handler."""
+        handlers: dict[str, Handler] = {
+            "ServerLive": _cold(pb.ServerLiveRequest, lambda _: pb.ServerLiveResponse(live=True)),
+            "ServerReady": _cold(pb.ServerReadyRequest, lambda _: pb.ServerReadyResponse(ready=self.ready)),
+            "ModelReady": _cold(pb.ModelReadyRequest, self._model_ready),
+            "ServerMetadata": _cold(pb.ServerMetadataRequest, self._server_metadata),
+            "ModelMetadata": _cold(pb.ModelMetadataRequest, self._model_metadata),
+            "ModelConfig": _cold(pb.ModelConfigRequest, self._model_config),
+            "ModelStatistics": _cold(pb.ModelStatisticsRequest, self._model_statistics),
+            "ModelInfer": self._model_infer,
+            "ModelStreamInfer": _refused("ModelStreamInfer is not offered yet"),
+            "RepositoryIndex": _cold(pb.RepositoryIndexRequest, self._repository_index),
+            "RepositoryModelLoad": self._load,
+            "RepositoryModelUnload": self._unload,
+            "TraceSetting": _refused(_NO_SETTINGS),
+            "LogSettings": _refused(_NO_SETTINGS),
+        }
+        for kind in ("SystemSharedMemory", "CudaSharedMemory"):
+            for verb in ("Status", "Register", "Unregister"):
+                handlers[kind + verb] = _refused(_NO_SHARED_MEMORY)
+        return {INFERENCE + name: handler for name, handler in handlers.items()}
+
+    @property
+    def ready(self) -> bool:
+        """Whether the server takes requests, and everything that it was told to serve is ready."""
+        return not self.draining and bool(self._models.served()) and all(model.ready for model in self._models.served())
+
+    def check_accepting(self) -> None:
+        """Raise `NotReadyError` where the server is going away."""
+        if self.draining:
+            raise NotReadyError("the server is shutting down")
+
+    def _model_infer(self, request: Request, message: bytes) -> None:
+        self.check_accepting()
+        self._infer.infer(request, message)
+
+    def _model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
+        try:
+            self._models.resolve(request.name, request.version)
+        except NotReadyError:
+            return pb.ModelReadyResponse(ready=False)
+        return pb.ModelReadyResponse(ready=not self.draining)
+
+    def _server_metadata(self, _: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
+        return pb.ServerMetadataResponse(name="hermetic", version=self._version, extensions=EXTENSIONS)
+
+    def _model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
+        model = self._models.resolve(request.name, request.version)
+        return metadata(model.description, self._models.ready_versions(request.name))
+
+    def _model_config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
+        model = self._models.resolve(request.name, request.version)
+        return pb.ModelConfigResponse(config=configuration(model.description, model.delay_us))
+
+    def _model_statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
+        if request.name:
+            if request.version:
+                models = [self._models.resolve(request.name, request.version)]
+            else:
+                self._models.resolve(request.name, "")
+                models = [model for model in self._models.served() if model.description.name == request.name]
+        else:
+            parse_version(request.version)
+            models = self._models.served()
+        return pb.ModelStatisticsResponse(
+            model_stats=[m.statistics.message(m.description.name, m.description.version) for m in models]
+        )
+
+    def _repository_index(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
+        _check_repository(request.repository_name)
+        index = pb.RepositoryIndexResponse.ModelIndex
+        return pb.RepositoryIndexResponse(
+            models=[
+                index(name=entry.name, version=str(entry.version), state=entry.state, reason=entry.reason)
+                for entry in self._models.index()
+                if entry.state == "READY" or not request.ready
+            ]
+        )
+
+    def _load(self, request: Request, message: bytes) -> None:
+        self.check_accepting()
+        asked = _parsed(pb.RepositoryModelLoadRequest, message)
+        _check_repository(asked.repository_name)
+        if asked.parameters:
+            raise UnsupportedError(
+                f"load parameters {sorted(asked.parameters)}: models come sealed, with their configuration inside; "
+                "files and overrides are not taken over the network"
+            )
+        self._commands.ask(request, "load", asked.model_name, pb.RepositoryModelLoadResponse().SerializeToString())
+
+    def _unload(self, request: Request, message: bytes) -> None:
+        self.check_accepting()
+        asked = _parsed(pb.RepositoryModelUnloadRequest, message)
+        _check_repository(asked.repository_name)
+        unknown = sorted(asked.parameters.keys() - {"unload_dependents"})
+        if unknown:
+            raise InvalidRequestError(f"unload parameters: expected only unload_dependents, got {unknown}")
+        self._commands.ask(request, "unload", asked.model_name, pb.RepositoryModelUnloadResponse().SerializeToString())
+
+
+def _cold(kind: type[MessageT], answer: Callable[[MessageT], Message]) -> Handler:
+    """Return a handler that answers at once from what this process knows."""
+
+    def handle(request: Request, message: bytes) -> None:
+        request.reply(answer(_parsed(kind, message)).SerializeToString())
+
+    return handle
+
+
+def _refused(why: str) -> Handler:
+    def handle(_request: Request, _message: bytes) -> None:
+        raise UnsupportedError(why)
+
+    return handle
+
+
+def _parsed(kind: type[MessageT], message: bytes) -> MessageT:
+    if len(message) > COLD_MESSAGE_LIMIT:
+        raise InvalidRequestError(f"message: expected at most {COLD_MESSAGE_LIMIT} bytes, got {len(message)}")
+    try:
+        return kind.FromString(message)
+    except DecodeError:
+        raise InvalidRequestError(
+            f"message: expected a serialised {kind.__name__}, got bytes that do not parse as one"
+        ) from None
+
+
+def _check_repository(name: str) -> None:
+    if name:
+        raise InvalidRequestError(f"repository: expected none by name, got '{name[:64]}'")

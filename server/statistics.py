@@ -1,0 +1,94 @@
+"""What a model version has done so far: the numbers behind ModelStatistics and the nv_inference_* metrics. Pure.
+
+Triton's meaning: a request counts as success or failure once, its duration runs from arrival to answer; queue and
+compute durations are added per request, so that the sum over requests of one batch counts that batch's time for each.
+Times in nanoseconds.
+"""
+
+from hermetic.protos.inference import grpc_service_pb2 as pb
+
+
+class Duration:
+    """How often, and how long altogether."""
+
+    __slots__ = ("count", "ns")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.ns = 0
+
+    def add(self, ns: int, count: int = 1) -> None:
+        """Count `count` more with `ns` nanoseconds altogether."""
+        self.count += count
+        self.ns += ns
+
+    def message(self) -> pb.StatisticDuration:
+        """Return the protocol's message."""
+        return pb.StatisticDuration(count=self.count, ns=self.ns)
+
+
+class ModelStatistics:
+    """Counts of one model version, since it became ready here."""
+
+    def __init__(self) -> None:
+        self.success = Duration()
+        self.fail = Duration()
+        self.queue = Duration()
+        self.compute_input = Duration()
+        self.compute_infer = Duration()
+        self.compute_output = Duration()
+        self.inference_count = 0
+        self.execution_count = 0
+        self.last_inference_ms = 0
+        self.failures: dict[str, int] = {"REJECTED": 0, "CANCELED": 0, "BACKEND": 0, "OTHER": 0}
+        self.batches: dict[int, tuple[Duration, Duration, Duration]] = {}
+
+    def executed(self, rows: int, requests: int, times_ns: tuple[int, int, int], now_ms: int) -> None:
+        """Count one batch of `rows` rows from `requests` requests; `times_ns`: input, infer, output."""
+        self.inference_count += rows
+        self.execution_count += 1
+        self.last_inference_ms = now_ms
+        per_batch = self.batches.get(rows)
+        if per_batch is None:
+            per_batch = self.batches[rows] = (Duration(), Duration(), Duration())
+        per_request = (self.compute_input, self.compute_infer, self.compute_output)
+        for ns, requests_sum, batches_sum in zip(times_ns, per_request, per_batch, strict=True):
+            requests_sum.add(ns * requests, requests)
+            batches_sum.add(ns)
+
+    def succeeded(self, total_ns: int, queue_ns: int) -> None:
+        """Count one request answered."""
+        self.success.add(total_ns)
+        self.queue.add(queue_ns)
+
+    def failed(self, total_ns: int, reason: str) -> None:
+        """Count one request that was not answered; `reason` is one of Triton's four."""
+        self.fail.add(total_ns)
+        self.failures[reason] += 1
+
+    def message(self, name: str, version: int) -> pb.ModelStatistics:
+        """Return the protocol's message."""
+        return pb.ModelStatistics(
+            name=name,
+            version=str(version),
+            last_inference=self.last_inference_ms,
+            inference_count=self.inference_count,
+            execution_count=self.execution_count,
+            inference_stats=pb.InferStatistics(
+                success=self.success.message(),
+                fail=self.fail.message(),
+                queue=self.queue.message(),
+                compute_input=self.compute_input.message(),
+                compute_infer=self.compute_infer.message(),
+                compute_output=self.compute_output.message(),
+            ),
+            batch_stats=[
+                pb.InferBatchStatistics(
+                    batch_size=rows,
+                    compute_input=times[0].message(),
+                    compute_infer=times[1].message(),
+                    compute_output=times[2].message(),
+                )
+                for rows, times in sorted(self.batches.items())
+            ],
+        )

@@ -36,7 +36,7 @@ def replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files (paths under `folder`) so that all are durable on return; each is replaced whole."""
     parents = {(folder / name).parent for name in files}
     for parent in sorted(parents):
-        _make_folder(parent, folder)
+        _make_folder(parent)
     for name, data in files.items():
         _replace(folder / name, data)
     for parent in sorted(parents):
@@ -62,10 +62,10 @@ def write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _make_folder(path: Path, top: Path) -> None:
-    """Make `path` and what lies between it and `top`, durably."""
+def _make_folder(path: Path) -> None:
+    """Make `path` and what is missing above it, durably."""
     missing = []
-    while not path.is_dir() and path != top:
+    while not path.is_dir():
         missing.append(path)
         path = path.parent
     for folder in reversed(missing):
@@ -98,8 +98,8 @@ class WriterLock:
     def __init__(self, folder: Path) -> None:
         """Take the lock; raises `LogError` when another writer has it."""
         path = folder / "lock"
+        _make_folder(folder)
         try:
-            folder.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, FILE_MODE)
         except OSError as error:
             raise LogError(f"cannot open {path}: {error.strerror}") from error

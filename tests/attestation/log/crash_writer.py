@@ -2,19 +2,21 @@
 
     crash_writer.py FOLDER MODE COUNT RESULTS
 
-Every call that changes the disk is a write point: os.write (MODE `before`, or `half`: half of the bytes are written),
-os.fsync, os.fdatasync, os.ftruncate, rename, mkdir, open for writing. For n = 0, 1, ... a fork works on a copy of
-FOLDER and dies at its n-th write point, until one comes through. Each writes the indexes that were acknowledged, one a
-line, to RESULTS/n; the copy stays in RESULTS/n.log.
+Every call that changes the disk is a write point: os.write, os.fsync, os.fdatasync, os.ftruncate, os.open, rename and
+mkdir. MODE is `before` (die before the call), `half` (a write leaves half of its bytes), or `power`: the power fails,
+so what was not synced is undone on the disk before the process dies. For n = 0, 1, ... a fork works on a copy of FOLDER
+and dies at its n-th write point, until one comes through. Each writes the indexes that were acknowledged, one a line,
+to RESULTS/n; the copy stays in RESULTS/n.log.
 """
 
+import functools
 import os
 import shutil
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hermetic.attestation.log import Log, NoteSigner
 
@@ -22,27 +24,90 @@ ORIGIN = "log.example/test"
 _WRITE = os.write  # telling what was acknowledged is no write point
 
 
-def kill_at(point: int, mode: str) -> None:
-    """Wrap what changes the disk so that call number `point` is this process's last one."""
-    left = [point]
+class Disk:
+    """What a power failure would take back: bytes of files not synced, names in folders not synced."""
 
-    def wrap(owner: Any, name: str) -> None:
-        real: Callable[..., Any] = getattr(owner, name)
+    def __init__(self) -> None:
+        self.sizes: dict[str, int] = {}  # path -> size that is durable
+        self.undo: list[tuple[str, Callable[[], object]]] = []  # folder whose sync makes it durable, how to undo it
 
-        def counted(*args: Any, **options: Any) -> Any:
-            left[0] -= 1
-            if left[0] < 0:
-                if name == "write" and mode == "half":
-                    real(args[0], args[1][: len(args[1]) // 2])
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*args, **options)
+    def written(self, descriptor: int) -> None:
+        self.sizes.setdefault(path_of(descriptor), os.fstat(descriptor).st_size)
 
-        setattr(owner, name, counted)
+    def synced(self, descriptor: int) -> None:
+        path = path_of(descriptor)
+        self.sizes.pop(path, None)
+        self.undo = [(folder, undo) for folder, undo in self.undo if folder != path]
 
-    for name in ("write", "fsync", "fdatasync", "ftruncate", "open"):
-        wrap(os, name)
-    for name in ("rename", "mkdir"):
-        wrap(Path, name)
+    def renamed(self, source: Path, target: Path) -> None:
+        before = target.read_bytes() if target.exists() else None
+        undo = target.unlink if before is None else functools.partial(target.write_bytes, before)
+        self.undo.append((str(target.parent), undo))
+        if str(source) in self.sizes:
+            self.sizes[str(target)] = self.sizes.pop(str(source))
+
+    def made(self, folder: Path) -> None:
+        self.undo.append((str(folder.parent), functools.partial(shutil.rmtree, folder)))
+
+    def fail(self) -> None:
+        for path, size in self.sizes.items():
+            REAL["truncate"](path, size)
+        for _, undo in reversed(self.undo):
+            undo()
+
+
+REAL: dict[str, Callable[..., Any]] = {"truncate": os.truncate}
+
+
+def path_of(descriptor: int) -> str:
+    return str(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+
+class Killer:
+    """Wraps what changes the disk so that call number `point` is this process's last one."""
+
+    POINTS = (
+        *((os, name) for name in ("write", "fsync", "fdatasync", "ftruncate", "open")),
+        *((Path, name) for name in ("rename", "mkdir")),
+    )
+
+    def __init__(self, point: int, mode: str) -> None:
+        self.left, self.mode, self.disk = point, mode, Disk()
+        for owner, name in self.POINTS:
+            REAL[name] = getattr(owner, name)
+            setattr(owner, name, self.counted(name))
+
+    def counted(self, name: str) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            self.left -= 1
+            if self.left < 0:
+                self.die(name, args)
+            if name in ("write", "rename", "mkdir"):
+                self.note(name, args)
+            result = REAL[name](*args, **options)
+            if name in ("fsync", "fdatasync"):
+                self.disk.synced(args[0])
+            return result
+
+        return call
+
+    def note(self, name: str, args: tuple[Any, ...]) -> None:
+        if name == "write":
+            self.disk.written(args[0])
+        elif name == "rename":
+            self.disk.renamed(*args)
+        elif not args[0].exists():
+            self.disk.made(args[0])
+
+    def die(self, name: str, args: tuple[Any, ...]) -> NoReturn:
+        for owner, wrapped in self.POINTS:
+            setattr(owner, wrapped, REAL[wrapped])
+        if name == "write" and self.mode == "half":
+            os.write(args[0], args[1][: len(args[1]) // 2])
+        if self.mode == "power":
+            self.disk.fail()
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise SystemExit
 
 
 def work(folder: Path, count: int, acknowledged: int, signer: NoteSigner) -> None:
@@ -64,7 +129,7 @@ def main() -> None:
         acknowledged = os.open(results / str(point), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         child = os.fork()
         if child == 0:
-            kill_at(point, mode)
+            Killer(point, mode)
             work(copy, count, acknowledged, signer)
             os._exit(0)
         os.close(acknowledged)

@@ -1,4 +1,4 @@
-"""kill -9 at every write point: no acknowledged entry is lost, and the log opens and verifies."""
+"""kill -9, and a power failure, at every write point: no acknowledged entry is lost, and the log opens and verifies."""
 
 import os
 import subprocess
@@ -11,6 +11,7 @@ import pytest
 from hermetic.attestation.log import Log, LogReader, NoteSigner, verify_log
 from tests.attestation.log.conftest import ORIGIN
 
+MODES = ["before", "half", "power"]
 WRITER = Path(__file__).with_name("crash_writer.py")
 
 
@@ -45,19 +46,19 @@ def run(folder: Path, tmp_path: Path, signer: NoteSigner, mode: str, before: int
     return len(points)
 
 
-@pytest.mark.parametrize("mode", ["before", "half"])
+@pytest.mark.parametrize("mode", MODES)
 def test_a_new_log(folder: Path, tmp_path: Path, signer: NoteSigner, mode: str) -> None:
     assert run(folder, tmp_path, signer, mode, before=0, count=2) > 30
 
 
-@pytest.mark.parametrize("mode", ["before", "half"])
+@pytest.mark.parametrize("mode", MODES)
 def test_across_a_full_tile(folder: Path, tmp_path: Path, signer: NoteSigner, mode: str) -> None:
     with Log.open(folder, ORIGIN, signer) as log:
         log.append_all([record(index) for index in range(254)])
     assert run(folder, tmp_path, signer, mode, before=254, count=4) > 40
 
 
-@pytest.mark.parametrize("mode", ["before", "half"])
+@pytest.mark.parametrize("mode", MODES)
 def test_while_recovering_from_a_crash(folder: Path, tmp_path: Path, signer: NoteSigner, mode: str) -> None:
     log = Log.open(folder, ORIGIN, signer)
     log.append_all([record(index) for index in range(200)])

@@ -1,0 +1,63 @@
+"""`hermetic doctor`: what this host offers, what each missing piece costs, what is wrong with an installation."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from hermetic.cli import output
+from hermetic.errors import IsolationError
+
+if TYPE_CHECKING:
+    from hermetic.provision.host import Finding
+
+_COLOURS = {"good": "green", "weak": "yellow", "missing": "bold red"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(doctor)
+
+
+def doctor(
+    *,
+    config: Annotated[Path | None, typer.Option(help="Also look at the installation of this server.toml.")] = None,
+    as_json: output.JsonOption = False,
+) -> None:
+    """Tell what this host offers (TEE, TPM, GPU, isolation, memory) and what each missing piece costs.
+
+    Ends with 7 where a worker or front end could not be isolated here, and with 2 where keys that make identities or
+    sign models lie on a host that serves.
+    """
+    import dataclasses
+
+    from hermetic.provision.host import KINDS, examine
+    from hermetic.provision.installation import examine_server
+    from hermetic.server.config import ServerConfig
+
+    findings = examine()
+    waived: tuple[str, ...] = ()
+    if config is not None:
+        findings += examine_server(config)
+        waived = ServerConfig.load(config).isolation.waived
+    document = {"findings": [dataclasses.asdict(finding) for finding in findings], "waived": list(waived)}
+    output.show(document, as_json=as_json, human=lambda: _table(findings))
+    lacking = [f for f in findings if f.area in KINDS and f.state == "missing" and f.name not in waived]
+    if lacking:
+        texts = "; ".join(f"{finding.area}: {finding.name} ({finding.detail})" for finding in lacking)
+        raise IsolationError(f"this host lacks what a process needs to be isolated: {texts}")
+
+
+def _table(findings: "list[Finding]") -> Table:
+    rows = [
+        (
+            finding.area if position == 0 or findings[position - 1].area != finding.area else "",
+            escape(finding.name),
+            f"[{_COLOURS[finding.state]}]{finding.state}[/]",
+            escape(finding.detail) + (f"\n[dim]{escape(finding.cost)}[/]" if finding.cost else ""),
+        )
+        for position, finding in enumerate(findings)
+    ]
+    return output.table("This host", ["", "what", "state", "what it is, and what it costs"], rows)

@@ -1,0 +1,25 @@
+"""What a demo does without on this host, decided from what the host offers, and said aloud.
+
+A demo must also run in a plain container: it waives by name the isolation properties that the host cannot give, and it
+takes the `sample` attester where no software TPM is installed. Outside a demo nothing is ever waived by itself.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+from hermetic.provision.host import lacking_properties, software_tpm
+from hermetic.provision.layout import Plan
+
+__all__ = ["demo_plan"]
+
+
+def demo_plan(plan: Plan, *, tee: Literal["tpm", "sample"] | None) -> tuple[Plan, Sequence[str]]:
+    """The plan as this host can run it, and a sentence for each thing that is weaker than it should be."""
+    weaker = []
+    if tee is None and not software_tpm():
+        tee = "sample"
+        weaker.append("No software TPM (Debian: swtpm, swtpm-tools): evidence is `sample`, which proves nothing.")
+    lacking = lacking_properties()
+    weaker += [f"This host cannot give the isolation property {name}: waived in server.toml." for name in lacking]
+    return dataclasses.replace(plan, tee=tee or "tpm", waived=tuple(lacking)), weaker

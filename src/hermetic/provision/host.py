@@ -1,0 +1,246 @@
+"""What this host offers, and what each missing piece costs. Nothing is changed; nothing is asked of a network.
+
+Isolation is not guessed from version numbers: a throw-away process is locked down for real, once as a worker and once
+as a front end, and says what held. Paths are below a root that can be given, so that tests show a host that they made.
+"""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from hermetic.enclave import zero_on_free
+from hermetic.enclave.isolation import landlock, limits
+from hermetic.enclave.isolation.kernel import syscall
+from hermetic.enclave.messages import LockdownReport
+from hermetic.errors import IsolationError
+
+__all__ = ["Finding", "State", "examine", "lacking_properties", "software_tpm"]
+
+State = Literal["good", "weak", "missing"]
+Kind = Literal["worker", "front end"]
+KINDS: Final[tuple[Kind, ...]] = ("worker", "front end")
+
+TRIAL_TIMEOUT_S: Final = 30
+GPU_TIMEOUT_S: Final = 15
+MEMLOCK_WANTED: Final = 64 << 20  # bytes: keys and their surroundings, not models
+
+_TRIAL: Final = """
+import json, os, sys
+from hermetic.enclave import zero_on_free
+from hermetic.enclave.isolation import lockdown
+from hermetic.enclave.isolation.properties import PROPERTIES
+room = lockdown.Room(uid=65534, gid=65534, memory_bytes=1 << 30, threads=8, waived=tuple(PROPERTIES))
+zeroing = zero_on_free.status()
+if sys.argv[1] == "worker":
+    report = lockdown.lock_down_worker(room, "onnx-cpu", zeroing)
+else:
+    report = lockdown.lock_front_end_after_listening(lockdown.lock_front_end_before_threads(room, 0), zeroing)
+sys.stdout.write(report.model_dump_json())
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a host has, has half, or lacks; `cost` says what that means, "" where it is good."""
+
+    area: str
+    name: str
+    state: State
+    detail: str
+    cost: str = ""
+
+
+def examine(root: Path = Path("/")) -> list[Finding]:
+    """Everything that is known about the host whose file system is `root`; takes a second or two."""
+    return [*_tee(root), *_tpm(root), *_gpu(root), *_kernel(), *_isolation(), *_memory(root)]
+
+
+def lacking_properties() -> list[str]:
+    """The isolation properties that neither a worker nor a front end can have on this host, sorted."""
+    lacking: set[str] = set()
+    for kind in KINDS:
+        lacking |= set(_trial(kind).waived)
+    return sorted(lacking)
+
+
+def software_tpm() -> bool:
+    """Whether a software TPM can be started here: enough for the demo, never for production."""
+    return all(shutil.which(program) for program in ("swtpm", "swtpm_setup", "swtpm_localca"))
+
+
+# Hardware
+
+
+def _tee(root: Path) -> Iterator[Finding]:
+    for kind, device, name in (
+        ("snp", "dev/sev-guest", "AMD SEV-SNP guest"),
+        ("tdx", "dev/tdx_guest", "Intel TDX guest"),
+    ):
+        if (root / device).exists():
+            cost = f"its evidence ({kind}) cannot be made or checked by this version"
+            yield Finding("machine", name, "weak", f"/{device}", cost)
+            return
+    cost = "whoever has root or the machine can read all memory, models and keys too"
+    yield Finding("machine", "confidential VM", "missing", "no /dev/sev-guest, no /dev/tdx_guest", cost)
+
+
+def _tpm(root: Path) -> Iterator[Finding]:
+    device = root / "dev/tpmrm0"
+    if not device.exists():
+        detail = "no /dev/tpmrm0" + ("; swtpm is installed, which serves the demo" if software_tpm() else "")
+        yield Finding(
+            "machine", "TPM 2.0", "missing", detail, "no evidence can be made here, so no broker releases a key"
+        )
+    elif not os.access(device, os.R_OK | os.W_OK):
+        yield Finding(
+            "machine", "TPM 2.0", "weak", "/dev/tpmrm0 is not ours to open", "run as root or in the group tss"
+        )
+    else:
+        yield Finding("machine", "TPM 2.0", "good", "/dev/tpmrm0")
+    log = root / "sys/kernel/security/tpm0/binary_bios_measurements"
+    ima = root / "sys/kernel/security/ima/ascii_runtime_measurements"
+    if log.exists():
+        detail = "boot event log" + (", IMA" if ima.exists() else "")
+        yield Finding("machine", "measured boot", "good", detail)
+    else:
+        cost = "no verifier can tell what runs here: default policies refuse it (code_measured)"
+        yield Finding("machine", "measured boot", "missing", "no boot event log in securityfs", cost)
+
+
+def _gpu(root: Path) -> Iterator[Finding]:
+    version = root / "proc/driver/nvidia/version"
+    if not version.exists():
+        yield Finding("machine", "NVIDIA GPU", "missing", "no driver loaded", "models run on the CPU")
+        return
+    driver = _first_line(version)
+    mode = _confidential_computing_mode()
+    cost = "GPU memory is outside what evidence covers; GPU evidence is not part of this version"
+    yield Finding("machine", "NVIDIA GPU", "weak", f"{driver}; confidential computing: {mode}", cost)
+
+
+def _confidential_computing_mode() -> str:
+    """What the driver says of its confidential computing mode; "unknown" where it does not answer."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return "unknown (no nvidia-smi)"
+    command = [program, "conf-compute", "-f"]
+    try:
+        answer = subprocess.run(command, check=False, capture_output=True, text=True, timeout=GPU_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"unknown ({type(error).__name__})"
+    lines = [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+    return lines[-1] if answer.returncode == 0 and lines else "unknown"
+
+
+# Isolation and memory
+
+
+def _kernel() -> Iterator[Finding]:
+    try:
+        abi = landlock.abi()
+    except OSError as error:
+        yield Finding("kernel", "Landlock", "missing", error.strerror or str(error), "one layer fewer, see below")
+    else:
+        old = abi < landlock.SCOPES_SINCE
+        cost = f"no scopes: they came with ABI {landlock.SCOPES_SINCE}" if old else ""
+        yield Finding("kernel", "Landlock", "weak" if old else "good", f"ABI {abi}", cost)
+    bounds = limits.cgroup_limits()
+    cost = "a process is bounded by its own limits only; systemd: MemoryMax=, TasksMax="
+    if bounds.memory_bytes is None and bounds.tasks is None:
+        yield Finding("kernel", "cgroup", "weak", "no limit around this process", cost)
+    else:
+        yield Finding("kernel", "cgroup", "good", f"memory {bounds.memory_bytes} bytes, tasks {bounds.tasks}")
+
+
+def _isolation() -> Iterator[Finding]:
+    for kind in KINDS:
+        try:
+            report = _trial(kind)
+        except IsolationError as error:
+            yield Finding(kind, "lock-down", "missing", str(error), f"no {kind} starts here")
+            continue
+        for name, layers in report.properties.items():
+            thin = [warning for warning in report.warnings if warning.startswith(f"{name} holds by")]
+            cost = f"fewer layers than possible: {thin[0].partition(' without ')[2]}" if thin else ""
+            yield Finding(kind, name, "weak" if thin else "good", ", ".join(layers), cost)
+        for name in report.waived:
+            cost = f"no {kind} starts here unless the property is waived by name, which evidence then says"
+            yield Finding(kind, name, "missing", "no layer of this host gives it", cost)
+
+
+def _trial(kind: Kind) -> LockdownReport:
+    """The report of a throw-away process that locked itself down as `kind`; raises `IsolationError` where it died."""
+    environment = {**_search_path(), **zero_on_free.ENVIRONMENT, **zero_on_free.RUNTIME_ENVIRONMENT}
+    command = [sys.executable, "-c", _TRIAL, kind]
+    result = subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=TRIAL_TIMEOUT_S, env=environment
+    )
+    if result.returncode != 0:
+        last = (result.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise IsolationError(f"trial lock-down of a {kind}: wanted exit status 0, got {result.returncode}: {last}")
+    return LockdownReport.model_validate_json(result.stdout)
+
+
+def _search_path() -> dict[str, str]:
+    """What the trial needs to import this package: nothing, but where Python was pointed elsewhere by hand."""
+    return {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+
+
+def _memory(root: Path) -> Iterator[Finding]:
+    yield _zero_on_free()
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+    enough = limit == resource.RLIM_INFINITY or limit >= MEMLOCK_WANTED
+    detail = "unlimited" if limit == resource.RLIM_INFINITY else f"at most {limit >> 10} KiB"
+    cost = "" if enough else "keys may reach a swap device; systemd: LimitMEMLOCK=infinity"
+    yield Finding("memory", "locking", "good" if enough else "weak", detail, cost)
+    yield _swap(root)
+    yield _memfd_secret()
+
+
+def _zero_on_free() -> Finding:
+    program = "from hermetic.enclave import zero_on_free; print(zero_on_free.status())"
+    command = [sys.executable, "-c", program]
+    environment = {**_search_path(), **zero_on_free.ENVIRONMENT}
+    result = subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=TRIAL_TIMEOUT_S, env=environment
+    )
+    zeroing = result.stdout.strip()
+    if zeroing == "enforced":
+        return Finding("memory", "zero on free", "good", zeroing)
+    return Finding("memory", "zero on free", "weak", zeroing, "freed memory keeps what it held until it is used again")
+
+
+def _swap(root: Path) -> Finding:
+    devices = _lines(root / "proc/swaps")[1:]
+    if not devices:
+        return Finding("memory", "swap", "good", "none")
+    names = ", ".join(line.split()[0] for line in devices)
+    return Finding("memory", "swap", "weak", names, "plaintext models can be written to it: turn it off, or encrypt it")
+
+
+def _memfd_secret() -> Finding:
+    try:
+        os.close(syscall("memfd_secret", 0))
+    except OSError as error:
+        cost = "keys lie in ordinary memory, where the kernel can read them for others"
+        return Finding("memory", "secret memory", "weak", f"memfd_secret: {error.strerror or error}", cost)
+    return Finding("memory", "secret memory", "good", "memfd_secret")
+
+
+def _first_line(path: Path) -> str:
+    return (_lines(path) or ["unreadable"])[0]
+
+
+def _lines(path: Path) -> Sequence[str]:
+    try:
+        return path.read_text(errors="replace").splitlines()
+    except OSError:
+        return []

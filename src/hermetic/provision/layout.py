@@ -1,0 +1,232 @@
+"""The folders of an installation, file by file. Each is meant for another machine or another person's drawer.
+
+    authority/      CA keys; publishers' and operators' keys. Never on a host that serves: `hermetic doctor` refuses
+    broker/         the key broker: broker.toml, policies/, the CAs and keys that it signs with
+    credentials/    the broker's key-encryption key, away from its store
+    server/         one inference host: server.toml, its certificate, whom it trusts
+    client/         one caller: certificate, whom it trusts
+
+`write` makes keys and configurations, `sign` turns the requests of roles into certificates. The demo does both at once;
+elsewhere the CA may be somebody else's, who signs the same requests.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from hermetic.attestation.demo_mark import DEMO_ORGANISATION
+from hermetic.attestation.log import NoteSigner
+from hermetic.enclave.publishers import TrustedPublishers
+from hermetic.enclave.sealed.publisher_key import PublisherKey
+from hermetic.errors import ConfigurationError
+from hermetic.provision.authority import Authority, Names, new_key, signing_request
+from hermetic.provision.folder import Folder
+from hermetic.provision.names import AUTHORITIES, ONLINE_AUTHORITIES, ROLES, Role
+
+__all__ = ["AUTHORITY_FOLDER", "AUTHORITY_MARK", "Plan", "sign", "write"]
+
+AUTHORITY_FOLDER: Final = "authority"
+AUTHORITY_MARK: Final = "NOT-ON-A-SERVING-HOST"
+"""A file in `authority/` whose presence `hermetic doctor` refuses beside a server's configuration."""
+
+KEK_BYTES: Final = 32
+
+_SPKI: Final = serialization.PublicFormat.SubjectPublicKeyInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an installation is called, where it listens, and how its host attests."""
+
+    names: Names
+    trust_domain: str
+    tee: str = "tpm"
+    tcti: str = "device:/dev/tpmrm0"
+    server_host: str = "127.0.0.1"
+    server_port: int = 8001
+    server_names: Sequence[str] = ("localhost",)
+    broker_host: str = "127.0.0.1"
+    broker_port: int = 8443
+    admin_port: int = 8444
+    broker_names: Sequence[str] = ("localhost", "127.0.0.1")
+    tenant: str = "first"
+    publisher: str = "first-publisher"
+    waived: Sequence[str] = ()
+
+    @property
+    def profile(self) -> str:
+        """The profile of every configuration."""
+        return "demo" if self.names.demo else "production"
+
+
+def write(path: Path, plan: Plan) -> None:
+    """Make the folders, keys, requests and configurations below `path`; raises `ConfigurationError`.
+
+    Nothing is overwritten. Certificates of roles are missing afterwards: `sign` makes them.
+    """
+    root = Folder.create(path)
+    _write_authorities(root, plan)
+    publisher = PublisherKey.generate(plan.publisher)
+    publisher.save(root.folder(AUTHORITY_FOLDER).folder("publishers").path / f"{plan.publisher}.json")
+    _write_broker(root, plan)
+    _write_server(root, plan, publisher)
+    root.folder("client")
+    for role in ROLES.values():
+        _write_request(root, role, plan)
+    for name, bundles in BUNDLES.items():
+        folder = root.folder(ROLES[name].folder)
+        for source, target in bundles:
+            folder.write(target, (root.path / source).read_bytes())
+
+
+def sign(path: Path) -> list[Path]:
+    """Certify every request below `path` with the CA of its role in `authority/`; returns the new certificates.
+
+    Raises `ConfigurationError` where a CA is missing or a request is not signed by the key it names.
+    """
+    signed = []
+    for role in ROLES.values():
+        folder = Folder.create(path / role.folder)
+        request = folder.path / f"{role.stem}.csr"
+        if request.exists():
+            authority = load_authority(path / AUTHORITY_FOLDER, f"{role.authority}-ca")
+            signed.append(folder.write_certificates(f"{role.stem}.pem", _certify(authority, role, request)))
+            request.unlink()
+    return signed
+
+
+BUNDLES: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
+    "broker": (
+        ("authority/hosts-ca.pem", "hosts-ca.pem"),
+        ("authority/operators-ca.pem", "operators-ca.pem"),
+        ("authority/operator/admin-token.pub", "admin-token.pub"),
+    ),
+    "host": (
+        ("authority/services-ca.pem", "services-ca.pem"),
+        ("authority/clients-ca.pem", "clients-ca.pem"),
+        ("authority/operators-ca.pem", "operators-ca.pem"),
+    ),
+    "client": (("broker/serving-ca.pem", "serving-ca.pem"), ("broker/ak-ca.pem", "ak-ca.pem")),
+    "operator": (("authority/services-ca.pem", "services-ca.pem"), ("broker/serving-ca.pem", "serving-ca.pem")),
+}
+"""Which public material each role gets: whom it trusts."""
+
+
+def load_authority(folder: Path, stem: str) -> Authority:
+    """The CA in `folder`; raises `ConfigurationError` where it is not there."""
+    try:
+        return Authority.load((folder / f"{stem}.pem").read_bytes(), (folder / f"{stem}.key").read_bytes())
+    except OSError as error:
+        raise ConfigurationError(f"CA {stem}: expected it in {folder}, got {error.strerror}") from error
+
+
+def render(template: str, values: Mapping[str, object]) -> str:
+    """A configuration from `templates/`, each `$name` replaced by its value as TOML; `$note` stands as it is."""
+    text = (resources.files("hermetic.provision") / "templates" / template).read_text(encoding="utf-8")
+    note = {"note": str(values.get("note", ""))}
+    return Template(text).substitute({name: _toml(value) for name, value in values.items()} | note)
+
+
+def _write_authorities(root: Folder, plan: Plan) -> None:
+    drawer = root.folder(AUTHORITY_FOLDER)
+    drawer.write(
+        AUTHORITY_MARK,
+        "The keys in this folder make identities and sign models. Keep them off every host that serves.\n",
+    )
+    for folder, purposes, suffix in ((drawer, AUTHORITIES, "-ca"), (root.folder("broker"), ONLINE_AUTHORITIES, "")):
+        for stem, purpose in purposes.items():
+            authority = Authority.create(plan.names, f"CA for {purpose}")
+            folder.write_key(f"{stem}{suffix}.key", authority.key)
+            folder.write_certificates(f"{stem}{suffix}.pem", authority.certificate)
+    token = Ed25519PrivateKey.generate()
+    operator = drawer.folder("operator")
+    operator.write_key("admin-token.key", token)
+    operator.write("admin-token.pub", token.public_key().public_bytes(serialization.Encoding.PEM, _SPKI))
+
+
+def _write_broker(root: Folder, plan: Plan) -> None:
+    broker = root.folder("broker")
+    broker.write_key("token.key", new_key())
+    _write_log_key(broker, f"{plan.trust_domain}/broker")
+    root.folder("credentials").write("kek", os.urandom(KEK_BYTES))
+
+
+def _write_server(root: Folder, plan: Plan, publisher: PublisherKey) -> None:
+    server = root.folder("server")
+    _write_log_key(server, f"{plan.trust_domain}/server")
+    for name in ("models", "state"):
+        server.folder(name)
+    trusted = TrustedPublishers(publishers=(publisher.publisher(code=plan.names.demo),))
+    server.write("publishers.toml", _publishers(trusted))
+    server.write("server.toml", render("server.toml", _server_values(plan)))
+
+
+def _write_log_key(folder: Folder, origin: str) -> None:
+    signer = NoteSigner.generate(origin)
+    folder.write("log.key", signer.encode_private_key() + "\n")
+    folder.write("log.pub", signer.verifier().encode() + "\n")
+
+
+def _write_request(root: Folder, role: Role, plan: Plan) -> None:
+    folder, key = root.folder(role.folder), new_key()
+    folder.write_key(f"{role.stem}.key", key)
+    leaf = role.leaf(plan.trust_domain, plan.broker_names)
+    folder.write(f"{role.stem}.csr", signing_request(plan.names, leaf, key))
+
+
+def _certify(authority: Authority, role: Role, path: Path) -> x509.Certificate:
+    """A certificate for the key and alternative names of a request; everything else is the role's."""
+    request = x509.load_pem_x509_csr(path.read_bytes())
+    key = request.public_key()
+    if not request.is_signature_valid or not isinstance(key, ec.EllipticCurvePublicKey):
+        raise ConfigurationError(f"{path}: expected a request signed by the EC key that it names")
+    try:
+        alternatives = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        raise ConfigurationError(f"{path}: expected a request with alternative names, got none") from None
+    return authority.issue(role.leaf_of(list(alternatives)), key)
+
+
+def _server_values(plan: Plan) -> dict[str, object]:
+    return {
+        "note": DEMO_ORGANISATION if plan.names.demo else "",
+        "profile": plan.profile,
+        "server_host": plan.server_host,
+        "server_port": plan.server_port,
+        "server_names": list(plan.server_names),
+        "client_name": ROLES["client"].spiffe(plan.trust_domain),
+        "operator_name": ROLES["operator"].spiffe(plan.trust_domain),
+        "tenant": plan.tenant,
+        "broker_url": f"https://{plan.broker_names[0]}:{plan.broker_port}",
+        "tee": plan.tee,
+        "tcti": plan.tcti,
+        "server_log": f"{plan.trust_domain}/server",
+        "waived": list(plan.waived),
+    }
+
+
+def _publishers(trusted: TrustedPublishers) -> str:
+    tables = [
+        "\n".join(["[[publishers]]", *(f"{name} = {_toml(value)}" for name, value in publisher.document().items())])
+        for publisher in trusted.publishers
+    ]
+    return (
+        "# Whose models are opened. `code` admits TorchScript and torch.export, which are programs.\n"
+        + "\n\n".join(tables)
+        + "\n"
+    )
+
+
+def _toml(value: object) -> str:
+    """A string, number, boolean or list of these as TOML, which agrees with JSON on them."""
+    return json.dumps(value, ensure_ascii=False)

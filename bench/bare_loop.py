@@ -48,7 +48,9 @@ def _run(job: Mapping[str, Any]) -> Point:
         latencies.append(now - before)
         before = now
     answers.append(answer)
-    wrong = sum(not np.allclose(got, wanted, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE) for got in (answers[0], answers[-1]))
+    wrong = sum(
+        not np.allclose(got, wanted, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE) for got in (answers[0], answers[-1])
+    )
     errors = {WRONG_ANSWER: wrong} if wrong else {}
     throughput = len(latencies) * len(rows) / (before - begin)
     latencies.sort()

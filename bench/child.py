@@ -1,4 +1,4 @@
-"""How is a process of the bench started, told its job, heard, and surely ended?
+"""How is a process of the bench started, told its job, heard, and surely ended? One way for all of them.
 
 Each runs as `python -m hermetic.bench.<name>` in a clean environment, reads one JSON job from stdin and writes JSON
 lines to stdout. It ends when its stdin closes, so none outlives the bench, however that ends.

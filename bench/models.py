@@ -5,6 +5,7 @@ is computed here with numpy, so that no runtime vouches for itself.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,7 +69,7 @@ class Mlp:
 def mlp() -> Mlp:
     """Return the small model: the same weights at every call."""
     random = np.random.default_rng(SEED)
-    widths = list(zip(MLP_WIDTHS, MLP_WIDTHS[1:], strict=False))
+    widths = list(pairwise(MLP_WIDTHS))
     weights = tuple(_normal(random, (a, b)) * np.float32((2 / a) ** 0.5) for a, b in widths)
     return Mlp(weights, tuple(_normal(random, (b,)) * np.float32(0.1) for _, b in widths))
 

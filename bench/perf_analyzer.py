@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from hermetic.bench.load import Job, PythonLoad
-from hermetic.bench.point import Point, check_clean
+from hermetic.bench.point import Point
 from hermetic.bench.target import Target
 from hermetic.bench.traffic import Question
 from hermetic.errors import ConfigurationError, MeasurementError

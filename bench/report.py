@@ -1,0 +1,130 @@
+"""How are results kept and shown? JSON with a fixed shape for programs, a table for people; all numbers are measured.
+
+{"results": [{"model", "concurrency", "server", "throughput", "p50_ms", "p99_ms"}, ...], "context": {...}}
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from hermetic.bench.quick import ECHO, LOOP, Series, ratios
+
+SHARED_MACHINE: Final = "client and server share the cores of this machine"
+LOOP_NOTE: Final = "onnxruntime loop: batches of <concurrency> rows, no network; throughput in rows"
+DIGITS: Final = 4  # significant enough for a measurement that repeats within some percent
+
+
+def quick_document(series: Sequence[Series], server: str, context: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the document of `bench quick`: medians as results; rounds, ratios and CPU times in the context."""
+    results = [
+        {
+            "model": entry.model,
+            "concurrency": entry.concurrency,
+            "server": entry.server,
+            "throughput": round(entry.median("throughput"), 1),
+            "p50_ms": round(entry.median("p50_ms"), DIGITS),
+            "p99_ms": round(entry.median("p99_ms"), DIGITS),
+        }
+        for entry in series
+    ]
+    rounds = [
+        {
+            "server": entry.server,
+            "concurrency": entry.concurrency,
+            "throughput": [round(point.throughput, 1) for point in entry.points],
+            "p50_ms": [round(point.p50_ms, DIGITS) for point in entry.points],
+            "p99_ms": [round(point.p99_ms, DIGITS) for point in entry.points],
+            "calls": [point.calls for point in entry.points],
+            "errors": sum(sum(point.errors.values()) for point in entry.points),
+            "server_cpu_us_per_call": _rounded(entry.median_or_none("server_cpu_us")),
+            "client_cpu_us_per_call": _rounded(entry.median_or_none("client_cpu_us")),
+        }
+        for entry in series
+    ]
+    shares = {
+        f"throughput / {name}": {str(c): round(ratio, 3) for c, ratio in ratios(series, server, name).items()}
+        for name in (ECHO, LOOP)
+    }
+    return {"results": results, "context": {**context, "ratios": shares, "rounds": rounds}}
+
+
+def write_json(document: Mapping[str, Any], path: Path) -> None:
+    """Write the document, indented, ending in a newline."""
+    path.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def quick_table(document: Mapping[str, Any]) -> Group:
+    """Return the table of a `quick_document`, with what must be known to read it beneath."""
+    context = document["context"]
+    table = Table(title="bench quick", title_justify="left", header_style="bold")
+    for column, justify in _COLUMNS:
+        table.add_column(column, justify=justify)
+    against = context["ratios"][f"throughput / {ECHO}"]
+    for result, rounds in zip(document["results"], context["rounds"], strict=True):
+        ratio = against.get(str(result["concurrency"])) if result["server"] == context["server"] else None
+        table.add_row(
+            escape(result["model"]),
+            str(result["concurrency"]),
+            escape(result["server"]),
+            f"{result['throughput']:,.0f}",
+            f"{result['p50_ms']:.2f}",
+            f"{result['p99_ms']:.2f}",
+            "" if ratio is None else f"{ratio:.2f}x",
+            _number(rounds["server_cpu_us_per_call"]),
+            _number(rounds["client_cpu_us_per_call"]),
+            str(rounds["errors"]),
+        )
+    return Group(table, Text("\n".join(quick_notes(context))))
+
+
+_COLUMNS: Final[tuple[tuple[str, Literal["left", "right"]], ...]] = (
+    ("model", "left"),
+    ("concurrency", "right"),
+    ("server", "left"),
+    ("infer/s", "right"),
+    ("p50 ms", "right"),
+    ("p99 ms", "right"),
+    ("of echo", "right"),
+    ("server us/call", "right"),
+    ("client us/call", "right"),
+    ("errors", "right"),
+)
+
+
+def quick_notes(context: Mapping[str, Any]) -> list[str]:
+    """Return the lines beneath the table."""
+    return [
+        f"load client: {context['load_client']}; {SHARED_MACHINE}",
+        machine_note(context),
+        f"medians of {context['settings']['rounds']} rounds taken in turns; every answer checked",
+        LOOP_NOTE,
+        *protection_notes(context["protections"]),
+    ]
+
+
+def machine_note(context: Mapping[str, Any]) -> str:
+    """Return the line that says on what machine, and how busy it was at the start."""
+    machine = context["machine"]
+    load = machine["load_average"][0]
+    return f"{machine['cores']} cores, {machine['processor']}, load average {load} at the start"
+
+
+def protection_notes(protections: Mapping[str, Any]) -> list[str]:
+    """Return what protects the server under test, one line each; that it is not known is said."""
+    if not protections:
+        return ["protections: not known (a server that this command did not start)"]
+    return [f"{name}: {value if isinstance(value, str) else json.dumps(value)}" for name, value in protections.items()]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}"
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)

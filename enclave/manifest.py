@@ -4,6 +4,7 @@ Source: docs/spec/sealed-model.md section 2. A `Manifest` that exists obeys ever
 trusted publisher signed it is another question, answered by `sealing.verify_manifest`.
 """
 
+import codecs
 import hashlib
 import re
 from collections.abc import Sequence
@@ -53,6 +54,10 @@ _PART: Final = r"(?!\.{1,2}(?:/|$))[A-Za-z0-9._-]{1,128}"
 KEY_ID_PATTERN: Final = rf"^kbs:///{_PART}/{_PART}/{_PART}$"
 _CREATED_PATTERN: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"
 _CONTROL_OR_BACKSLASH: Final = re.compile(r"[\x00-\x1f\x7f\\]")
+
+# RFC 8785 sorts members by their UTF-16 form, and Python imports that codec at its first use: a locked-down worker could
+# not.
+codecs.lookup("utf-16-be")
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Size = Annotated[int, Field(ge=0, le=PLAINTEXT_LIMIT)]

@@ -6,6 +6,7 @@ Source: docs/spec/sealed-model.md section 3. Private keys are not here (sealed/p
 import base64
 import binascii
 import hashlib
+import json
 import tomllib
 from collections.abc import Mapping
 from typing import Annotated, Final, Self
@@ -119,10 +120,10 @@ class TrustedPublishers(BaseModel):
     def loads(cls, text: str) -> Self:
         """Return the list in `text`, JSON or TOML; `ConfigurationError` says what is wrong."""
         try:
-            if text.lstrip().startswith("{"):
-                return cls.model_validate_json(text)
-            # Through JSON's rules: TOML arrays arrive as lists, which strict validation refuses for tuples.
-            return cls.model_validate(tomllib.loads(text), strict=False)
+            if not text.lstrip().startswith("{"):
+                # Through JSON, so that both forms are read by the same strict rules.
+                text = json.dumps(tomllib.loads(text), default=str)
+            return cls.model_validate_json(text)
         except (ValidationError, tomllib.TOMLDecodeError) as error:
             raise ConfigurationError(f"trusted publishers: {explain(error)}") from None
 

@@ -132,8 +132,11 @@ def seal(
     key = new_key()
     try:
         with _new_file_beside(target) as (fd, publish):
-            manifest = write_sealed(fd, facts, files, signer, key, threads=threads, progress=progress)
-            os.fsync(fd)
+            try:
+                manifest = write_sealed(fd, facts, files, signer, key, threads=threads, progress=progress)
+                os.fsync(fd)
+            except OSError as error:
+                raise _cannot_write(target, error.strerror) from None
             deliver(SealedKey(manifest, key))
             publish()
     finally:
@@ -231,25 +234,31 @@ class _Encryption:
         self._report = report
 
     def run(self, threads: int) -> None:
-        size = self._manifest.payload.plaintext_size
         buffers = [(bytearray(SEGMENT_BYTES), bytearray(SEGMENT_BYTES)) for _ in range(2 * threads)]
-        at_work: list[Future[None] | None] = [None] * len(buffers)
-        with ThreadPoolExecutor(threads, thread_name_prefix="seal") as pool:
-            for index in range(segment_count(size)):
-                slot = index % len(buffers)
-                earlier = at_work[slot]
-                if earlier is not None:
-                    earlier.result()
-                where = segment(index, size)
-                plaintext = memoryview(buffers[slot][0])[: where.plaintext_bytes]
-                self._fill(plaintext, where.plaintext_offset)
-                at_work[slot] = pool.submit(self._encrypt, index, plaintext, buffers[slot][1])
-            for work in at_work:
-                if work is not None:
-                    work.result()
-        for plain, _ in buffers:
-            wipe(plain)
+        try:
+            with ThreadPoolExecutor(threads, thread_name_prefix="seal") as pool:
+                self._feed(pool, buffers)
+        finally:
+            for plain, _ in buffers:
+                wipe(plain)
         self._check_digests()
+
+    def _feed(self, pool: ThreadPoolExecutor, buffers: Sequence[tuple[bytearray, bytearray]]) -> None:
+        """Fill segment after segment and give it to the pool; a buffer is filled again once its segment is written."""
+        size = self._manifest.payload.plaintext_size
+        at_work: list[Future[None] | None] = [None] * len(buffers)
+        for index in range(segment_count(size)):
+            slot = index % len(buffers)
+            earlier = at_work[slot]
+            if earlier is not None:
+                earlier.result()
+            where = segment(index, size)
+            plaintext = memoryview(buffers[slot][0])[: where.plaintext_bytes]
+            self._fill(plaintext, where.plaintext_offset)
+            at_work[slot] = pool.submit(self._encrypt, index, plaintext, buffers[slot][1])
+        for work in at_work:
+            if work is not None:
+                work.result()
 
     def _fill(self, plaintext: memoryview, start: int) -> None:
         """Fill one segment from the files that meet it, zeros between them."""

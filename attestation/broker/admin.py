@@ -1,0 +1,226 @@
+"""What the broker does for operators: uploads, floors, lists (docs/spec/key-broker.md, section 4).
+
+Every request is a token's only one: it is spent by a durable record before anything else happens. Blocking,
+serialised by one lock; HTTP is admin_app.py's.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from urllib.parse import unquote
+
+from hermetic.attestation.admin_client import HEADER_MANIFEST_DIGEST, HEADER_NAME, HEADER_PUBLISHER, HEADER_VERSION
+from hermetic.attestation.broker import journal
+from hermetic.attestation.broker.admin_tokens import AdminToken, AdminTokens
+from hermetic.attestation.broker.broker import Caller
+from hermetic.attestation.broker.floors import Floors
+from hermetic.attestation.broker.journal import Journal
+from hermetic.attestation.broker.key_file import model_facts
+from hermetic.attestation.broker.key_store import (
+    MAX_NAME_LENGTH,
+    MAX_SECRET_BYTES,
+    MODEL_KEY_BYTES,
+    KeyStore,
+    ModelFacts,
+    ResourcePath,
+    StoredKey,
+)
+from hermetic.attestation.broker.refusals import Refusal, Variant
+from hermetic.attestation.claims import Profile
+from hermetic.attestation.evidence import JsonValue
+from hermetic.errors import InvalidRequestError
+
+MAX_SPENT: Final = 100_000
+"""Most token ids remembered at once; each is forgotten when its token has ended."""
+
+MAX_REASON: Final = 500
+"""Longest reason for lowering a floor, in characters."""
+
+MAX_VERSION: Final = 2**53 - 1
+
+_HEADERS: Final = (HEADER_NAME, HEADER_VERSION, HEADER_MANIFEST_DIGEST, HEADER_PUBLISHER)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An admin request: who sent it, with which token, to do what under which path."""
+
+    caller: Caller
+    bearer: str | None
+    act: str
+    path: str
+
+
+class Admin:
+    """The admin listener's requests."""
+
+    def __init__(
+        self,
+        tokens: AdminTokens,
+        keys: KeyStore,
+        floors: Floors,
+        log: Journal,
+        *,
+        profile: Profile,
+        spent: Mapping[str, int],
+        clock: Callable[[], datetime],
+    ) -> None:
+        """`spent` is what the log says of earlier runs (`journal.replay`)."""
+        self._tokens = tokens
+        self._keys = keys
+        self._floors = floors
+        self._log = log
+        self._profile = profile
+        self._spent = dict(spent)
+        self._clock = clock
+        self._mutex = threading.Lock()
+
+    def upload(self, request: Request, path: str, secret: memoryview, headers: Mapping[str, str]) -> None:
+        """Store a new key, once its record is durable; raises `Refusal`."""
+        with self._mutex:
+            self._authorise(request)
+            resource, model = _upload_facts(path, secret, headers)
+            error = self._clash(resource, model)
+            self._log_upload(request, resource, model, error)
+            if error is not None:
+                raise error
+            self._keys.create(StoredKey(resource, model, self._profile, self._clock()), secret)
+
+    def keys(self, request: Request) -> list[JsonValue]:
+        """The facts of every key."""
+        with self._mutex:
+            self._authorise(request)
+            return [_key_facts(key) for key in self._keys.list()]
+
+    def floors(self, request: Request) -> dict[str, int]:
+        """Every name's floor."""
+        with self._mutex:
+            self._authorise(request)
+            return self._floors.all()
+
+    def raise_floor(self, request: Request, name: str, members: Mapping[str, JsonValue]) -> int:
+        """Retire every version of `name` below the member `below`."""
+        with self._mutex:
+            self._authorise(request)
+            below = _version(members, {"below"})
+            return self._floors.raise_to(_name(name), below, journal.client_fields(request.caller.identity))
+
+    def lower_floor(self, request: Request, name: str, members: Mapping[str, JsonValue]) -> int:
+        """Let versions of `name` from the member `below` on be released again, for a recorded reason."""
+        with self._mutex:
+            self._authorise(request)
+            below, reason = _version(members, {"below", "reason"}), members["reason"]
+            if not isinstance(reason, str) or not 0 < len(reason) <= MAX_REASON:
+                raise Refusal(Variant.INVALID_REQUEST, f"reason: expected 1 to {MAX_REASON} characters of text")
+            return self._floors.lower_to(_name(name), below, journal.client_fields(request.caller.identity), reason)
+
+    def _authorise(self, request: Request) -> AdminToken:
+        """Verify the token, spend it durably, then ask whether its role may do this."""
+        token = self._tokens.verify(request.bearer)
+        self._check_unspent(token)
+        allowed = self._tokens.allows(token, request.path)
+        fields: dict[str, JsonValue] = {
+            "client": journal.client_fields(request.caller.identity),
+            "issuer": token.issuer,
+            "role": token.role,
+            "jti": token.id,
+            "expires": token.expires,
+            "act": request.act,
+            "path": request.path[:MAX_NAME_LENGTH],
+            "outcome": "allowed" if allowed else "refused",
+            "reasons": [] if allowed else [f"role {token.role} has no rule for this path"],
+        }
+        self._log.write(journal.ADMIN, fields)
+        self._spent[journal.spent_key(token.issuer, token.id)] = token.expires
+        if not allowed:
+            raise Refusal(Variant.ADMIN_ACCESS, f"role {token.role}: expected a rule that allows {request.path}")
+        return token
+
+    def _check_unspent(self, token: AdminToken) -> None:
+        now = self._clock().timestamp()
+        self._spent = {key: ends for key, ends in self._spent.items() if ends > now}
+        if journal.spent_key(token.issuer, token.id) in self._spent:
+            raise Refusal(Variant.ADMIN_ACCESS, "token: expected one not used yet, got a used one")
+        if len(self._spent) >= MAX_SPENT:
+            raise Refusal(Variant.TOO_MANY_REQUESTS, f"tokens: expected at most {MAX_SPENT} used ones still alive")
+
+    def _clash(self, resource: ResourcePath, model: ModelFacts | None) -> Refusal | None:
+        if self._keys.find(resource) is not None:
+            return Refusal(Variant.RESOURCE_EXISTS, f"resource {resource}: expected a new one, got one that exists")
+        if model is None:
+            return None
+        for key in self._keys.list():
+            if key.model is not None and (key.model.name, key.model.version) == (model.name, model.version):
+                what = f"{model.name} version {model.version}"
+                return Refusal(Variant.RESOURCE_EXISTS, f"{what}: expected no key yet, got {key.resource}")
+        return None
+
+    def _log_upload(
+        self, request: Request, resource: ResourcePath, model: ModelFacts | None, error: Refusal | None
+    ) -> None:
+        fields: dict[str, JsonValue] = {
+            "client": journal.client_fields(request.caller.identity),
+            "resource": str(resource),
+            "model": journal.model_fields(model),
+            "profile": self._profile,
+            "outcome": "accepted" if error is None else "refused",
+            "reasons": [] if error is None else [str(error)],
+        }
+        self._log.write(journal.UPLOAD, fields)
+
+
+def _upload_facts(path: str, secret: memoryview, headers: Mapping[str, str]) -> tuple[ResourcePath, ModelFacts | None]:
+    try:
+        resource = ResourcePath.parse(path)
+        model = _model(headers)
+    except InvalidRequestError as error:
+        raise Refusal(Variant.INVALID_REQUEST, str(error)) from error
+    if model is not None and len(secret) != MODEL_KEY_BYTES:
+        raise Refusal(Variant.INVALID_REQUEST, f"model key: expected {MODEL_KEY_BYTES} bytes, got {len(secret)}")
+    if not 0 < len(secret) <= MAX_SECRET_BYTES:
+        raise Refusal(Variant.INVALID_REQUEST, f"secret: expected 1 to {MAX_SECRET_BYTES} bytes, got {len(secret)}")
+    return resource, model
+
+
+def _model(headers: Mapping[str, str]) -> ModelFacts | None:
+    given = [name for name in _HEADERS if name in headers]
+    if not given:
+        return None
+    if len(given) != len(_HEADERS):
+        raise InvalidRequestError(f"upload: expected all of {', '.join(_HEADERS)} or none, got {', '.join(given)}")
+    version = headers[HEADER_VERSION]
+    if not version.isascii() or not version.isdecimal() or len(version) > len(str(MAX_VERSION)):
+        raise InvalidRequestError(f"{HEADER_VERSION}: expected a decimal number, got {version[:40]!r}")
+    members: dict[str, JsonValue] = {
+        "name": unquote(headers[HEADER_NAME], errors="strict"),
+        "version": int(version),
+        "manifest_digest": headers[HEADER_MANIFEST_DIGEST],
+        "publisher": unquote(headers[HEADER_PUBLISHER], errors="strict"),
+    }
+    return model_facts(members)
+
+
+def _version(members: Mapping[str, JsonValue], expected: set[str]) -> int:
+    below = members.get("below")
+    if members.keys() != expected:
+        raise Refusal(Variant.INVALID_REQUEST, f"expected the members {sorted(expected)}, got {sorted(members)}")
+    if not isinstance(below, int) or isinstance(below, bool) or not 0 <= below <= MAX_VERSION:
+        raise Refusal(Variant.INVALID_REQUEST, f"below: expected a version, got {below!r}")
+    return below
+
+
+def _name(name: str) -> str:
+    if not 0 < len(name) <= MAX_NAME_LENGTH or not name.isprintable():
+        raise Refusal(Variant.INVALID_REQUEST, f"name: expected 1 to {MAX_NAME_LENGTH} printable characters")
+    return name
+
+
+def _key_facts(key: StoredKey) -> JsonValue:
+    return {
+        "resource": str(key.resource),
+        "model": journal.model_fields(key.model),
+        "profile": key.profile,
+        "created": key.created.isoformat(),
+    }

@@ -1,0 +1,219 @@
+"""The broker's configuration: one TOML file, read once; unknown keys refused, every limit with its unit.
+
+Here: names, types, defaults, and what must hold between them. What the files that it names contain is build.py's.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hermetic.attestation.broker.release import Rollback
+from hermetic.attestation.claims import Profile
+from hermetic.errors import ConfigurationError
+
+MIB: Final = 1024 * 1024
+DAY_S: Final = 24 * 3600
+MAX_CONFIG_BYTES: Final = MIB
+LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+PositiveInt = Annotated[int, Field(ge=1)]
+_KEK_FILE: Final = "file:"
+
+
+class Section(BaseModel):
+    """A table of the configuration: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Listener(Section):
+    """Where to listen, with which certificate, and whose client certificates to take. Port 0: the kernel chooses."""
+
+    host: str = "127.0.0.1"
+    port: Port
+    certificate: Path
+    key: Path
+    client_authorities: tuple[Path, ...] = Field(min_length=1)
+
+
+class Public(Listener):
+    """The listener for guests. `optional` leaves it to the appraisal policies to say whose machine may have a key."""
+
+    port: Port = 8443
+    client_certificates: Literal["required", "optional"] = "required"
+
+
+class Issuer(Section):
+    """Who issues admin tokens: the `iss` and `aud` to name, and the public key (PEM, Ed25519 or P-256)."""
+
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    audience: str | None = None
+    public_key: Path
+
+
+class Acl(Section):
+    """A role of admin tokens, and the request paths it may use: a regular expression `^/...$`."""
+
+    role: Annotated[str, Field(min_length=1, max_length=128)]
+    allowed: str
+
+
+class Admin(Listener):
+    """The listener for operators; a client certificate is always demanded, a token as well."""
+
+    port: Port = 8444
+    token_life_s: Annotated[int, Field(ge=1, le=3600)] = 300
+    leeway_s: Annotated[int, Field(ge=0, le=300)] = 30
+    issuers: tuple[Issuer, ...] = Field(min_length=1)
+    acl: tuple[Acl, ...] = Field(min_length=1)
+
+
+class Tokens(Section):
+    """Attestation tokens. Without `key` one is made at each start, and nobody else can verify the tokens."""
+
+    issuer: str = "hermetic-broker"
+    key: Path | None = None
+    certificates: Path | None = None
+
+
+class Log(Section):
+    """The log of decisions (docs/spec/log.md), and the key file that signs its checkpoints."""
+
+    folder: Path
+    origin: str
+    key: Path
+
+
+class KeyStoreSettings(Section):
+    """Where wrapped keys lie, and the key-encryption key: `credential:NAME`, `fd:N` or `file:PATH` elsewhere."""
+
+    kind: Literal["file"] = "file"
+    folder: Path
+    kek: str
+
+
+class Trust(Section):
+    """Whose evidence is genuine: CAs of attestation keys beside our own, and keys entered by hand (SPKI SHA-256)."""
+
+    ak_authorities: tuple[Path, ...] = ()
+    provisioned_aks: tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...] = ()
+
+
+class AkEnrolment(Section):
+    """Our CA for attestation keys of TPMs, and whose endorsement keys it believes."""
+
+    key: Path
+    certificate: Path
+    life_s: Annotated[int, Field(ge=60, le=7 * DAY_S)] = DAY_S
+    ek_authorities: tuple[Path, ...] = ()
+    software_ek_authorities: tuple[Path, ...] = ()
+
+
+class Policy(Section):
+    """The appraisal policy of the resources that match a pattern over `repository/type/tag`; the first match counts."""
+
+    resource: str
+    file: Path
+    plain_secrets: bool = False
+    rollback: Rollback = "floor"
+    roll_over_s: Annotated[int, Field(ge=0, le=366 * DAY_S)] = DAY_S
+
+
+class ServingNamesOf(Section):
+    """What the serving certificate of one client says. `client` is its identity's name, or `*` for all others."""
+
+    client: str
+    common_name: Annotated[str, Field(min_length=1, max_length=64)]
+    dns: tuple[str, ...] = ()
+    ip: tuple[str, ...] = ()
+    uris: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not (self.dns or self.ip or self.uris):
+            raise ValueError("expected at least one of dns, ip, uris")
+        return self
+
+
+class ServingCertificates(Section):
+    """The CA of serving keys, the policy that a session must meet, and what the certificates say."""
+
+    key: Path
+    certificates: Path
+    policy: Path
+    certificate_s: Annotated[int, Field(ge=60, le=7 * DAY_S)] = DAY_S
+    names: tuple[ServingNamesOf, ...] = Field(min_length=1)
+
+
+class Limits(Section):
+    """What the broker takes at most."""
+
+    body_bytes: PositiveInt = 2 * MIB
+    sessions: PositiveInt = 4096
+    sessions_per_client: PositiveInt = 64
+    requests_per_minute: PositiveInt = 600
+    session_s: Annotated[int, Field(ge=1, le=3600)] = 300
+    token_s: Annotated[int, Field(ge=1, le=3600)] = 300
+    enrolments: PositiveInt = 256
+    connections: PositiveInt = 256
+    concurrent_work: Annotated[int, Field(ge=1, le=64)] = 4
+    keep_alive_s: PositiveInt = 5
+    drain_s: PositiveInt = 10
+
+
+class BrokerConfig(Section):
+    """The whole file. Relative paths are taken from the file's folder."""
+
+    profile: Profile = "production"
+    public: Public
+    admin: Admin
+    tokens: Tokens = Tokens()
+    log: Log
+    key_store: KeyStoreSettings
+    trust: Trust = Trust()
+    ak_enrolment: AkEnrolment | None = None
+    policies: tuple[Policy, ...] = Field(min_length=1)
+    serving_certificates: ServingCertificates | None = None
+    limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _profile_allows(self) -> Self:
+        hosts = {"public.host": self.public.host, "admin.host": self.admin.host}
+        for name, host in hosts.items():
+            if self.profile == "demo" and host not in LOOPBACK:
+                raise ValueError(f'{name}: profile "demo" wanted loopback, got {host}')
+        if self.profile != "demo" and self.ak_enrolment is not None and self.ak_enrolment.software_ek_authorities:
+            raise ValueError('ak_enrolment.software_ek_authorities: needs profile = "demo"')
+        return self
+
+    @classmethod
+    def load(cls, path: Path) -> "BrokerConfig":
+        """The configuration in the TOML file `path`; raises `ConfigurationError` naming every key at fault."""
+        try:
+            with path.open("rb") as file:
+                raw = file.read(MAX_CONFIG_BYTES + 1)
+            if len(raw) > MAX_CONFIG_BYTES:
+                raise ConfigurationError(f"{path}: expected at most {MAX_CONFIG_BYTES} bytes, got more")
+            config = cls.model_validate(tomllib.loads(raw.decode("utf-8")))
+            return cls.model_validate(_absolute(config.model_dump(), path.resolve().parent))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigurationError(f"{path}: {error}") from error
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+            raise ConfigurationError(f"{path}: {faults}") from error
+
+
+def _absolute(value: object, folder: Path) -> object:
+    """`value` with every relative path taken from `folder`, the KEK's among them."""
+    if isinstance(value, Path):
+        return folder / value
+    if isinstance(value, str) and value.startswith(_KEK_FILE):
+        return f"{_KEK_FILE}{folder / value.removeprefix(_KEK_FILE)}"
+    if isinstance(value, dict):
+        return {key: _absolute(item, folder) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return tuple(_absolute(item, folder) for item in value)
+    return value

@@ -6,12 +6,15 @@ takes the `sample` attester where no software TPM is installed. Outside a demo n
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Final, Literal
 
-from hermetic.provision.host import lacking_properties, software_tpm
+from hermetic.provision.host import lacking_properties, software_tpm, zeroing_here
 from hermetic.provision.layout import Plan
 
-__all__ = ["demo_plan"]
+__all__ = ["DEMO_PUBLISHERS", "demo_plan"]
+
+DEMO_PUBLISHERS: Final = ("demo", "third-party")
+"""The first may publish programs (TorchScript, torch.export), the second may not."""
 
 
 def demo_plan(plan: Plan, *, tee: Literal["tpm", "sample"] | None) -> tuple[Plan, Sequence[str]]:
@@ -22,4 +25,12 @@ def demo_plan(plan: Plan, *, tee: Literal["tpm", "sample"] | None) -> tuple[Plan
         weaker.append("No software TPM (Debian: swtpm, swtpm-tools): evidence is `sample`, which proves nothing.")
     lacking = lacking_properties()
     weaker += [f"This host cannot give the isolation property {name}: waived in server.toml." for name in lacking]
-    return dataclasses.replace(plan, tee=tee or "tpm", waived=tuple(lacking)), weaker
+    zeroing = zeroing_here()
+    if zeroing != "enforced":
+        weaker.append("Freed memory is not overwritten on this host: the policy accepts that.")
+    changed: dict[str, Any] = {
+        "tee": tee or "tpm",
+        "waived": tuple(lacking),
+        "zeroing": "enforced" if zeroing == "enforced" else "any",
+    }
+    return dataclasses.replace(plan, publishers=DEMO_PUBLISHERS, **changed), weaker

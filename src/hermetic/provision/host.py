@@ -20,7 +20,7 @@ from hermetic.enclave.isolation.kernel import syscall
 from hermetic.enclave.messages import LockdownReport
 from hermetic.errors import IsolationError
 
-__all__ = ["Finding", "State", "examine", "lacking_properties", "software_tpm"]
+__all__ = ["Finding", "State", "examine", "lacking_properties", "software_tpm", "zeroing_here"]
 
 State = Literal["good", "weak", "missing"]
 Kind = Literal["worker", "front end"]
@@ -205,14 +205,19 @@ def _memory(root: Path) -> Iterator[Finding]:
     yield _memfd_secret()
 
 
-def _zero_on_free() -> Finding:
+def zeroing_here() -> str:
+    """Whether a process started as ours are overwrites what it frees: "enforced" or "best effort"."""
     program = "from hermetic.enclave import zero_on_free; print(zero_on_free.status())"
     command = [sys.executable, "-c", program]
     environment = {**_search_path(), **zero_on_free.ENVIRONMENT}
     result = subprocess.run(
         command, check=True, capture_output=True, text=True, timeout=TRIAL_TIMEOUT_S, env=environment
     )
-    zeroing = result.stdout.strip()
+    return result.stdout.strip()
+
+
+def _zero_on_free() -> Finding:
+    zeroing = zeroing_here()
     if zeroing == "enforced":
         return Finding("memory", "zero on free", "good", zeroing)
     return Finding("memory", "zero on free", "weak", zeroing, "freed memory keeps what it held until it is used again")

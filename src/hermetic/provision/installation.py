@@ -12,6 +12,7 @@ from typing import Final
 from cryptography import x509
 
 from hermetic.attestation.demo_mark import is_demo
+from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.errors import ConfigurationError
 from hermetic.provision.host import Finding
 from hermetic.provision.layout import AUTHORITY_MARK
@@ -37,7 +38,7 @@ def examine_server(path: Path, *, now: datetime | None = None) -> list[Finding]:
         )
     drawers = [Finding("installation", "authority", "weak", str(folder), "for a demo only") for folder in folders]
     moment = now or datetime.now(UTC)
-    return [*drawers, *_key_files(config), *_certificates(config, moment)]
+    return [*drawers, _publishers(config), *_key_files(config), *_certificates(config, moment)]
 
 
 def find_authority_folders(near: Path) -> list[Path]:
@@ -47,6 +48,15 @@ def find_authority_folders(near: Path) -> list[Path]:
         if place != Path("/"):
             places += sorted(child for child in place.iterdir() if child.is_dir())[:FOLDERS_LIMIT]
     return sorted({place for place in places if (place / AUTHORITY_MARK).exists()})
+
+
+def _publishers(config: ServerConfig) -> Finding:
+    try:
+        trusted = TrustedPublishers.loads(config.publishers.read_text())
+    except OSError as error:
+        raise ConfigurationError(f"{config.publishers}: {error.strerror}") from error
+    names = ", ".join(publisher.name for publisher in trusted.publishers)
+    return Finding("installation", "publishers", "good", f"{names}; digest {trusted.digest().hex()}")
 
 
 def _key_files(config: ServerConfig) -> Iterator[Finding]:
@@ -83,5 +93,5 @@ def _certificate(name: str, certificate: x509.Certificate, profile: str, now: da
         yield Finding("installation", name, "missing", f"a demo's: {subject}", "its private key is not a secret")
     if end < now:
         yield Finding("installation", name, "missing", f"ended {end:%Y-%m-%d}: {subject}", "it is refused by everyone")
-    elif end < now + RENEW_WITHIN:
+    elif end < now + RENEW_WITHIN and not is_demo(certificate):
         yield Finding("installation", name, "weak", f"ends {end:%Y-%m-%d %H:%M} UTC: {subject}", "renew it")

@@ -60,8 +60,9 @@ class Plan:
     admin_port: int = 8444
     broker_names: Sequence[str] = ("localhost", "127.0.0.1")
     tenant: str = "first"
-    publisher: str = "first-publisher"
+    publishers: Sequence[str] = ("first-publisher",)
     waived: Sequence[str] = ()
+    zeroing: str = "enforced"
 
     @property
     def profile(self) -> str:
@@ -76,10 +77,9 @@ def write(path: Path, plan: Plan) -> None:
     """
     root = Folder.create(path)
     _write_authorities(root, plan)
-    publisher = PublisherKey.generate(plan.publisher)
-    publisher.save(root.folder(AUTHORITY_FOLDER).folder("publishers").path / f"{plan.publisher}.json")
-    _write_broker(root, plan)
-    _write_server(root, plan, publisher)
+    trusted = _write_publishers(root, plan)
+    _write_broker(root, plan, trusted)
+    _write_server(root, plan, trusted)
     root.folder("client")
     for role in ROLES.values():
         _write_request(root, role, plan)
@@ -154,19 +154,33 @@ def _write_authorities(root: Folder, plan: Plan) -> None:
     operator.write("admin-token.pub", token.public_key().public_bytes(serialization.Encoding.PEM, _SPKI))
 
 
-def _write_broker(root: Folder, plan: Plan) -> None:
+def _write_publishers(root: Folder, plan: Plan) -> TrustedPublishers:
+    """Keys for every publisher; in a demo the first one may publish programs. Returns the list of whom to trust."""
+    folder = root.folder(AUTHORITY_FOLDER).folder("publishers")
+    entries = []
+    for position, name in enumerate(plan.publishers):
+        key = PublisherKey.generate(name)
+        key.save(folder.path / f"{name}.json")
+        entries.append(key.publisher(code=plan.names.demo and position == 0))
+    return TrustedPublishers(publishers=tuple(entries))
+
+
+def _write_broker(root: Folder, plan: Plan, trusted: TrustedPublishers) -> None:
     broker = root.folder("broker")
     broker.write_key("token.key", new_key())
+    policy = render("policy.toml", _policy_values(plan, trusted))
+    if plan.tee == "tpm":
+        policy += render("policy-tpm.toml", _policy_values(plan, trusted))
+    broker.folder("policies").write("default.toml", policy)
     _write_log_key(broker, f"{plan.trust_domain}/broker")
     root.folder("credentials").write("kek", os.urandom(KEK_BYTES))
 
 
-def _write_server(root: Folder, plan: Plan, publisher: PublisherKey) -> None:
+def _write_server(root: Folder, plan: Plan, trusted: TrustedPublishers) -> None:
     server = root.folder("server")
     _write_log_key(server, f"{plan.trust_domain}/server")
     for name in ("models", "state"):
         server.folder(name)
-    trusted = TrustedPublishers(publishers=(publisher.publisher(code=plan.names.demo),))
     server.write("publishers.toml", _publishers(trusted))
     server.write("server.toml", render("server.toml", _server_values(plan)))
 
@@ -212,6 +226,21 @@ def _server_values(plan: Plan) -> dict[str, object]:
         "tcti": plan.tcti,
         "server_log": f"{plan.trust_domain}/server",
         "waived": list(plan.waived),
+    }
+
+
+def _policy_values(plan: Plan, trusted: TrustedPublishers) -> dict[str, object]:
+    return {
+        "note": DEMO_ORGANISATION if plan.names.demo else "",
+        "policy_name": "default",
+        "profile": plan.profile,
+        "tee": plan.tee,
+        "demo": plan.names.demo,
+        "hosts": [ROLES["host"].spiffe(plan.trust_domain)],
+        "publishers_digest": [trusted.digest().hex()],
+        "waived": list(plan.waived),
+        "zeroing": plan.zeroing,
+        "secure_boot": "any" if plan.names.demo else "required",
     }
 
 

@@ -58,6 +58,7 @@ class Attesting:
         """
         digest = manifest.digest()
         claims: dict[str, JsonValue] = {
+            "purpose": "model",
             "manifest-digest": digest.hex(),
             "waivers": sorted(report.waived),
             "zeroing": report.zeroing,

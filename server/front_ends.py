@@ -3,13 +3,12 @@
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping
 from typing import Final
 
 from hermetic.enclave.channel import Channel
 from hermetic.enclave.messages import Frame, decode_control
-from hermetic.enclave.zero_on_free import environment
+from hermetic.enclave.zero_on_free import environment, interpreter
 from hermetic.errors import BorderError, WorkerLostError
 from hermetic.server.config import FrontEndSettings
 from hermetic.server.messages import TO_SUPERVISOR, Listening, Start
@@ -28,7 +27,7 @@ class FrontEnd:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-m", "hermetic.server.frontend", str(theirs.fileno())],
+                [*interpreter(), "-m", "hermetic.server.frontend", str(theirs.fileno())],
                 env=_environment(event_engine_listener=event_engine_listener),
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,

@@ -1,0 +1,124 @@
+"""Put a server together from its configuration: the only place that knows which part is made of which.
+
+The order matters: the log first, so that everything after it is recorded; then the attester, enrolled with the broker;
+then the serving key, which the broker certifies against evidence; then the models' manifests. Nothing is loaded here.
+"""
+
+import hashlib
+import ssl
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from hermetic.attestation.attesters import Attester
+from hermetic.attestation.attesters.tpm import TpmAttester, TpmSettings
+from hermetic.attestation.evidence import JsonValue, canonical
+from hermetic.attestation.exchange import BrokerClient
+from hermetic.attestation.log import Log, NoteSigner
+from hermetic.enclave.publishers import TrustedPublishers
+from hermetic.errors import ConfigurationError
+from hermetic.server.attesting import Attesting
+from hermetic.server.config import FrontEndSettings, ServerConfig
+from hermetic.server.loading import Loader, read_manifest
+from hermetic.server.repository import Repository, Slot
+from hermetic.server.serving_key import ServingKey, make_serving_key
+from hermetic.server.supervisor import Supervisor
+
+EVENT_LOG: Final = "event-log.json"
+
+
+def assemble(config: ServerConfig, resources: ExitStack, on_change: Callable[[Repository], None]) -> Supervisor:
+    """Return the supervisor of this configuration; `resources` closes log, TPM and broker connection.
+
+    Raises `ConfigurationError`, `LogError`, `TpmError`, `BrokerRefusedError`, `BrokerUnreachableError` or
+    `SealedModelError`: whatever cannot be put together stops the start.
+    """
+    log = resources.enter_context(_open_log(config))
+    publishers = TrustedPublishers.loads(read(config.publishers))
+    broker = resources.enter_context(_broker(config))
+    attester = _attester(config, resources, broker)
+    attesting = Attesting(attester, broker, lambda: _host_claims(config, publishers, log))
+    serving_key = make_serving_key(config.tls, attesting.certify_serving_key)
+    slots = [Slot(model, read_manifest(model.path, publishers)) for model in config.models]
+    loader = Loader(config.isolation, publishers, attesting)
+    settings = _front_end_settings(config, serving_key)
+    return Supervisor(config, settings, serving_key, Repository(slots), loader, log, on_change)
+
+
+def read(path: Path) -> str:
+    """Return the text of a file that the configuration names; `ConfigurationError` where it cannot be read."""
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+
+
+def _open_log(config: ServerConfig) -> Log:
+    return Log.open(config.log.folder, config.log.origin, NoteSigner.parse(read(config.log.key).strip()))
+
+
+def _broker(config: ServerConfig) -> BrokerClient:
+    """Return the connection: TLS 1.3, our certificate, and no trust but the configured CA."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        context.load_verify_locations(config.broker.authority)
+        context.load_cert_chain(config.broker.certificate, config.broker.key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(f"broker: wanted a CA, a certificate and its key in PEM, got {error}") from None
+    return BrokerClient(config.broker.url, context, config.broker.timeout_s)
+
+
+def _attester(config: ServerConfig, resources: ExitStack, broker: BrokerClient) -> Attester:
+    """Return this host's attester; a TPM's attestation key is enrolled with the broker first."""
+    settings = config.attestation
+    if settings.tee == "sample":
+        return _sample_attester()
+    boot_log = None if settings.boot_log == "none" else Path(settings.boot_log)
+    settings.state_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    attester = resources.enter_context(
+        TpmAttester(TpmSettings(settings.tcti, settings.pcr, settings.state_folder / EVENT_LOG, boot_log))
+    )
+    broker.enrol_ak(attester)
+    return attester
+
+
+def _sample_attester() -> Attester:
+    """Return the attester that proves nothing; release images do not carry it."""
+    try:
+        from hermetic.attestation.testing.sample import SampleAttester
+    except ImportError:
+        raise ConfigurationError('attestation.tee: "sample" is not part of this build') from None
+    return SampleAttester()
+
+
+def _host_claims(config: ServerConfig, publishers: TrustedPublishers, log: Log) -> dict[str, JsonValue]:
+    """What holds for every attestation of this host, at this moment."""
+    return {
+        "profile": config.profile,
+        "trusted-publishers": publishers.digest().hex(),
+        "policies": [f"access:{hashlib.sha256(canonical(_access_rules(config))).hexdigest()}"],
+        "log-head": f"{log.head.size}:{log.head.root.hex()}",
+    }
+
+
+def _access_rules(config: ServerConfig) -> list[Mapping[str, JsonValue]]:
+    return [rule.model_dump(mode="json") for rule in config.access]
+
+
+def _front_end_settings(config: ServerConfig, serving_key: ServingKey) -> FrontEndSettings:
+    return FrontEndSettings(
+        profile=config.profile,
+        host=config.listen.host,
+        port=config.listen.port,
+        reuse_port=config.front_ends > 1,
+        grpc=config.grpc,
+        certificate_chain=serving_key.chain,
+        authorities={name: read(path) for name, path in config.tls.authorities.items()},
+        access=config.access,
+        limits=config.limits,
+        waived=config.isolation.waived,
+        uid=config.isolation.uid,
+        gid=config.isolation.gid,
+    )

@@ -1,0 +1,39 @@
+"""`hermetic serve`: run the inference server of one configuration file."""
+
+import contextlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(serve)
+
+
+def serve(config: Annotated[Path, typer.Option("--config", "-c", help="The server's TOML file.")]) -> None:
+    """Serve sealed models: prove this host to the key broker, open the models in memory, answer over mutual TLS.
+
+    SIGTERM drains: what is accepted is answered, every model is wiped, and the exit status is 0.
+    """
+    from hermetic.enclave import zero_on_free
+    from hermetic.server.assembly import assemble
+    from hermetic.server.config import ServerConfig
+    from hermetic.server.repository import Repository
+
+    zero_on_free.ensure()
+    settings = ServerConfig.load(config)
+    told: dict[tuple[str, int], str] = {}
+
+    def on_change(repository: Repository) -> None:
+        for entry in repository.index():
+            line = f"model {entry.name} version {entry.version}: {entry.state} {entry.reason}".rstrip()
+            if told.get((entry.name, entry.version)) != line:
+                told[entry.name, entry.version] = line
+                typer.echo(line)
+
+    with contextlib.ExitStack() as resources:
+        supervisor = assemble(settings, resources, on_change)
+        supervisor.run(lambda port: typer.echo(f"listening on {settings.listen.host}:{port}"))
+        typer.echo("drained")

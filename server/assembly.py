@@ -87,7 +87,7 @@ def _attester(config: ServerConfig, resources: ExitStack, broker: BrokerClient) 
 def _sample_attester() -> Attester:
     """Return the attester that proves nothing; release images do not carry it."""
     try:
-        from hermetic.attestation.testing.sample import SampleAttester
+        from hermetic.attestation.testing.sample import SampleAttester  # noqa: PLC0415 - release images do not carry it
     except ImportError:
         raise ConfigurationError('attestation.tee: "sample" is not part of this build') from None
     return SampleAttester()

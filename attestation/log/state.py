@@ -82,7 +82,11 @@ class TileStore:
             data = (read_file(self._folder / full.path, TILE_WIDTH * HASH_SIZE) or b"")[:wanted]
         if len(data) != wanted:
             index = (tile.index * TILE_WIDTH + len(data) // HASH_SIZE) << TILE_HEIGHT * tile.level
-            raise LogError(f"expected {wanted} bytes in {tile.path}, got {len(data)}", index=index)
+            raise LogError(
+                f"the hashes of the entries from {index} on are missing: expected {wanted} bytes in {tile.path}, "
+                f"got {len(data)}",
+                index=index,
+            )
         return data
 
     def bundle(self, tile: Tile) -> Iterator[bytes]:
@@ -96,7 +100,7 @@ class TileStore:
         for entry in decode_bundle(data, start):
             if index == start + tile.width:
                 if whole:
-                    raise LogError(f"expected {tile.width} entries in {tile.entries_path}, got more", index=index)
+                    raise LogError(f"entry {index} is one too many in {tile.entries_path}", index=index)
                 return
             yield entry
             index += 1
@@ -125,7 +129,7 @@ def read_checkpoint(folder: Path) -> bytes:
     """The published checkpoint's bytes; raises `LogError` where there is none."""
     note = read_file(folder / CHECKPOINT, MAX_NOTE_SIZE)
     if note is None:
-        raise LogError(f"expected a log in {folder}, but it has no checkpoint", index=0)
+        raise LogError(f"expected a log in {folder}, but it has no checkpoint: nothing vouches for entry 0", index=0)
     return note
 
 
@@ -145,7 +149,10 @@ def load_published(folder: Path, note: bytes, checkpoint: Checkpoint) -> Publish
     width = size % TILE_WIDTH
     bundle = tuple(check_bundle(store, Tile(0, size // TILE_WIDTH, width))) if width else ()
     if frontier_at(size, hash_reader(size, store.tile)).root() != checkpoint.root:
-        raise LogError(f"the tiles do not lead to the root that the checkpoint of size {size} signs", index=0)
+        raise LogError(
+            f"the tiles of the entries from 0 on do not lead to the root that the checkpoint of size {size} signs",
+            index=0,
+        )
     return Published(note, checkpoint, Edge(size, tuple(levels)), bundle)
 
 

@@ -27,7 +27,7 @@ from hermetic.attestation.log.state import (
     load_published,
     read_snapshot,
 )
-from hermetic.attestation.log.tiles import TILE_HEIGHT, TILE_WIDTH, Edge, Tile
+from hermetic.attestation.log.tiles import TILE_HEIGHT, TILE_WIDTH, Edge, Tile, edge_of, split_hashes
 from hermetic.errors import LogError
 
 
@@ -63,6 +63,10 @@ class _Growing:
                 self._roots[self.frontier.size] = self.frontier.root()
         self._edge, tiles = self._edge.extend(entries)
         return tiles
+
+    def partial(self, tile: Tile) -> bytes:
+        """The hashes of a partial tile at the end of the tree so far."""
+        return b"".join(self._edge.levels[tile.level])
 
     def vouched(self) -> int:
         """How many of the entries so far the checkpoints kept elsewhere prove unchanged."""
@@ -113,20 +117,20 @@ def _check_tiles(store: TileStore, size: int, growing: _Growing) -> None:
     for start in range(0, size, TILE_WIDTH):
         leaves = Tile(0, start // TILE_WIDTH, min(size - start, TILE_WIDTH))
         for tile, wanted in growing.extend(check_bundle(store, leaves)).items():
-            # A wider tile of an upper level is compared when it is full, or at the end of the tree.
-            if tile.width == TILE_WIDTH or growing.frontier.size == size:
+            if tile.width == TILE_WIDTH:
                 _check_tile(store, tile, wanted)
+    for tile in edge_of(size):
+        _check_tile(store, tile, growing.partial(tile))
 
 
 def _check_tile(store: TileStore, tile: Tile, wanted: bytes) -> None:
     got = store.tile(tile)
     if got == wanted:
         return
-    differs = next(offset for offset in range(len(wanted)) if got[offset] != wanted[offset]) // (
-        len(wanted) // tile.width
-    )
+    pairs = enumerate(zip(split_hashes(got), split_hashes(wanted), strict=True))
+    offset = next(offset for offset, (stored, computed) in pairs if stored != computed)
     span = TILE_HEIGHT * tile.level
-    index = tile.index * TILE_WIDTH + differs << span
+    index = (tile.index * TILE_WIDTH + offset) << span
     raise LogError(
         f"one of the entries {index} to {index + (1 << span) - 1} is not as it was logged: {tile.path} differs",
         index=index,

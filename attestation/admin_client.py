@@ -19,8 +19,8 @@ import httpx
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey
-from pydantic import JsonValue
 
+from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.exchange import KEY_ID_SCHEME, Answer, send
 from hermetic.errors import ConfigurationError
 

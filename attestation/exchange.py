@@ -21,8 +21,8 @@ from types import TracebackType
 from typing import Final, Self
 
 import httpx
-from pydantic import JsonValue
 
+from hermetic.attestation.evidence import JsonObject, JsonValue
 from hermetic.errors import BrokerRefusedError, BrokerUnreachableError, InvalidRequestError
 
 __all__ = ["PROTOCOL_VERSION", "BrokerClient", "Challenge"]
@@ -40,14 +40,11 @@ MAX_ANSWER_BYTES: Final = 2 * 1024 * 1024
 MAX_REFUSAL_TEXT: Final = 2000
 """Longest refusal text that is repeated, in characters."""
 
-DEFAULT_EXTRA_PARAMS: Final[Mapping[str, JsonValue]] = {
+DEFAULT_EXTRA_PARAMS: Final[JsonObject] = {
     "supported-hash-algorithms": ["sha256", "sha384", "sha512"],
     "hermetic": {"version": 1},
 }
 """What we tell at /auth: Trustee ignores the second key, our broker answers with the same."""
-
-Activate = Callable[[bytes, bytes], bytes]
-"""TPM2_ActivateCredential: (credential blob, encrypted secret), both with their size prefix, to the secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +99,7 @@ class BrokerClient:
     ) -> None:
         self.close()
 
-    def challenge(self, tee: str, extra_params: Mapping[str, JsonValue] = DEFAULT_EXTRA_PARAMS) -> Challenge:
+    def challenge(self, tee: str, extra_params: JsonObject = DEFAULT_EXTRA_PARAMS) -> Challenge:
         """Begin a session for evidence of the kind `tee` (RCAR's request and challenge)."""
         body: JsonValue = {"version": PROTOCOL_VERSION, "tee": tee, "extra-params": dict(extra_params)}
         response = self._send("POST", "/kbs/v0/auth", json_body=body)
@@ -117,12 +114,12 @@ class BrokerClient:
     def attest(
         self,
         challenge: Challenge,
-        tee_pubkey: Mapping[str, JsonValue],
+        tee_pubkey: JsonObject,
         evidence: JsonValue,
-        hermetic: Mapping[str, JsonValue] | None = None,
+        hermetic: JsonObject | None = None,
         *,
         additional_evidence: str = "",
-        init_data: Mapping[str, JsonValue] | None = None,
+        init_data: JsonObject | None = None,
     ) -> str:
         """Send evidence over the challenge; returns the attestation token (EAR, a JWT).
 
@@ -161,17 +158,15 @@ class BrokerClient:
         )
         return _text(answer, "certificate").encode("ascii")
 
-    def enrol_ak(self, ek_certificate: bytes, ak_public: bytes, activate: Activate) -> bytes:
-        """Prove that an AK lives in the TPM of `ek_certificate` (DER); returns the AK's certificate chain, PEM.
+    def enrol_ak(self, request: JsonObject, answer: Callable[[JsonObject], JsonObject]) -> bytes:
+        """Prove that an AK lives in a TPM (docs/spec/ak-enrolment.md); returns its certificate chain, PEM, leaf first.
 
-        `ak_public` is a TPM2B_PUBLIC. `activate` runs TPM2_ActivateCredential on this host's TPM.
+        `request` is `TpmAttester.enrolment_request()`, `answer` is `TpmAttester.enrolment_answer`.
         """
-        offer: JsonValue = {"ek-certificate": _b64(ek_certificate), "ak-public": _b64(ak_public)}
-        puzzle = _object(self._send("POST", "/hermetic/v1/ak/challenge", json_body=offer))
-        secret = activate(_bytes(puzzle, "credential-blob"), _bytes(puzzle, "encrypted-secret"))
-        proof: JsonValue = {"id": _text(puzzle, "id"), "secret": _b64(secret)}
-        answer = _object(self._send("POST", "/hermetic/v1/ak/certificate", json_body=proof))
-        return _text(answer, "certificate").encode("ascii")
+        puzzle = _object(self._send("POST", "/hermetic/v1/ak/challenge", json_body=request))
+        proof = dict(answer(puzzle))
+        certificate = _object(self._send("POST", "/hermetic/v1/ak/certificate", json_body=proof))
+        return _text(certificate, "certificate").encode("ascii")
 
     def _send(self, method: str, path: str, *, json_body: JsonValue = None) -> Answer:
         headers = {} if self._session is None else {"cookie": f"{SESSION_COOKIE}={self._session}"}
@@ -264,19 +259,8 @@ def _checkpoint(answer: Answer) -> bytes | None:
         raise BrokerUnreachableError(f"{HEADER_CHECKPOINT}: expected standard base64, got {text[:80]!r}") from error
 
 
-def _text(answer: Mapping[str, JsonValue], name: str) -> str:
+def _text(answer: JsonObject, name: str) -> str:
     value = answer.get(name)
     if not isinstance(value, str) or not value:
         raise BrokerUnreachableError(f"answer: expected text in {name!r}, got {type(value).__name__}")
     return value
-
-
-def _bytes(answer: Mapping[str, JsonValue], name: str) -> bytes:
-    try:
-        return base64.b64decode(_text(answer, name), validate=True)
-    except binascii.Error as error:
-        raise BrokerUnreachableError(f"answer: expected standard base64 in {name!r}") from error
-
-
-def _b64(value: bytes) -> str:
-    return base64.b64encode(value).decode("ascii")

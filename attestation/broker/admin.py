@@ -175,7 +175,7 @@ def _upload_facts(path: str, secret: memoryview, headers: Mapping[str, str]) -> 
     try:
         resource = ResourcePath.parse(path)
         model = _model(headers)
-    except InvalidRequestError as error:
+    except (InvalidRequestError, UnicodeDecodeError) as error:
         raise Refusal(Variant.INVALID_REQUEST, str(error)) from error
     if model is not None and len(secret) != MODEL_KEY_BYTES:
         raise Refusal(Variant.INVALID_REQUEST, f"model key: expected {MODEL_KEY_BYTES} bytes, got {len(secret)}")

@@ -19,7 +19,7 @@ from hermetic.attestation.broker.jwe import encrypt
 from hermetic.attestation.broker.key_store import KeyStore, ResourcePath, StoredKey
 from hermetic.attestation.broker.protocol import OUR_ADDITIONS, parse_attestation, parse_auth
 from hermetic.attestation.broker.refusals import Refusal, Variant
-from hermetic.attestation.broker.release import Asked, PolicyEntry, entry_for, refusals
+from hermetic.attestation.broker.release import Asked, ModelPolicy, Policies, refusals
 from hermetic.attestation.broker.serving import ServingDesk
 from hermetic.attestation.broker.sessions import Attested, Session, SessionTable
 from hermetic.attestation.broker.token import TokenSigner, submods
@@ -66,11 +66,11 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What decides: the profile, whose evidence is genuine, and the policy entries in their order."""
+    """What decides: the profile, whose evidence is genuine, and what is acceptable."""
 
     profile: Profile
     trust: TrustRoots
-    entries: Sequence[PolicyEntry]
+    policies: Policies
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +134,9 @@ class Broker:
         except InvalidRequestError as error:
             raise Refusal(Variant.INVALID_PATH, str(error)) from error
         key = self._holdings.keys.find(resource)
-        entry = entry_for(resource, self._rules.entries)
-        failed = _MISSING if key is None else refusals(self._asked(key, attested.claims, entry), entry)
-        index = self._log_release(resource, key, entry, failed, attested, caller)
+        policy = None if key is None else self._rules.policies.choose(key)
+        failed = _MISSING if key is None else refusals(self._asked(key, attested.claims, policy), policy)
+        index = self._log_release(resource, key, policy, failed, attested, caller)
         if key is None:
             raise Refusal(Variant.PLUGIN_INTERNAL, f"Plugin internal error: no such resource: {resource}")
         if failed:
@@ -187,12 +187,12 @@ class Broker:
             token_expires=token.expires,
         )
 
-    def _asked(self, key: StoredKey, claims: Claims, entry: PolicyEntry | None) -> Asked:
+    def _asked(self, key: StoredKey, claims: Claims, policy: ModelPolicy | None) -> Asked:
         model = key.model
         floor = 0 if model is None else self._holdings.floors.of(model.name)
         settled = 0
-        if model is not None and entry is not None and entry.rollback == "latest-only":
-            settled = newest_settled(self._holdings.keys.list(), model.name, self._clock(), entry.roll_over)
+        if model is not None and policy is not None and policy.rollback == "latest-only":
+            settled = newest_settled(self._holdings.keys.list(), model.name, self._clock(), policy.roll_over)
         return Asked(key, claims, self._rules.profile, floor, settled)
 
     def _log_attest(self, session: Session, caller: Caller, outcome: str, facts: Mapping[str, JsonValue]) -> None:
@@ -209,7 +209,7 @@ class Broker:
         self,
         resource: ResourcePath,
         key: StoredKey | None,
-        entry: PolicyEntry | None,
+        policy: ModelPolicy | None,
         failed: Sequence[FailedCheck],
         attested: Attested,
         caller: Caller,
@@ -221,8 +221,8 @@ class Broker:
             "reasons": journal.reasons(failed),
             "model": journal.model_fields(None if key is None else key.model),
             "key": attested.tee_key.thumbprint(),
-            "policy": None if entry is None else entry.name,
-            "policy_digest": None if entry is None else entry.digest,
+            "policy": None if policy is None else policy.form.name,
+            "policy_digest": None if policy is None else policy.form.digest().hex(),
         }
         return self._holdings.journal.write(journal.RELEASE, fields)
 

@@ -113,13 +113,18 @@ class AkEnrolment(Section):
 
 
 class Policy(Section):
-    """The appraisal policy of the resources that match a pattern over `repository/type/tag`; the first match counts."""
+    """An appraisal policy for models; which one a model has is decided by the names in the file (its `models`)."""
 
-    resource: str
     file: Path
-    plain_secrets: bool = False
     rollback: Rollback = "floor"
     roll_over_s: Annotated[int, Field(ge=0, le=366 * DAY_S)] = DAY_S
+
+
+class PlainSecrets(Section):
+    """The policy of secrets of no model whose `repository/type/tag` matches a pattern (`*`, `?`); the first counts."""
+
+    resource: str
+    policy: Path
 
 
 class ServingNamesOf(Section):
@@ -176,6 +181,7 @@ class BrokerConfig(Section):
     trust: Trust = Trust()
     ak_enrolment: AkEnrolment | None = None
     policies: tuple[Policy, ...] = Field(min_length=1)
+    plain_secrets: tuple[PlainSecrets, ...] = ()
     serving_certificates: ServingCertificates | None = None
     limits: Limits = Limits()
 

@@ -3,35 +3,55 @@
 Genuine is verification.py's question and was answered at /attest. The order is that of docs/spec/key-broker.md, 2.5.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from hermetic.attestation.broker.key_store import ResourcePath, StoredKey
+from hermetic.attestation.broker.key_store import StoredKey
 from hermetic.attestation.checks import Checks
 from hermetic.attestation.claims import Claims, Profile
-from hermetic.errors import AppraisalError, FailedCheck
+from hermetic.attestation.policy import AppraisalPolicy, appraise, choose
+from hermetic.errors import AppraisalError, ConfigurationError, FailedCheck
 
 Rollback = Literal["floor", "latest-only"]
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyEntry:
-    """Which resources a policy is for, and what else stands with it in the configuration.
+class ModelPolicy:
+    """A policy for models, and what stands beside it in the configuration."""
 
-    `resource` is a pattern over `repository/type/tag` (`*`, `?`, `[...]`; `*` does not stop at `/`). `accept` raises
-    `AppraisalError` with every failure.
-    """
+    form: AppraisalPolicy
+    rollback: Rollback = "floor"
+    roll_over: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True)
+class SecretPolicy:
+    """A policy for plain secrets: a pattern over `repository/type/tag` (`*` does not stop at `/`)."""
 
     resource: str
-    name: str
-    digest: str
-    accept: Callable[[Claims], object]
-    plain_secrets: bool
-    rollback: Rollback
-    roll_over: timedelta
+    form: AppraisalPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """Every policy of the broker."""
+
+    models: tuple[ModelPolicy, ...]
+    secrets: tuple[SecretPolicy, ...] = ()
+
+    def choose(self, key: StoredKey) -> ModelPolicy | None:
+        """The policy of a stored key; None where there is none, or two that fit equally well."""
+        if key.model is None:
+            forms = (entry.form for entry in self.secrets if fnmatchcase(str(key.resource), entry.resource))
+            form = next(forms, None)
+            return None if form is None else ModelPolicy(form)
+        try:
+            chosen = choose([entry.form for entry in self.models], key.model.name)
+        except ConfigurationError:
+            return None
+        return next(entry for entry in self.models if entry.form is chosen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,56 +65,46 @@ class Asked:
     settled: int
 
 
-def entry_for(resource: ResourcePath, entries: Sequence[PolicyEntry]) -> PolicyEntry | None:
-    """The first entry whose pattern matches, None where none does."""
-    return next((entry for entry in entries if fnmatchcase(str(resource), entry.resource)), None)
-
-
-def refusals(asked: Asked, entry: PolicyEntry | None) -> tuple[FailedCheck, ...]:
+def refusals(asked: Asked, policy: ModelPolicy | None) -> tuple[FailedCheck, ...]:
     """Every check that speaks against the release, of the first group that fails; empty: release it."""
-    if entry is None:
-        return (FailedCheck("release.policy", "a policy entry for this resource", "none"),)
-    for group in (_profile, _identity, _rollback, _appraisal):
-        failed = group(asked, entry)
+    if policy is None:
+        return (FailedCheck("release.policy", "one policy for this resource", "none, or several that fit alike"),)
+    for failed in (_profile(asked), _identity(asked), _rollback(asked)):
         if failed:
             return failed
+    return accepted(asked.claims, policy.form)
+
+
+def accepted(claims: Claims, form: AppraisalPolicy) -> tuple[FailedCheck, ...]:
+    """Every check of an appraisal policy that the claims fail; empty: accepted."""
+    try:
+        appraise(claims, form)
+    except AppraisalError as error:
+        return error.failures
     return ()
 
 
-def _profile(asked: Asked, entry: PolicyEntry) -> tuple[FailedCheck, ...]:
-    _ = entry
+def _profile(asked: Asked) -> tuple[FailedCheck, ...]:
     checks = Checks()
     checks.equal("release.profile", asked.key.profile, asked.profile)
     return checks.failed
 
 
-def _identity(asked: Asked, entry: PolicyEntry) -> tuple[FailedCheck, ...]:
+def _identity(asked: Asked) -> tuple[FailedCheck, ...]:
     checks = Checks()
-    model = asked.key.model
-    if model is None:
-        checks.demand("release.plain_secret", entry.plain_secrets, "plain_secrets = true in the policy entry", "false")
-    else:
-        hermetic = asked.claims.hermetic
+    model, hermetic = asked.key.model, asked.claims.hermetic
+    if model is not None:
+        checks.equal("release.purpose", "model", None if hermetic is None else hermetic.purpose)
         attested = None if hermetic is None else hermetic.manifest_digest
         checks.equal("release.manifest_digest", model.manifest_digest, attested)
     return checks.failed
 
 
-def _rollback(asked: Asked, entry: PolicyEntry) -> tuple[FailedCheck, ...]:
-    _ = entry
+def _rollback(asked: Asked) -> tuple[FailedCheck, ...]:
     checks = Checks()
     model = asked.key.model
     if model is not None:
-        checks.demand("release.floor", model.version >= asked.floor, f"version >= {asked.floor}", model.version)
-        checks.demand(
-            "release.latest_only", model.version >= asked.settled, f"version >= {asked.settled}", model.version
-        )
+        version = model.version
+        checks.demand("release.floor", version >= asked.floor, f"version >= {asked.floor}", version)
+        checks.demand("release.latest_only", version >= asked.settled, f"version >= {asked.settled}", version)
     return checks.failed
-
-
-def _appraisal(asked: Asked, entry: PolicyEntry) -> tuple[FailedCheck, ...]:
-    try:
-        entry.accept(asked.claims)
-    except AppraisalError as error:
-        return error.failures
-    return ()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from typing import Final
 
 from cryptography import x509
 
@@ -11,11 +12,12 @@ from hermetic.attestation.broker.journal import Journal
 from hermetic.attestation.broker.refusals import Refusal, Variant
 from hermetic.attestation.broker.serving_ca import ServingAuthority, ServingNames, verify_request
 from hermetic.attestation.broker.sessions import Attested
-from hermetic.attestation.claims import Claims
 from hermetic.attestation.evidence import JsonValue
+from hermetic.attestation.policy import AppraisalPolicy, appraise
 from hermetic.errors import AppraisalError, HermeticError, InvalidRequestError
 
-CURRENT_FORM = "0.4.0"
+CURRENT_FORM: Final = "0.4.0"
+SERVING_PURPOSE: Final = "serving-key"
 
 
 class ServingDesk:
@@ -24,13 +26,13 @@ class ServingDesk:
     def __init__(
         self,
         authority: ServingAuthority,
-        accept: Callable[[Claims], object],
+        form: AppraisalPolicy,
         log: Journal,
         clock: Callable[[], datetime],
     ) -> None:
-        """`accept` raises `AppraisalError` with every failure."""
+        """`form` is what a session must meet."""
         self._authority = authority
-        self._accept = accept
+        self._form = form
         self._log = log
         self._clock = clock
 
@@ -41,12 +43,20 @@ class ServingDesk:
                 raise InvalidRequestError(f"session: expected the form {CURRENT_FORM}, got {attested.version}")
             key = verify_request(csr_pem, attested.tee_key.public_key)
             names = self._authority.names_for(client)
-            self._accept(attested.claims)
+            self._check_purpose(attested)
+            appraise(attested.claims, self._form)
         except (InvalidRequestError, AppraisalError) as error:
             self._record(attested, client, None, error)
             raise Refusal(Variant.POLICY_DENY, f"serving certificate refused: {error}") from error
         self._record(attested, client, names, None)
         return self._authority.issue(key, names, self._clock())
+
+    def _check_purpose(self, attested: Attested) -> None:
+        """A worker's key never becomes a server's: the session must have said what its key is for."""
+        hermetic = attested.claims.hermetic
+        purpose = None if hermetic is None else hermetic.purpose
+        if purpose != SERVING_PURPOSE:
+            raise InvalidRequestError(f"session: expected the purpose {SERVING_PURPOSE}, got {purpose}")
 
     def _record(
         self, attested: Attested, client: ClientIdentity | None, names: ServingNames | None, error: HermeticError | None

@@ -34,13 +34,21 @@ def init(
     server_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the server; 0: any.")] = 8001,
     broker_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the broker.")] = 8443,
     admin_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the broker's admin listener.")] = 8444,
+    ek_authority: Annotated[
+        list[Path] | None,
+        typer.Option(help="CA (PEM) of TPM endorsement keys, a software TPM's in a demo; repeatable."),
+    ] = None,
+    publisher: Annotated[
+        list[str] | None, typer.Option(help="Name of a publisher to make keys for; repeatable.")
+    ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
     """Write private CAs, keys, requests, configurations and policies to start from."""
     from hermetic.provision.authority import Names
-    from hermetic.provision.demo import demo_plan
-    from hermetic.provision.layout import Plan, write
+    from hermetic.provision.demo import DEMO_PUBLISHERS, demo_plan
     from hermetic.provision.layout import sign as certify
+    from hermetic.provision.layout import write
+    from hermetic.provision.plan import Plan
 
     if sign:
         _report(folder, [str(path) for path in certify(folder)], demo=demo, as_json=as_json)
@@ -53,8 +61,10 @@ def init(
         server_port=server_port,
         broker_port=broker_port,
         admin_port=admin_port,
-        server_names=server_name or ["localhost"],
+        server_names=server_name or ["localhost", "127.0.0.1"],
         broker_names=broker_name or ["localhost", "127.0.0.1"],
+        publishers=publisher or (DEMO_PUBLISHERS if demo else ["first-publisher"]),
+        ek_authorities=ek_authority or [],
     )
     if demo:
         plan, weaker = demo_plan(plan, tee=tee)

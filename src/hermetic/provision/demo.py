@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 from hermetic.provision.host import lacking_properties, software_tpm, zeroing_here
-from hermetic.provision.layout import Plan
+from hermetic.provision.plan import Plan
 
 __all__ = ["DEMO_PUBLISHERS", "demo_plan"]
 
@@ -33,4 +33,4 @@ def demo_plan(plan: Plan, *, tee: Literal["tpm", "sample"] | None) -> tuple[Plan
         "waived": tuple(lacking),
         "zeroing": "enforced" if zeroing == "enforced" else "any",
     }
-    return dataclasses.replace(plan, publishers=DEMO_PUBLISHERS, **changed), weaker
+    return dataclasses.replace(plan, **changed), weaker

@@ -10,13 +10,9 @@
 elsewhere the CA may be somebody else's, who signs the same requests.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import Final
 
 from cryptography import x509
@@ -24,16 +20,17 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from hermetic.attestation.demo_mark import DEMO_ORGANISATION
 from hermetic.attestation.log import NoteSigner
 from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.enclave.sealed.publisher_key import PublisherKey
 from hermetic.errors import ConfigurationError
-from hermetic.provision.authority import Authority, Names, new_key, signing_request
+from hermetic.provision.authority import Authority, new_key, signing_request
+from hermetic.provision.configurations import broker_toml, policy_toml, publishers_toml, server_toml
 from hermetic.provision.folder import Folder
 from hermetic.provision.names import AUTHORITIES, ONLINE_AUTHORITIES, ROLES, Role
+from hermetic.provision.plan import Plan
 
-__all__ = ["AUTHORITY_FOLDER", "AUTHORITY_MARK", "Plan", "sign", "write"]
+__all__ = ["AUTHORITY_FOLDER", "AUTHORITY_MARK", "sign", "write"]
 
 AUTHORITY_FOLDER: Final = "authority"
 AUTHORITY_MARK: Final = "NOT-ON-A-SERVING-HOST"
@@ -42,32 +39,6 @@ AUTHORITY_MARK: Final = "NOT-ON-A-SERVING-HOST"
 KEK_BYTES: Final = 32
 
 _SPKI: Final = serialization.PublicFormat.SubjectPublicKeyInfo
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What an installation is called, where it listens, and how its host attests."""
-
-    names: Names
-    trust_domain: str
-    tee: str = "tpm"
-    tcti: str = "device:/dev/tpmrm0"
-    server_host: str = "127.0.0.1"
-    server_port: int = 8001
-    server_names: Sequence[str] = ("localhost",)
-    broker_host: str = "127.0.0.1"
-    broker_port: int = 8443
-    admin_port: int = 8444
-    broker_names: Sequence[str] = ("localhost", "127.0.0.1")
-    tenant: str = "first"
-    publishers: Sequence[str] = ("first-publisher",)
-    waived: Sequence[str] = ()
-    zeroing: str = "enforced"
-
-    @property
-    def profile(self) -> str:
-        """The profile of every configuration."""
-        return "demo" if self.names.demo else "production"
 
 
 def write(path: Path, plan: Plan) -> None:
@@ -124,17 +95,15 @@ BUNDLES: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
 
 def load_authority(folder: Path, stem: str) -> Authority:
     """The CA in `folder`; raises `ConfigurationError` where it is not there."""
+    return Authority.load(read(folder / f"{stem}.pem"), read(folder / f"{stem}.key"))
+
+
+def read(path: Path) -> bytes:
+    """A file's content; raises `ConfigurationError` where it cannot be read."""
     try:
-        return Authority.load((folder / f"{stem}.pem").read_bytes(), (folder / f"{stem}.key").read_bytes())
+        return path.read_bytes()
     except OSError as error:
-        raise ConfigurationError(f"CA {stem}: expected it in {folder}, got {error.strerror}") from error
-
-
-def render(template: str, values: Mapping[str, object]) -> str:
-    """A configuration from `templates/`, each `$name` replaced by its value as TOML; `$note` stands as it is."""
-    text = (resources.files("hermetic.provision") / "templates" / template).read_text(encoding="utf-8")
-    note = {"note": str(values.get("note", ""))}
-    return Template(text).substitute({name: _toml(value) for name, value in values.items()} | note)
+        raise ConfigurationError(f"{path}: {error.strerror}") from error
 
 
 def _write_authorities(root: Folder, plan: Plan) -> None:
@@ -168,10 +137,9 @@ def _write_publishers(root: Folder, plan: Plan) -> TrustedPublishers:
 def _write_broker(root: Folder, plan: Plan, trusted: TrustedPublishers) -> None:
     broker = root.folder("broker")
     broker.write_key("token.key", new_key())
-    policy = render("policy.toml", _policy_values(plan, trusted))
-    if plan.tee == "tpm":
-        policy += render("policy-tpm.toml", _policy_values(plan, trusted))
-    broker.folder("policies").write("default.toml", policy)
+    roots = [broker.write(f"ek-ca-{number}.pem", read(path)).name for number, path in enumerate(plan.ek_authorities, 1)]
+    broker.write("broker.toml", broker_toml(plan, roots))
+    broker.folder("policies").write("default.toml", policy_toml(plan, trusted))
     _write_log_key(broker, f"{plan.trust_domain}/broker")
     root.folder("credentials").write("kek", os.urandom(KEK_BYTES))
 
@@ -181,8 +149,8 @@ def _write_server(root: Folder, plan: Plan, trusted: TrustedPublishers) -> None:
     _write_log_key(server, f"{plan.trust_domain}/server")
     for name in ("models", "state"):
         server.folder(name)
-    server.write("publishers.toml", _publishers(trusted))
-    server.write("server.toml", render("server.toml", _server_values(plan)))
+    server.write("publishers.toml", publishers_toml(trusted))
+    server.write("server.toml", server_toml(plan))
 
 
 def _write_log_key(folder: Folder, origin: str) -> None:
@@ -209,53 +177,3 @@ def _certify(authority: Authority, role: Role, path: Path) -> x509.Certificate:
     except x509.ExtensionNotFound:
         raise ConfigurationError(f"{path}: expected a request with alternative names, got none") from None
     return authority.issue(role.leaf_of(list(alternatives)), key)
-
-
-def _server_values(plan: Plan) -> dict[str, object]:
-    return {
-        "note": DEMO_ORGANISATION if plan.names.demo else "",
-        "profile": plan.profile,
-        "server_host": plan.server_host,
-        "server_port": plan.server_port,
-        "server_names": list(plan.server_names),
-        "client_name": ROLES["client"].spiffe(plan.trust_domain),
-        "operator_name": ROLES["operator"].spiffe(plan.trust_domain),
-        "tenant": plan.tenant,
-        "broker_url": f"https://{plan.broker_names[0]}:{plan.broker_port}",
-        "tee": plan.tee,
-        "tcti": plan.tcti,
-        "server_log": f"{plan.trust_domain}/server",
-        "waived": list(plan.waived),
-    }
-
-
-def _policy_values(plan: Plan, trusted: TrustedPublishers) -> dict[str, object]:
-    return {
-        "note": DEMO_ORGANISATION if plan.names.demo else "",
-        "policy_name": "default",
-        "profile": plan.profile,
-        "tee": plan.tee,
-        "demo": plan.names.demo,
-        "hosts": [ROLES["host"].spiffe(plan.trust_domain)],
-        "publishers_digest": [trusted.digest().hex()],
-        "waived": list(plan.waived),
-        "zeroing": plan.zeroing,
-        "secure_boot": "any" if plan.names.demo else "required",
-    }
-
-
-def _publishers(trusted: TrustedPublishers) -> str:
-    tables = [
-        "\n".join(["[[publishers]]", *(f"{name} = {_toml(value)}" for name, value in publisher.document().items())])
-        for publisher in trusted.publishers
-    ]
-    return (
-        "# Whose models are opened. `code` admits TorchScript and torch.export, which are programs.\n"
-        + "\n\n".join(tables)
-        + "\n"
-    )
-
-
-def _toml(value: object) -> str:
-    """A string, number, boolean or list of these as TOML, which agrees with JSON on them."""
-    return json.dumps(value, ensure_ascii=False)

@@ -15,7 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from hermetic.errors import ConfigurationError
 from hermetic.provision.authority import Leaf
 
-__all__ = ["AUTHORITIES", "ONLINE_AUTHORITIES", "ROLES", "Role", "host_names", "spiffe"]
+__all__ = ["AUTHORITIES", "ONLINE_AUTHORITIES", "ROLES", "Role", "addresses", "host_names", "spiffe"]
 
 AUTHORITIES: Final[dict[str, str]] = {
     "hosts": "hosts that may ask the broker",
@@ -88,6 +88,13 @@ def host_names(names: Sequence[str]) -> list[x509.GeneralName]:
     if not names:
         raise ConfigurationError("host names: expected at least one, got none")
     return [_general_name(name) for name in names]
+
+
+def addresses(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Host names apart from IP addresses, as text."""
+    general = host_names(names)
+    dns = [str(name.value) for name in general if isinstance(name, x509.DNSName)]
+    return dns, [str(name.value) for name in general if isinstance(name, x509.IPAddress)]
 
 
 def _general_name(name: str) -> x509.GeneralName:

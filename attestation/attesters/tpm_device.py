@@ -22,6 +22,7 @@ from tpm2_pytss.types import (
 )
 from tpm2_pytss.utils import NVReadEK, create_ek_template
 
+from hermetic.attestation.abi.tpm import Attributes
 from hermetic.attestation.verifiers.ak import DEMANDED
 from hermetic.errors import TpmError
 
@@ -127,7 +128,10 @@ class TpmDevice:
 
     def _make_ak(self) -> tuple[bytes, ESYS_TR]:
         """Make the AK, the same one each time; (TPMT_PUBLIC, handle)."""
-        template = TPM2B_PUBLIC.parse(AK_TYPE, TPMA_OBJECT(int(DEMANDED) | int(TPMA_OBJECT.USERWITHAUTH)))
+        # Without NO_DA each power loss counts as a failed authorisation, and in the end locks the key out: its
+        # authorisation is empty, so there is nothing for dictionary attack protection to protect.
+        attributes = DEMANDED | Attributes.USER_WITH_AUTH | Attributes.NO_DA
+        template = TPM2B_PUBLIC.parse(AK_TYPE, TPMA_OBJECT(int(attributes)))
         with self._answering("make the AK"):
             handle, public, *_ = self._esapi.create_primary(TPM2B_SENSITIVE_CREATE(), template, ESYS_TR.ENDORSEMENT)
             return public.publicArea.marshal(), handle

@@ -36,7 +36,7 @@ def run(folder: Path, tmp_path: Path, signer: NoteSigner, mode: str, before: int
     results = tmp_path / "results"
     results.mkdir()
     environment = {**os.environ, "SIGNER": signer.encode_private_key()}
-    command = [sys.executable, WRITER, folder, mode, str(count), results]
+    command = [sys.executable, str(WRITER), str(folder), mode, str(count), str(results)]
     subprocess.run(command, env=environment, check=True, timeout=50)
     points = sorted(int(path.name) for path in results.iterdir() if path.suffix != ".log")
     for point in points:

@@ -27,7 +27,7 @@ def check(output: subprocess.CompletedProcess[str], folder: Path, signer: NoteSi
 
 def test_a_file_that_may_not_grow(folder: Path, signer: NoteSigner) -> None:
     environment = {**os.environ, "SIGNER": signer.encode_private_key()}
-    command = [sys.executable, WRITER, folder, "rlimit"]
+    command = [sys.executable, str(WRITER), str(folder), "rlimit"]
     output = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=30)
     check(output, folder, signer, "File too large")
 

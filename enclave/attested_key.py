@@ -8,6 +8,8 @@ around in immutable objects. OpenSSL clears its own copies when the last referen
 import base64
 import binascii
 import json
+import os
+from collections.abc import Mapping
 from typing import Final, Self
 
 from cryptography.exceptions import InvalidTag
@@ -15,12 +17,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
-from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
+from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
 from hermetic.enclave.zero_on_free import wipe_immutable_bytes_that_nobody_else_holds as wipe_bytes
 from hermetic.errors import BorderError
 
-__all__ = ["AttestedKey"]
+__all__ = ["AttestedKey", "wrap_to"]
 
 JWE_LIMIT: Final = 16 * 1024  # bytes
 ALGORITHM: Final = "ECDH-ES+A256KW"
@@ -58,21 +60,22 @@ class AttestedKey:
         """Forget the private half. Can be called again."""
         self._private = None
 
+    def exchange(self, public: ec.EllipticCurvePublicKey) -> bytes:
+        """Return the shared secret with `public`, which the caller wipes; `BorderError` once the key is wiped."""
+        if self._private is None:
+            raise BorderError("JWE: wanted the attested key, got none: it has been wiped")
+        return self._private.exchange(ec.ECDH(), public)
+
     def open(self, jwe: bytes) -> bytearray:
         """Return the secret in `jwe` (flattened JSON, to this key), in memory that the caller wipes.
 
         Raises `BorderError` where it is malformed, for another algorithm, or not for this key.
         """
-        if self._private is None:
-            raise BorderError("JWE: wanted the attested key, got none: it has been wiped")
         message, unprotected = _parse(jwe)
         protected = message["protected"]
         header = _merge(_json_object(_decode(protected), "JWE header"), unprotected)
-        shared = self._private.exchange(ec.ECDH(), _ephemeral_key(header.get("epk")))
-        # RFC 7518 section 4.6.2: AlgorithmID, PartyUInfo, PartyVInfo, SuppPubInfo.
-        info = b"".join(map(_with_length, (ALGORITHM.encode(), _optional(header, "apu"), _optional(header, "apv"))))
-        wrapping = ConcatKDFHash(SHA256(), _KEY_BYTES, info + (8 * _KEY_BYTES).to_bytes(4, "big")).derive(shared)
-        wipe_bytes(shared)
+        shared = self.exchange(_ephemeral_key(header.get("epk")))
+        wrapping = _wrapping_key(shared, _optional(header, "apu"), _optional(header, "apv"))
         try:
             content_key = aes_key_unwrap(wrapping, _decode(message["encrypted_key"], _KEY_BYTES + 8))
         except InvalidUnwrap:
@@ -83,6 +86,42 @@ class AttestedKey:
             return _decrypt(content_key, message, protected.encode())
         finally:
             wipe_bytes(content_key)
+
+
+def wrap_to(public_jwk: Mapping[str, str], secret: bytearray | memoryview) -> bytes:
+    """Return `secret` as a JWE to a worker's key: for whoever already holds it, such as the publisher while sealing.
+
+    Raises `BorderError` where `public_jwk` is not an EC key on P-256.
+    """
+    ephemeral = AttestedKey.generate()
+    header = {"alg": ALGORITHM, "enc": CONTENT_ENCRYPTION, "epk": _without_algorithm(ephemeral.public_jwk)}
+    protected = _encode(json.dumps(header, separators=(",", ":")).encode())
+    wrapping = _wrapping_key(ephemeral.exchange(_ephemeral_key(dict(public_jwk))), b"", b"")
+    content_key, iv = os.urandom(_KEY_BYTES), os.urandom(_IV_BYTES)
+    sealed = AESGCM(content_key).encrypt(iv, secret, protected.encode())
+    message = {
+        "protected": protected,
+        "encrypted_key": _encode(aes_key_wrap(wrapping, content_key)),
+        "iv": _encode(iv),
+        "ciphertext": _encode(sealed[:-_TAG_BYTES]),
+        "tag": _encode(sealed[-_TAG_BYTES:]),
+    }
+    wipe_bytes(content_key)
+    wipe_bytes(wrapping)
+    return json.dumps(message).encode()
+
+
+def _without_algorithm(jwk: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in jwk.items() if name != "alg"}
+
+
+def _wrapping_key(shared: bytes, apu: bytes, apv: bytes) -> bytes:
+    """Return the key-encryption key of RFC 7518 section 4.6.2; `shared` is wiped."""
+    # AlgorithmID, PartyUInfo, PartyVInfo, SuppPubInfo.
+    info = b"".join(map(_with_length, (ALGORITHM.encode(), apu, apv))) + (8 * _KEY_BYTES).to_bytes(4, "big")
+    wrapping = ConcatKDFHash(SHA256(), _KEY_BYTES, info).derive(shared)
+    wipe_bytes(shared)
+    return wrapping
 
 
 def _decrypt(content_key: bytes, message: dict[str, str], associated_data: bytes) -> bytearray:

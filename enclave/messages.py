@@ -49,7 +49,12 @@ class Frame(BaseModel):
     """A control message: immutable, unknown fields refused, bytes as base64."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="null"
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        ser_json_bytes="base64",
+        val_json_bytes="base64",
+        ser_json_inf_nan="null",
     )
     kind: ClassVar[int]
 
@@ -57,7 +62,9 @@ class Frame(BaseModel):
         """Return the frame; `BorderError` where it is larger than `CONTROL_FRAME_LIMIT`."""
         body = self.model_dump_json().encode()
         if _CONTROL.size + len(body) > CONTROL_FRAME_LIMIT:
-            raise BorderError(f"control frame: wanted at most {CONTROL_FRAME_LIMIT} bytes, got {_CONTROL.size + len(body)}")
+            raise BorderError(
+                f"control frame: wanted at most {CONTROL_FRAME_LIMIT} bytes, got {_CONTROL.size + len(body)}"
+            )
         return _CONTROL.pack(self.kind, VERSION, 0, len(body)) + body
 
     @classmethod
@@ -75,13 +82,19 @@ def decode_control(frame: bytes, allowed: Sequence[type[Frame]]) -> Frame:
         raise BorderError(f"control frame: wanted {_CONTROL.size} to {CONTROL_FRAME_LIMIT} bytes, got {len(frame)}")
     kind, version, reserved, length = _CONTROL.unpack_from(frame)
     if (version, reserved, length) != (VERSION, 0, len(frame) - _CONTROL.size):
-        raise BorderError(f"control frame: wanted version {VERSION} and {len(frame) - _CONTROL.size} bytes of body, got {version} and {length}")
+        wanted = len(frame) - _CONTROL.size
+        raise BorderError(
+            f"control frame: wanted version {VERSION} and {wanted} bytes of body, got {version} and {length}"
+        )
     for message in allowed:
         if message.kind == kind:
             try:
                 return message.model_validate_json(frame[_CONTROL.size :])
             except ValidationError as error:
-                raise BorderError(f"{message.__name__} frame: {error.error_count()} fields do not validate: {error.errors(include_url=False, include_input=False)}") from None
+                problems = error.errors(include_url=False, include_input=False)
+                raise BorderError(
+                    f"{message.__name__} frame: {error.error_count()} fields do not validate: {problems}"
+                ) from None
     raise BorderError(f"control frame: wanted one of {[m.__name__ for m in allowed]}, got kind {kind:#x}")
 
 
@@ -123,7 +136,11 @@ class LockdownReport(BaseModel):
 
 
 class Prepare(Frame):
-    """Supervisor -> worker, first: everything that must be known before the lock-down. No secret."""
+    """Supervisor -> worker, first: everything that must be known before the lock-down. No secret.
+
+    `draft`: a model without known answers may be opened, to compute them. `spinning`: the runtime's threads wait
+    actively.
+    """
 
     kind: ClassVar[int] = 0x01
     profile: Literal["onnx-cpu", "torch-cpu"]
@@ -133,6 +150,8 @@ class Prepare(Frame):
     waived: tuple[str, ...]
     uid: int
     gid: int
+    draft: bool = False
+    spinning: bool = False
 
 
 class Locked(Frame):
@@ -237,7 +256,9 @@ def decode_batch(frame: bytes) -> Batch:
     return Batch(buffer, sequence, _decode_tensors(frame, _BATCH.size, count, "batch"))
 
 
-def encode_done(buffer: int, sequence: int, outputs: Sequence[Tensor], input_ns: int, infer_ns: int, output_ns: int) -> bytes:
+def encode_done(
+    buffer: int, sequence: int, outputs: Sequence[Tensor], input_ns: int, infer_ns: int, output_ns: int
+) -> bytes:
     """Return the frame of a batch that was answered."""
     head = _DONE.pack(DONE_KIND, STATUS_OK, len(outputs), buffer, sequence, input_ns, infer_ns, output_ns)
     return head + _encode_tensors(outputs)
@@ -255,26 +276,39 @@ def decode_done(frame: bytes) -> Done:
     if kind != DONE_KIND or status not in (STATUS_OK, STATUS_REFUSED, STATUS_FAILED):
         raise BorderError(f"done frame: wanted kind {DONE_KIND:#x} and a known status, got {kind:#x} and {status}")
     if status == STATUS_OK:
-        return Done(buffer, sequence, status, _decode_tensors(frame, _DONE.size, count, "done"), input_ns, infer_ns, output_ns, "")
+        return Done(
+            buffer,
+            sequence,
+            status,
+            _decode_tensors(frame, _DONE.size, count, "done"),
+            input_ns,
+            infer_ns,
+            output_ns,
+            "",
+        )
     text = frame[_DONE.size : _DONE.size + ERROR_TEXT_LIMIT].decode(errors="replace")
     return Done(buffer, sequence, status, (), 0, 0, 0, text)
 
 
 def _encode_tensors(tensors: Sequence[Tensor]) -> bytes:
-    return b"".join(_TENSOR.pack(nbytes, len(shape)) + struct.pack(f"<{len(shape)}q", *shape) for nbytes, shape in tensors)
+    return b"".join(
+        _TENSOR.pack(nbytes, len(shape)) + struct.pack(f"<{len(shape)}q", *shape) for nbytes, shape in tensors
+    )
 
 
 def _decode_tensors(frame: bytes, at: int, count: int, what: str) -> tuple[Tensor, ...]:
     if count > TENSORS_LIMIT:
         raise BorderError(f"{what} frame: wanted at most {TENSORS_LIMIT} tensors, got {count}")
-    tensors = []
+    tensors: list[Tensor] = []
     for _ in range(count):
         if at + _TENSOR.size > len(frame):
             raise BorderError(f"{what} frame: wanted {count} tensors, got {len(tensors)}")
         nbytes, dimensions = _TENSOR.unpack_from(frame, at)
         at += _TENSOR.size
         if dimensions > DIMENSIONS_LIMIT or at + 8 * dimensions > len(frame):
-            raise BorderError(f"{what} frame: wanted at most {DIMENSIONS_LIMIT} dimensions, all present, got {dimensions}")
+            raise BorderError(
+                f"{what} frame: wanted at most {DIMENSIONS_LIMIT} dimensions, all present, got {dimensions}"
+            )
         tensors.append(Tensor(nbytes, struct.unpack_from(f"<{dimensions}q", frame, at)))
         at += 8 * dimensions
     if at != len(frame):

@@ -96,16 +96,9 @@ def lock_down_worker(room: Room, profile: Profile, zeroing: Zeroing) -> Lockdown
         with suppress(OSError):  # older than Linux 6.3: the filter says the same
             process.refuse_executable_memory()
     # (7) Seccomp.
-    rules = worker_rules(write_xor_execute=write_xor_execute, stage="opening")
+    rules = worker_rules(write_xor_execute=write_xor_execute, empty_root=EMPTY_ROOT in layers.held)
     layers.attempt({SECCOMP}, lambda: seccomp.apply(seccomp.assemble(rules)))
     return _report(layers, properties.WORKER_PROPERTIES, zeroing)
-
-
-def tighten_worker(room: Room, profile: Profile) -> None:
-    """Take from a locked worker what only opening the model needed; call it before a runtime parses the model."""
-    if SECCOMP in room.layers:
-        rules = worker_rules(write_xor_execute=WRITE_XOR_EXECUTE[profile], stage="serving")
-        seccomp.apply(seccomp.assemble(rules))
 
 
 def lock_front_end_before_threads(room: Room, port: int) -> Layers:

@@ -1,23 +1,21 @@
-"""Which system calls each kind of process may make, and at which stage.
+"""Which system calls each kind of process may make.
 
 Three answers: allowed; refused with an error, for calls that libraries try and can do without; everything else kills.
-A worker goes through two stages. While *opening* it may still make the memory that the model is decrypted into; the
-filter of *serving* is put on top before a runtime parses the first byte of the model.
 """
 
 import errno
 import os
-from typing import Final, Literal
+from typing import Final
 
 from hermetic.enclave.isolation.seccomp import ALLOW, Argument, Rule, refuse
-
-Stage = Literal["opening", "serving"]
 
 _PROT_EXEC: Final = 4
 _CLONE_THREAD: Final = 0x00010000
 _PR_SET_NAME: Final = 15
 _PR_SET_VMA: Final = 0x53564D41
 _FCNTL_HARMLESS: Final = (0, 1, 2, 3, 4, 1030, 1033, 1034)  # DUPFD GETFD SETFD GETFL SETFL DUPFD_CLOEXEC ADD/GET_SEALS
+
+_FIONBIO: Final = 0x5421  # how Python makes a socket not wait
 
 # What ONNX Runtime, torch (OpenMP), Python's interpreter and glibc's allocator and threads need at rest.
 _EVERYONE: Final = """
@@ -27,34 +25,32 @@ getppid getuid geteuid getgid getegid getcpu membarrier rt_sigaction rt_sigprocm
 set_robust_list set_tid_address rseq restart_syscall exit exit_group mlock munlock mlock2 sched_getaffinity
 sched_setaffinity sched_getparam sched_getscheduler sched_get_priority_max sched_get_priority_min getpriority sysinfo
 uname times getrusage dup eventfd2 epoll_wait epoll_pwait epoll_ctl get_mempolicy getsockname getpeername getsockopt
-shutdown pread64
+shutdown pread64 preadv preadv2
 """
 
 # Tried by libraries, which take no for an answer.
 _TRIED: Final = """
-open openat openat2 stat lstat newfstatat statx access faccessat faccessat2 readlink readlinkat getcwd ioctl getdents64
+open openat openat2 stat lstat newfstatat statx access faccessat faccessat2 readlink readlinkat getcwd getdents64
 socket socketpair connect bind sched_setscheduler sched_setparam set_mempolicy mbind mincore fadvise64 getrlimit
 """
 
 # gRPC's server: takes connections on the socket that it already listens on, and makes its own wake-up descriptors.
-_LISTENER: Final = (
-    "accept accept4 setsockopt epoll_create1 pipe2 timerfd_create timerfd_settime epoll_pwait2 listen preadv"
-)
+_LISTENER: Final = "accept accept4 setsockopt epoll_create1 pipe2 timerfd_create timerfd_settime epoll_pwait2 listen"
 _LISTENER_TRIED: Final = "memfd_create"
 
-# A worker that decrypts: memory for the model, and the filter of the next stage.
-_OPENING: Final = "memfd_create ftruncate seccomp"
+# The memory that the model is decrypted into was made before the lock-down; its size comes with the model.
+_WORKER: Final = "ftruncate"
+
+# In an empty root these have nothing to tell, and onnxruntime insists on asking whether "." exists.
+_PATHS: Final = "stat lstat newfstatat statx access faccessat faccessat2 readlink readlinkat getcwd"
 
 
-def worker_rules(*, write_xor_execute: bool, stage: Stage) -> list[Rule]:
+def worker_rules(*, write_xor_execute: bool, empty_root: bool) -> list[Rule]:
     """Return a worker's rules; with `write_xor_execute` no memory becomes executable any more."""
-    more = _OPENING if stage == "opening" else ""
-    # The second filter needs no_new_privs to be set again, which is harmless.
-    prctl_options = (_PR_SET_NAME, _PR_SET_VMA, *((38,) if stage == "opening" else ()))
     return [
-        *_allow(_EVERYONE + more),
+        *_allow(_EVERYONE + _WORKER + (" " + _PATHS if empty_root else "")),
         *_memory(write_xor_execute=write_xor_execute),
-        *_narrowed(prctl_options),
+        *_narrowed((_PR_SET_NAME, _PR_SET_VMA)),
         *_refuse(_TRIED),
     ]
 
@@ -98,6 +94,7 @@ def _narrowed(prctl_options: tuple[int, ...]) -> list[Rule]:
         Rule("prlimit64", ALLOW, (read_own_limits,), refuse()),
         # F_SETOWN would make the kernel send signals for us.
         Rule("fcntl", ALLOW, tuple((Argument(1, command),) for command in _FCNTL_HARMLESS), refuse()),
+        Rule("ioctl", ALLOW, ((Argument(1, _FIONBIO),),), refuse()),
         # abort() and raise() signal the own process.
         Rule("tgkill", ALLOW, ((own_process,),)),
     ]

@@ -26,7 +26,8 @@ set_mempolicy 238 get_mempolicy 239 waitid 247 add_key 248 request_key 249 keyct
 readlinkat 267 faccessat 269 pselect6 270 ppoll 271 unshare 272 set_robust_list 273 epoll_pwait 281 timerfd_create 283
 timerfd_settime 286 accept4 288 eventfd2 290 epoll_create1 291 dup3 292 pipe2 293 preadv 295 pwritev 296
 perf_event_open 298 prlimit64 302 setns 308 getcpu 309 process_vm_readv 310 process_vm_writev 311 kcmp 312 seccomp 317
-getrandom 318 memfd_create 319 bpf 321 execveat 322 userfaultfd 323 membarrier 324 mlock2 325 statx 332 rseq 334
+getrandom 318 memfd_create 319 bpf 321 execveat 322 userfaultfd 323 membarrier 324 mlock2 325 preadv2 327 pwritev2 328
+statx 332 rseq 334
 """
 
 _AARCH64: Final = """
@@ -45,7 +46,7 @@ recvfrom 207 setsockopt 208 getsockopt 209 shutdown 210 sendmsg 211 recvmsg 212 
 add_key 217 request_key 218 keyctl 219 clone 220 execve 221 mmap 222 fadvise64 223 mprotect 226 mlock 228 munlock 229
 mincore 232 madvise 233 mbind 235 get_mempolicy 236 set_mempolicy 237 perf_event_open 241 accept4 242 wait4 260
 prlimit64 261 setns 268 process_vm_readv 270 process_vm_writev 271 kcmp 272 seccomp 277 getrandom 278 memfd_create 279
-bpf 280 execveat 281 userfaultfd 282 membarrier 283 mlock2 284 statx 291 rseq 293
+bpf 280 execveat 281 userfaultfd 282 membarrier 283 mlock2 284 preadv2 286 pwritev2 287 statx 291 rseq 293
 """
 
 _EVERYWHERE: Final = """

@@ -45,7 +45,13 @@ class Output(NamedTuple):
 
 
 class Runtime(Protocol):
-    """A loaded model. Not thread-safe: a worker runs one batch at a time."""
+    """A loaded model. Not thread-safe: a worker runs one batch at a time.
+
+    `holds_views`: it computes on the files' memory itself, which must stay until `close`; else that can be wiped at
+    once.
+    """
+
+    holds_views: bool
 
     def run(self, inputs: Sequence[Input], outputs: Sequence[Output]) -> list[Tensor]:
         """Fill `outputs` for `inputs` (both in the manifest's order); return each output's bytes and shape.

@@ -68,9 +68,13 @@ _NAME_OF_TYPE: Final = {
 class OnnxRuntime:
     """One session. Batches of numbers are bound to shared memory; strings go through numpy, which copies."""
 
-    def __init__(self, session: ort.InferenceSession, weights: Sequence[object], model: ModelToLoad) -> None:
+    def __init__(
+        self, session: ort.InferenceSession, weights: Sequence[object], model: ModelToLoad, read_again: frozenset[str]
+    ) -> None:
         self._session: ort.InferenceSession | None = session
         self._weights = weights
+        self.holds_views = bool(weights)
+        self._read_again = read_again
         self._bindings: dict[tuple[object, ...], ort.IOBinding] = {}
         self._strings = any(spec.datatype == BYTES for spec in (*model.inputs, *model.outputs))
 
@@ -78,6 +82,10 @@ class OnnxRuntime:
         """Run one batch."""
         if self._strings:
             return self._run_with_strings(inputs, outputs)
+        # What the graph reads again must not lie where another process can change it meanwhile.
+        outputs = [
+            output._replace(shape=None) if output.spec.name in self._read_again else output for output in outputs
+        ]
         if any(output.shape is None for output in outputs):
             return self._run_to_unknown_shapes(inputs, outputs)
         key = (*((i.address, i.shape) for i in inputs), *((o.address, o.shape) for o in outputs))
@@ -195,7 +203,8 @@ def load(model: ModelToLoad) -> OnnxRuntime:
     session._model_bytes = None  # noqa: SLF001 - kept for a fallback that we do not want
     _check_ends("input", model.inputs, session.get_inputs(), batched=model.max_batch_size > 0)
     _check_ends("output", model.outputs, session.get_outputs(), batched=model.max_batch_size > 0)
-    return OnnxRuntime(session, list(values.values()), model)
+    read_again = frozenset(name for node in graph.graph.node for name in node.input)
+    return OnnxRuntime(session, list(values.values()), model, read_again & {spec.name for spec in model.outputs})
 
 
 def _options(model: ModelToLoad, weight_bytes: int) -> ort.SessionOptions:

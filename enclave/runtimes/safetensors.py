@@ -74,7 +74,7 @@ def load(model: ModelToLoad) -> TorchRuntime:
         detail = str(error).splitlines()[-1].strip()[:256]
         raise ModelFormatError(f"safetensors: wanted the tensors of {model.architecture}, got: {detail}") from None
     module.requires_grad_(requires_grad=False)
-    return TorchRuntime(module.eval(), model)
+    return TorchRuntime(module.eval(), model, holds_views=True)
 
 
 def read_tensors(file: memoryview) -> dict[str, torch.Tensor]:

@@ -42,7 +42,7 @@ def load(model: ModelToLoad) -> TorchRuntime:
         raise ModelFormatError(f"torch.export: wanted a .pt2 archive, got {type(error).__name__}") from None
     finally:
         wipe_immutable_bytes_that_nobody_else_holds(content)
-    return TorchRuntime(module, model)
+    return TorchRuntime(module, model, holds_views=False)
 
 
 def refuse_pickles(archive: bytes) -> None:

@@ -35,7 +35,8 @@ DTYPE_OF: Final[Mapping[str, torch.dtype]] = {
 class TorchRuntime:
     """One module, called with its inputs in the manifest's order. It returns a tensor, several, or a dict by name."""
 
-    def __init__(self, module: Callable[..., Any], model: ModelToLoad) -> None:
+    def __init__(self, module: Callable[..., Any], model: ModelToLoad, *, holds_views: bool) -> None:
+        self.holds_views = holds_views
         strings = [spec.name for spec in (*model.inputs, *model.outputs) if spec.datatype == BYTES]
         if strings:
             raise ModelFormatError(f"torch: wanted tensors of numbers, got BYTES for {strings}")

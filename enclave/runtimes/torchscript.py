@@ -27,4 +27,4 @@ def load(model: ModelToLoad) -> TorchRuntime:
     finally:
         wipe_immutable_bytes_that_nobody_else_holds(content)
     module.eval()
-    return TorchRuntime(module, model)
+    return TorchRuntime(module, model, holds_views=False)

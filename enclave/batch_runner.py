@@ -1,0 +1,176 @@
+"""One batch, from the frame that announces it to the frame that answers it. The same for front ends and known answers.
+
+Inputs are copied once into private memory before they are checked or used: the front end could change shared memory
+between a runtime's check of an index and its use. Outputs are written where the front end reads them. Private copies
+are zeroed after each batch. Source of shapes and places: the manifest and buffers.py, never the frame.
+"""
+
+import ctypes
+import mmap
+import time
+from contextlib import suppress
+from math import prod
+from typing import Final
+
+from hermetic.enclave.buffers import BufferLayout, Region
+from hermetic.enclave.datatypes import ELEMENT_BYTES
+from hermetic.enclave.messages import (
+    STATUS_FAILED,
+    STATUS_REFUSED,
+    Batch,
+    ModelDescription,
+    TensorSpec,
+    encode_done,
+    encode_not_done,
+)
+from hermetic.enclave.runtimes.interface import Input, Output, Runtime
+from hermetic.errors import BorderError, HermeticError, InvalidRequestError
+
+__all__ = ["BatchRunner", "SharedBuffers"]
+
+_FALSE_AND_TRUE: Final = bytes(1) + bytes([1]) * 255
+
+
+class SharedBuffers:
+    """Mapped memory, cut into regions by its layout."""
+
+    def __init__(self, memory: mmap.mmap, layout: BufferLayout) -> None:
+        self.layout = layout
+        self._memory = memory
+        self._whole = memoryview(memory)
+        self._address = _address_of(self._whole)
+
+    def region(self, buffer: int, region: Region) -> tuple[memoryview, int]:
+        """Return the memory of one region of one buffer, and its address."""
+        start = buffer * self.layout.stride + region.offset
+        return self._whole[start : start + region.capacity], self._address + start
+
+    def close(self) -> None:
+        """Unmap the memory, unless somebody still holds a view of it: then with that view."""
+        with suppress(BufferError):
+            self._whole.release()
+            self._memory.close()
+
+
+class BatchRunner:
+    """A loaded model with the private memory that its inputs are copied into."""
+
+    def __init__(self, runtime: Runtime, description: ModelDescription) -> None:
+        self._runtime = runtime
+        self._inputs = description.inputs
+        self._max_rows = description.max_batch_size
+        self._private = [_PrivateMemory() for _ in description.inputs]
+
+    def run(self, batch: Batch, buffers: SharedBuffers) -> bytes:
+        """Return the frame that answers `batch`; a failure of the model or of a request's content is an answer too.
+
+        Raises `BorderError` where the frame points outside of what the layout allows.
+        """
+        started = time.monotonic_ns()
+        self._check_frame(batch, buffers.layout)
+        try:
+            rows = self._check_shapes(batch)
+            inputs = self._copy_inputs(batch, buffers)
+            outputs = self._outputs(batch.buffer, rows, buffers)
+            copied = time.monotonic_ns()
+            tensors = self._runtime.run(inputs, outputs)
+            ran = time.monotonic_ns()
+        except InvalidRequestError as error:
+            return encode_not_done(batch.buffer, batch.sequence, STATUS_REFUSED, str(error))
+        except HermeticError as error:
+            return encode_not_done(batch.buffer, batch.sequence, STATUS_FAILED, str(error))
+        except Exception as error:  # noqa: BLE001 - whatever a model makes a runtime raise ends this batch only
+            # Not the runtime's own text: it may quote values, and a batch holds rows of several callers.
+            text = f"the runtime could not run this batch ({type(error).__name__})"
+            return encode_not_done(batch.buffer, batch.sequence, STATUS_FAILED, text)
+        finally:
+            for memory, tensor in zip(self._private, batch.inputs, strict=True):
+                memory.wipe(tensor.nbytes)
+        wiped = time.monotonic_ns()
+        return encode_done(batch.buffer, batch.sequence, tensors, copied - started, ran - copied, wiped - ran)
+
+    def close(self) -> None:
+        """Give up the runtime and the private memory."""
+        self._runtime.close()
+        for memory in self._private:
+            memory.close()
+
+    def _check_frame(self, batch: Batch, layout: BufferLayout) -> None:
+        if batch.buffer >= layout.buffers or len(batch.inputs) != len(self._inputs):
+            raise BorderError(
+                f"batch: wanted a buffer below {layout.buffers} and {len(self._inputs)} inputs, "
+                f"got {batch.buffer} and {len(batch.inputs)}"
+            )
+        for region, (nbytes, shape) in zip(layout.inputs, batch.inputs, strict=True):
+            element = ELEMENT_BYTES[region.spec.datatype]
+            fits = element is None or nbytes == element * prod(shape)
+            if nbytes > region.capacity or any(dimension < 0 for dimension in shape) or not fits:
+                raise BorderError(
+                    f"batch: wanted {region.spec.name!r} {list(shape)} in at most {region.capacity} bytes, got {nbytes}"
+                )
+
+    def _check_shapes(self, batch: Batch) -> int:
+        """Return the rows of the batch (1 without batching)."""
+        rows = batch.inputs[0].shape[:1] if self._max_rows else (1,)
+        for spec, tensor in zip(self._inputs, batch.inputs, strict=True):
+            wanted = (*rows, *spec.shape) if self._max_rows else spec.shape
+            if len(wanted) != len(tensor.shape) or not all(map(_fits, wanted, tensor.shape)):
+                raise InvalidRequestError(f"input {spec.name!r}: wanted {list(wanted)}, got {list(tensor.shape)}")
+        if self._max_rows and not 1 <= rows[0] <= self._max_rows:
+            raise InvalidRequestError(f"batch: wanted 1 to {self._max_rows} rows, got {rows[0]}")
+        return rows[0]
+
+    def _copy_inputs(self, batch: Batch, buffers: SharedBuffers) -> list[Input]:
+        inputs = []
+        for region, memory, (nbytes, shape) in zip(buffers.layout.inputs, self._private, batch.inputs, strict=True):
+            view, address = buffers.region(batch.buffer, region)
+            private, private_address = memory.copy(view, address, nbytes)
+            if region.spec.datatype == "BOOL":
+                # A byte that is neither 0 nor 1 is undefined behaviour in a runtime.
+                private[:] = bytes(private).translate(_FALSE_AND_TRUE)
+            inputs.append(Input(region.spec, shape, private, private_address))
+        return inputs
+
+    def _outputs(self, buffer: int, rows: int, buffers: SharedBuffers) -> list[Output]:
+        outputs = []
+        for region in buffers.layout.outputs:
+            view, address = buffers.region(buffer, region)
+            outputs.append(Output(region.spec, self._known_shape(region.spec, rows), view, address))
+        return outputs
+
+    def _known_shape(self, spec: TensorSpec, rows: int) -> tuple[int, ...] | None:
+        if -1 in spec.shape or ELEMENT_BYTES[spec.datatype] is None:
+            return None
+        return (rows, *spec.shape) if self._max_rows else spec.shape
+
+
+class _PrivateMemory:
+    """Memory for one input, as large as the largest seen; its address changes only when it grows."""
+
+    def __init__(self) -> None:
+        self._view = memoryview(bytearray())
+        self._address = 0
+
+    def copy(self, source: memoryview, address: int, nbytes: int) -> tuple[memoryview, int]:
+        """Copy `nbytes` from `address`; return where they are now. `source` says how large it may become."""
+        if nbytes > len(self._view) or not self._address:
+            self._view = memoryview(mmap.mmap(-1, max(1, len(source)), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+            self._address = _address_of(self._view)
+        ctypes.memmove(self._address, address, nbytes)
+        return self._view[:nbytes], self._address
+
+    def wipe(self, nbytes: int) -> None:
+        if self._address:
+            ctypes.memset(self._address, 0, min(nbytes, len(self._view)))
+
+    def close(self) -> None:
+        self._view = memoryview(bytearray())
+        self._address = 0
+
+
+def _address_of(view: memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(view))
+
+
+def _fits(wanted: int, got: int) -> bool:
+    return wanted in (-1, got)

@@ -1,0 +1,88 @@
+"""The front ends that a worker serves: one batch of each that has one, in turn. What one does harms no other."""
+
+import os
+import select
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from hermetic.enclave.batch_runner import BatchRunner, SharedBuffers
+from hermetic.enclave.buffers import layout
+from hermetic.enclave.channel import Channel, map_shared_memory
+from hermetic.enclave.messages import ModelDescription, decode_batch
+from hermetic.errors import BorderError
+
+__all__ = ["FrontEndChannels"]
+
+DRAIN_LIMIT: Final = 4096  # batches of one front end that are finished at an unload: far more than it has buffers
+
+
+class _FrontEnd(NamedTuple):
+    channel: Channel
+    buffers: SharedBuffers
+
+
+class FrontEndChannels:
+    """Data channels with their shared memory, beside the control channel, in one `poll`."""
+
+    def __init__(self, runner: BatchRunner, description: ModelDescription, control: Channel) -> None:
+        self._runner = runner
+        self._description = description
+        self._control = control.fileno()
+        self._front_ends: dict[int, _FrontEnd] = {}
+        self._poll = select.poll()
+        self._poll.register(self._control, select.POLLIN)
+
+    def attach(self, channel: int, memory: int, buffers: int, variable_tensor_bytes: int) -> None:
+        """Serve one more front end. Takes both descriptors. `BorderError` where they are not what they should be."""
+        try:
+            places = layout(self._description, buffers, variable_tensor_bytes)
+            shared = SharedBuffers(map_shared_memory(memory, places.size), places)
+        except BaseException:
+            os.close(channel)
+            raise
+        finally:
+            os.close(memory)
+        end = Channel.of_descriptor(channel)
+        # Never waits for a front end: one that takes no answers has broken the protocol.
+        end.settimeout(0)
+        self._front_ends[end.fileno()] = _FrontEnd(end, shared)
+        self._poll.register(end.fileno(), select.POLLIN)
+
+    def serve(self, on_control: Callable[[], bool]) -> None:
+        """Run batches until `on_control`, called when a control frame waits, returns False."""
+        while True:
+            for descriptor, _ in self._poll.poll():
+                if descriptor != self._control:
+                    self._serve_one(descriptor)
+                elif not on_control():
+                    return
+
+    def finish(self) -> None:
+        """Answer the batches that already wait, and let go of every front end."""
+        for descriptor, front_end in list(self._front_ends.items()):
+            waiting = select.poll()
+            waiting.register(descriptor, select.POLLIN)
+            for _ in range(DRAIN_LIMIT):
+                if descriptor not in self._front_ends or not waiting.poll(0):
+                    break
+                self._serve_one(descriptor)
+            if descriptor in self._front_ends:
+                self._drop(descriptor, front_end)
+
+    def _serve_one(self, descriptor: int) -> None:
+        front_end = self._front_ends.get(descriptor)
+        if front_end is None:  # dropped earlier in the same round
+            return
+        try:
+            batch = decode_batch(front_end.channel.receive_data())
+            front_end.channel.send(self._runner.run(batch, front_end.buffers))
+        except (BorderError, OSError):
+            # It has closed, or sent what the protocol does not allow: the end for it alone. It notices by the end of
+            # its socket; there is nobody here to tell.
+            self._drop(descriptor, front_end)
+
+    def _drop(self, descriptor: int, front_end: _FrontEnd) -> None:
+        self._poll.unregister(descriptor)
+        del self._front_ends[descriptor]
+        front_end.channel.close()
+        front_end.buffers.close()

@@ -1,0 +1,71 @@
+"""The known-answer test: a loaded model must give the answers that its publisher sealed with it.
+
+It runs through `BatchRunner`, the path that serves. The file and the comparison are in known_answer_file.py; computing
+answers while sealing is in answering.py.
+"""
+
+import mmap
+
+from hermetic.enclave.batch_runner import BatchRunner, SharedBuffers
+from hermetic.enclave.buffers import BufferLayout, layout
+from hermetic.enclave.known_answer_file import KnownAnswer, NamedTensor, check_cases, decode, verify_answers
+from hermetic.enclave.manifest import Manifest
+from hermetic.enclave.messages import STATUS_OK, Batch, ModelDescription, Tensor, decode_done
+from hermetic.errors import KnownAnswerError
+
+__all__ = ["layout_for", "outputs_in", "verify_known_answers", "write_inputs"]
+
+
+def verify_known_answers(
+    runner: BatchRunner, description: ModelDescription, manifest: Manifest, content: memoryview
+) -> int:
+    """Return how many cases passed: all in the known-answer file `content`, else `KnownAnswerError`."""
+    cases = decode(content)
+    check_cases(cases, manifest)
+    for case in cases:
+        places = layout_for(description, case.inputs, _expected(case))
+        memory = mmap.mmap(-1, places.size)
+        buffers = SharedBuffers(memory, places)
+        try:
+            tensors = write_inputs(buffers, case.inputs)
+            done = decode_done(runner.run(Batch(0, 0, tensors), buffers))
+            if done.status != STATUS_OK:
+                raise KnownAnswerError(f"known answer: wanted an answer, got none: {done.text}")
+            verify_answers(case, outputs_in(buffers, done.outputs))
+        finally:
+            memory[:] = bytes(len(memory))
+            buffers.close()
+    return len(cases)
+
+
+def layout_for(
+    description: ModelDescription, inputs: tuple[NamedTensor, ...], outputs: tuple[NamedTensor, ...]
+) -> BufferLayout:
+    """Return one buffer with room for exactly one batch of this size."""
+    rows = inputs[0].shape[0] if description.max_batch_size else 0
+    variable = max(1, *(len(tensor.raw) for tensor in (*inputs, *outputs)))
+    return layout(description.model_copy(update={"max_batch_size": rows}), 1, variable)
+
+
+def write_inputs(buffers: SharedBuffers, inputs: tuple[NamedTensor, ...]) -> tuple[Tensor, ...]:
+    """Write a batch into the only buffer; return its tensors in the manifest's order."""
+    by_name = {tensor.name: tensor for tensor in inputs}
+    tensors = []
+    for region in buffers.layout.inputs:
+        tensor = by_name[region.spec.name]
+        view, _ = buffers.region(0, region)
+        view[: len(tensor.raw)] = tensor.raw
+        tensors.append(Tensor(len(tensor.raw), tuple(tensor.shape)))
+    return tuple(tensors)
+
+
+def outputs_in(buffers: SharedBuffers, outputs: tuple[Tensor, ...]) -> tuple[NamedTensor, ...]:
+    """Return copies of the outputs that lie in the only buffer."""
+    return tuple(
+        NamedTensor(region.spec.name, region.spec.datatype, shape, bytes(buffers.region(0, region)[0][:nbytes]))
+        for region, (nbytes, shape) in zip(buffers.layout.outputs, outputs, strict=True)
+    )
+
+
+def _expected(case: KnownAnswer) -> tuple[NamedTensor, ...]:
+    return tuple(output.tensor for output in case.outputs)

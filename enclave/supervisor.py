@@ -1,0 +1,294 @@
+"""A worker process as the supervisor sees it: started, asked, watched, ended. The other side is worker.py.
+
+Calls block until the worker has answered or a timeout has passed; every call may be made from any thread, one at a time
+per worker. A worker that breaks the protocol, or does not answer in time, is killed. The supervisor never sees the
+model's key: it carries a JWE.
+"""
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from itertools import count
+from typing import Final, Literal, Self, TypeVar
+
+from hermetic import errors
+from hermetic.enclave.channel import Channel, data_channel, shared_memory
+from hermetic.enclave.isolation.identity import is_root
+from hermetic.enclave.isolation.properties import PROPERTIES
+from hermetic.enclave.messages import (
+    Attach,
+    Attached,
+    Failed,
+    Frame,
+    LockdownReport,
+    Locked,
+    ModelDescription,
+    Opened,
+    OpenModel,
+    Prepare,
+    Unload,
+    Wiped,
+    decode_control,
+)
+from hermetic.enclave.zero_on_free import environment, interpreter
+from hermetic.errors import BorderError, HermeticError, WorkerLostError
+
+__all__ = ["Worker", "WorkerSettings", "data_channel", "shared_memory"]
+
+_Answer = TypeVar("_Answer", bound=Frame)
+
+START_TIMEOUT_S: Final = 60.0
+OPEN_TIMEOUT_S: Final = 120.0
+ATTACH_TIMEOUT_S: Final = 30.0
+UNLOAD_TIMEOUT_S: Final = 20.0
+KILL_TIMEOUT_S: Final = 10.0  # a killed process is gone as soon as the kernel has freed its memory
+
+# What a worker may say of a failure; anything else it says becomes `WorkerLostError`.
+_REPORTED: Final[Mapping[str, type[HermeticError]]] = {
+    error.__name__: error
+    for error in (
+        errors.BorderError,
+        errors.ConfigurationError,
+        errors.IsolationError,
+        errors.KnownAnswerError,
+        errors.ModelFormatError,
+        errors.SealedModelError,
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """How a worker is started.
+
+    `publishers` is the text of the trusted publishers' list. `threads` are the runtime's. `memory_limit_bytes` bounds
+    what the worker maps beyond its libraries: model, shared memory and everything else. `waived` may name other
+    waivers too; only those of isolation properties reach the worker. Where the supervisor is root, each worker gets a
+    uid of its own, from `uid` on. `draft` opens models without known answers, to compute them.
+    """
+
+    profile: Literal["onnx-cpu", "torch-cpu"]
+    publishers: str
+    threads: int
+    memory_limit_bytes: int
+    waived: tuple[str, ...]
+    uid: int
+    gid: int
+    spinning: bool = False
+    draft: bool = False
+
+
+class Worker:
+    """One worker process. `start` makes it; it is over after `unload` or `kill`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], control: Channel, uids: "_OwnUid") -> None:
+        self._process = process
+        self._control = control
+        self._uid = uids
+        self._lock = threading.Lock()
+        self._burial = threading.Lock()
+        self._buried = False
+        self._report: LockdownReport | None = None
+        self._public_key: dict[str, str] = {}
+        self._opened: Opened | None = None
+        self.pidfd: Final = os.pidfd_open(process.pid)
+        """Readable once the process has ended."""
+
+    @classmethod
+    def start(cls, settings: WorkerSettings, *, timeout_s: float = START_TIMEOUT_S) -> Self:
+        """Start a worker and return it once it is locked down and has made its key pair.
+
+        Raises `IsolationError` where a property without a layer is not waived, `ConfigurationError`, or
+        `WorkerLostError` where it ends or does not answer in time. No process is left then.
+        """
+        ours, theirs = Channel.pair()
+        uid = _OwnUid(settings.uid)
+        with theirs:
+            process = _spawner().submit(_spawn, theirs.fileno()).result()
+        worker = cls(process, ours, uid)
+        prepare = Prepare(
+            profile=settings.profile,
+            publishers=settings.publishers,
+            threads=settings.threads,
+            memory_limit_bytes=settings.memory_limit_bytes,
+            waived=tuple(name for name in settings.waived if name in PROPERTIES),
+            uid=uid.number,
+            gid=settings.gid,
+            draft=settings.draft,
+            spinning=settings.spinning,
+        )
+        locked = worker._ask(prepare, (), Locked, timeout_s)
+        worker._public_key, worker._report = locked.public_key, locked.report
+        return worker
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    @property
+    def public_key(self) -> dict[str, str]:
+        """The public half of the attested key pair, as a JWK."""
+        return self._public_key
+
+    @property
+    def report(self) -> LockdownReport:
+        """Which isolation properties hold, by which layers; what is waived; whether freed memory is overwritten."""
+        if self._report is None:
+            raise WorkerLostError(f"worker {self.pid}: wanted one that is locked down, got one that is starting")
+        return self._report
+
+    @property
+    def description(self) -> ModelDescription:
+        """What it serves; `WorkerLostError` before `open`."""
+        if self._opened is None:
+            raise WorkerLostError(f"worker {self.pid}: wanted one with an open model, got one without")
+        return self._opened.description
+
+    def open(self, sealed: int, jwe: bytes, manifest_digest: bytes, *, timeout_s: float = OPEN_TIMEOUT_S) -> Opened:
+        """Hand over the sealed file's descriptor (read-only; it stays the caller's) and its key as a JWE.
+
+        Returns when the model has given its known answers. Raises `SealedModelError`, `ModelFormatError`,
+        `KnownAnswerError`, `BorderError` (the JWE is not for this worker) or `WorkerLostError`; the worker is gone
+        then.
+        """
+        request = OpenModel(jwe=jwe, manifest_digest=manifest_digest.hex())
+        self._opened = self._ask(request, (sealed,), Opened, timeout_s)
+        return self._opened
+
+    def attach(
+        self,
+        channel: int,
+        memory: int,
+        *,
+        buffers: int,
+        variable_tensor_bytes: int,
+        timeout_s: float = ATTACH_TIMEOUT_S,
+    ) -> None:
+        """Let it serve one more front end: a data channel's descriptor and shared memory's, which stay the caller's.
+
+        The memory has the size of `buffers.layout(description, buffers, variable_tensor_bytes)`.
+        """
+        request = Attach(buffers=buffers, variable_tensor_bytes=variable_tensor_bytes)
+        self._ask(request, (channel, memory), Attached, timeout_s)
+
+    def unload(self, timeout_s: float = UNLOAD_TIMEOUT_S) -> bool:
+        """Let it finish the batches at hand, wipe and end; whether it said that everything is wiped.
+
+        The process is gone in any case: killed where it does not end in time.
+        """
+        try:
+            self._ask(Unload(), (), Wiped, timeout_s)
+        except (BorderError, WorkerLostError):
+            return False
+        self._bury(timeout_s)
+        return True
+
+    def kill(self) -> None:
+        """End it now, whatever it does. Can be called again, and on one that has ended."""
+        self._process.kill()
+        self._bury(KILL_TIMEOUT_S)
+
+    def reap(self) -> str:
+        """Return how a worker that has ended came to its end, and free what is left of it."""
+        self._bury(KILL_TIMEOUT_S)
+        return _describe_end(self._process.returncode)
+
+    def _ask(self, request: Frame, descriptors: tuple[int, ...], wanted: type[_Answer], timeout_s: float) -> _Answer:
+        """Send a frame and return its answer, or raise what the worker says."""
+        with self._lock:
+            try:
+                self._control.settimeout(timeout_s)
+                self._control.send(request.encode(), descriptors)
+                answer = self._receive(wanted)
+            except TimeoutError:
+                self.kill()
+                raise WorkerLostError(
+                    f"worker {self.pid}: wanted {wanted.__name__} within {timeout_s:g} s, got nothing"
+                ) from None
+            except (BorderError, OSError) as error:
+                self.kill()
+                end = _describe_end(self._process.returncode)
+                raise WorkerLostError(f"worker {self.pid}: wanted {wanted.__name__}, got: {error}; it {end}") from None
+        if isinstance(answer, Failed):
+            if wanted is not Attached:  # it ends by itself, except for a front end that it cannot serve
+                self._bury(KILL_TIMEOUT_S)
+            raise _REPORTED.get(answer.error, WorkerLostError)(answer.text)
+        return answer
+
+    def _receive(self, wanted: type[_Answer]) -> "_Answer | Failed":
+        frame, descriptors = self._control.receive()
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if descriptors:
+            raise BorderError(f"worker: wanted no descriptors, got {len(descriptors)}")
+        answer = decode_control(frame, (wanted, Failed))
+        if not isinstance(answer, wanted | Failed):  # decode_control has checked: this tells the type checker
+            raise BorderError(f"worker: wanted {wanted.__name__}, got {type(answer).__name__}")
+        return answer
+
+    def _bury(self, timeout_s: float) -> None:
+        """Wait for the end of the process, kill it where that takes too long, and free what is left, once."""
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        with self._burial:
+            if not self._buried:
+                self._buried = True
+                self._control.close()
+                self._uid.give_back()
+                os.close(self.pidfd)
+
+
+@cache
+def _spawner() -> ThreadPoolExecutor:
+    """The thread that starts every worker: PR_SET_PDEATHSIG kills a process when the thread that started it ends."""
+    return ThreadPoolExecutor(1, thread_name_prefix="spawner")
+
+
+def _spawn(control: int) -> subprocess.Popen[bytes]:
+    command = [*interpreter(), "-m", "hermetic.enclave.worker", str(control), str(os.getpid())]
+    return subprocess.Popen(
+        command,
+        env=environment(),
+        pass_fds=(control,),
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,  # a terminal's Ctrl-C is for the supervisor, which then unloads
+    )
+
+
+class _OwnUid:
+    """A uid that no other worker of this process has, from `base` on; `base` itself where we cannot change it."""
+
+    _taken: Final[set[int]] = set()
+    _guard: Final = threading.Lock()
+
+    def __init__(self, base: int) -> None:
+        with self._guard:
+            self.number = next(uid for uid in count(base) if uid not in self._taken) if is_root() else base
+            self._taken.add(self.number)
+
+    def give_back(self) -> None:
+        with self._guard:
+            self._taken.discard(self.number)
+
+
+def _describe_end(status: int) -> str:
+    if status >= 0:
+        return f"ended with status {status}"
+    name = signal.Signals(-status).name
+    reasons = {
+        "SIGSYS": "it made a system call that its filter forbids",
+        "SIGKILL": "killed by us, by the kernel for memory, or with its parent",
+        "SIGXFSZ": "it wrote more than it may",
+    }
+    return f"was killed by {name}" + (f": {reasons[name]}" if name in reasons else "")

@@ -1,0 +1,286 @@
+"""The worker process: one model, behind a locked door. Started by supervisor.py as `python -m hermetic.enclave.worker`.
+
+ (1) told what to be; refuses telemetry; checks that freed memory is overwritten
+ (2) imports and warms up the runtime: afterwards there is no file to import from
+ (3) locks itself down, with one thread
+ (4) makes the attested key pair, tells its public half
+ (5) receives the sealed model and the key; verifies, decrypts, checks; wipes both keys
+ (6) loads the model: only now does a runtime see a byte of it
+ (7) gives its known answers on the path that serves
+ (8) serves front ends until it is told to unload; wipes, ends
+
+Whatever goes wrong before (8) ends the process with a reason sent to the supervisor. After (3) nothing that a model
+prints leaves the room.
+"""
+
+import gc
+import os
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from hermetic.enclave import runtimes
+from hermetic.enclave.attested_key import AttestedKey
+from hermetic.enclave.batch_runner import BatchRunner
+from hermetic.enclave.channel import Channel
+from hermetic.enclave.front_end_channels import FrontEndChannels
+from hermetic.enclave.isolation.lockdown import Room, lock_down_worker
+from hermetic.enclave.isolation.process import die_with_parent, make_undumpable
+from hermetic.enclave.known_answer import verify_known_answers
+from hermetic.enclave.manifest import KNOWN_ANSWER_NAME, Manifest
+from hermetic.enclave.messages import (
+    Attach,
+    Attached,
+    Failed,
+    Frame,
+    Locked,
+    ModelDescription,
+    Opened,
+    OpenModel,
+    Prepare,
+    Unload,
+    Wiped,
+    decode_control,
+)
+from hermetic.enclave.publishers import TrustedPublishers
+from hermetic.enclave.runtimes.interface import ModelToLoad
+from hermetic.enclave.sealing import OpenedModel, open_payload, read_header, verify_manifest
+from hermetic.enclave.streaming_aead import KEY_BYTES
+from hermetic.enclave.zero_on_free import RUNTIME_ENVIRONMENT, status, wipe
+from hermetic.errors import BorderError, ConfigurationError, HermeticError, KnownAnswerError, SealedModelError
+
+__all__ = ["main"]
+
+FAILED_TEXT_LIMIT: Final = 2048  # characters of a reason
+SPARE_THREADS: Final = 8  # beside the runtime's own and those that unseal
+
+
+@dataclass(slots=True)
+class _Loaded:
+    opened: OpenedModel
+    description: ModelDescription
+    runner: BatchRunner
+    front_ends: FrontEndChannels
+
+
+class Worker:
+    """The life of one worker process over its control channel."""
+
+    def __init__(self, control: Channel, environment: Mapping[str, str]) -> None:
+        self._control = control
+        self._environment = environment
+
+    def run(self) -> None:
+        """Go through all steps; raises what ends the process early."""
+        prepare, _ = self._receive((Prepare,), descriptors=0)
+        if not isinstance(prepare, Prepare):  # the type checker's: only Prepare is allowed
+            return
+        publishers = TrustedPublishers.loads(prepare.publishers)
+        key, memory = self._lock(prepare)
+        message, descriptors = self._receive((OpenModel, Unload), descriptors=None)
+        if isinstance(message, OpenModel):
+            loaded = self._open(prepare, publishers, key, memory, message, descriptors)
+            try:
+                loaded.front_ends.serve(lambda: self._obey(loaded))
+                loaded.front_ends.finish()
+            finally:
+                _wipe(loaded)
+        self._send(Wiped())
+
+    def _lock(self, prepare: Prepare) -> tuple[AttestedKey, int]:
+        """Steps (1) to (4); returns the key pair, and the memory that the model will be decrypted into."""
+        # (1) The environment.
+        wrong = {name: self._environment.get(name) for name in RUNTIME_ENVIRONMENT}
+        if wrong != RUNTIME_ENVIRONMENT:
+            raise ConfigurationError(f"worker: wanted the environment {dict(RUNTIME_ENVIRONMENT)}, got {wrong}")
+        zeroing = status()
+        # (2) The runtime.
+        runtimes.import_runtimes(prepare.profile, prepare.threads)
+        # Made now: a locked worker can make no memory that is not bounded.
+        memory = os.memfd_create("hermetic-model", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        _silence()
+        # (3) The lock-down.
+        room = Room(
+            uid=prepare.uid,
+            gid=prepare.gid,
+            memory_bytes=prepare.memory_limit_bytes,
+            threads=2 * prepare.threads + SPARE_THREADS,
+            waived=prepare.waived,
+        )
+        report = lock_down_worker(room, prepare.profile, zeroing)
+        # (4) The key pair.
+        key = AttestedKey.generate()
+        self._send(Locked(public_key=key.public_jwk, report=report))
+        return key, memory
+
+    def _open(
+        self,
+        prepare: Prepare,
+        publishers: TrustedPublishers,
+        key: AttestedKey,
+        memory: int,
+        message: OpenModel,
+        descriptors: list[int],
+    ) -> _Loaded:
+        """Steps (5) to (7)."""
+        started = time.monotonic()
+        # (5) The sealed model.
+        if len(descriptors) != 1:
+            raise BorderError(f"OpenModel: wanted 1 descriptor, got {len(descriptors)}")
+        manifest, opened = _unseal(descriptors[0], publishers, key, memory, message, prepare)
+        unsealed = time.monotonic()
+        try:
+            # (6) The runtime.
+            runtime = runtimes.load(_to_load(manifest, opened, prepare))
+            description = _describe(manifest)
+            runner = BatchRunner(runtime, description)
+            loaded = time.monotonic()
+            # (7) The known answers.
+            if manifest.known_answer is not None:
+                verify_known_answers(runner, description, manifest, opened.view(KNOWN_ANSWER_NAME))
+            answered = time.monotonic()
+            if not runtime.holds_views:
+                opened.wipe()
+        except BaseException:
+            opened.wipe()
+            raise
+        gc.collect()
+        self._send(
+            Opened(
+                description=description,
+                unseal_ms=1e3 * (unsealed - started),
+                load_ms=1e3 * (loaded - unsealed),
+                known_answer_ms=1e3 * (answered - loaded),
+            )
+        )
+        return _Loaded(opened, description, runner, FrontEndChannels(runner, description, self._control))
+
+    def _obey(self, loaded: _Loaded) -> bool:
+        """Handle one control frame while serving; whether to go on."""
+        message, descriptors = self._receive((Attach, Unload), descriptors=None)
+        if not isinstance(message, Attach):
+            return False
+        if len(descriptors) != 2:  # noqa: PLR2004 - the data channel and its memory
+            raise BorderError(f"Attach: wanted 2 descriptors, got {len(descriptors)}")
+        try:
+            channel, memory = descriptors
+            loaded.front_ends.attach(channel, memory, message.buffers, message.variable_tensor_bytes)
+        except HermeticError as error:
+            self._send(_failed(error))
+        else:
+            self._send(Attached())
+        return True
+
+    def _receive(self, allowed: tuple[type[Frame], ...], descriptors: int | None) -> tuple[Frame, list[int]]:
+        frame, received = self._control.receive()
+        if descriptors is not None and len(received) != descriptors:
+            raise BorderError(f"control frame: wanted {descriptors} descriptors, got {len(received)}")
+        return decode_control(frame, allowed), received
+
+    def _send(self, frame: Frame) -> None:
+        self._control.send(frame.encode())
+
+
+def _unseal(
+    sealed: int, publishers: TrustedPublishers, key: AttestedKey, memory: int, message: OpenModel, prepare: Prepare
+) -> tuple[Manifest, OpenedModel]:
+    """Return the verified model in memory. The key pair is wiped, and both descriptors closed, whatever happens."""
+    try:
+        manifest = verify_manifest(read_header(sealed), publishers)
+        if manifest.digest().hex() != message.manifest_digest:
+            raise SealedModelError(
+                f"sealed model: wanted the manifest {message.manifest_digest}, got {manifest.digest().hex()}"
+            )
+        if runtimes.PROFILE_OF_FORMAT[manifest.format] != prepare.profile:
+            raise ConfigurationError(f"model {manifest.name}: wanted another profile for {manifest.format}")
+        if manifest.known_answer is None and not prepare.draft:
+            raise KnownAnswerError(f"model {manifest.name}: wanted known answers sealed with it, got none")
+        secret = key.open(message.jwe)
+        try:
+            if len(secret) != KEY_BYTES:
+                raise BorderError(f"model key: wanted {KEY_BYTES} bytes, got {len(secret)}")
+            return manifest, open_payload(sealed, manifest, secret, prepare.threads, memory_fd=memory)
+        finally:
+            wipe(secret)
+    finally:
+        key.wipe()
+        os.close(sealed)
+        os.close(memory)
+
+
+def _to_load(manifest: Manifest, opened: OpenedModel, prepare: Prepare) -> ModelToLoad:
+    names = [entry.name for entry in manifest.files if entry.name != KNOWN_ANSWER_NAME]
+    return ModelToLoad(
+        format=manifest.format,
+        architecture=manifest.architecture,
+        files={name: opened.view(name, writable=True) for name in names},
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+        max_batch_size=manifest.max_batch_size,
+        threads=prepare.threads,
+        spinning=prepare.spinning,
+    )
+
+
+def _describe(manifest: Manifest) -> ModelDescription:
+    return ModelDescription(
+        name=manifest.name,
+        version=manifest.version,
+        format=manifest.format,
+        publisher=manifest.publisher,
+        manifest_digest=manifest.digest().hex(),
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+        max_batch_size=manifest.max_batch_size,
+        shared=manifest.shared,
+    )
+
+
+def _wipe(loaded: _Loaded) -> None:
+    loaded.runner.close()
+    # What only cycles still hold is freed, and thereby overwritten, before the weights under it are.
+    gc.collect()
+    loaded.opened.wipe()
+
+
+def _silence() -> None:
+    """From here on nothing that the runtime or a model prints is seen by anyone."""
+    nowhere = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for descriptor in (0, 1, 2):
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def _failed(error: Exception) -> Failed:
+    if isinstance(error, HermeticError):
+        return Failed(error=type(error).__name__, text=str(error)[:FAILED_TEXT_LIMIT])
+    # A fault of ours. Where it happened, but not its text, which may quote what it stumbled over.
+    where = traceback.extract_tb(error.__traceback__)[-1:]
+    place = "".join(f" at {os.path.basename(frame.filename)}:{frame.lineno}" for frame in where)  # noqa: PTH119
+    return Failed(error="HermeticError", text=f"worker: {type(error).__name__}{place}")
+
+
+def main(arguments: list[str]) -> int:
+    """Run the worker on the control descriptor `arguments[0]`, for the parent process `arguments[1]`.
+
+    Returns the exit status.
+    """
+    control = Channel.of_descriptor(int(arguments[0]))
+    try:
+        die_with_parent(int(arguments[1]))
+        make_undumpable()
+        Worker(control, dict(os.environ)).run()
+    except Exception as error:  # noqa: BLE001 - the process ends here, and says why
+        with suppress(BorderError, OSError):
+            control.send(_failed(error).encode())
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    # Not sys.exit: interpreter and libraries would tear down with files and calls that they do not have any more.
+    os._exit(main(sys.argv[1:]))

@@ -1,0 +1,78 @@
+"""What `hermetic doctor` says of hosts that the tests make, and of the one that they run on."""
+
+from pathlib import Path
+
+import pytest
+
+from hermetic.enclave.isolation.properties import FRONT_END_PROPERTIES, WORKER_PROPERTIES
+from hermetic.provision import host
+from hermetic.provision.host import Finding
+
+
+def _find(findings: list[Finding], name: str) -> Finding:
+    (found,) = [finding for finding in findings if finding.name == name]
+    return found
+
+
+def _host(root: Path, *files: str, **contents: str) -> Path:
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(contents.get(Path(name).name, ""))
+    return root
+
+
+def test_a_bare_machine_lacks_what_it_lacks_and_says_the_price(tmp_path: Path) -> None:
+    findings = host.examine(tmp_path)
+    for name in ("confidential VM", "TPM 2.0", "measured boot", "NVIDIA GPU"):
+        found = _find(findings, name)
+        assert found.state == "missing"
+        assert found.cost
+
+
+@pytest.mark.parametrize(
+    ("device", "name"), [("dev/sev-guest", "AMD SEV-SNP guest"), ("dev/tdx_guest", "Intel TDX guest")]
+)
+def test_a_confidential_vm_is_seen_and_not_oversold(tmp_path: Path, device: str, name: str) -> None:
+    found = _find(host.examine(_host(tmp_path, device)), name)
+    assert found.state == "weak"
+    assert "cannot be made or checked by this version" in found.cost
+
+
+def test_a_measured_boot_with_a_tpm(tmp_path: Path) -> None:
+    security = "sys/kernel/security"
+    root = _host(
+        tmp_path,
+        "dev/tpmrm0",
+        f"{security}/tpm0/binary_bios_measurements",
+        f"{security}/ima/ascii_runtime_measurements",
+    )
+    findings = host.examine(root)
+    assert _find(findings, "TPM 2.0").state == "good"
+    assert _find(findings, "measured boot") == Finding("machine", "measured boot", "good", "boot event log, IMA")
+
+
+def test_a_gpu_is_seen_and_its_mode_is_not_guessed(tmp_path: Path) -> None:
+    found = _find(host.examine(_host(tmp_path, "proc/driver/nvidia/version", version="NVRM 580.1\n")), "NVIDIA GPU")
+    assert found.state == "weak"
+    assert found.detail.startswith("NVRM 580.1; confidential computing: ")
+
+
+def test_swap_is_named(tmp_path: Path) -> None:
+    swaps = "Filename Type Size Used Priority\n/dev/sda2 partition 1 0 -2\n"
+    found = _find(host.examine(_host(tmp_path, "proc/swaps", swaps=swaps)), "swap")
+    assert (found.state, found.detail) == ("weak", "/dev/sda2")
+
+
+def test_isolation_is_what_a_locked_down_process_says(tmp_path: Path) -> None:
+    findings = host.examine(tmp_path)
+    for kind, properties in (("worker", WORKER_PROPERTIES), ("front end", FRONT_END_PROPERTIES)):
+        of_kind = {finding.name: finding for finding in findings if finding.area == kind}
+        if "lock-down" in of_kind:
+            assert of_kind["lock-down"].state == "missing"
+        else:
+            assert set(of_kind) == set(properties)
+
+
+def test_every_missing_or_weak_piece_has_a_price(tmp_path: Path) -> None:
+    for finding in host.examine(tmp_path):
+        assert bool(finding.cost) == (finding.state != "good"), finding

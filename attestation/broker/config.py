@@ -165,6 +165,7 @@ class Limits(Section):
     enrolments: PositiveInt = 256
     connections: PositiveInt = 256
     concurrent_work: Annotated[int, Field(ge=1, le=64)] = 4
+    connection_s: PositiveInt = 60
     keep_alive_s: PositiveInt = 5
     drain_s: PositiveInt = 10
 

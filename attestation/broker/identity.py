@@ -7,6 +7,7 @@ from typing import Final
 from cryptography import x509
 
 from hermetic.attestation.broker.refusals import Refusal, Variant
+from hermetic.attestation.demo_mark import is_demo
 
 _SPIFFE: Final = "spiffe://"
 
@@ -24,9 +25,14 @@ class ClientIdentity:
         return {"issuer": self.issuer, "name": self.name, "certificate": self.certificate}
 
 
-def client_identity(der: bytes) -> ClientIdentity:
-    """The identity in `der`: its one SPIFFE URI, else its subject (RFC 4514); raises `Refusal` for more than one."""
+def client_identity(der: bytes, *, demo: bool) -> ClientIdentity:
+    """The identity in `der`: its one SPIFFE URI, else its subject (RFC 4514).
+
+    Raises `Refusal` for more than one SPIFFE URI, and for a demo's certificate where `demo` is false.
+    """
     certificate = x509.load_der_x509_certificate(der)
+    if is_demo(certificate) and not demo:
+        raise Refusal(Variant.ATTESTATION, "client certificate: expected none of a demo outside the demo profile")
     uris = [uri for uri in _uris(certificate) if uri.startswith(_SPIFFE)]
     if len(uris) > 1:
         raise Refusal(Variant.ATTESTATION, f"client certificate: expected at most one SPIFFE URI, got {len(uris)}")

@@ -11,7 +11,7 @@ MAX_DEPTH: Final = 64
 """Deepest nesting that is taken; json itself stops only at the interpreter's recursion limit."""
 
 
-def parse_object(data: bytes | str, what: str) -> dict[str, JsonValue]:
+def parse_object(data: bytes | bytearray | str, what: str) -> dict[str, JsonValue]:
     """The JSON object in `data`; raises `InvalidRequestError` naming `what`."""
     try:
         value = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)

@@ -1,0 +1,60 @@
+"""The admin listener over HTTP (docs/spec/key-broker.md, section 4)."""
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from hermetic.attestation.broker import admin as acts
+from hermetic.attestation.broker.admin import Admin
+from hermetic.attestation.broker.http import Door, Handler, application, bearer, body
+from hermetic.attestation.broker.key_store import MAX_SECRET_BYTES
+from hermetic.attestation.broker.strict_json import parse_object
+
+MAX_BODY_BYTES = 65536
+"""Longest JSON body of an admin request, in bytes."""
+
+
+def admin_app(admin: Admin, door: Door) -> Starlette:
+    """The ASGI application."""
+
+    def asked(request: Request, act: str) -> acts.Request:
+        return acts.Request(door.caller(request), bearer(request), act, request.scope["path"])
+
+    async def upload(request: Request) -> Response:
+        question = asked(request, "upload")
+        secret = await body(request, MAX_SECRET_BYTES)
+        try:
+            with memoryview(secret) as view:
+                await door.run(admin.upload, question, request.path_params["path"], view, request.headers)
+        finally:
+            secret[:] = bytes(len(secret))
+        return JSONResponse({})
+
+    async def keys(request: Request) -> Response:
+        return JSONResponse({"keys": await door.run(admin.keys, asked(request, "list-keys"))})
+
+    async def floors(request: Request) -> Response:
+        return JSONResponse({"floors": await door.run(admin.floors, asked(request, "list-floors"))})
+
+    async def raise_floor(request: Request) -> Response:
+        question = asked(request, "raise-floor")
+        members = parse_object(await body(request, MAX_BODY_BYTES), "request")
+        return JSONResponse(
+            {"floor": await door.run(admin.raise_floor, question, request.path_params["name"], members)}
+        )
+
+    async def lower_floor(request: Request) -> Response:
+        question = asked(request, "lower-floor")
+        members = parse_object(await body(request, MAX_BODY_BYTES), "request")
+        return JSONResponse(
+            {"floor": await door.run(admin.lower_floor, question, request.path_params["name"], members)}
+        )
+
+    routes: dict[tuple[str, str], Handler] = {
+        ("POST", "/kbs/v0/resource/{path:path}"): upload,
+        ("GET", "/hermetic/v1/keys"): keys,
+        ("GET", "/hermetic/v1/floors"): floors,
+        ("POST", "/hermetic/v1/floors/{name}/raise"): raise_floor,
+        ("POST", "/hermetic/v1/floors/{name}/lower"): lower_floor,
+    }
+    return application(routes)

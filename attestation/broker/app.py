@@ -1,0 +1,92 @@
+"""The public listener over HTTP: paths, cookies and headers of docs/spec/key-broker.md, sections 2 and 3."""
+
+import base64
+from datetime import datetime
+from email.utils import format_datetime
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from hermetic.attestation.broker.ak import AkDesk
+from hermetic.attestation.broker.broker import Broker
+from hermetic.attestation.broker.http import Door, Handler, application, bearer, body
+from hermetic.attestation.broker.refusals import Refusal, Variant
+from hermetic.attestation.broker.strict_json import exactly, parse_object, text
+from hermetic.attestation.exchange import HEADER_CHECKPOINT, SESSION_COOKIE
+
+HEADER_LOG_INDEX: Final = "hermetic-log-index"
+
+
+def public_app(broker: Broker, ak_desk: AkDesk | None, door: Door, body_bytes: int) -> Starlette:
+    """The ASGI application; `ak_desk` is None where no attestation keys are enrolled."""
+
+    async def auth(request: Request) -> Response:
+        caller = door.caller(request)
+        challenged = await door.run(broker.auth, bytes(await body(request, body_bytes)), caller)
+        response = JSONResponse(challenged.body)
+        response.headers["set-cookie"] = _cookie(challenged.session.id, challenged.session.deadline)
+        return response
+
+    async def attest(request: Request) -> Response:
+        caller = door.caller(request)
+        data = bytes(await body(request, body_bytes))
+        return JSONResponse({"token": await door.run(broker.attest, _session(request), data, caller)})
+
+    async def resource(request: Request) -> Response:
+        caller = door.caller(request)
+        path = request.path_params["path"]
+        released = await door.run(broker.resource, path, _session(request), bearer(request), caller)
+        headers = {
+            HEADER_CHECKPOINT: base64.b64encode(released.checkpoint).decode("ascii"),
+            HEADER_LOG_INDEX: str(released.index),
+        }
+        return Response(released.jwe, headers=headers, media_type="application/json")
+
+    async def serving_certificate(request: Request) -> Response:
+        caller = door.caller(request)
+        members = parse_object(await body(request, body_bytes), "request")
+        exactly(members, "request", ("csr",))
+        csr = text(members, "csr", "request")
+        chain = await door.run(broker.serving_certificate, csr, _session(request), caller)
+        return JSONResponse({"certificate": chain.decode("ascii")})
+
+    routes: dict[tuple[str, str], Handler] = {
+        ("POST", "/kbs/v0/auth"): auth,
+        ("POST", "/kbs/v0/attest"): attest,
+        ("GET", "/kbs/v0/resource/{path:path}"): resource,
+        ("POST", "/hermetic/v1/serving-certificate"): serving_certificate,
+    }
+    return application(routes | _ak_routes(ak_desk, door, body_bytes))
+
+
+def _ak_routes(desk: AkDesk | None, door: Door, body_bytes: int) -> dict[tuple[str, str], Handler]:
+    if desk is None:
+        return {}
+
+    async def challenge(request: Request) -> Response:
+        caller = door.caller(request)
+        members = parse_object(await body(request, body_bytes), "request")
+        return JSONResponse(await door.run(desk.challenge, members, caller.key, caller.identity))
+
+    async def certificate(request: Request) -> Response:
+        caller = door.caller(request)
+        members = parse_object(await body(request, body_bytes), "request")
+        return JSONResponse(await door.run(desk.certificate, members, caller.key, caller.identity))
+
+    return {
+        ("POST", "/hermetic/v1/ak/challenge"): challenge,
+        ("POST", "/hermetic/v1/ak/certificate"): certificate,
+    }
+
+
+def _session(request: Request) -> str | None:
+    return request.cookies.get(SESSION_COOKIE)
+
+
+def _cookie(session: str, deadline: datetime) -> str:
+    """As Trustee sets it: a name, a value, when it ends, and no other attribute."""
+    if not session.isalnum():
+        raise Refusal(Variant.INTERNAL, "session id: expected letters and digits")
+    return f"{SESSION_COOKIE}={session}; Expires={format_datetime(deadline, usegmt=True)}"

@@ -1,0 +1,261 @@
+"""A broker out of its configuration: reads the files that it names, refuses what does not fit together.
+
+The order matters: the log is opened and replayed before anything is served, and the first record of a run says how it
+runs.
+"""
+
+import importlib.metadata
+import ipaddress
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from ssl import SSLContext
+from time import monotonic
+from typing import Final
+
+import anyio
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, OKPKey
+
+from hermetic.attestation.broker import journal
+from hermetic.attestation.broker.admin import Admin
+from hermetic.attestation.broker.admin_app import admin_app
+from hermetic.attestation.broker.admin_tokens import AclRule, AdminTokens, Issuer
+from hermetic.attestation.broker.ak import AkDesk
+from hermetic.attestation.broker.app import public_app
+from hermetic.attestation.broker.broker import Broker, Holdings, Rules
+from hermetic.attestation.broker.config import BrokerConfig, Listener, ServingNamesOf
+from hermetic.attestation.broker.file_key_store import FileKeyStore
+from hermetic.attestation.broker.floors import Floors
+from hermetic.attestation.broker.http import Door
+from hermetic.attestation.broker.journal import Journal, Standing
+from hermetic.attestation.broker.kek import load_kek
+from hermetic.attestation.broker.listener import Endpoint, Listeners
+from hermetic.attestation.broker.rates import Rates
+from hermetic.attestation.broker.release import ModelPolicy, Policies, SecretPolicy
+from hermetic.attestation.broker.serving import ServingDesk
+from hermetic.attestation.broker.serving_ca import ServingAuthority, ServingNames
+from hermetic.attestation.broker.sessions import SessionLimits, SessionTable
+from hermetic.attestation.broker.tls import server_context
+from hermetic.attestation.broker.token import TokenSigner
+from hermetic.attestation.demo_mark import refuse_demo
+from hermetic.attestation.enrolment import AkCa, EkTrust
+from hermetic.attestation.log import Log, LogReader, NoteSigner
+from hermetic.attestation.policy import AppraisalPolicy
+from hermetic.attestation.roots import TpmTrust, TrustRoots
+from hermetic.errors import ConfigurationError
+
+MAX_FILE_BYTES: Final = 1024 * 1024
+"""Longest certificate, key or policy file, in bytes."""
+
+Clock = Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class RunningBroker:
+    """A broker ready to serve. Use it in a `with`: at its end log and key store are closed."""
+
+    config: BrokerConfig
+    listeners: Listeners
+    log: Log
+    keys: FileKeyStore
+
+    def close(self) -> None:
+        """Close the key store and the log."""
+        self.keys.close()
+        self.log.close()
+
+
+def build(
+    config: BrokerConfig,
+    *,
+    credentials: Path | None = None,
+    zeroing: str = "best effort",
+    clock: Clock = lambda: datetime.now(UTC),
+) -> RunningBroker:
+    """Make everything that `config` describes, and bind its listeners; raises an `OperatorError`.
+
+    `credentials` is systemd's credentials folder; `zeroing` says what the launcher found out about freed memory.
+    """
+    log = _open_log(config, clock)
+    try:
+        keys = FileKeyStore(
+            config.key_store.folder, load_kek(config.key_store.kek, config.key_store.folder, credentials)
+        )
+        writer = Journal(log)
+        standing = _replay(config, clock)
+        floors = Floors(standing.floors, writer)
+        endpoints = [
+            _public(config, keys, floors, writer, clock),
+            _admin(config, keys, floors, writer, standing, clock),
+        ]
+        listeners = Listeners(endpoints, config.limits)
+        build_name = f"hermetic {importlib.metadata.version('hermetic')}"
+        writer.write(journal.STARTED, {"profile": config.profile, "build": build_name, "zeroing": zeroing})
+    except BaseException:
+        log.close()
+        raise
+    return RunningBroker(config, listeners, log, keys)
+
+
+def _open_log(config: BrokerConfig, clock: Clock) -> Log:
+    signer = NoteSigner.parse(_read(config.log.key).decode("ascii"))
+    return Log.open(config.log.folder, config.log.origin, signer, now=clock)
+
+
+def _replay(config: BrokerConfig, clock: Clock) -> Standing:
+    verifier = NoteSigner.parse(_read(config.log.key).decode("ascii")).verifier()
+    return journal.replay(LogReader(config.log.folder, verifier, config.log.origin).records(), clock())
+
+
+def _public(config: BrokerConfig, keys: FileKeyStore, floors: Floors, writer: Journal, clock: Clock) -> Endpoint:
+    limits = config.limits
+    life = timedelta(seconds=limits.session_s)
+    sessions = SessionTable(SessionLimits(limits.sessions, limits.sessions_per_client, life), clock)
+    holdings = Holdings(sessions, keys, floors, writer, _token_signer(config, clock))
+    rules = Rules(config.profile, _trust(config), _policies(config))
+    broker = Broker(rules, holdings, _serving_desk(config, writer, clock), clock)
+    app = public_app(broker, _ak_desk(config, writer, clock), _door(config, config.public), limits.body_bytes)
+    return Endpoint(config.public.host, config.public.port, _tls(config, config.public), app)
+
+
+def _admin(
+    config: BrokerConfig, keys: FileKeyStore, floors: Floors, writer: Journal, standing: Standing, clock: Clock
+) -> Endpoint:
+    settings = config.admin
+    issuers = [Issuer(one.name, one.audience, _issuer_key(one.public_key)) for one in settings.issuers]
+    rules = [AclRule.parse(rule.role, rule.allowed) for rule in settings.acl]
+    tokens = AdminTokens(issuers, rules, life_s=settings.token_life_s, leeway_s=settings.leeway_s, clock=clock)
+    admin = Admin(tokens, keys, floors, writer, profile=config.profile, spent=standing.spent, clock=clock)
+    return Endpoint(settings.host, settings.port, _tls(config, settings), admin_app(admin, _door(config, settings)))
+
+
+def _door(config: BrokerConfig, listener: Listener) -> Door:
+    limits = config.limits
+    required = listener is config.admin or config.public.client_certificates == "required"
+    work = anyio.CapacityLimiter(limits.concurrent_work)
+    return Door(Rates(limits.requests_per_minute, monotonic), work, required, demo=config.profile == "demo")
+
+
+def _tls(config: BrokerConfig, listener: Listener) -> SSLContext:
+    for path in (listener.certificate, *listener.client_authorities):
+        _certificates(config, path)
+    required = listener is config.admin or config.public.client_certificates == "required"
+    return server_context(
+        listener.certificate, listener.key, listener.client_authorities, certificate_required=required
+    )
+
+
+def _token_signer(config: BrokerConfig, clock: Clock) -> TokenSigner:
+    tokens = config.tokens
+    key = ec.generate_private_key(ec.SECP256R1()) if tokens.key is None else _ec_key(tokens.key)
+    chain = [] if tokens.certificates is None else _certificates(config, tokens.certificates)
+    return TokenSigner(key, chain, tokens.issuer, timedelta(seconds=config.limits.token_s), clock)
+
+
+def _trust(config: BrokerConfig) -> TrustRoots:
+    own = [] if config.ak_enrolment is None else [config.ak_enrolment.certificate]
+    authorities = _all_certificates(config, [*own, *config.trust.ak_authorities])
+    provisioned = frozenset(bytes.fromhex(digest) for digest in config.trust.provisioned_aks)
+    return TrustRoots(config.profile, TpmTrust(ak_cas=authorities, provisioned_aks=provisioned))
+
+
+def _policies(config: BrokerConfig) -> Policies:
+    models = tuple(
+        ModelPolicy(_form(config, entry.file), entry.rollback, timedelta(seconds=entry.roll_over_s))
+        for entry in config.policies
+    )
+    secrets = tuple(SecretPolicy(entry.resource, _form(config, entry.policy)) for entry in config.plain_secrets)
+    return Policies(models, secrets)
+
+
+def _form(config: BrokerConfig, path: Path) -> AppraisalPolicy:
+    form = AppraisalPolicy.load(_read(path))
+    if form.profile == "demo" and config.profile != "demo":
+        raise ConfigurationError(f'{path}: expected a policy for profile "{config.profile}", got one for "demo"')
+    return form
+
+
+def _serving_desk(config: BrokerConfig, writer: Journal, clock: Clock) -> ServingDesk | None:
+    settings = config.serving_certificates
+    if settings is None:
+        return None
+    names = [ServingNames(one.client, one.common_name, _alternatives(one)) for one in settings.names]
+    life = timedelta(seconds=settings.certificate_s)
+    chain = _certificates(config, settings.certificates)
+    authority = ServingAuthority(_ec_key(settings.key), chain, names, life, config.profile)
+    return ServingDesk(authority, _form(config, settings.policy), writer, clock)
+
+
+def _alternatives(names: ServingNamesOf) -> tuple[x509.GeneralName, ...]:
+    try:
+        return (
+            *(x509.DNSName(name) for name in names.dns),
+            *(x509.IPAddress(ipaddress.ip_address(name)) for name in names.ip),
+            *(x509.UniformResourceIdentifier(name) for name in names.uris),
+        )
+    except ValueError as error:
+        raise ConfigurationError(f"serving_certificates.names of {names.client}: {error}") from error
+
+
+def _ak_desk(config: BrokerConfig, writer: Journal, clock: Clock) -> AkDesk | None:
+    settings = config.ak_enrolment
+    if settings is None:
+        return None
+    vendors = _all_certificates(config, settings.ek_authorities)
+    software = _all_certificates(config, settings.software_ek_authorities)
+    certificate = _certificates(config, settings.certificate)[0]
+    authority = AkCa(certificate, _ec_key(settings.key), timedelta(seconds=settings.life_s))
+    if authority.key.public_key() != certificate.public_key():
+        raise ConfigurationError(f"{settings.certificate}: expected the certificate of {settings.key}, got another's")
+    return AkDesk(EkTrust(config.profile, vendors, software), authority, writer, clock, config.limits.enrolments)
+
+
+def _all_certificates(config: BrokerConfig, paths: Iterable[Path]) -> tuple[x509.Certificate, ...]:
+    return tuple(certificate for path in paths for certificate in _certificates(config, path))
+
+
+def _certificates(config: BrokerConfig, path: Path) -> list[x509.Certificate]:
+    """The certificates in a PEM file; outside the demo profile, none of a demo's."""
+    try:
+        found = x509.load_pem_x509_certificates(_read(path))
+    except ValueError as error:
+        raise ConfigurationError(f"{path}: expected certificates in PEM, got {error}") from error
+    return found if config.profile == "demo" else [refuse_demo(certificate, str(path)) for certificate in found]
+
+
+def _ec_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = load_pem_private_key(_read(path), None)
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(f"{path}: expected a private key in PEM, got {error}") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ConfigurationError(f"{path}: expected an EC private key, got {type(key).__name__}")
+    return key
+
+
+def _issuer_key(path: Path) -> OKPKey | ECKey:
+    pem = _read(path)
+    for kind, curve in ((OKPKey, "Ed25519"), (ECKey, "P-256")):
+        try:
+            key = kind.import_key(pem)
+        except (JoseError, ValueError, TypeError):
+            continue
+        if key.curve_name == curve and not key.is_private:
+            return key
+    raise ConfigurationError(f"{path}: expected a public key in PEM, Ed25519 or P-256, got something else")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigurationError(f"{path}: expected at most {MAX_FILE_BYTES} bytes, got more")
+    return data

@@ -1,0 +1,114 @@
+"""Two listeners in one event loop: sockets, uvicorn servers, an orderly end."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from ssl import SSLContext
+from typing import Final
+
+import uvicorn
+from starlette.applications import Starlette
+
+from hermetic.attestation.broker.config import Limits
+from hermetic.attestation.broker.tls import protocol
+from hermetic.errors import ConfigurationError
+
+HEADER_BYTES: Final = 64 * 1024
+"""Longest request line and headers together; a token fits."""
+
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One listener: where, with which TLS, which application."""
+
+    host: str
+    port: int
+    tls: SSLContext
+    app: Starlette
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its signal handlers, because two of them share one process; says when it answers."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.answers = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.answers.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Listeners:
+    """The listening sockets, bound when this is made; `serve` answers on them."""
+
+    def __init__(self, endpoints: Sequence[Endpoint], limits: Limits) -> None:
+        """Bind every endpoint; raises `ConfigurationError` where that fails."""
+        self._limits = limits
+        self._sockets = [_bind(endpoint) for endpoint in endpoints]
+        self._servers = [_Server(self._config(endpoint)) for endpoint in endpoints]
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The port of each endpoint, in their order."""
+        return tuple(int(bound.getsockname()[1]) for bound in self._sockets)
+
+    def serve(self, ready: Callable[[], None], *, signals: bool) -> None:
+        """Serve until `stop` (or, with `signals`, SIGTERM or SIGINT); `ready` is called once all answer."""
+        asyncio.run(self._serve(ready, signals=signals))
+
+    def stop(self) -> None:
+        """Ask for the end, from any thread: what was accepted is still answered, for `drain_s` at most."""
+        for server in self._servers:
+            server.should_exit = True
+
+    async def _serve(self, ready: Callable[[], None], *, signals: bool) -> None:
+        if signals:
+            for number in _STOP_SIGNALS:
+                asyncio.get_running_loop().add_signal_handler(number, self.stop)
+        async with asyncio.TaskGroup() as group:
+            for server, bound in zip(self._servers, self._sockets, strict=True):
+                group.create_task(server.serve(sockets=[bound]))
+            for server in self._servers:
+                await server.answers.wait()
+            ready()
+
+    def _config(self, endpoint: Endpoint) -> uvicorn.Config:
+        return uvicorn.Config(
+            endpoint.app,
+            http=protocol(self._limits.connection_s),
+            ws="none",
+            lifespan="off",
+            loop="asyncio",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,  # an X-Forwarded-For from a client would name another address
+            server_header=False,
+            ssl_context_factory=lambda _config, _default: endpoint.tls,
+            limit_concurrency=self._limits.connections,
+            timeout_keep_alive=self._limits.keep_alive_s,
+            timeout_graceful_shutdown=self._limits.drain_s,
+            h11_max_incomplete_event_size=HEADER_BYTES,
+        )
+
+
+def _bind(endpoint: Endpoint) -> socket.socket:
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(
+            endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, number)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        raise ConfigurationError(f"cannot listen on {endpoint.host}:{endpoint.port}: {error.strerror}") from error
+    return bound

@@ -1,0 +1,151 @@
+"""`hermetic broker`: run the key broker of one configuration file; as its operator upload keys, list them, set floors.
+
+Not here: uploading while sealing, which is `hermetic seal`.
+"""
+
+import os
+import resource
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from hermetic.cli import output
+
+OperatorOption = Annotated[Path, typer.Option("--operator", "-o", help="The operator's TOML file.")]
+
+_app = typer.Typer(no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command group."""
+    app.add_typer(_app, name="broker", help="Run the key broker, or operate one.")
+
+
+@_app.command()
+def serve(
+    config: Annotated[Path, typer.Option("--config", "-c", help="The broker's TOML file.")],
+    as_json: output.JsonOption = False,
+) -> None:
+    """Release model keys to attested guests. Says the ports when it answers; SIGTERM drains and ends it with 0."""
+    from hermetic.enclave import zero_on_free
+
+    zero_on_free.ensure()
+    _keep_memory_private()
+    from hermetic.attestation.broker.build import build
+    from hermetic.attestation.broker.config import BrokerConfig
+
+    settings = BrokerConfig.load(config)
+    if settings.profile == "demo":
+        output.warn("HERMETIC DEMO - NOT SECRET: this broker believes software TPMs and sample evidence")
+    zeroing = zero_on_free.status()
+    if zeroing != "enforced":
+        output.warn(f"freed memory is overwritten: {zeroing}")
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    broker = build(settings, credentials=None if credentials is None else Path(credentials), zeroing=zeroing)
+
+    def ready() -> None:
+        public, admin = broker.listeners.ports
+        facts = {"public": public, "admin": admin, "profile": settings.profile, "zeroing": zeroing}
+        output.show(facts, as_json=as_json, human=lambda: output.facts("key broker", facts))
+
+    try:
+        broker.listeners.serve(ready, signals=True)
+    finally:
+        broker.close()
+
+
+@_app.command()
+def upload(
+    key_id: Annotated[str, typer.Argument(help="kbs:///repository/type/tag")],
+    secret: Annotated[Path, typer.Option("--secret", help="File with the secret; a model key has 32 bytes.")],
+    operator: OperatorOption,
+    name: Annotated[str | None, typer.Option(help="The model's name; without it, a secret of no model.")] = None,
+    version: Annotated[int, typer.Option(min=1, help="The model's version.")] = 1,
+    manifest_digest: Annotated[str, typer.Option(help="SHA-256 of the model's manifest, hex.")] = "",
+    publisher: Annotated[str, typer.Option(help="The model's publisher.")] = "",
+) -> None:
+    """Store a key. An existing one is never replaced."""
+    from hermetic.attestation.admin_client import ModelKeyFacts
+    from hermetic.attestation.operator_settings import OperatorSettings
+    from hermetic.errors import ConfigurationError
+
+    try:
+        content, digest = secret.read_bytes(), bytes.fromhex(manifest_digest)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"cannot read {secret} or --manifest-digest: {error}") from error
+    with OperatorSettings.load(operator).connect() as client:
+        if name is None:
+            client.upload_plain_secret(key_id, content)
+        else:
+            client.upload(key_id, content, ModelKeyFacts(name, version, digest, publisher))
+    output.note(f"stored {key_id}")
+
+
+@_app.command()
+def keys(operator: OperatorOption, as_json: output.JsonOption = False) -> None:
+    """List the stored keys, never the keys themselves."""
+    from hermetic.attestation.operator_settings import OperatorSettings
+
+    with OperatorSettings.load(operator).connect() as client:
+        found = client.keys()
+    rows = [[escape(str(cell)) for cell in _row(entry)] for entry in found]
+    columns = ("resource", "model", "version", "publisher", "profile", "created")
+    output.show(found, as_json=as_json, human=lambda: output.table("keys", columns, rows))
+
+
+@_app.command()
+def floors(operator: OperatorOption, as_json: output.JsonOption = False) -> None:
+    """List the version floor of every name that has one."""
+    from hermetic.attestation.operator_settings import OperatorSettings
+
+    with OperatorSettings.load(operator).connect() as client:
+        found = client.floors()
+    output.show(found, as_json=as_json, human=lambda: output.facts("version floors", found))
+
+
+@_app.command()
+def retire(
+    name: Annotated[str, typer.Argument(help="The model's name.")],
+    below: Annotated[int, typer.Option("--below", min=1, help="Release no version below this one any more.")],
+    operator: OperatorOption,
+) -> None:
+    """Raise the version floor of a model. Recorded; it falls only by `hermetic broker lower-floor`."""
+    from hermetic.attestation.operator_settings import OperatorSettings
+
+    with OperatorSettings.load(operator).connect() as client:
+        client.retire(name, below)
+    output.note(f"{name}: versions below {below} are not released any more")
+
+
+@_app.command(name="lower-floor")
+def lower_floor(
+    name: Annotated[str, typer.Argument(help="The model's name.")],
+    to: Annotated[int, typer.Option("--to", min=0, help="The new floor.")],
+    reason: Annotated[str, typer.Option(help="Why; it stands in the log.")],
+    operator: OperatorOption,
+    role: Annotated[str | None, typer.Option(help="Role to act in, if not the file's.")] = None,
+) -> None:
+    """Let old versions be released again: an act of its own, with its own permission and record."""
+    from hermetic.attestation.operator_settings import OperatorSettings
+
+    with OperatorSettings.load(operator).connect(role) as client:
+        client.lower_floor(name, to, reason)
+    output.warn(f"{name}: versions from {to} on are released again")
+
+
+def _row(entry: dict[str, object]) -> tuple[object, ...]:
+    model = entry.get("model")
+    facts = model if isinstance(model, dict) else {}
+    named = (facts.get("name", "(no model)"), facts.get("version", ""), facts.get("publisher", ""))
+    return entry.get("resource"), *named, entry.get("profile"), entry.get("created")
+
+
+def _keep_memory_private() -> None:
+    """No core dump, and no other process of this user may read the memory; model keys pass through it."""
+    import ctypes
+
+    pr_set_dumpable = 4
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).prctl(pr_set_dumpable, 0, 0, 0, 0)

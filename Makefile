@@ -35,7 +35,7 @@ protos: setup ## Generate the protobuf modules from protos/
 
 docs: setup ## Build the user guide into site/
 	$(PY) -m pip install -qq --disable-pip-version-check --no-deps --require-hashes --root-user-action=ignore -r requirements/docs.txt
-	$(PY) -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
 
 lock: setup ## Write the lock files anew (requirements/lock --upgrade for newer versions)
 	requirements/lock

@@ -1,11 +1,12 @@
 """A front end, as a process: `python -m hermetic.server.frontend <control descriptor>`, started by the supervisor.
 
     1  everything is imported; the first frame is `Start`, with the serving key in a memfd
-    2  locked down while there is one thread: own uid, no files, no devices, no capabilities
-    3  TLS 1.3 only is proved, the transport tests itself and binds
-    4  locked down in every thread: no further socket, connection or process; `Listening`
-    5  served until `Drain` or the supervisor's end; what was accepted is answered, buffers are wiped
-    6  the last records are durable; `Drained`; the end
+    2  TLS 1.3 only is proved on a socket of our own; this also makes gRPC read what it needs from files, once
+    3  locked down while there is one thread: own uid, no files, no devices, no capabilities
+    4  the transport tests itself and binds
+    5  locked down in every thread: no further socket, connection or process; `Listening`
+    6  served until `Drain` or the supervisor's end; what was accepted is answered, buffers are wiped
+    7  the last records are durable; `Drained`; the end
 
 Nothing here knows of a request; that is application.py.
 """
@@ -15,12 +16,13 @@ import os
 import signal
 import sys
 import time
-from typing import Final
+from typing import Final, NoReturn
 
+from hermetic.enclave import zero_on_free
 from hermetic.enclave.channel import Channel
 from hermetic.enclave.isolation.lockdown import Room, lock_front_end_after_listening, lock_front_end_before_threads
-from hermetic.enclave.zero_on_free import status, wipe_immutable_bytes_that_nobody_else_holds
-from hermetic.errors import BorderError, HermeticError
+from hermetic.enclave.isolation.process import thread_count
+from hermetic.errors import BorderError, HermeticError, IsolationError
 from hermetic.server import tls
 from hermetic.server.access import HEALTH
 from hermetic.server.application import FrontEnd
@@ -34,6 +36,7 @@ from hermetic.server.transport import Transport
 KEY_LIMIT: Final = 64 * 1024  # bytes of PEM
 MEMORY_LIMIT: Final = 64 << 30  # bytes of address space: models' shared memory is mapped later, up to 8 GiB each
 THREADS_LIMIT: Final = 256  # gRPC's own included
+THREADS_END_S: Final = 5.0  # seconds
 LAST_RECORDS_S: Final = 10.0  # seconds for the last records to become durable
 STREAMS: Final = frozenset({HEALTH + "Watch"})
 
@@ -46,13 +49,14 @@ def main(arguments: list[str]) -> int:
     supervisor = Channel.of_descriptor(int(arguments[0]))
     try:
         settings, key = _receive_start(supervisor)
-        zeroing = status()
-        layers = lock_front_end_before_threads(_room(settings), settings.port)
-        credentials = tls.ServingCredentials(key, settings.certificate_chain.encode(), settings.authorities)
-        wipe_immutable_bytes_that_nobody_else_holds(key)
-        tls.check_only_tls13(credentials.grpc)
+        zeroing = zero_on_free.status()
+        chain = settings.certificate_chain.encode()
+        tls.check_only_tls13(key, chain)
         supervisor.settimeout(0)
         front_end = FrontEnd(settings, supervisor)
+        _await_one_thread()
+        layers = lock_front_end_before_threads(_room(settings), settings.port)
+        credentials = tls.ServingCredentials(key, chain, settings.authorities)
         transport = make_transport(settings, credentials, front_end)
         reader = Reader(transport.post)
         reader.start()
@@ -89,6 +93,15 @@ def _receive_start(supervisor: Channel) -> tuple[FrontEndSettings, bytes]:
     return Start.decode(frame).settings, key
 
 
+def _await_one_thread() -> None:
+    """Wait for gRPC's threads to end: they do when its last object is gone. `IsolationError` where they do not."""
+    deadline = time.monotonic() + THREADS_END_S
+    while (threads := thread_count()) != 1:
+        if time.monotonic() > deadline:
+            raise IsolationError(f"front end: wanted gRPC's threads to end within {THREADS_END_S:.0f} s, got {threads - 1}")
+        time.sleep(0.005)
+
+
 def _room(settings: FrontEndSettings) -> Room:
     return Room(settings.uid, settings.gid, MEMORY_LIMIT, THREADS_LIMIT, settings.waived)
 
@@ -112,5 +125,12 @@ def _say_goodbye(front_end: FrontEnd, supervisor: Channel) -> int:
     return 0 if not front_end.journal.waiting else 1
 
 
+def end(arguments: list[str]) -> NoReturn:
+    """Run a front end and end the process at once: gRPC's own threads have nothing left that anyone waits for."""
+    status = main(arguments)
+    logging.shutdown()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end(sys.argv[1:])

@@ -5,6 +5,7 @@ RFC 4514 string. A parsed certificate is kept by the bytes of its PEM; how long 
 because a resumed TLS session may outlive the certificate.
 """
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -45,6 +46,7 @@ class Identities:
         """`authorities`: key of the configuration -> PEM of one or more CA certificates."""
         self._authorities = [(key, ca) for key, pem in authorities.items() for ca in _load_authority(key, pem)]
         self._kept: dict[bytes, _Parsed] = {}
+        self._rehearse()
 
     def identify(self, peer: Peer, now: float) -> Identity:
         """Return who `peer` is at `now` (seconds, time.time()), or raise `UnauthenticatedError`."""
@@ -76,6 +78,15 @@ class Identities:
         return _Parsed(
             identity, certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
         )
+
+    def _rehearse(self) -> None:
+        """Read the authorities as if they called: what cryptography imports late is imported before the lock-down."""
+        for _, authority in self._authorities:
+            with contextlib.suppress(UnauthenticatedError):
+                self._issuer(authority)
+            with contextlib.suppress(UnauthenticatedError):
+                _check_use(authority)
+            _name(authority)
 
     def _issuer(self, certificate: x509.Certificate) -> str:
         for key, authority in self._authorities:

@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import grpc
+from grpc import _channel as _grpc_imports_this_late  # noqa: F401 - and then there are no files any more
 from grpc._cython import cygrpc
 
 from hermetic.enclave.zero_on_free import wipe_immutable_bytes_that_nobody_else_holds
@@ -60,7 +61,7 @@ class LoopCall:
     def peer(self) -> Peer:
         """Return what TLS says of the other end."""
         context = cygrpc.auth_context(self._call)
-        version, certificate = context.get("ssl_tls_version"), context.get("x509_pem_cert")
+        version, certificate = context.get(b"ssl_tls_version"), context.get(b"x509_pem_cert")
         return Peer(version[0] if version else None, certificate[0] if certificate else None)
 
     def receive(self, listener: Listener) -> None:

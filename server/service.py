@@ -21,6 +21,7 @@ from hermetic.server.rendering import EXTENSIONS, configuration, metadata
 
 MessageT = TypeVar("MessageT", bound=Message)
 
+VERSION: Final = importlib.metadata.version("hermetic")  # now: a locked front end reads no files
 COLD_MESSAGE_LIMIT: Final = 64 * 1024  # bytes of a request that carries no tensors
 
 _NO_SHARED_MEMORY: Final = (
@@ -38,7 +39,6 @@ class InferenceMethods:
         self._models = models
         self._commands = commands
         self._infer = InferenceService(models)
-        self._version = importlib.metadata.version("hermetic")
         self.draining = False
 
     def table(self) -> dict[str, Handler]:
@@ -86,7 +86,7 @@ class InferenceMethods:
         return pb.ModelReadyResponse(ready=not self.draining)
 
     def _server_metadata(self, _: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
-        return pb.ServerMetadataResponse(name="hermetic", version=self._version, extensions=EXTENSIONS)
+        return pb.ServerMetadataResponse(name="hermetic", version=VERSION, extensions=EXTENSIONS)
 
     def _model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
         model = self._models.resolve(request.name, request.version)

@@ -74,11 +74,13 @@ def options(limits: Limits, *, reuse_port: bool) -> Sequence[tuple[str, int]]:
     )
 
 
-def check_only_tls13(credentials: grpc.ServerCredentials) -> None:
-    """Raise `ConfigurationError` unless a server with `credentials` takes TLS 1.3 and refuses TLS 1.2.
+def check_only_tls13(key: bytes, chain: bytes) -> None:
+    """Raise `ConfigurationError` unless a server with this key and chain (PEM) takes TLS 1.3 and refuses TLS 1.2.
 
-    The server is one of our own on a Unix socket: a process that may connect to nothing can still ask itself.
+    The server is one of our own on a Unix socket, with credentials of its own: as long as any live, so does a thread of
+    gRPC, and a front end is locked down while it has one thread.
     """
+    credentials = grpc.ssl_server_credentials([(key, chain)])
     address = f"hermetic-tls-probe-{os.getpid()}-{os.urandom(8).hex()}"
     with ThreadPoolExecutor(1) as pool:
         server = grpc.server(pool)

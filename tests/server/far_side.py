@@ -1,0 +1,291 @@
+"""The supervisor's side of a front end, for tests: starts the real process and gives it stand-in workers."""
+
+import json
+import os
+import queue
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from hermetic.enclave.buffers import layout
+from hermetic.enclave.channel import Channel, data_channel, shared_memory
+from hermetic.enclave.messages import Frame, ModelDescription, TensorSpec, decode_control
+from hermetic.enclave.zero_on_free import environment, interpreter
+from hermetic.errors import BorderError
+from hermetic.server.config import AccessRule, FrontEndSettings, Limits
+from hermetic.server.messages import (
+    TO_SUPERVISOR,
+    Command,
+    CommandReply,
+    Drain,
+    Drained,
+    Listening,
+    ModelReady,
+    ModelStop,
+    ModelStopped,
+    Records,
+    RecordsWritten,
+    Repository,
+    RepositoryEntry,
+    Start,
+)
+from tests.server.certificates import Authority, Pair, subject
+
+TIMEOUT_S = 20
+WAIVED = ("bounded threads", "bounded memory", "no files", "no exec", "no reach into other processes", "no connections")
+PROGRAM = (
+    "-c",
+    # Where even root may not raise the hard limit on descriptors, a front end must get along with what there is; and
+    # fstat is newfstatat, which the filter refuses.
+    "import os, resource, sys, types; from hermetic.enclave.isolation import lockdown; "
+    "from hermetic.server import frontend; "
+    "lockdown.FRONT_END_FILES_LIMIT = min(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1]); "
+    "os.fstat = lambda fd: types.SimpleNamespace(st_size=os.lseek(fd, 0, os.SEEK_END)); "
+    "frontend.end(sys.argv[1:])",
+)
+OLD_LISTENER = "-event_engine_listener"
+
+
+class Pki:
+    """Who is who in these tests: two tenants, operators, observers."""
+
+    def __init__(self) -> None:
+        self.authority = Authority("clients")
+        self.partners = Authority("partners")
+        self.server_authority = Authority("servers")
+        self.server = self.server_authority.issue_server()
+        self.infer = self.authority.issue("alice")
+        self.other = self.authority.issue("bob", uris=["spiffe://tests/bob"])
+        self.operate = self.authority.issue("oper")
+        self.observe = self.authority.issue("watcher")
+        self.everything = self.authority.issue("everything")
+        self.unlisted = self.authority.issue("mallory")
+
+    def rules(self) -> tuple[AccessRule, ...]:
+        """Return the access table."""
+
+        def rule(name: str, tenant: str, *roles: Any) -> AccessRule:
+            return AccessRule(authority="clients", name=name, tenant=tenant, roles=roles)
+
+        return (
+            rule(subject("alice"), "red", "infer"),
+            rule("spiffe://tests/bob", "blue", "infer"),
+            rule(subject("oper"), "red", "operate"),
+            rule(subject("watcher"), "red", "observe"),
+            rule(subject("everything"), "red", "infer", "operate", "observe"),
+        )
+
+
+def settings(pki: Pki, **changes: Any) -> FrontEndSettings:
+    """Return a front end's settings."""
+    values: dict[str, Any] = {
+        "profile": "demo",
+        "host": "127.0.0.1",
+        "port": 0,
+        "reuse_port": False,
+        "grpc": "completion-queue",
+        "certificate_chain": pki.server.certificate.decode(),
+        "authorities": {"clients": pki.authority.pem.decode(), "partners": pki.partners.pem.decode()},
+        "access": pki.rules(),
+        "limits": Limits(),
+        "waived": (),
+        "uid": 65534,
+        "gid": 65534,
+    }
+    return FrontEndSettings.model_validate({**values, **changes})
+
+
+class Worker:
+    """A stand-in worker's process."""
+
+    def __init__(self, description: ModelDescription, ready: ModelReady, function: str, *, report: bool) -> None:
+        size = layout(description, ready.buffers, ready.variable_tensor_bytes).size
+        self.memory = shared_memory(size)
+        self.front_end_side, worker_side = data_channel()
+        self._orders, orders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._orders.settimeout(TIMEOUT_S)
+        options = {
+            "description": description.model_dump(mode="json"),
+            "buffers": ready.buffers,
+            "variable_tensor_bytes": ready.variable_tensor_bytes,
+            "function": function,
+            "report": report,
+        }
+        descriptors = (worker_side, self.memory, orders.fileno())
+        script = str(Path(__file__).with_name("standin_worker.py"))
+        self.process = subprocess.Popen(
+            [sys.executable, script, *map(str, descriptors), json.dumps(options)], pass_fds=descriptors
+        )
+        os.close(worker_side)
+        orders.close()
+
+    def order(self, text: str) -> None:
+        """Give an order."""
+        self._orders.send(text.encode())
+
+    def batch(self) -> dict[str, Any]:
+        """Return the report of the next batch."""
+        report: dict[str, Any] = json.loads(self._orders.recv(65536))
+        return report
+
+    def kill(self) -> None:
+        """End it."""
+        self.process.kill()
+        self.process.wait()
+        self._orders.close()
+
+
+class FarSide:
+    """A front end's process, seen from its supervisor."""
+
+    def __init__(self, pki: Pki, front_end: FrontEndSettings, *, old_listener: bool = True, write: bool = True) -> None:
+        self.pki = pki
+        ours, theirs = Channel.pair()
+        key = os.memfd_create("key")
+        os.write(key, pki.server.key)
+        variables = {**environment(), "GRPC_VERBOSITY": "ERROR", "GRPC_SSL_CIPHER_SUITES": "ECDHE-PSK-AES128-CBC-SHA"}
+        if old_listener:
+            variables["GRPC_EXPERIMENTS"] = OLD_LISTENER
+        self.process = subprocess.Popen(
+            [*interpreter(), *PROGRAM, str(theirs.fileno())],
+            env=variables,
+            pass_fds=(theirs.fileno(),),
+        )
+        theirs.close()
+        self.channel = ours
+        self.channel.settimeout(TIMEOUT_S)
+        self.channel.send(Start(settings=front_end).encode(), (key,))
+        os.close(key)
+        self.workers: list[Worker] = []
+        self.records: list[dict[str, Any]] = []
+        self.frames: queue.SimpleQueue[Frame] = queue.SimpleQueue()
+        self.write = write  # whether records are acknowledged
+        self.obey: Callable[[Command], CommandReply] = lambda command: CommandReply(id=command.id, error="", text="")
+        frame, _ = self.channel.receive()
+        self.listening = Listening.decode(frame)
+        self.port = self.listening.port
+        self.channel.settimeout(None)
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                frame, _ = self.channel.receive()
+            except (BorderError, OSError):
+                return
+            message = decode_control(frame, TO_SUPERVISOR)
+            if isinstance(message, Records):
+                self.records += map(json.loads, message.records)
+                if self.write:
+                    self.channel.send(RecordsWritten(count=len(message.records)).encode())
+            elif isinstance(message, Command):
+                self.frames.put(message)
+                self.channel.send(self.obey(message).encode())
+            else:
+                self.frames.put(message)
+
+    def next_frame(self, kind: type[Frame]) -> Frame:
+        """Return the next frame that is no record; it must be of `kind`."""
+        frame = self.frames.get(timeout=TIMEOUT_S)
+        assert isinstance(frame, kind), frame
+        return frame
+
+    def serve(self, description: ModelDescription, function: str = "echo", *, report: bool = True, **changes: int) -> Worker:
+        """Give the front end a worker for a model, and wait until it serves."""
+        values = {
+            "instance": 0,
+            "buffers": 4,
+            "batches_in_flight": 2,
+            "variable_tensor_bytes": 1 << 16,
+            "max_queue_delay_us": 0,
+            "requests_waiting": 256,
+        }
+        ready = ModelReady(description=description, **{**values, **changes})
+        worker = Worker(description, ready, function, report=report)
+        self.channel.send(ready.encode(), (worker.front_end_side, worker.memory))
+        os.close(worker.front_end_side)
+        os.close(worker.memory)
+        self.workers.append(worker)
+        return worker
+
+    def publish(self, *entries: RepositoryEntry) -> None:
+        """Tell the front end which models exist."""
+        self.channel.send(Repository(models=entries).encode())
+
+    def stop_model(self, description: ModelDescription) -> None:
+        """Have the front end let go of a model."""
+        self.channel.send(ModelStop(name=description.name, version=description.version).encode())
+
+    def await_stopped(self) -> ModelStopped:
+        """Return the front end's word that it has let go of a model."""
+        frame = self.next_frame(ModelStopped)
+        assert isinstance(frame, ModelStopped)
+        return frame
+
+    def drain(self, grace_s: float = 10.0) -> None:
+        """Have the front end drain."""
+        self.channel.send(Drain(grace_s=grace_s).encode())
+
+    def await_drained(self) -> tuple[Drained, int]:
+        """Return what it says at its end, and its exit status."""
+        frame = self.next_frame(Drained)
+        assert isinstance(frame, Drained)
+        return frame, self.process.wait(TIMEOUT_S)
+
+    def close(self) -> None:
+        """End every process."""
+        for worker in self.workers:
+            worker.kill()
+        self.process.kill()
+        self.process.wait()
+        self._thread.join(TIMEOUT_S)
+        self.channel.close()
+
+    def credentials(self, client: Pair | None) -> grpc.ChannelCredentials:
+        """Return a client's TLS credentials."""
+        if client is None:
+            return grpc.ssl_channel_credentials(self.pki.server_authority.pem)
+        return grpc.ssl_channel_credentials(self.pki.server_authority.pem, client.key, client.certificate)
+
+    @contextmanager
+    def channel_as(self, client: Pair | None) -> Iterator[grpc.Channel]:
+        """A gRPC channel as `client`."""
+        with grpc.secure_channel(f"localhost:{self.port}", self.credentials(client)) as channel:
+            yield channel
+
+
+def description(
+    name: str = "echo",
+    *,
+    version: int = 1,
+    inputs: Sequence[tuple[str, str, tuple[int, ...]]] = (("INPUT0", "FP32", (4,)),),
+    outputs: Sequence[tuple[str, str, tuple[int, ...]]] | None = None,
+    max_batch_size: int = 8,
+    shared: bool = False,
+) -> ModelDescription:
+    """Return a model that a stand-in can serve: its outputs are its inputs under other names."""
+
+    def specs(tensors: Sequence[tuple[str, str, tuple[int, ...]]]) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec(name=n, datatype=d, shape=s) for n, d, s in tensors)
+
+    if outputs is None:
+        outputs = [(n.replace("INPUT", "OUTPUT"), d, s) for n, d, s in inputs]
+    return ModelDescription(
+        name=name,
+        version=version,
+        format="onnx",
+        publisher="tests",
+        manifest_digest="ab" * 32,
+        inputs=specs(inputs),
+        outputs=specs(outputs),
+        max_batch_size=max_batch_size,
+        shared=shared,
+    )

@@ -1,0 +1,156 @@
+"""The far side of a data channel, for tests: a process that answers batches, honestly or not.
+
+Run as `python standin_worker.py DATA MEMORY ORDERS SETTINGS`: three descriptors and a JSON object with the model's
+description and layout. Its outputs are its inputs, region by region (with `"function": "double"`: FP32 times two).
+Orders come as datagrams: "hold" keeps batches, "go" answers what is kept, any name of `TRICKS` is played on the next
+batch, "exit" ends it. For each batch that arrives it reports `{"rows": ..., "inputs": [hex, ...]}`.
+"""
+
+import json
+import mmap
+import os
+import select
+import socket
+import struct
+import sys
+from array import array
+from collections.abc import Callable
+
+from hermetic.enclave.buffers import BufferLayout, layout
+from hermetic.enclave.messages import (
+    DATA_FRAME_LIMIT,
+    STATUS_FAILED,
+    STATUS_REFUSED,
+    Batch,
+    ModelDescription,
+    Tensor,
+    decode_batch,
+    encode_done,
+    encode_not_done,
+)
+
+
+class StandIn:
+    def __init__(self, data: int, memory: int, orders: int, settings: dict) -> None:
+        self.data = socket.socket(fileno=data)
+        self.orders = socket.socket(fileno=orders)
+        description = ModelDescription.model_validate(settings["description"])
+        self.place: BufferLayout = layout(description, settings["buffers"], settings["variable_tensor_bytes"])
+        self.memory = mmap.mmap(memory, self.place.size)
+        self.report = settings.get("report", True)
+        self.double = settings.get("function") == "double"
+        self.held: list[Batch] = []
+        self.holding = False
+        self.trick = ""
+
+    def run(self) -> None:
+        poll = select.poll()
+        poll.register(self.data, select.POLLIN)
+        poll.register(self.orders, select.POLLIN)
+        while True:
+            for descriptor, _ in poll.poll():
+                if descriptor == self.orders.fileno():
+                    if not self.obey(self.orders.recv(256).decode()):
+                        return
+                else:
+                    frame = self.data.recv(DATA_FRAME_LIMIT)
+                    if not frame:
+                        return
+                    self.take(decode_batch(frame))
+
+    def obey(self, order: str) -> bool:
+        if order in ("", "exit"):
+            return False
+        if order == "hold":
+            self.holding = True
+        elif order in ("go", "go backwards"):
+            self.holding = False
+            held, self.held = self.held, []
+            for batch in held if order == "go" else reversed(held):
+                self.answer(batch)
+        elif order == "unasked":
+            self.data.send(encode_done(0, 99, [], 0, 0, 0))
+        elif order == "garbage":
+            self.data.send(os.urandom(64))
+        elif order == "empty":
+            self.data.send(b"")
+        elif order == "flood":
+            try:
+                for _ in range(100_000):
+                    self.data.send(b"\x00" * 40)
+            except OSError:
+                pass
+        else:
+            self.trick = order
+        return True
+
+    def take(self, batch: Batch) -> None:
+        if self.report:
+            inputs = [bytes(self.view(batch, region.offset, tensor.nbytes)).hex()[:256] for region, tensor in zip(self.place.inputs, batch.inputs, strict=True)]
+            shape = batch.inputs[0].shape if batch.inputs else ()
+            self.orders.send(json.dumps({"rows": shape[0] if shape else 0, "inputs": inputs}).encode())
+        if self.holding:
+            self.held.append(batch)
+        else:
+            self.answer(batch)
+
+    def view(self, batch: Batch, offset: int, length: int) -> memoryview:
+        start = batch.buffer * self.place.stride + offset
+        return memoryview(self.memory)[start : start + length]
+
+    def answer(self, batch: Batch) -> None:
+        outputs = []
+        for region, source, tensor in zip(self.place.outputs, self.place.inputs, batch.inputs, strict=True):
+            data = self.view(batch, source.offset, tensor.nbytes)
+            if self.double:
+                data = memoryview(array("f", [2 * x for x in array("f", bytes(data))]).tobytes())
+            self.view(batch, region.offset, tensor.nbytes)[:] = data
+            outputs.append(tensor)
+        trick, self.trick = self.trick, ""
+        frame = TRICKS[trick](self, batch, outputs) if trick else encode_done(batch.buffer, batch.sequence, outputs, 1, 1000, 1)
+        for one in frame if isinstance(frame, list) else [frame]:
+            self.data.send(one)
+
+
+def _claim(shape: Callable[[tuple[int, ...]], tuple[int, ...]], nbytes: Callable[[int], int]) -> Callable:
+    return lambda _worker, batch, outputs: encode_done(
+        batch.buffer, batch.sequence, [Tensor(nbytes(t.nbytes), shape(t.shape)) for t in outputs], 1, 1, 1
+    )
+
+
+def _same(value: object) -> object:
+    return value
+
+
+def _bad_strings(worker: StandIn, batch: Batch, outputs: list[Tensor]) -> bytes:
+    worker.view(batch, worker.place.outputs[0].offset, 4)[:] = struct.pack("<I", 0xFFFFFFF0)
+    return encode_done(batch.buffer, batch.sequence, outputs, 1, 1, 1)
+
+
+TRICKS: dict[str, Callable] = {
+    "wrong-sequence": lambda _w, b, o: encode_done(b.buffer, b.sequence + 1, o, 1, 1, 1),
+    "wrong-buffer": lambda _w, b, o: encode_done(b.buffer + 1, b.sequence, o, 1, 1, 1),
+    "buffer-out-of-range": lambda _w, b, o: encode_done(4_000_000_000, b.sequence, o, 1, 1, 1),
+    "no-outputs": lambda _w, b, _o: encode_done(b.buffer, b.sequence, [], 1, 1, 1),
+    "too-many-outputs": lambda _w, b, o: encode_done(b.buffer, b.sequence, [*o, *o], 1, 1, 1),
+    "more-rows": _claim(lambda s: (s[0] + 1, *s[1:]), _same),
+    "negative-rows": _claim(lambda s: (-s[0], *s[1:]), _same),
+    "other-rank": _claim(lambda s: (*s, 1), _same),
+    "huge-dimensions": _claim(lambda s: (s[0], 2**62, *s[2:]), _same),
+    "more-bytes": _claim(_same, lambda n: n + 4),
+    "all-bytes": _claim(_same, lambda _n: 2**63),
+    "fewer-bytes": _claim(_same, lambda n: max(0, n - 4)),
+    "bad-strings": _bad_strings,
+    "repeated": lambda _w, b, o: [encode_done(b.buffer, b.sequence, o, 1, 1, 1)] * 2,
+    "cut-frame": lambda _w, b, o: encode_done(b.buffer, b.sequence, o, 1, 1, 1)[:-3],
+    "long-frame": lambda _w, b, o: encode_done(b.buffer, b.sequence, o, 1, 1, 1) + bytes(DATA_FRAME_LIMIT),
+    "huge-times": lambda _w, b, o: encode_done(b.buffer, b.sequence, o, 2**63, 2**63, 2**63),
+    "refused": lambda _w, b, _o: encode_not_done(b.buffer, b.sequence, STATUS_REFUSED, "no such token"),
+    "failed": lambda _w, b, _o: encode_not_done(b.buffer, b.sequence, STATUS_FAILED, "/secret/path exploded"),
+    "die": lambda _w, _b, _o: os._exit(9),
+}
+
+
+if __name__ == "__main__":
+    data, memory, orders = map(int, sys.argv[1:4])
+    StandIn(data, memory, orders, json.loads(sys.argv[4])).run()

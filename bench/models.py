@@ -79,8 +79,18 @@ def mlp_rows(count: int = QUESTIONS) -> Array:
     return _normal(np.random.default_rng(SEED + 1), (count, MLP_WIDTHS[0]))
 
 
-def write_large(folder: Path, size: int = LARGE_BYTES) -> Path:
-    """Write an ONNX model whose weights, `size` bytes of external data, lie beside the graph; returns `model.onnx`.
+@dataclass(frozen=True, slots=True)
+class Large:
+    """A model whose weights lie beside its graph: input "x", output "y", both FP32 [batch, 2048]."""
+
+    files: tuple[Path, ...]  # the graph, then its external data
+    row: Array  # [1, 2048], an input
+    answer: Array  # [1, 2048], what it must give for it
+    weights_bytes: int
+
+
+def write_large(folder: Path, size: int = LARGE_BYTES) -> Large:
+    """Write an ONNX model with `size` bytes of weights (whole layers of 16 MiB) as external data into `folder`.
 
     Layers of 2048 x 2048 are multiplied in turn: what is measured is reading them, and a wrong byte shows in the end.
     """
@@ -88,22 +98,21 @@ def write_large(folder: Path, size: int = LARGE_BYTES) -> Path:
     random = np.random.default_rng(SEED + 2)
     folder.mkdir(parents=True, exist_ok=True)
     nodes, initializers, x = [], [], "x"
+    row = _normal(np.random.default_rng(SEED + 3), (1, LARGE_WIDTH))
+    answer = row.astype(np.float64)
     with (folder / LARGE_DATA_FILE).open("wb") as data:
         for layer in range(layers):
             weight = _normal(random, (LARGE_WIDTH, LARGE_WIDTH)) * np.float32(LARGE_WIDTH**-0.5)
             initializers.append(_external(f"w{layer}", weight, data.tell()))
             data.write(weight.tobytes())
+            answer = answer @ weight
             out = "y" if layer == layers - 1 else f"x{layer}"
             nodes.append(helper.make_node("MatMul", [x, f"w{layer}"], [out]))
             x = out
     path = folder / "model.onnx"
     onnx.save(_model(LARGE_NAME, nodes, initializers, LARGE_WIDTH, LARGE_WIDTH), path)
-    return path
-
-
-def large_row() -> Array:
-    """Return one input of the large model, [1, 2048]."""
-    return _normal(np.random.default_rng(SEED + 3), (1, LARGE_WIDTH))
+    files = (path, folder / LARGE_DATA_FILE)
+    return Large(files, row, answer.astype(np.float32), layers * LARGE_LAYER_BYTES)
 
 
 def _normal(random: np.random.Generator, shape: tuple[int, ...]) -> Array:

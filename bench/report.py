@@ -119,7 +119,16 @@ def protection_notes(protections: Mapping[str, Any]) -> list[str]:
     """Return what protects the server under test, one line each; that it is not known is said."""
     if not protections:
         return ["protections: not known (a server that this command did not start)"]
-    return [f"{name}: {value if isinstance(value, str) else json.dumps(value)}" for name, value in protections.items()]
+    return [f"{name}: {_flat(value)}" for name, value in protections.items()]
+
+
+def _flat(value: object) -> str:
+    """Return nested names and lists as one line of text; what is empty as "none"."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name} by {_flat(inner)}" for name, inner in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_flat, value)) or "none"
+    return str(value)
 
 
 def _number(value: float | None) -> str:

@@ -22,7 +22,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
 
 @pytest.fixture
 def serve(tls: TlsFiles) -> Serve:
-    """Give `with serve(answer) as target`: a server that answers every method by `answer(request bytes, context)`."""
+    """A server, in a `with`, whose every method is the given function of request bytes and context."""
 
     @contextlib.contextmanager
     def serving(answer: Answer) -> Iterator[Endpoint]:

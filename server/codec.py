@@ -162,7 +162,8 @@ def _order(model: ServedModel, request: pb.ModelInferRequest) -> tuple[int, ...]
     for at, tensor in enumerate(request.inputs):
         if tensor.name not in model.input_positions:
             raise InvalidRequestError(
-                f"unexpected inference input '{tensor.name}' for model '{name}': expected {sorted(model.input_positions)}"
+                f"unexpected inference input '{tensor.name}' for model '{name}': "
+                f"expected one of {sorted(model.input_positions)}, got '{tensor.name}'"
             )
         if tensor.name in places:
             raise InvalidRequestError(f"input '{tensor.name}' for model '{name}': expected once, got it twice")
@@ -217,7 +218,8 @@ def _outputs(model: ServedModel, request: pb.ModelInferRequest) -> tuple[int, ..
         at = model.output_positions.get(output.name)
         if at is None:
             raise InvalidRequestError(
-                f"unexpected inference output '{output.name}' for model '{model.description.name}': expected {sorted(model.output_positions)}"
+                f"unexpected inference output '{output.name}' for model '{model.description.name}': "
+                f"expected one of {sorted(model.output_positions)}, got '{output.name}'"
             )
         if at in chosen:
             raise InvalidRequestError(f"output '{output.name}': expected once, got it twice")

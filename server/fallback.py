@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import grpc
+from grpc import _server, _utilities  # noqa: F401 - grpc imports them late, and then there are no files any more
 
 from hermetic.errors import ConfigurationError
 from hermetic.server.status import Code
@@ -157,7 +158,12 @@ class Fallback(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no t
             return
         self._stopping = True
         stopped: threading.Event = self._server.stop(grace_s)
-        threading.Thread(target=lambda: (stopped.wait(), self._events.put(None)), daemon=True).start()
+
+        def tell() -> None:
+            stopped.wait()
+            self._events.put(None)
+
+        threading.Thread(target=tell, daemon=True).start()
 
     def _unary(self, method: str, message: bytes, context: grpc.ServicerContext) -> bytes:
         call = FallbackCall(self, method, message, context)

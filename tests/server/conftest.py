@@ -1,0 +1,44 @@
+"""Front ends as processes, shared by the tests of one module."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.server.far_side import FarSide, Pki, settings
+
+
+@pytest.fixture(scope="session")
+def pki() -> Pki:
+    return Pki()
+
+
+@pytest.fixture
+def start(pki: Pki) -> Iterator[Any]:
+    """A function that starts a front end with changed settings."""
+    sides: list[FarSide] = []
+
+    def start_one(*, old_listener: bool = True, write: bool = True, **changes: Any) -> FarSide:
+        side = FarSide(pki, settings(pki, **changes), old_listener=old_listener, write=write)
+        sides.append(side)
+        return side
+
+    yield start_one
+    for side in sides:
+        side.close()
+
+
+@pytest.fixture(scope="module")
+def side(pki: Pki) -> Iterator[FarSide]:
+    """One front end on the completion queue."""
+    far_side = FarSide(pki, settings(pki))
+    yield far_side
+    far_side.close()
+
+
+@pytest.fixture(scope="module", params=["completion-queue", "grpc-server"])
+def either_side(pki: Pki, request: pytest.FixtureRequest) -> Iterator[FarSide]:
+    """One front end on each transport."""
+    far_side = FarSide(pki, settings(pki, grpc=request.param))
+    yield far_side
+    far_side.close()

@@ -27,10 +27,12 @@ def forbid_core_dumps() -> None:
 
 
 def bound_files(open_files: int, file_bytes: int) -> None:
-    """At most `open_files` descriptors; no file (nor memfd) longer than `file_bytes`.
+    """At most `open_files` descriptors (or what the limit is already); no file nor memfd longer than `file_bytes`.
 
     A process whose output is a regular file of that length dies by SIGXFSZ: log into a pipe.
     """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_files = open_files if most == resource.RLIM_INFINITY else min(open_files, most)
     resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
 

@@ -132,7 +132,11 @@ def _apply_before_threads(
     mapped, tasks, cgroup = limits.mapped_bytes(), limits.tasks_of_uid(uid), limits.cgroup_limits()
     root = identity.is_root()
     # (1) Namespaces, where root may make them.
-    inside = root and _enter_namespaces(layers, network=network_namespace, user=False)
+    inside = root and (
+        _enter_namespaces(layers, network=network_namespace, user=False)
+        # Without a uid of its own a process could leave a chroot again.
+        or (OWN_UID in room.layers and layers.attempt({EMPTY_ROOT}, namespaces.chroot_into_empty_folder))
+    )
     # (2) Own uid.
     if root:
         layers.attempt({OWN_UID}, lambda: identity.become(room.uid, room.gid))
@@ -159,16 +163,19 @@ def _apply_before_threads(
 
 def _enter_namespaces(layers: Layers, *, network: bool, user: bool) -> bool:
     """Enter them and empty the root; whether the namespaces were made."""
-    names = {EMPTY_ROOT, NETWORK_NAMESPACE} if network else {EMPTY_ROOT}
-    if not names & layers.room.layers:
-        return False
     network = network and NETWORK_NAMESPACE in layers.room.layers
+    names = ({NETWORK_NAMESPACE} if network else set()) | ({EMPTY_ROOT} & layers.room.layers)
+    if not names:
+        return False
     if user:
         process.make_dumpable()  # else /proc/self/uid_map belongs to root
-    if not layers.attempt(names - {EMPTY_ROOT} or names, lambda: namespaces.enter(network=network, user=user)):
-        layers.unavailable.setdefault(EMPTY_ROOT, "no mount namespace")
+    try:
+        namespaces.enter(network=network, user=user)
+    except OSError as error:
+        layers.unavailable.update(dict.fromkeys(names, str(error)))
         return False
-    layers.held.discard(EMPTY_ROOT)
+    if network:
+        layers.attempt({NETWORK_NAMESPACE}, lambda: None)  # entered above
     layers.attempt({EMPTY_ROOT}, namespaces.empty_root)
     if user:
         identity.drop_capabilities()

@@ -1,10 +1,11 @@
-"""Namespaces of its own for a process, and an empty read-only root inside them.
+"""Namespaces of its own for a process, and an empty root: inside them, or where there are none by chroot.
 
 As root they are made directly; as an ordinary user inside a user namespace that maps only the own uid and gid.
 A process keeps its pid namespace: only its children would enter a new one, and it may have none.
 """
 
 import os
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +32,9 @@ _QUIET: Final = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
 
 # Any directory that exists can carry the empty root for the moment before it becomes the root.
 _MOUNT_POINTS: Final = ("/tmp", "/mnt", "/run", "/proc")  # noqa: S108
+
+# Where no namespace can be made: a folder that stays behind, empty and writable by nobody.
+EMPTY_FOLDER: Final = Path("/run/hermetic-empty-root")
 
 
 def enter(*, network: bool, user: bool) -> None:
@@ -61,3 +65,16 @@ def empty_root() -> None:
     syscall("umount2", b".", _MNT_DETACH)
     os.chdir("/")
     mount("none", "/", None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _QUIET)
+
+
+def chroot_into_empty_folder() -> None:
+    """Make an empty folder of root's this process's root, for a container that may chroot but not make namespaces.
+
+    It holds only while the process is not root: take another uid next.
+    """
+    EMPTY_FOLDER.mkdir(mode=0o555, exist_ok=True)
+    facts = EMPTY_FOLDER.lstat()
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != 0 or facts.st_mode & 0o222 or any(EMPTY_FOLDER.iterdir()):
+        raise OSError(f"chroot: wanted {EMPTY_FOLDER} empty, root's and writable by nobody, got another")
+    os.chroot(EMPTY_FOLDER)
+    os.chdir("/")

@@ -14,7 +14,7 @@ from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.provision.names import ROLES, addresses
 from hermetic.provision.plan import Plan
 
-__all__ = ["broker_toml", "policy_toml", "publishers_toml", "server_toml"]
+__all__ = ["broker_toml", "operator_toml", "policy_toml", "publishers_toml", "server_toml"]
 
 
 def server_toml(plan: Plan) -> str:
@@ -50,6 +50,11 @@ def broker_toml(plan: Plan, ek_authorities: Sequence[str]) -> str:
         "software_ek_authorities": list(ek_authorities) if plan.names.demo else [],
     }
     return _with_tpm_part("broker", plan, values)
+
+
+def operator_toml(plan: Plan) -> str:
+    """How an operator reaches the broker (attestation/operator_settings.py)."""
+    return _render("operator.toml", plan, {"admin_url": f"https://{plan.broker_names[0]}:{plan.admin_port}"})
 
 
 def policy_toml(plan: Plan, trusted: TrustedPublishers) -> str:

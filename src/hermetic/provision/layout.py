@@ -25,7 +25,7 @@ from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.enclave.sealed.publisher_key import PublisherKey
 from hermetic.errors import ConfigurationError
 from hermetic.provision.authority import Authority, new_key, signing_request
-from hermetic.provision.configurations import broker_toml, policy_toml, publishers_toml, server_toml
+from hermetic.provision.configurations import broker_toml, operator_toml, policy_toml, publishers_toml, server_toml
 from hermetic.provision.folder import Folder
 from hermetic.provision.names import AUTHORITIES, ONLINE_AUTHORITIES, ROLES, Role
 from hermetic.provision.plan import Plan
@@ -121,6 +121,7 @@ def _write_authorities(root: Folder, plan: Plan) -> None:
     operator = drawer.folder("operator")
     operator.write_key("admin-token.key", token)
     operator.write("admin-token.pub", token.public_key().public_bytes(serialization.Encoding.PEM, _SPKI))
+    operator.write("operator.toml", operator_toml(plan))
 
 
 def _write_publishers(root: Folder, plan: Plan) -> TrustedPublishers:

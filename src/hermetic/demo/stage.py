@@ -1,0 +1,192 @@
+"""A whole installation on this machine, thrown away afterwards: private CAs, a TPM, a broker, sealed models, a server.
+
+The demo, the benchmarks and the flow tests all stand on it. Everything runs as it would elsewhere: the commands of
+`hermetic` as processes of their own, on loopback, on ports that the kernel chooses.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, Literal
+
+import tritonclient.grpc
+
+from hermetic.attestation.testing.software_tpm import SoftwareTpm, SoftwareTpmCa
+from hermetic.demo.processes import Command
+from hermetic.provision.authority import Names
+from hermetic.provision.demo import DEMO_PUBLISHERS, demo_plan
+from hermetic.provision.layout import sign, write
+from hermetic.provision.plan import Plan
+
+START_TIMEOUT_S: Final = 60
+LOAD_TIMEOUT_S: Final = 180
+SEAL_TIMEOUT_S: Final = 120
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Sealable:
+    """A model to be sealed: its folder or file, and what `hermetic seal` is told of it."""
+
+    source: Path
+    name: str
+    version: int = 1
+    publisher: str = DEMO_PUBLISHERS[0]
+    options: tuple[str, ...] = ()
+    server_settings: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Installation:
+    """The folders, and the broker that runs; models are sealed with it."""
+
+    folder: Path
+    tee: str
+    weaker: Sequence[str]
+    broker: Command
+    models: list[Sealable] = field(default_factory=list)
+
+    def seal(self, model: Sealable, on_line: Say = lambda _: None) -> Path:
+        """Seal a model and upload its key in the same step; returns the sealed file."""
+        target = self.folder / "server" / "models" / f"{model.name}-{model.version}.sealed"
+        authority = self.folder / "authority"
+        arguments = ["seal", str(model.source), "--name", model.name, "--version", str(model.version)]
+        arguments += ["--key", f"kbs:///models/{model.name}/{model.version}", "-o", str(target)]
+        arguments += ["--publisher-key", str(authority / "publishers" / f"{model.publisher}.json")]
+        arguments += ["--operator", str(authority / "operator" / "operator.toml"), *model.options]
+        with Command(arguments, on_line) as command:
+            command.succeed(SEAL_TIMEOUT_S)
+        self.models.append(model)
+        return target
+
+    def add_to_server(self, model: Sealable) -> None:
+        """Name a sealed model in the server's configuration."""
+        settings = "".join(f"{name} = {value}\n" for name, value in model.server_settings.items())
+        with (self.folder / "server" / "server.toml").open("a") as file:
+            file.write(f'\n[[models]]\npath = "models/{model.name}-{model.version}.sealed"\n{settings}')
+
+
+@dataclass(slots=True)
+class Served:
+    """A running server. It has the shape of the benchmarks' `Target`."""
+
+    installation: Installation
+    server: Command
+    port: int
+
+    @property
+    def address(self) -> str:
+        """`host:port`, by a name of the serving certificate."""
+        return f"localhost:{self.port}"
+
+    @property
+    def ca_file(self) -> Path:
+        """The CA that certifies serving keys after attestation."""
+        return self.installation.folder / "client" / "serving-ca.pem"
+
+    @property
+    def certificate_file(self) -> Path:
+        """The caller's certificate."""
+        return self.installation.folder / "client" / "client.pem"
+
+    @property
+    def key_file(self) -> Path:
+        """The caller's key."""
+        return self.installation.folder / "client" / "client.key"
+
+    @property
+    def pids(self) -> Sequence[int]:
+        """The server's processes: supervisor, front ends, workers."""
+        return descendants(self.server.pid)
+
+    def client(self, *, operator: bool = False) -> tritonclient.grpc.InferenceServerClient:
+        """Return the stock client over mutual TLS, as the caller or as the operator."""
+        drawer = self.installation.folder / "authority" / "operator"
+        certificate, key = (
+            (drawer / "operator.pem", drawer / "operator.key") if operator else (self.certificate_file, self.key_file)
+        )
+        return tritonclient.grpc.InferenceServerClient(
+            self.address,
+            ssl=True,
+            root_certificates=str(self.ca_file),
+            private_key=str(key),
+            certificate_chain=str(certificate),
+        )
+
+
+@contextmanager
+def install(folder: Path, *, tee: Literal["tpm", "sample"] | None = None) -> Iterator[Installation]:
+    """Make an installation in the new folder `folder`, with a running broker; stop it at the end."""
+    plan = Plan(
+        Names.of_demo(),
+        "hermetic.demo",
+        server_port=0,
+        broker_port=0,
+        admin_port=0,
+        publishers=DEMO_PUBLISHERS,
+    )
+    plan, weaker = demo_plan(plan, tee=tee)
+    with ExitStack() as resources:
+        if plan.tee == "tpm":
+            ca = SoftwareTpmCa(folder / "tpm-ca")
+            tpm = resources.enter_context(SoftwareTpm.manufacture(folder / "tpm", ca))
+            plan = replace(plan, tcti=tpm.tcti, ek_authorities=_written(folder / "tpm-ca", ca))
+        write(folder, plan)
+        sign(folder)
+        broker = resources.enter_context(
+            Command(["broker", "serve", "--json", "--config", str(folder / "broker" / "broker.toml")])
+        )
+        public = broker.wait_for(r'"public": (\d+)', START_TIMEOUT_S)[1]
+        admin = broker.wait_for(r'"admin": (\d+)', START_TIMEOUT_S)[1]
+        _set_port(folder / "server" / "server.toml", public)
+        _set_port(folder / "authority" / "operator" / "operator.toml", admin)
+        yield Installation(folder, plan.tee, weaker, broker)
+
+
+@contextmanager
+def serve(installation: Installation, on_line: Say = lambda _: None) -> Iterator[Served]:
+    """Run the server with every model that was sealed; yields once all of them are ready. Drains at the end."""
+    for model in installation.models:
+        installation.add_to_server(model)
+    configuration = installation.folder / "server" / "server.toml"
+    with Command(["serve", "--config", str(configuration)], on_line) as server:
+        port = int(server.wait_for(r"^listening on .*:(\d+)$", START_TIMEOUT_S)[1])
+        for model in installation.models:
+            name = rf"^model {model.name} version {model.version}: "
+            server.wait_for(name + "READY", LOAD_TIMEOUT_S, but_not=name + "UNAVAILABLE .")
+        yield Served(installation, server, port)
+
+
+def descendants(pid: int) -> list[int]:
+    """Return `pid` and every process below it."""
+    found = [pid]
+    for parent in found:
+        for task in Path(f"/proc/{parent}/task").glob("*/children"):
+            try:
+                found += [int(child) for child in task.read_text().split()]
+            except OSError:
+                continue  # it has ended meanwhile
+    return found
+
+
+def manifest_of(sealed: Path) -> dict[str, object]:
+    """Return the manifest of a sealed file, as `hermetic inspect` shows it."""
+    with Command(["inspect", "--json", str(sealed)]) as command:
+        command.succeed(START_TIMEOUT_S)
+        shown: dict[str, object] = json.loads(command.output)
+        return shown
+
+
+def _written(folder: Path, ca: SoftwareTpmCa) -> tuple[Path, ...]:
+    """Return the files of the software TPMs' CA: the root, which the broker trusts, and what signs below it."""
+    _ = ca
+    return (folder / "swtpm-localca-rootca-cert.pem", folder / "issuercert.pem")
+
+
+def _set_port(path: Path, port: str) -> None:
+    """Put the port that the kernel chose where the configuration says 0."""
+    text = path.read_text()
+    path.write_text(text.replace("localhost:0", f"localhost:{port}"))

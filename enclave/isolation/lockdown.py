@@ -75,7 +75,7 @@ class Layers:
         try:
             apply()
         except OSError as error:
-            self.unavailable.update(dict.fromkeys(wanted, str(error)))
+            self.unavailable.update(dict.fromkeys(wanted, error.strerror or str(error)))
             return False
         self.held.update(wanted)
         for name in wanted:
@@ -172,7 +172,7 @@ def _enter_namespaces(layers: Layers, *, network: bool, user: bool) -> bool:
     try:
         namespaces.enter(network=network, user=user)
     except OSError as error:
-        layers.unavailable.update(dict.fromkeys(names, str(error)))
+        layers.unavailable.update(dict.fromkeys(names, error.strerror or str(error)))
         return False
     if network:
         layers.attempt({NETWORK_NAMESPACE}, lambda: None)  # entered above

@@ -58,7 +58,7 @@ class ModelKeyFacts:
 
 
 class AdminSigner:
-    """Mints admin tokens from an operator's private key (Ed25519: EdDSA; P-256: ES256)."""
+    """Mints admin tokens from an operator's private key (Ed25519, by its name of RFC 9864; P-256: ES256)."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ def _resource_path(key_id: str) -> str:
 
 
 def _signing_key(private_key_pem: bytes) -> tuple[OKPKey | ECKey, str]:
-    for kind, curve, algorithm in ((OKPKey, "Ed25519", "EdDSA"), (ECKey, "P-256", "ES256")):
+    for kind, curve, algorithm in ((OKPKey, "Ed25519", "Ed25519"), (ECKey, "P-256", "ES256")):
         try:
             key = kind.import_key(private_key_pem)
         except (JoseError, ValueError, TypeError):

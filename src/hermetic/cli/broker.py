@@ -5,6 +5,7 @@ Not here: uploading while sealing, which is `hermetic seal`.
 
 import os
 import resource
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -135,9 +136,9 @@ def lower_floor(
     output.warn(f"{name}: versions from {to} on are released again")
 
 
-def _row(entry: dict[str, object]) -> tuple[object, ...]:
+def _row(entry: Mapping[str, object]) -> tuple[object, ...]:
     model = entry.get("model")
-    facts = model if isinstance(model, dict) else {}
+    facts = model if isinstance(model, Mapping) else {}
     named = (facts.get("name", "(no model)"), facts.get("version", ""), facts.get("publisher", ""))
     return entry.get("resource"), *named, entry.get("profile"), entry.get("created")
 

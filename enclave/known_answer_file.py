@@ -8,7 +8,7 @@ import os
 import struct
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Annotated, Any, Final, NamedTuple, Self
+from typing import Annotated, Any, Final, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hermetic.enclave.datatypes import BYTES, ELEMENT_BYTES
-from hermetic.enclave.manifest import Manifest, explain
+from hermetic.enclave.manifest import explain
 from hermetic.enclave.messages import DIMENSIONS_LIMIT, NAME_LIMIT, TENSORS_LIMIT, TensorSpec
 from hermetic.errors import KnownAnswerError
 
@@ -25,6 +25,7 @@ __all__ = [
     "TOLERANCE_CEILING",
     "ExpectedOutput",
     "KnownAnswer",
+    "ModelSpecs",
     "NamedTensor",
     "Tolerance",
     "check_cases",
@@ -92,6 +93,22 @@ class KnownAnswer(NamedTuple):
 
     inputs: tuple[NamedTensor, ...]
     outputs: tuple[ExpectedOutput, ...]
+
+
+class ModelSpecs(Protocol):
+    """What known answers must fit: a manifest, or a model that is about to get one."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs."""
+
+    @property
+    def max_batch_size(self) -> int:
+        """0: no batching, shapes are complete."""
 
 
 class _Tensor(BaseModel):
@@ -181,18 +198,18 @@ def decode(content: bytes | bytearray | memoryview) -> tuple[KnownAnswer, ...]:
     return _slice(head, view[body:])
 
 
-def check_cases(cases: Sequence[KnownAnswer], manifest: Manifest) -> None:
+def check_cases(cases: Sequence[KnownAnswer], model: ModelSpecs) -> None:
     """Refuse cases that do not give every input and expect every output of the model, in fitting shapes."""
     for number, case in enumerate(cases):
         outputs = [expected.tensor for expected in case.outputs]
-        for what, specs, tensors in (("input", manifest.inputs, case.inputs), ("output", manifest.outputs, outputs)):
+        for what, specs, tensors in (("input", model.inputs, case.inputs), ("output", model.outputs, outputs)):
             by_name = {tensor.name: tensor for tensor in tensors}
             if by_name.keys() != {spec.name for spec in specs}:
                 raise _malformed(
                     f"case {number}: expected the {what}s {sorted(spec.name for spec in specs)}, got {sorted(by_name)}"
                 )
             for spec in specs:
-                _check_fits(f"case {number}: {what} {spec.name!r}", spec, by_name[spec.name], manifest.max_batch_size)
+                _check_fits(f"case {number}: {what} {spec.name!r}", spec, by_name[spec.name], model.max_batch_size)
 
 
 def verify_answers(expected: KnownAnswer, got: Sequence[NamedTensor]) -> Sequence[NamedTensor]:

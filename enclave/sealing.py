@@ -6,8 +6,8 @@ given: no file is opened and nothing is imported at call time. Writing is in sea
 
 import json
 
-from hermetic.enclave.manifest import Manifest
-from hermetic.enclave.publishers import TrustedPublishers, verify_signatures
+from hermetic.enclave.manifest import CODE_FORMATS, Manifest
+from hermetic.enclave.publishers import Publisher, TrustedPublishers, verify_signatures
 from hermetic.enclave.sealed.container import SignedManifest, read_head
 from hermetic.enclave.sealed.payload import OpenedModel, check_length, open_payload
 from hermetic.enclave.sealed.refusals import Refusal, refusal_of, refused
@@ -17,6 +17,7 @@ __all__ = [
     "Refusal",
     "SignedManifest",
     "check_length",
+    "check_may_publish",
     "open_payload",
     "parse_unverified_manifest",
     "read_header",
@@ -42,12 +43,17 @@ def verify_manifest(signed: SignedManifest, publishers: TrustedPublishers) -> Ma
     # Step 10.
     manifest = Manifest.parse(signed.raw)
     # Step 11.
-    if manifest.is_code and not publisher.code:
+    check_may_publish(publisher, manifest.format)
+    return manifest
+
+
+def check_may_publish(publisher: Publisher, model_format: str) -> None:
+    """Refuse as `publisher-not-for-code` a program from a publisher that may not publish any."""
+    if model_format in CODE_FORMATS and not publisher.code:
         raise refused(
             Refusal.PUBLISHER_NOT_FOR_CODE,
-            f"{manifest.format} is a program: expected a publisher with code = true, got {publisher.name!r} without",
+            f"{model_format} is a program: expected a publisher with code = true, got {publisher.name!r} without",
         )
-    return manifest
 
 
 def parse_unverified_manifest(signed: SignedManifest) -> Manifest:

@@ -1,0 +1,100 @@
+"""What an ONNX graph says of itself: inputs, outputs, and the other files that hold its weights.
+
+The graph is read without its weights, and the rules of the runtime's loader are applied already here (runtimes/
+onnx_graph.py): what would be refused at load is refused before it is sealed.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import PurePosixPath
+from typing import Final
+
+import onnx
+from onnx import TensorProto
+
+from hermetic.enclave.messages import TensorSpec
+from hermetic.enclave.runtimes.onnx_graph import LIFTED, check_operators, lift_weights, resolve_external_data
+from hermetic.enclave.sealed.source_files import SourceFile, SourceFolder
+from hermetic.errors import ModelFormatError
+
+__all__ = ["external_files", "graph_specs", "read_graph"]
+
+DATATYPE_OF: Final[Mapping[int, str]] = {
+    TensorProto.BOOL: "BOOL",
+    TensorProto.UINT8: "UINT8",
+    TensorProto.UINT16: "UINT16",
+    TensorProto.UINT32: "UINT32",
+    TensorProto.UINT64: "UINT64",
+    TensorProto.INT8: "INT8",
+    TensorProto.INT16: "INT16",
+    TensorProto.INT32: "INT32",
+    TensorProto.INT64: "INT64",
+    TensorProto.FLOAT16: "FP16",
+    TensorProto.FLOAT: "FP32",
+    TensorProto.DOUBLE: "FP64",
+    TensorProto.BFLOAT16: "BF16",
+    TensorProto.STRING: "BYTES",
+}
+
+
+def read_graph(file: SourceFile) -> onnx.ModelProto:
+    """Return the graph in `file` without its large weights; `ModelFormatError` where it is none, or not runnable."""
+    with file.mapped() as content:
+        graph, _ = lift_weights(content)
+    check_operators(graph)
+    return graph
+
+
+def external_files(graph: onnx.ModelProto, model: SourceFile, folder: SourceFolder) -> list[SourceFile]:
+    """Return the files with the graph's external data, opened; `graph` is changed and of no more use.
+
+    Raises `ModelFormatError` for a location that is not a plain file beneath the model's own folder, and for data that
+    the file does not hold.
+    """
+    beside = PurePosixPath(model.name).parent
+    locations = dict.fromkeys(
+        entry.value
+        for tensor in graph.graph.initializer
+        if tensor.data_location == TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location" and entry.value != LIFTED
+    )
+    files = [folder.open(_beneath(beside, location)) for location in locations]
+    sizes = {file.name: file.size for file in (model, *files)}
+    resolve_external_data(graph, sizes, sizes)
+    return files
+
+
+def graph_specs(graph: onnx.ModelProto, max_batch_size: int) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Return the graph's inputs and outputs; with batching, without their first dimension, which must be free."""
+    weights = {tensor.name for tensor in graph.graph.initializer}
+    inputs = [value for value in graph.graph.input if value.name not in weights]
+    return _specs(inputs, max_batch_size), _specs(graph.graph.output, max_batch_size)
+
+
+def _beneath(folder: PurePosixPath, location: str) -> str:
+    """Return the name in the model of what lies at `location` from `folder`; purely textual, nothing is normalised."""
+    if location.startswith("/"):
+        raise ModelFormatError(f"ONNX: expected external data at a relative path, got {location!r}")
+    return location if folder == PurePosixPath() else f"{folder}/{location}"
+
+
+def _specs(values: Iterable[onnx.ValueInfoProto], max_batch_size: int) -> tuple[TensorSpec, ...]:
+    return tuple(_spec(value, max_batch_size) for value in values)
+
+
+def _spec(value: onnx.ValueInfoProto, max_batch_size: int) -> TensorSpec:
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type" or not value.type.tensor_type.HasField("shape"):
+        raise ModelFormatError(f"ONNX: {value.name!r}: expected a tensor of known rank, got {kind or 'no type'}")
+    tensor = value.type.tensor_type
+    if tensor.elem_type not in DATATYPE_OF:
+        raise ModelFormatError(f"ONNX: {value.name!r}: expected a datatype of the v2 protocol, got {tensor.elem_type}")
+    shape = [dim.dim_value if dim.WhichOneof("value") == "dim_value" else -1 for dim in tensor.shape.dim]
+    shape = [size if size >= 0 else -1 for size in shape]
+    if max_batch_size:
+        if shape[:1] != [-1]:
+            raise ModelFormatError(
+                f"ONNX: {value.name!r}: max_batch_size {max_batch_size} needs a free first dimension, got {shape}"
+            )
+        shape = shape[1:]
+    return TensorSpec(name=value.name, datatype=DATATYPE_OF[tensor.elem_type], shape=tuple(shape))

@@ -1,1 +1,64 @@
-"""How is the server under test started? By the demo's stage: a whole installation, thrown away afterwards."""
+"""How is the server under test started? By the demo's stage: a whole installation, thrown away afterwards.
+
+Broker, attestation, sealed model, locked-down processes, records: everything that a real request passes is there. What
+protects it is not asserted here but read from the server's own log, where each process has written what holds.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from hermetic.attestation.log import LogReader, NoteSigner
+from hermetic.bench.models import MAX_BATCH_SIZE, mlp
+from hermetic.bench.target import Target
+from hermetic.demo.stage import Installation, Sealable, install, serve
+from hermetic.errors import MeasurementError
+from hermetic.server.config import ServerConfig
+
+FRONT_END: Final = "front-end.listening"
+MODEL: Final = "model.loaded"
+
+
+@contextmanager
+def staged_server(model: str, threads: int) -> Iterator[tuple[Target, dict[str, Any]]]:
+    """Give a server that serves `models.mlp()` as `model`, and what protects it; stop and remove it afterwards.
+
+    `threads` are the model's in its worker. Raises what an installation or a start raises.
+    """
+    with tempfile.TemporaryDirectory(prefix="hermetic-bench-") as folder:
+        plain = Path(folder) / "plain"
+        mlp().write(plain)
+        with install(Path(folder) / "installation") as installation:
+            options = ("--max-batch-size", str(MAX_BATCH_SIZE))
+            installation.seal(Sealable(plain, model, options=options, server_settings={"threads": threads}))
+            with serve(installation) as served:
+                yield served, protections(installation)
+
+
+def protections(installation: Installation) -> dict[str, Any]:
+    """Return what holds at the running server, as its own log has it."""
+    config = ServerConfig.load(installation.folder / "server" / "server.toml")
+    signer = NoteSigner.parse(config.log.key.read_text().strip())
+    records = list(LogReader(config.log.folder, signer.verifier()).records())
+    locked = {record.kind: record.fields["lock-down"] for record in records if record.kind in (FRONT_END, MODEL)}
+    for kind in (FRONT_END, MODEL):
+        if kind not in locked:
+            raise MeasurementError(f"the server's log: wanted a record {kind}, got {sorted({r.kind for r in records})}")
+    return {
+        "profile": config.profile,
+        "attestation": installation.tee,
+        "front end": _held(locked[FRONT_END]),
+        "worker": _held(locked[MODEL]),
+        "weaker than it should be": list(installation.weaker),
+    }
+
+
+def _held(report: Any) -> Mapping[str, Any]:  # noqa: ANN401 - JSON
+    """Return the properties that hold, those waived, and the zeroing, of one process' lock-down report."""
+    return {
+        **{name: layers for name, layers in report["properties"].items() if layers},
+        "waived": report["waived"],
+        "zeroing": report["zeroing"],
+    }

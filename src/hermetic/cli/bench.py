@@ -1,0 +1,152 @@
+"""`hermetic bench`: measure a server, or the opening of a sealed model, beside what the machine allows."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hermetic.cli import output
+from hermetic.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from hermetic.bench.quick import LoadClient
+    from hermetic.bench.target import Target
+
+_Json = Annotated[Path | None, typer.Option("--json", help="Write the results to this file.", metavar="FILE")]
+_Rounds = Annotated[int, typer.Option(min=1, help="Rounds; the median of each number is reported.")]
+
+HOST_NAMES = "host:port, the host as in the server's certificate"
+
+
+def register(app: typer.Typer) -> None:
+    """Add `bench` with its subcommands."""
+    bench = typer.Typer(name="bench", no_args_is_help=True, help="Measure beside what the machine allows.")
+    bench.command("quick")(_quick)
+    bench.command("unseal")(_unseal)
+    bench.command("model")(_model)
+    app.add_typer(bench)
+
+
+def _quick(
+    *,
+    json_file: _Json = None,
+    rounds: _Rounds = 3,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds for each point.")] = 2.0,
+    concurrency: Annotated[str, typer.Option(help="Concurrencies, separated by commas.")] = "1,8,32,64",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the model, in the worker and in the bare loop.")] = 1,
+    perf_analyzer: Annotated[
+        Path | None, typer.Option(help="Make the load with this perf_analyzer binary.", metavar="PATH")
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(help=f"Measure this server, not one started here: {HOST_NAMES}.", metavar="ADDRESS")
+    ] = None,
+    ca: Annotated[Path | None, typer.Option(help="Its authority's certificate (PEM).")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="The client's certificate (PEM).")] = None,
+    key: Annotated[Path | None, typer.Option(help="The client's key (PEM).")] = None,
+    model: Annotated[str, typer.Option(help="The name that the server has given to `hermetic bench model`.")] = "mlp",
+) -> None:
+    """Serve a small network over mutual TLS, all protection on; beside it a bare gRPC echo and a bare ONNX loop."""
+    from hermetic.bench import quick, report
+    from hermetic.bench.context import context
+
+    settings = quick.Settings(_concurrencies(concurrency), rounds, seconds, threads=threads)
+    client = _load_client(perf_analyzer)
+    facts = context()
+    with (
+        _target(server, ca, certificate, key, model, threads) as (target, protections),
+        output.progress() as progress,
+    ):
+        task = progress.add_task("measuring", total=rounds * len(settings.concurrencies) * 3)
+        series = quick.quick(
+            target,
+            quick.mlp_questions(model),
+            client,
+            settings,
+            model=model,
+            on_point=lambda *_: progress.update(task, advance=1),
+        )
+    facts |= {
+        "server": quick.SERVER,
+        "load_client": client.name,
+        "shared_machine": report.SHARED_MACHINE,
+        "settings": {"rounds": rounds, "seconds": seconds, "loop_threads": threads},
+        "protections": protections,
+    }
+    document = report.quick_document(series, quick.SERVER, facts)
+    if json_file is not None:
+        report.write_json(document, json_file)
+    output.stdout().print(report.quick_table(document))
+
+
+def _unseal(
+    *,
+    json_file: _Json = None,
+    rounds: _Rounds = 3,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the worker, and of the plain sessions.")] = 2,
+    mib: Annotated[int, typer.Option(min=16, help="Size of the model's weights, in MiB.")] = 256,
+    waive: Annotated[
+        list[str] | None,
+        typer.Option(help="Do without this isolation property; can be repeated. Default: those that this host lacks."),
+    ] = None,
+) -> None:
+    """Open a sealed model in a locked worker; beside it, read and load the same model plain."""
+    from hermetic.bench import report, unseal, unseal_report
+    from hermetic.bench.context import context
+    from hermetic.provision.host import lacking_properties
+
+    facts = context()
+    waived = tuple(waive if waive is not None else lacking_properties())
+    if waived:
+        output.warn(f"the worker is locked down without: {', '.join(waived)}")
+    with output.progress() as progress:
+        task = progress.add_task("measuring", total=rounds)
+        result = unseal.unseal(
+            rounds, size=mib << 20, threads=threads, waived=waived, on_round=lambda: progress.update(task, advance=1)
+        )
+    document = unseal_report.unseal_document(result, facts)
+    if json_file is not None:
+        report.write_json(document, json_file)
+    output.stdout().print(unseal_report.unseal_table(document))
+
+
+def _model(folder: Annotated[Path, typer.Argument(help="Where to write model.onnx.")]) -> None:
+    """Write the small network that `bench quick` asks, to serve it elsewhere: `model.onnx`, batches of up to 64."""
+    from hermetic.bench.models import mlp
+
+    output.note(f"written: {mlp().write(folder)}")
+
+
+def _concurrencies(text: str) -> tuple[int, ...]:
+    try:
+        values = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or min(values) < 1:
+        raise ConfigurationError(f"--concurrency: wanted numbers above 0 separated by commas, got {text!r}")
+    return values
+
+
+def _load_client(perf_analyzer: Path | None) -> "LoadClient":
+    from hermetic.bench.load import PythonLoad
+    from hermetic.bench.perf_analyzer import PerfAnalyzer
+
+    return PythonLoad() if perf_analyzer is None else PerfAnalyzer(perf_analyzer)
+
+
+@contextmanager
+def _target(
+    server: str | None, ca: Path | None, certificate: Path | None, key: Path | None, model: str, threads: int
+) -> "Iterator[tuple[Target, dict[str, Any]]]":
+    """Give the server under test and what protects it: the one asked for, or the demo's, started and stopped here."""
+    from hermetic.bench.staged import staged_server
+    from hermetic.bench.target import Endpoint
+
+    if server is None:
+        with staged_server(model, threads) as staged:
+            yield staged
+    elif ca is None or certificate is None or key is None:
+        raise ConfigurationError("--server: wanted --ca, --certificate and --key with it, got less")
+    else:
+        yield Endpoint(server, ca, certificate, key), {}

@@ -116,7 +116,7 @@ class AdminClient:
         """Store a secret that belongs to no model; released only where the policy entry says `plain_secrets`."""
         self._call("POST", _resource_path(key_id), content=secret)
 
-    def keys(self) -> list[dict[str, JsonValue]]:
+    def stored_keys(self) -> list[dict[str, JsonValue]]:
         """Every stored key's facts, without the key."""
         return list(json.loads(self._call("GET", "/hermetic/v1/keys").content)["keys"])
 

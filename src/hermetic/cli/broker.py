@@ -90,7 +90,7 @@ def keys(operator: OperatorOption, as_json: output.JsonOption = False) -> None:
     from hermetic.attestation.operator_settings import OperatorSettings
 
     with OperatorSettings.load(operator).connect() as client:
-        found = client.keys()
+        found = client.stored_keys()
     rows = [[escape(str(cell)) for cell in _row(entry)] for entry in found]
     columns = ("resource", "model", "version", "publisher", "profile", "created")
     output.show(found, as_json=as_json, human=lambda: output.table("keys", columns, rows))

@@ -1,4 +1,4 @@
-"""A guest written from the protocol's notes alone: nothing of ours is imported, jwcrypto opens what the broker sends."""
+"""A guest written from the protocol alone: nothing of ours is imported, jwcrypto opens what the broker sends."""
 
 import base64
 import hashlib

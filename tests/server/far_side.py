@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,6 +112,7 @@ class Worker:
         self.front_end_side, worker_side = data_channel()
         self._orders, orders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._orders.settimeout(TIMEOUT_S)
+        self._batches: deque[dict[str, Any]] = deque()
         options = {
             "description": description.model_dump(mode="json"),
             "buffers": ready.buffers,
@@ -127,11 +129,16 @@ class Worker:
         orders.close()
 
     def order(self, text: str) -> None:
-        """Give an order."""
+        """Give an order, and wait until it is taken."""
         self._orders.send(text.encode())
+        while (report := self._report()) != {"obeyed": text}:
+            self._batches.append(report)
 
     def batch(self) -> dict[str, Any]:
         """Return the report of the next batch."""
+        return self._batches.popleft() if self._batches else self._report()
+
+    def _report(self) -> dict[str, Any]:
         report: dict[str, Any] = json.loads(self._orders.recv(65536))
         return report
 
@@ -168,7 +175,12 @@ class FarSide:
         self.frames: queue.SimpleQueue[Frame] = queue.SimpleQueue()
         self.write = write  # whether records are acknowledged
         self.obey: Callable[[Command], CommandReply] = lambda command: CommandReply(id=command.id, error="", text="")
-        frame, _ = self.channel.receive()
+        try:
+            frame, _ = self.channel.receive()
+        except BorderError:
+            self.process.wait(TIMEOUT_S)
+            self.channel.close()
+            raise
         self.listening = Listening.decode(frame)
         self.port = self.listening.port
         self.channel.settimeout(None)

@@ -3,7 +3,7 @@
 Run as `python standin_worker.py DATA MEMORY ORDERS SETTINGS`: three descriptors and a JSON object with the model's
 description and layout. Its outputs are its inputs, region by region (with `"function": "double"`: FP32 times two).
 Orders come as datagrams: "hold" keeps batches, "go" answers what is kept, any name of `TRICKS` is played on the next
-batch, "exit" ends it. For each batch that arrives it reports `{"rows": ..., "inputs": [hex, ...]}`.
+batch, "exit" ends it. An order that was taken is reported as `{"obeyed": order}`. For each batch that arrives it reports `{"rows": ..., "inputs": [hex, ...]}`.
 """
 
 import json
@@ -50,8 +50,10 @@ class StandIn:
         while True:
             for descriptor, _ in poll.poll():
                 if descriptor == self.orders.fileno():
-                    if not self.obey(self.orders.recv(256).decode()):
+                    order = self.orders.recv(256).decode()
+                    if not self.obey(order):
                         return
+                    self.orders.send(json.dumps({"obeyed": order}).encode())
                 else:
                     frame = self.data.recv(DATA_FRAME_LIMIT)
                     if not frame:

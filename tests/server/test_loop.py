@@ -1,0 +1,122 @@
+"""What killed or hung earlier servers: half-open calls, cancels before the message, resets, oversize, garbage."""
+
+import os
+import socket
+import ssl
+
+import grpc
+import pytest
+
+from hermetic.server.config import Limits
+from hermetic.server.status import Code
+from tests.server.calls import await_ready, floats, infer, infer_request
+from tests.server.far_side import FarSide, description
+from tests.server.raw_http2 import RawConnection
+
+
+@pytest.fixture(scope="module")
+def served(side: FarSide) -> FarSide:
+    side.serve(description("echo"), report=False)
+    with side.channel_as(side.pki.infer) as channel:
+        await_ready(channel, "echo")
+    return side
+
+
+@pytest.fixture
+def raw(served: FarSide) -> RawConnection:
+    with RawConnection(served.port, served.pki.server_authority.pem, served.pki.infer) as connection:
+        yield connection
+
+
+@pytest.fixture(autouse=True)
+def still_serves(served: FarSide) -> None:
+    yield
+    with served.channel_as(served.pki.infer) as channel:
+        response = infer(channel, infer_request("echo", (1, 2, 3, 4)))
+        assert response.raw_output_contents[0] == floats(1, 2, 3, 4)
+
+
+def test_the_raw_client_itself(raw: RawConnection) -> None:
+    stream = raw.headers()
+    raw.data(stream, infer_request("echo", (1, 2, 3, 4)).SerializeToString())
+    assert raw.status(stream) == Code.OK
+
+
+def test_cancel_before_the_message_arrives(raw: RawConnection) -> None:
+    for _ in range(50):
+        raw.reset(raw.headers())
+    stream = raw.headers()
+    raw.data(stream, infer_request("echo", (1, 2, 3, 4)).SerializeToString())
+    assert raw.status(stream) == Code.OK
+
+
+def test_cancel_in_the_middle_of_a_message(raw: RawConnection) -> None:
+    message = infer_request("echo", (1, 2, 3, 4)).SerializeToString()
+    for size in range(0, len(message), 7):
+        stream = raw.headers()
+        raw.send(len(message[:size]).to_bytes(3, "big") + b"\0\0" + stream.to_bytes(4, "big") + message[:size])
+        raw.reset(stream)
+
+
+def test_half_close_without_a_message(raw: RawConnection) -> None:
+    assert raw.status(raw.headers(end=True)) == Code.UNIMPLEMENTED
+
+
+def test_an_empty_message(raw: RawConnection) -> None:
+    stream = raw.headers()
+    raw.data(stream, b"")
+    assert raw.status(stream) == Code.NOT_FOUND  # it names no model
+
+
+def test_a_deadline_that_has_passed(raw: RawConnection) -> None:
+    stream = raw.headers(grpc_timeout="1n")
+    raw.data(stream, infer_request("echo", (1, 2, 3, 4)).SerializeToString())
+    assert raw.status(stream) == Code.DEADLINE_EXCEEDED
+
+
+def test_a_second_message_on_a_unary_call_is_ignored(raw: RawConnection) -> None:
+    stream = raw.headers()
+    message = infer_request("echo", (1, 2, 3, 4)).SerializeToString()
+    raw.data(stream, message, end=False)
+    raw.data(stream, message)
+    assert raw.status(stream) == Code.OK
+
+
+def test_thousands_of_resets(raw: RawConnection) -> None:
+    for _ in range(1000):
+        raw.reset(raw.headers())
+
+
+def test_garbage_on_the_port(served: FarSide) -> None:
+    for _ in range(20):
+        with socket.create_connection(("localhost", served.port), 10) as plain:
+            plain.sendall(os.urandom(400))
+
+
+def test_half_open_connections(served: FarSide) -> None:
+    connections = [socket.create_connection(("localhost", served.port), 10) for _ in range(100)]
+    with served.channel_as(served.pki.infer) as channel:
+        infer(channel, infer_request("echo", (1, 2, 3, 4)))
+    for connection in connections:
+        connection.close()
+
+
+def test_a_broken_http2_preface(served: FarSide, raw: RawConnection) -> None:
+    raw.send(b"\xff" * 100)
+    with pytest.raises((ConnectionError, ssl.SSLError)):
+        raw.status(1)
+
+
+def test_oversize_messages_are_refused(start: object, served: FarSide) -> None:
+    small = start(limits=Limits(message_bytes=1000))  # type: ignore[operator]
+    with small.channel_as(small.pki.infer) as channel, pytest.raises(grpc.RpcError) as caught:
+        infer(channel, infer_request("echo", [0.0] * 1000))
+    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_the_other_listener_of_grpc_works_too(start: object) -> None:
+    newer = start(old_listener=False)  # type: ignore[operator]
+    newer.serve(description("echo"), report=False)
+    with newer.channel_as(newer.pki.infer) as channel:
+        await_ready(channel, "echo")
+        assert infer(channel, infer_request("echo", (1, 2, 3, 4))).raw_output_contents[0] == floats(1, 2, 3, 4)

@@ -50,7 +50,9 @@ class TpmClaims(_Facts):
     ek: Sha256Hex | None  # SHA-256 of the EK's SubjectPublicKeyInfo; None where the AK was provisioned by hand
     reset_count: int
     restart_count: int
-    firmware_version: int
+    firmware_version: Annotated[
+        str, StringConstraints(pattern=r"^[0-9a-f]{16}$")
+    ]  # 64 bits: more than JSON's numbers hold
     clock_safe: bool
     pcrs: Mapping[str, Sha256Hex]  # decimal index -> value, SHA-256 bank, quoted ones only
     boot_log: bool  # the firmware's event log came along and replays to the quoted PCRs

@@ -16,6 +16,7 @@ from hermetic.attestation.attesters.tpm import TpmAttester, TpmSettings
 from hermetic.attestation.evidence import JsonValue, canonical
 from hermetic.attestation.exchange import BrokerClient
 from hermetic.attestation.log import Log, NoteSigner
+from hermetic.enclave import zero_on_free
 from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.errors import ConfigurationError
 from hermetic.server.attesting import Attesting
@@ -38,7 +39,8 @@ def assemble(config: ServerConfig, resources: ExitStack, on_change: Callable[[Re
     publishers = TrustedPublishers.loads(read(config.publishers))
     broker = resources.enter_context(_broker(config))
     attester = _attester(config, resources, broker)
-    attesting = Attesting(attester, broker, lambda: _host_claims(config, publishers, log))
+    zeroing = zero_on_free.status()
+    attesting = Attesting(attester, broker, lambda: _host_claims(config, zeroing, publishers, log))
     serving_key = make_serving_key(config.tls, attesting.certify_serving_key)
     slots = [Slot(model, read_manifest(model.path, publishers)) for model in config.models]
     loader = Loader(config.isolation, publishers, attesting)
@@ -80,7 +82,7 @@ def _attester(config: ServerConfig, resources: ExitStack, broker: BrokerClient) 
     attester = resources.enter_context(
         TpmAttester(TpmSettings(settings.tcti, settings.pcr, settings.state_folder / EVENT_LOG, boot_log))
     )
-    broker.enrol_ak(attester)
+    attester.accept_certificate(broker.enrol_ak(attester.enrolment_request(), attester.enrolment_answer))
     return attester
 
 
@@ -93,10 +95,14 @@ def _sample_attester() -> Attester:
     return SampleAttester()
 
 
-def _host_claims(config: ServerConfig, publishers: TrustedPublishers, log: Log) -> dict[str, JsonValue]:
+def _host_claims(
+    config: ServerConfig, zeroing: zero_on_free.Zeroing, publishers: TrustedPublishers, log: Log
+) -> dict[str, JsonValue]:
     """What holds for every attestation of this host, at this moment."""
     return {
         "profile": config.profile,
+        "waivers": sorted(config.isolation.waived),
+        "zeroing": zeroing,
         "trusted-publishers": publishers.digest().hex(),
         "policies": [f"access:{hashlib.sha256(canonical(_access_rules(config))).hexdigest()}"],
         "log-head": f"{log.head.size}:{log.head.root.hex()}",

@@ -84,6 +84,7 @@ class Supervisor:
         self._loop.on_signals((signal.SIGTERM, signal.SIGINT), self._drain)
         try:
             on_listening(self._start_front_ends())
+            self._publish()
             for slot in self._repository:
                 if slot.settings.load_at_start and not self._draining:
                     self._load(slot, _to_nobody)

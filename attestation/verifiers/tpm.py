@@ -110,7 +110,7 @@ def _claims(
         ek=None if enrolled is None else enrolled.boot.ek.hex(),
         reset_count=attest.reset_count,
         restart_count=attest.restart_count,
-        firmware_version=attest.firmware_version,
+        firmware_version=f"{attest.firmware_version:016x}",
         clock_safe=attest.safe == 1,
         pcrs={str(index): value.hex() for index, value in enumerate(parsed.pcrs)},
         boot_log=boot_log is not None,

@@ -25,7 +25,7 @@ TPM = TpmClaims(
     ek=B,
     reset_count=1,
     restart_count=0,
-    firmware_version=1,
+    firmware_version="0000000000000001",
     clock_safe=True,
     pcrs={str(i): str(i)[-1] * 64 for i in range(24)},
     boot_log=True,
@@ -174,7 +174,7 @@ def test_a_serving_key_needs_no_manifest() -> None:
 
 
 def test_runtime_data_travels_with_hyphens_and_refuses_strangers() -> None:
-    wire = {
+    wire: dict[str, Any] = {
         "profile": "demo", "manifest-digest": MANIFEST, "waivers": [], "trusted-publishers": A, "policies": [],
         "log-head": None, "zeroing": "enforced", "purpose": "model",
     }  # fmt: skip

@@ -1,6 +1,7 @@
 """`hermetic serve`: run the inference server of one configuration file."""
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ def serve(config: Annotated[Path, typer.Option("--config", "-c", help="The serve
     from hermetic.server.repository import Repository
 
     zero_on_free.ensure()
+    os.environ.setdefault("TSS2_LOG", "all+NONE")  # the TPM library reports errors that are answers
     settings = ServerConfig.load(config)
     told: dict[tuple[str, int], str] = {}
 

@@ -1,8 +1,8 @@
 """Enrolment of a TPM's attestation key (AK): the decisions behind /hermetic/v1/ak/challenge and /ak/certificate.
 
-Protocol and certificate: docs/spec/ak-enrolment.md; the steps below are numbered as there. Pure: time, random bytes and
-the issuing key are arguments. Not here: HTTP, where a pending enrolment is kept and that it is used once (broker/), the
-TPM's side (attesters/tpm.py).
+Protocol and certificate: docs/spec/ak-enrolment.md; the steps below are numbered as there. Pure but for a random serial
+number: time, secret and issuing key are arguments. Not here: HTTP, where a pending enrolment is kept and that it is
+used once (broker/), the TPM's side (attesters/tpm.py).
 """
 
 import base64

@@ -1,6 +1,7 @@
 """AK enrolment on a real (software) TPM, and everyone who should not get a certificate."""
 
 import base64
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -219,3 +220,30 @@ def test_the_certificate_of_another_tpm_is_not_accepted(attester: TpmAttester, a
         attester.accept_certificate(pem)
     with pytest.raises(InvalidRequestError, match="expected PEM"):
         attester.accept_certificate(b"x")
+
+
+VECTORS = sorted((Path(__file__).parents[1] / "vectors" / "ak-enrolment").glob("*.json"))
+
+
+def enrolled_from(vector: Any, ca: AkCa) -> None:
+    """Both decisions on a recorded exchange."""
+    roots = tuple(x509.load_pem_x509_certificate(pem.encode()) for pem in vector["software_roots"])
+    time, secret = datetime.fromisoformat(vector["time"]), base64.b64decode(vector["secret"])
+    trust = EkTrust(vector["profile"], (), roots)
+    pending, _ = enrolment.challenge(vector["request"], trust, time, secret)
+    enrolment.certificate(vector["answer"], pending, ca, time)
+
+
+@pytest.mark.parametrize("path", VECTORS, ids=lambda path: path.stem)
+def test_every_recorded_exchange_ends_as_it_says(path: Path, ak_ca: AkCa) -> None:
+    vector = json.loads(path.read_text())
+    if not vector["failures"]:
+        enrolled_from(vector, ak_ca)
+        return
+    with pytest.raises(VerificationError) as caught:
+        enrolled_from(vector, ak_ca)
+    assert [check.name for check in caught.value.failures] == vector["failures"]
+
+
+def test_there_are_vectors() -> None:
+    assert {"accepted", "refused-unrestricted-ak", "refused-other-root"} <= {path.stem for path in VECTORS}

@@ -32,7 +32,8 @@ def test_there_are_vectors() -> None:
 
 
 def test_the_empty_additional_evidence_is_hashed() -> None:
-    text = '{"additional-evidence":"","nonce":"bg","tee-pubkey":{"alg":"ECDH-ES+A256KW","crv":"P-256","kty":"EC","x":"eA","y":"eQ"}}'
+    key = '{"alg":"ECDH-ES+A256KW","crv":"P-256","kty":"EC","x":"eA","y":"eQ"}'
+    text = f'{{"additional-evidence":"","nonce":"bg","tee-pubkey":{key}}}'
     assert evidence.report_data("bg", EC_KEY) == hashlib.sha384(text.encode()).digest()
 
 
@@ -59,7 +60,7 @@ def test_fit_pads_on_the_right_and_cuts_there() -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(InvalidRequestError, match="expected a kind of evidence out of .*tpm.*got 'toaster'"):
+    with pytest.raises(InvalidRequestError, match=r"expected a kind of evidence out of .*tpm.*got 'toaster'"):
         evidence.fit_to("toaster", bytes(48))
 
 

@@ -43,19 +43,22 @@ _log: Final = logging.getLogger(__name__)
 
 
 class LoopCall:
-    """One RPC. Slots and bound methods only: closures that refer to themselves were seen to leak."""
+    """One RPC. It and its listener refer to each other: that is undone when the last event of the call has come, because
+    a call that waits for the garbage collector still counts as one of its connection's streams.
+    """
 
-    __slots__ = ("_call", "_loop", "_queue", "_sending", "_started", "deadline", "listener", "method")
+    __slots__ = ("_answering", "_call", "_over", "_queue", "_sending", "_started", "deadline", "listener", "method")
 
-    def __init__(self, loop: "Loop", event: Any) -> None:
+    def __init__(self, event: Any) -> None:
         details = event.call_details
-        self._loop = loop
         self._call = event.call
         self.method: str = details.method.decode(errors="replace")
         self.deadline: float = details.deadline
         self.listener: Listener | None = None
         self._started = False  # initial metadata is sent
         self._sending = False
+        self._answering = False  # the status is on its way
+        self._over = False  # the call has ended
         self._queue: deque[bytes | None] | None = None
 
     def peer(self) -> Peer:
@@ -73,6 +76,7 @@ class LoopCall:
 
     def reply(self, message: bytes, *, secret: bool = False) -> None:
         """Send the one message of a unary call, and status OK."""
+        self._answering = True
         self._batch(
             (
                 cygrpc.SendInitialMetadataOperation(None, 0),
@@ -86,6 +90,7 @@ class LoopCall:
 
     def fail(self, code: Code, details: str) -> None:
         """End the call with a status other than OK."""
+        self._answering = True
         status = cygrpc.SendStatusFromServerOperation(None, int(code), details.encode(), 0)
         first = () if self._started else (cygrpc.SendInitialMetadataOperation(None, 0),)
         self._batch((*first, status), self._sent)
@@ -118,6 +123,7 @@ class LoopCall:
         first = () if self._started else (cygrpc.SendInitialMetadataOperation(None, 0),)
         self._started = True
         if message is None:
+            self._answering = True
             self._batch((*first, cygrpc.SendStatusFromServerOperation(None, 0, b"", 0)), self._sent)
             return
         self._sending = True
@@ -138,12 +144,20 @@ class LoopCall:
             self.listener.received(message)
 
     def _closed(self, event: Any) -> None:
-        if self.listener is not None:
-            self.listener.closed(cancelled=event.batch_operations[0].cancelled())
+        listener = self.listener
+        self._over = True
+        if not self._answering:
+            self.listener = None
+        if listener is not None:
+            listener.closed(cancelled=event.batch_operations[0].cancelled())
 
     def _sent(self, event: Any) -> None:
-        if self.listener is not None:
-            self.listener.sent(delivered=event.success)
+        listener = self.listener
+        self._answering = False
+        if self._over:
+            self.listener = None
+        if listener is not None:
+            listener.sent(delivered=event.success)
 
     def _stream_sent(self, event: Any) -> None:
         self._sending = False
@@ -250,7 +264,7 @@ class Loop:
         if not self._stopping:
             with contextlib.suppress(ValueError):  # shutdown came in between
                 self._ask()
-        self._application.accept(LoopCall(self, event))
+        self._application.accept(LoopCall(event))
 
     def _answer_bell(self, _event: Any) -> None:
         self._rung = False  # before the queue is emptied: whoever comes later rings again

@@ -88,6 +88,19 @@ class RawConnection:
             if kind == GOAWAY or (kind == RST_STREAM and got == stream):
                 raise ConnectionError(f"frame {kind}")
 
+    def drop_status(self, stream: int) -> None:
+        """Wait for the end of `stream`; `ConnectionError` where it was reset."""
+        while True:
+            kind, flags, got, _ = self._frame()
+            if kind == SETTINGS and not flags & ACK:
+                self.send(frame(SETTINGS, ACK, 0, b""))
+            if kind == PING and not flags & ACK:
+                self.send(frame(PING, ACK, 0, bytes(8)))
+            if got == stream and kind == HEADERS and flags & END_STREAM:
+                return
+            if kind == GOAWAY or (kind == RST_STREAM and got == stream):
+                raise ConnectionError(f"frame {kind}")
+
     def _frame(self) -> tuple[int, int, int, bytes]:
         header = self._read(9)
         length = int.from_bytes(header[:3], "big")

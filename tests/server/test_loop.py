@@ -120,3 +120,17 @@ def test_the_other_listener_of_grpc_works_too(start: object) -> None:
     with newer.channel_as(newer.pki.infer) as channel:
         await_ready(channel, "echo")
         assert infer(channel, infer_request("echo", (1, 2, 3, 4))).raw_output_contents[0] == floats(1, 2, 3, 4)
+
+
+def test_an_ended_call_is_no_longer_one_of_its_connections_streams(start: object) -> None:
+    """A call object that waits for the garbage collector would be: the client is then refused streams under load."""
+    narrow = start(limits=Limits(streams_per_connection=1))  # type: ignore[operator]
+    narrow.serve(description("echo"), report=False)
+    with narrow.channel_as(narrow.pki.infer) as channel:
+        await_ready(channel, "echo")
+    with RawConnection(narrow.port, narrow.pki.server_authority.pem, narrow.pki.infer) as raw:
+        message = infer_request("echo", (1, 2, 3, 4)).SerializeToString()
+        for _ in range(100):
+            stream = raw.headers()
+            raw.data(stream, message)
+            raw.drop_status(stream)

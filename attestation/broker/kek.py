@@ -68,7 +68,10 @@ def load_kek(source: str, store: Path, credentials: Path | None) -> Kek:
     reader = _READERS.get(kind)
     if reader is None or not where:
         raise ConfigurationError(f"kek: expected credential:NAME, fd:N or file:PATH, got {source!r}")
-    raw = reader(where, store, credentials)
+    try:
+        raw = reader(where, store, credentials)
+    except OSError as error:
+        raise ConfigurationError(f"kek: cannot read {source}: {error.strerror}") from error
     try:
         return Kek(_decoded(raw))
     finally:
@@ -114,14 +117,11 @@ _READERS: Final[dict[str, Callable[[str, Path, Path | None], bytearray]]] = {
 
 
 def _read(descriptor: int, name: str) -> bytearray:
-    try:
-        with os.fdopen(descriptor, "rb", buffering=0) as source:
-            raw = bytearray(MAX_KEK_FILE_BYTES + 1)
-            length = 0
-            while count := source.readinto(memoryview(raw)[length:]):
-                length += count
-    except OSError as error:
-        raise ConfigurationError(f"kek: cannot read {name}: {error.strerror}") from error
+    raw = bytearray(MAX_KEK_FILE_BYTES + 1)
+    length = 0
+    with os.fdopen(descriptor, "rb", buffering=0) as source:
+        while count := source.readinto(memoryview(raw)[length:]):
+            length += count
     if length > MAX_KEK_FILE_BYTES:
         raise ConfigurationError(f"kek: expected at most {MAX_KEK_FILE_BYTES} bytes in {name}, got more")
     kept = raw[:length]

@@ -28,6 +28,7 @@ def _context(side: int, folder: Path, stem: str, authority: Path) -> ssl.SSLCont
     context.load_cert_chain(folder / f"{stem}.pem", folder / f"{stem}.key")
     context.load_verify_locations(authority)
     context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
     return context
 
 

@@ -10,10 +10,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from hermetic.attestation.admin_client import AdminSigner
 from hermetic.attestation.broker.config import BrokerConfig
 from hermetic.attestation.broker.kek import load_kek
 from hermetic.attestation.log import NoteSigner, NoteVerifier
+from hermetic.attestation.operator_settings import OperatorSettings
 from hermetic.attestation.policy import AppraisalPolicy
 from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.enclave.sealed.publisher_key import PublisherKey
@@ -79,12 +79,15 @@ def test_every_key_loads_where_it_will_be_used(folder: Path, installation: str) 
         signer = NoteSigner.parse((folder / part / "log.key").read_text())
         assert signer.verifier() == NoteVerifier.parse((folder / part / "log.pub").read_text())
         assert signer.name == f"{domain}/{part}"
-    AdminSigner((folder / "authority/operator/admin-token.key").read_bytes(), issuer="operator", role="operator")
+    operator = OperatorSettings.load(folder / "authority/operator/operator.toml")
+    broker = BrokerConfig.load(folder / "broker/broker.toml")
+    assert operator.url.endswith(f":{broker.admin.port}")
+    assert (operator.issuer, operator.role) == (broker.admin.issuers[0].name, broker.admin.acl[0].role)
+    operator.signer().mint()
     trusted = TrustedPublishers.loads((folder / "server/publishers.toml").read_text())
     for publisher in trusted.publishers:
         key = PublisherKey.load(folder / f"authority/publishers/{publisher.name}.json")
         assert key.publisher(code=publisher.code) == publisher
-    broker = BrokerConfig.load(folder / "broker/broker.toml")
     load_kek(broker.key_store.kek, broker.key_store.folder, None)
 
 

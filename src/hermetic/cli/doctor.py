@@ -23,7 +23,9 @@ def register(app: typer.Typer) -> None:
 
 def doctor(
     *,
-    config: Annotated[Path | None, typer.Option(help="Also look at the installation of this server.toml.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Also look at the installation of this server.toml.")
+    ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
     """Tell what this host offers (TEE, TPM, GPU, isolation, memory) and what each missing piece costs.

@@ -32,7 +32,7 @@ COMMANDS: Final = (
     "audit",
     "bench",
 )
-"""Every command of the design, in the order of `hermetic --help`; one without a module yet is left out."""
+"""Every command of the design, in the order of use; one without a module yet is left out."""
 
 _VersionOption = Annotated[
     bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=output.print_version)

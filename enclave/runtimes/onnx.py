@@ -11,7 +11,6 @@ from math import prod
 from pathlib import Path
 from typing import Any, Final
 
-import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -66,7 +65,7 @@ _NAME_OF_TYPE: Final = {
 
 
 class OnnxRuntime:
-    """One session. Batches of numbers are bound to shared memory; strings go through numpy, which copies."""
+    """One session. Numbers are bound where they lie; strings are objects on the way, and copied."""
 
     def __init__(
         self, session: ort.InferenceSession, weights: Sequence[object], model: ModelToLoad, read_again: frozenset[str]
@@ -76,17 +75,18 @@ class OnnxRuntime:
         self.holds_views = bool(weights)
         self._read_again = read_again
         self._bindings: dict[tuple[object, ...], ort.IOBinding] = {}
-        self._strings = any(spec.datatype == BYTES for spec in (*model.inputs, *model.outputs))
+        self._takes_strings = any(spec.datatype == BYTES for spec in model.inputs)
+        self._gives_strings = any(spec.datatype == BYTES for spec in model.outputs)
 
     def run(self, inputs: Sequence[Input], outputs: Sequence[Output]) -> list[Tensor]:
         """Run one batch."""
-        if self._strings:
+        if self._takes_strings:
             return self._run_with_strings(inputs, outputs)
         # What the graph reads again must not lie where another process can change it meanwhile.
         outputs = [
             output._replace(shape=None) if output.spec.name in self._read_again else output for output in outputs
         ]
-        if any(output.shape is None for output in outputs):
+        if self._gives_strings or any(output.shape is None for output in outputs):
             return self._run_to_unknown_shapes(inputs, outputs)
         key = (*((i.address, i.shape) for i in inputs), *((o.address, o.shape) for o in outputs))
         binding = self._bindings.get(key)
@@ -118,33 +118,14 @@ class OnnxRuntime:
         """Let the session allocate what it must; copy that out, and zero it."""
         binding = self._bind(inputs, outputs)
         self._open_session().run_with_iobinding(binding)
-        results = []
-        for output, value in zip(outputs, binding.get_outputs(), strict=True):
-            shape = tuple(value.shape())
-            if output.shape is None:
-                size = _nbytes(output.spec, shape)
-                if value.element_type() != _TYPE_OF[output.spec.datatype] or size > len(output.view):
-                    raise _does_not_fit(output, f"{value.data_type()} of {size} bytes")
-                ctypes.memmove(output.address, value.data_ptr(), size)
-                ctypes.memset(value.data_ptr(), 0, size)
-            results.append(Tensor(_nbytes(output.spec, shape), shape))
-        return results
+        return [_take(value, output) for output, value in zip(outputs, binding.get_outputs(), strict=True)]
 
     def _run_with_strings(self, inputs: Sequence[Input], outputs: Sequence[Output]) -> list[Tensor]:
-        feeds = {given.spec.name: _array_of(given) for given in inputs}
-        arrays = self._open_session().run([output.spec.name for output in outputs], feeds)
-        results = []
-        for output, array in zip(outputs, arrays, strict=True):
-            if output.spec.datatype == BYTES:
-                size = strings.pack_into(output.view, output.spec.name, (text.encode() for text in array.ravel()))
-            else:
-                size = array.nbytes
-                if size > len(output.view) or array.dtype != _numpy_type(output.spec.datatype):
-                    raise _does_not_fit(output, f"{array.dtype} of {size} bytes")
-                output.view[:size] = array.tobytes()
-                array[...] = 0
-            results.append(Tensor(size, tuple(array.shape)))
-        return results
+        """Run through numpy: onnxruntime binds no strings."""
+        arrays = self._open_session().run(
+            [output.spec.name for output in outputs], {given.spec.name: _array_of(given) for given in inputs}
+        )
+        return [_take_array(array, output) for output, array in zip(outputs, arrays, strict=True)]
 
     def _open_session(self) -> ort.InferenceSession:
         if self._session is None:
@@ -185,6 +166,10 @@ def load(model: ModelToLoad) -> OnnxRuntime:
     main, *_ = model.files
     graph, _ = lift_weights(model.files[main])
     check_operators(graph)
+    if BYTES in {spec.datatype for spec in model.inputs} and "BF16" in {spec.datatype for spec in model.outputs}:
+        raise ModelFormatError(
+            "onnxruntime: wanted no BF16 output beside a BYTES input, got both: its Python API cannot"
+        )
     sizes = {name: len(view) for name, view in model.files.items()}
     weights = resolve_external_data(graph, model.files, sizes)
     options = _options(model, sum(weight.length for weight in weights.values()))
@@ -288,7 +273,11 @@ def _type_name(datatype: str) -> str:
     return _NAME_OF_TYPE.get(datatype, datatype.lower())
 
 
-def _array_of(given: Input) -> np.ndarray[Any, Any]:
+def _array_of(given: Input) -> object:
+    """Return an input as numpy knows it, as an `OrtValue` where it does not."""
+    if given.spec.datatype == "BF16":
+        words = np.frombuffer(given.view, "<u2").reshape(given.shape)
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(words, TensorProto.BFLOAT16)
     if given.spec.datatype != BYTES:
         return np.frombuffer(given.view, _numpy_type(given.spec.datatype)).reshape(given.shape)
     elements = strings.unpack(given.spec.name, bytes(given.view), prod(given.shape))
@@ -300,10 +289,36 @@ def _array_of(given: Input) -> np.ndarray[Any, Any]:
     return array.reshape(given.shape)
 
 
+def _take(value: ort.OrtValue, output: Output) -> Tensor:
+    """Return what the session answered, written to its region."""
+    shape = tuple(value.shape())
+    if value.element_type() != _TYPE_OF[output.spec.datatype]:
+        raise _does_not_fit(output, str(value.data_type()))
+    if output.spec.datatype == BYTES:
+        texts = (text.encode() for text in value.numpy().ravel())
+        return Tensor(strings.pack_into(output.view, output.spec.name, texts), shape)
+    size = _nbytes(output.spec, shape)
+    if output.shape is None:  # else it lies there already
+        if size > len(output.view):
+            raise _does_not_fit(output, f"{value.data_type()} of {size} bytes")
+        ctypes.memmove(output.address, value.data_ptr(), size)
+        ctypes.memset(value.data_ptr(), 0, size)
+    return Tensor(size, shape)
+
+
+def _take_array(array: np.ndarray[Any, Any], output: Output) -> Tensor:
+    if output.spec.datatype == BYTES:
+        texts = (text.encode() for text in array.ravel())
+        return Tensor(strings.pack_into(output.view, output.spec.name, texts), tuple(array.shape))
+    if array.nbytes > len(output.view) or array.dtype != _numpy_type(output.spec.datatype):
+        raise _does_not_fit(output, f"{array.dtype} of {array.nbytes} bytes")
+    output.view[: array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    shape, size = tuple(array.shape), array.nbytes
+    array[...] = 0
+    return Tensor(size, shape)
+
+
 def _numpy_type(datatype: str) -> np.dtype[Any]:
-    if datatype == "BF16":
-        brain_float: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return brain_float
     return np.dtype({"FP16": "<f2", "FP32": "<f4", "FP64": "<f8", "BOOL": "?"}.get(datatype, datatype.lower()))
 
 

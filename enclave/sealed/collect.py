@@ -111,11 +111,20 @@ def _read_onnx(
     from hermetic.enclave.sealed.onnx_source import external_files, graph_specs, read_graph  # noqa: PLC0415 - optional
 
     graph = read_graph(model)
-    if description.inputs is None or description.outputs is None:
-        inputs, outputs = graph_specs(graph, description.max_batch_size)
-    else:
-        inputs, outputs = description.inputs, description.outputs
-    return external_files(graph, model, folder), description.inputs or inputs, description.outputs or outputs
+    inputs, outputs = graph_specs(graph, description.max_batch_size)
+    inputs = _agreed("inputs", description.inputs, inputs)
+    outputs = _agreed("outputs", description.outputs, outputs)
+    return external_files(graph, model, folder), inputs, outputs
+
+
+def _agreed(what: str, described: tuple[TensorSpec, ...] | None, own: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """Return what the description says of the graph's tensors: it may narrow shapes, not rename or retype."""
+    if described is None:
+        return own
+    if [(spec.name, spec.datatype) for spec in described] != [(spec.name, spec.datatype) for spec in own]:
+        names = [f"{spec.name!r} {spec.datatype}" for spec in own]
+        raise ModelFormatError(f"ONNX: {what}: expected those of the graph, in its order: {', '.join(names)}")
+    return described
 
 
 def _belongs_to_safetensors(name: str) -> bool:

@@ -85,7 +85,7 @@ def load_golden(path: Path, inputs: Sequence[TensorSpec], outputs: Sequence[Tens
         raise ConfigurationError(f"{path}: {error.strerror or error}") from None
     except ValidationError as error:
         raise ConfigurationError(f"{path}: {explain(error)}") from None
-    except (ValueError, OverflowError, zipfile.BadZipFile) as error:
+    except (ValueError, OverflowError, EOFError, zipfile.BadZipFile) as error:
         raise ConfigurationError(f"{path}: {error}") from None
 
 
@@ -118,7 +118,10 @@ def _to_bytes(element: object) -> bytes:
 
 def _read_npz(path: Path, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]) -> list[KnownAnswer]:
     cases: dict[str, tuple[list[NamedTensor], list[ExpectedOutput]]] = {}
-    with np.load(path, allow_pickle=False) as arrays:
+    with path.open("rb") as file:
+        arrays = np.load(file, allow_pickle=False)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise ConfigurationError(f"{path}: expected an archive of arrays (.npz), got {type(arrays).__name__}")
         for key in arrays.files:
             case, _, side, name = _split(key)
             some_inputs, some_outputs = cases.setdefault(case, ([], []))

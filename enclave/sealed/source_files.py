@@ -5,11 +5,11 @@ hard link to something else of whoever seals it; sealed, it would travel to ever
 of a name is opened from its folder's descriptor without following links, and only a regular file with one name counts.
 """
 
+import contextlib
 import mmap
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -44,13 +44,19 @@ class SourceFile:
                 )
             filled += got
 
-    @contextmanager
+    @contextlib.contextmanager
     def mapped(self) -> Iterator[memoryview]:
         """Give the content without reading it whole; `ModelFormatError` where it is empty."""
         if self.size == 0:
             raise ModelFormatError(f"{self.name!r}: expected content, got an empty file")
-        with mmap.mmap(self.fd, self.size, prot=mmap.PROT_READ) as memory, memoryview(memory) as view:
+        memory = mmap.mmap(self.fd, self.size, prot=mmap.PROT_READ)
+        view = memoryview(memory)
+        try:
             yield view
+        finally:
+            with contextlib.suppress(BufferError):  # an error's traceback still holds a part: it goes with that
+                view.release()
+                memory.close()
 
 
 class SourceFolder:

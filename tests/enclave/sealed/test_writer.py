@@ -142,7 +142,7 @@ def test_a_full_disk_leaves_no_file(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
     try:
-        with pytest.raises(ConfigurationError, match="cannot write .*m: File too large"):
+        with pytest.raises(ConfigurationError, match=r"cannot write .*m: File too large"):
             seal(tmp_path / "m", facts(), FILES, SIGNER, deliver=Keeper())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -171,7 +171,7 @@ def test_a_folder_that_does_not_exist(tmp_path: Path) -> None:
         seal(tmp_path / "no" / "m", facts(), FILES, SIGNER, deliver=Keeper())
 
 
-# ------------------------------------------------------------------------------------------------------- what is refused
+# ------------------------------------------------------------------------------------------------------ what is refused
 
 
 class Changing:

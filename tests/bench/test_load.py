@@ -7,11 +7,12 @@ from typing import Any
 import grpc
 import pytest
 
+from hermetic.bench.echo_server import Canned, echo_server
 from hermetic.bench.load import ERRORS_LIMIT, Job, PythonLoad
 from hermetic.bench.quick import mlp_questions
 from hermetic.bench.target import Endpoint
 from hermetic.bench.throwaway_tls import TlsFiles
-from hermetic.bench.traffic import question, right_reply
+from hermetic.bench.traffic import METHOD, question, right_reply
 from hermetic.errors import MeasurementError
 from hermetic.protos.inference import grpc_service_pb2
 
@@ -84,10 +85,11 @@ def test_no_server_is_an_error(tls: TlsFiles) -> None:
     assert point.errors
 
 
-def test_a_client_without_the_right_certificate_is_refused(serve: Serve, tls: TlsFiles) -> None:
-    with serve(answer) as target:
-        # The server's own certificate comes from the same authority, and is not for clients.
-        stranger = Endpoint(target.address, tls.ca, tls.server_certificate, tls.server_key)
+def test_the_echo_refuses_a_client_without_the_right_certificate(tls: TlsFiles) -> None:
+    # Mutual TLS at the baseline too: without it the comparison would not be fair.
+    with echo_server(Canned({METHOD: REPLY_OF[QUESTIONS[0].request]})) as target:
+        # Another authority's client.
+        stranger = Endpoint(target.address, target.ca_file, tls.client_certificate, tls.client_key)
         point = PythonLoad().measure(stranger, QUESTIONS, Job(concurrency=1, seconds=0.1, calls=1))
     assert point.calls == 0
     assert point.errors

@@ -5,6 +5,7 @@ protects it is not asserted here but read from the server's own log, where each 
 """
 
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,12 +14,14 @@ from typing import Any, Final
 from hermetic.attestation.log import LogReader, NoteSigner
 from hermetic.bench.models import MAX_BATCH_SIZE, mlp
 from hermetic.bench.target import Target
-from hermetic.demo.stage import Installation, Sealable, install, serve
+from hermetic.demo.stage import Installation, Sealable, Served, install, serve
 from hermetic.errors import MeasurementError
 from hermetic.server.config import ServerConfig
 
 FRONT_END: Final = "front-end.listening"
 MODEL: Final = "model.loaded"
+READY_TIMEOUT_S: Final = 30
+READY_POLL_S: Final = 0.05
 
 
 @contextmanager
@@ -34,7 +37,21 @@ def staged_server(model: str, threads: int) -> Iterator[tuple[Target, dict[str, 
             options = ("--max-batch-size", str(MAX_BATCH_SIZE))
             installation.seal(Sealable(plain, model, options=options, server_settings={"threads": threads}))
             with serve(installation) as served:
+                _wait_until_callers_see_it(served, model)
                 yield served, protections(installation)
+
+
+def _wait_until_callers_see_it(served: Served, model: str) -> None:
+    """Return when the front ends say that the model is ready; the supervisor knows it a moment earlier."""
+    client = served.client()
+    try:
+        end = time.monotonic() + READY_TIMEOUT_S
+        while not client.is_model_ready(model):
+            if time.monotonic() > end:
+                raise MeasurementError(f"model {model}: wanted it ready within {READY_TIMEOUT_S} s, got not ready")
+            time.sleep(READY_POLL_S)
+    finally:
+        client.close()
 
 
 def protections(installation: Installation) -> dict[str, Any]:

@@ -200,6 +200,8 @@ def _check_frame(
         signed = verify_checkpoint(note, verifier, published.origin)
     except LogError as error:
         raise LogError(f"the journal's checkpoint after entry {first}: {error}", index=first) from error
+    if first < published.size < frontier.size:
+        raise LogError(f"entry {first} and more are in one frame across the published size", index=first)
     forked = frontier.size == published.size and frontier.root() != published.root
     if (signed.size, signed.root) != (frontier.size, frontier.root()) or forked:
         raise LogError(f"entry {first} is not as it was logged: the journal's checkpoint has another root", index=first)

@@ -3,10 +3,10 @@
     crash_writer.py FOLDER MODE COUNT RESULTS
 
 Every call that changes the disk is a write point: os.write, os.fsync, os.fdatasync, os.ftruncate, os.open, rename and
-mkdir. MODE is `before` (die before the call), `half` (a write leaves half of its bytes), or `power`: the power fails,
-so what was not synced is undone on the disk before the process dies. For n = 0, 1, ... a fork works on a copy of FOLDER
-and dies at its n-th write point, until one comes through. Each writes the indexes that were acknowledged, one a line,
-to RESULTS/n; the copy stays in RESULTS/n.log.
+mkdir. MODE is `before` (die before the call), `half` (writes only: half of the bytes are there), or `power` (the power
+fails: what was not synced is undone on the disk before the process dies). For n = 0, 1, ... a fork works on a copy of
+FOLDER and dies at its n-th write point, until one comes through. Each writes the indexes that were acknowledged, one a
+line, to RESULTS/n; the copy stays in RESULTS/n.log.
 """
 
 import functools
@@ -79,7 +79,8 @@ class Killer:
 
     def counted(self, name: str) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
-            self.left -= 1
+            if self.mode != "half" or name == "write":  # half of anything else is nothing
+                self.left -= 1
             if self.left < 0:
                 self.die(name, args)
             if name in ("write", "rename", "mkdir"):

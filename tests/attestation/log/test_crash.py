@@ -1,8 +1,11 @@
 """kill -9, and a power failure, at every write point: no acknowledged entry is lost, and the log opens and verifies."""
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +35,15 @@ def check(copy: Path, acknowledged: list[int], before: int, asked: int, signer: 
     assert found == list(range(size + 1))
 
 
-def run(folder: Path, tmp_path: Path, signer: NoteSigner, mode: str, before: int, count: int) -> int:
-    results = tmp_path / "results"
-    results.mkdir()
+@pytest.fixture
+def results() -> Iterator[Path]:
+    """In memory where the host has that: what is durable is simulated, so the disk's own syncs only cost time."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as name:
+        yield Path(name)
+
+
+def run(folder: Path, results: Path, signer: NoteSigner, mode: str, before: int, count: int) -> int:
     environment = {**os.environ, "SIGNER": signer.encode_private_key()}
     command = [sys.executable, str(WRITER), str(folder), mode, str(count), str(results)]
     subprocess.run(command, env=environment, check=True, timeout=50)
@@ -42,24 +51,25 @@ def run(folder: Path, tmp_path: Path, signer: NoteSigner, mode: str, before: int
     for point in points:
         acknowledged = [int(line) for line in (results / str(point)).read_text().splitlines()]
         check(results / f"{point}.log", acknowledged, before, count, signer)
+        shutil.rmtree(results / f"{point}.log", ignore_errors=True)
     assert [int(line) for line in (results / str(points[-1])).read_text().splitlines()][-1] == before + count - 1
     return len(points)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_new_log(folder: Path, tmp_path: Path, signer: NoteSigner, mode: str) -> None:
-    assert run(folder, tmp_path, signer, mode, before=0, count=2) > 30
+def test_a_new_log(folder: Path, results: Path, signer: NoteSigner, mode: str) -> None:
+    assert run(folder, results, signer, mode, before=0, count=2) > (4 if mode == "half" else 30)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_across_a_full_tile(folder: Path, tmp_path: Path, signer: NoteSigner, mode: str) -> None:
+def test_across_a_full_tile(folder: Path, results: Path, signer: NoteSigner, mode: str) -> None:
     with Log.open(folder, ORIGIN, signer) as log:
         log.append_all([record(index) for index in range(254)])
-    assert run(folder, tmp_path, signer, mode, before=254, count=4) > 40
+    assert run(folder, results, signer, mode, before=254, count=4) > (9 if mode == "half" else 40)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_while_recovering_from_a_crash(folder: Path, tmp_path: Path, signer: NoteSigner, mode: str) -> None:
+def test_while_recovering_from_a_crash(folder: Path, results: Path, signer: NoteSigner, mode: str) -> None:
     log = Log.open(folder, ORIGIN, signer)
     log.append_all([record(index) for index in range(200)])
     log.publish()
@@ -67,4 +77,4 @@ def test_while_recovering_from_a_crash(folder: Path, tmp_path: Path, signer: Not
     log._journal._write(b"HLJF torn")
     log._journal.close()
     log._lock.release()
-    assert run(folder, tmp_path, signer, mode, before=255, count=2) > 40
+    assert run(folder, results, signer, mode, before=255, count=2) > (9 if mode == "half" else 40)

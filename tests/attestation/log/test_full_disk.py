@@ -20,7 +20,7 @@ def check(output: subprocess.CompletedProcess[str], folder: Path, signer: NoteSi
     before, after = map(int, output.stdout.split())
     assert before > 20
     assert after == before + 1
-    verify_log(folder, signer.verifier())
+    assert verify_log(folder, signer.verifier()).torn_bytes == 0
     records = LogReader(folder, signer.verifier()).records()
     assert [record.fields["i"] for record in records] == list(range(after))
 

@@ -262,6 +262,47 @@ def test_a_journal_of_a_later_start(attacked: Path, refused: Callable[..., LogEr
     assert "entries 700 to 704 are missing" in str(error)
 
 
+def test_a_journal_of_a_fork_that_was_already_published(tmp_path: Path, signer: NoteSigner) -> None:
+    """The frames are signed by the log's key and chain; at the published size they have another root."""
+    entries, forked = ([record(index, mark) for index in range(4)] for mark in ("", "fork"))
+    for name, records in (("log", entries), ("fork", forked)):
+        log = Log.open(tmp_path / name, ORIGIN, signer)
+        log.append_all(records[:2])
+        log.append_all(records[2:3])
+        if name == "log":
+            log.close()
+    log.append(forked[3])
+    journal = (tmp_path / "fork" / "journal").read_bytes()
+    (tmp_path / "log" / "journal").write_bytes(journal)
+    with pytest.raises(LogError, match="entry 2 is not as it was logged") as error:
+        verify_log(tmp_path / "log", signer.verifier())
+    assert error.value.index == 2
+    frames = parse_journal(journal).frames
+    whole = Frame(tuple(entry for frame in frames for entry in frame.entries), frames[-1].note)
+    (tmp_path / "log" / "journal").write_bytes(encode_header(0) + whole.encode())
+    with pytest.raises(LogError, match="across the published size"):
+        Log.open(tmp_path / "log", ORIGIN, signer)
+    log.close()
+
+
+def test_a_hash_changed_in_an_upper_level(tmp_path: Path, signer: NoteSigner) -> None:
+    entries = [b"%d" % index for index in range(65_536 + 300)]
+    folder = tmp_path / "large"
+    (folder / "tile").mkdir(parents=True)
+    rebuild(folder, entries)
+    root = root_hash([leaf_hash(entry) for entry in entries])
+    (folder / "checkpoint").write_bytes(Checkpoint(ORIGIN, len(entries), root).sign(signer))
+    (folder / "journal").write_bytes(encode_header(len(entries)))
+    for tile, offset, index in (("1/000", 7, 7 * 256), ("1/001.p/1", 0, 65_536)):
+        path = folder / "tile" / tile
+        whole = path.read_bytes()
+        path.write_bytes(whole[: offset * 32] + bytes(32) + whole[(offset + 1) * 32 :])
+        with pytest.raises(LogError, match=f"one of the entries {index} to") as error:
+            verify_log(folder, signer.verifier())
+        assert error.value.index == index
+        path.write_bytes(whole)
+
+
 # By whoever has the key
 
 

@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hermetic.attestation.log import Log, LogReader, NoteSigner, Recovery, verify_checkpoint, verify_log
 from hermetic.attestation.log import storage as storage_module
 from hermetic.attestation.log.journal import HEADER_SIZE, MAX_JOURNAL_SIZE
+from hermetic.attestation.log.merkle import leaf_hash
+from hermetic.attestation.log.tiles import encode_bundle
 from hermetic.errors import ConfigurationError, LogError
 from tests.attestation.log.conftest import ORIGIN
 
@@ -235,6 +237,16 @@ def test_a_log_whose_newest_tiles_were_replaced_by_older_ones_is_not_opened(fold
     Log.open(folder, ORIGIN, signer).close()  # an older journal only says less than the tiles
     shutil.rmtree(folder / "tile" / "0")
     with pytest.raises(LogError):
+        Log.open(folder, ORIGIN, signer)
+
+
+def test_a_log_whose_newest_entry_was_rewritten_is_not_opened(folder: Path, signer: NoteSigner) -> None:
+    """Entry and leaf hash fit; only the root tells."""
+    fill(folder, signer, 3).close()
+    forged = [b"one", b"two", b"three"]
+    (folder / "tile/entries/000.p/3").write_bytes(encode_bundle(forged))
+    (folder / "tile/0/000.p/3").write_bytes(b"".join(leaf_hash(entry) for entry in forged))
+    with pytest.raises(LogError, match="do not lead to the root"):
         Log.open(folder, ORIGIN, signer)
 
 

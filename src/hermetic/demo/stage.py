@@ -156,7 +156,7 @@ def serve(installation: Installation, on_line: Say = lambda _: None) -> Iterator
         port = int(server.wait_for(r"^listening on .*:(\d+)$", START_TIMEOUT_S)[1])
         for model in installation.models:
             name = rf"^model {model.name} version {model.version}: "
-            server.wait_for(name + "READY", LOAD_TIMEOUT_S, but_not=name + "UNAVAILABLE .")
+            server.wait_for(name + "READY", LOAD_TIMEOUT_S, but_not=name + "UNAVAILABLE (?!not loaded)")
         yield Served(installation, server, port)
 
 

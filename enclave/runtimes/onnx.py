@@ -5,6 +5,7 @@ external data exists; "." does in the empty root of a locked worker. Without suc
 weights are put back into the graph: it works, and needs three times the memory.
 """
 
+import contextlib
 import ctypes
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -24,8 +25,8 @@ from hermetic.enclave.runtimes.onnx_graph import (
     ELEMENT_BYTES_OF_TYPE,
     Weight,
     check_operators,
+    inline,
     lift_weights,
-    put_back,
     resolve_external_data,
 )
 from hermetic.errors import InvalidRequestError, ModelFormatError
@@ -133,11 +134,8 @@ class OnnxRuntime:
         return self._session
 
 
-def warm_up(_threads: int) -> None:
-    """Import everything that a session needs: make one, of a graph that adds two numbers.
-
-    With one thread, whatever was asked for: more would outlive the session for a moment, and the lock-down wants one.
-    """
+def warm_up() -> None:
+    """Import everything that a session needs: make one, of a graph that adds two numbers."""
     spec = TensorSpec(name="x", datatype="FP32", shape=(2,))
     info = onnx.helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])
     result = onnx.helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])
@@ -151,7 +149,7 @@ def warm_up(_threads: int) -> None:
         inputs=(spec,),
         outputs=(spec.model_copy(update={"name": "y"}),),
         max_batch_size=0,
-        threads=1,
+        threads=1,  # more would outlive the session for a moment
     )
     runtime = load(model)
     runtime.close()
@@ -172,24 +170,44 @@ def load(model: ModelToLoad) -> OnnxRuntime:
         )
     sizes = {name: len(view) for name, view in model.files.items()}
     weights = resolve_external_data(graph, model.files, sizes)
-    options = _options(model, sum(weight.length for weight in weights.values()))
-    values: dict[str, ort.OrtValue] = {}
-    if _here_exists():
-        values = _values_in_place(weights, model.files, main)
-        for name, value in values.items():
-            options.add_initializer(name, value)
-    else:
-        put_back(graph, weights, model.files)
-    try:
-        session = ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 - onnxruntime raises a class per status, from a private module
-        raise ModelFormatError(f"onnxruntime: wanted a model that it can run, got {_first_line(error)}") from None
+    session, values = _open(graph, weights, model, main)
     session.disable_fallback()
     session._model_bytes = None  # noqa: SLF001 - kept for a fallback that we do not want
     _check_ends("input", model.inputs, session.get_inputs(), batched=model.max_batch_size > 0)
     _check_ends("output", model.outputs, session.get_outputs(), batched=model.max_batch_size > 0)
     read_again = frozenset(name for node in graph.graph.node for name in node.input)
     return OnnxRuntime(session, list(values.values()), model, read_again & {spec.name for spec in model.outputs})
+
+
+def _open(
+    graph: onnx.ModelProto, weights: Mapping[str, Weight], model: ModelToLoad, main: str
+) -> tuple[ort.InferenceSession, Mapping[str, ort.OrtValue]]:
+    """Return a session over the weights where they lie; where that cannot be, over weights that it has copied.
+
+    It cannot be without an empty root, and for graphs of which an optimizer wants to read a weight before the session
+    is told where it lies: it looks for a file then, and there is none.
+    """
+    arrays = _arrays_in_place(weights, model.files, main)
+    size = sum(array.nbytes for array in arrays.values())
+    if arrays and _here_exists():
+        values = {
+            name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, weights[name].data_type)
+            for name, array in arrays.items()
+        }
+        options = _options(model, size)
+        for name, value in values.items():
+            options.add_initializer(name, value)
+        with contextlib.suppress(ModelFormatError):
+            return _session(graph, options), values
+    inline(graph, arrays)
+    return _session(graph, _options(model, size)), {}
+
+
+def _session(graph: onnx.ModelProto, options: ort.SessionOptions) -> ort.InferenceSession:
+    try:
+        return ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 - onnxruntime raises a class per status, from a private module
+        raise ModelFormatError(f"onnxruntime: wanted a model that it can run, got {_first_line(error)}") from None
 
 
 def _options(model: ModelToLoad, weight_bytes: int) -> ort.SessionOptions:
@@ -207,11 +225,11 @@ def _options(model: ModelToLoad, weight_bytes: int) -> ort.SessionOptions:
     return options
 
 
-def _values_in_place(
+def _arrays_in_place(
     weights: Mapping[str, Weight], files: Mapping[str, memoryview], main: str
-) -> dict[str, ort.OrtValue]:
-    """Return each weight as a value over the model's memory."""
-    values = {}
+) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+    """Return each weight as an array of unsigned integers over the model's memory."""
+    arrays = {}
     free = 0  # bytes of the model's own file, from its start, whose content is not needed any more
     for name, weight in sorted(weights.items(), key=lambda item: (item[1].file, item[1].offset)):
         memory = np.frombuffer(files[weight.file], np.uint8)
@@ -224,9 +242,8 @@ def _values_in_place(
             part = part.copy()
         # Of the element's size: onnxruntime only counts bytes.
         unsigned = np.dtype(f"<u{ELEMENT_BYTES_OF_TYPE[weight.data_type]}")
-        array = part.view(unsigned).reshape(weight.shape)
-        values[name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, weight.data_type)
-    return values
+        arrays[name] = part.view(unsigned).reshape(weight.shape)
+    return arrays
 
 
 def _move_down(memory: np.ndarray[Any, np.dtype[np.uint8]], weight: Weight, free: int) -> int:

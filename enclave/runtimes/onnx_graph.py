@@ -10,14 +10,15 @@ Source: ONNX IR (onnx.proto3) and protobuf's encoding. Field numbers are named a
 from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from pathlib import PurePosixPath
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+import numpy as np
 import onnx
 from onnx import TensorProto
 
 from hermetic.errors import ModelFormatError
 
-__all__ = ["ELEMENT_BYTES_OF_TYPE", "Weight", "check_operators", "lift_weights", "put_back", "resolve_external_data"]
+__all__ = ["ELEMENT_BYTES_OF_TYPE", "Weight", "check_operators", "inline", "lift_weights", "resolve_external_data"]
 
 LIFT_FROM: Final = 4096  # bytes: smaller tensors stay in the graph, where shape inference can see them
 LIFTED: Final = "\x00lifted"  # the location of a tensor that lies in the model's own file; no file name has a zero byte
@@ -116,14 +117,13 @@ def resolve_external_data(model: onnx.ModelProto, names: Iterable[str], sizes: M
     return weights
 
 
-def put_back(model: onnx.ModelProto, weights: Mapping[str, Weight], files: Mapping[str, memoryview]) -> None:
-    """Copy the weights into the graph, for a session that cannot take them where they lie."""
+def inline(model: onnx.ModelProto, arrays: Mapping[str, np.ndarray[Any, np.dtype[Any]]]) -> None:
+    """Put weights that lie in `arrays`, by name, into the graph as copies."""
     for tensor in model.graph.initializer:
-        weight = weights.get(tensor.name)
-        if weight is not None:
+        if tensor.name in arrays:
             del tensor.external_data[:]
             tensor.data_location = TensorProto.DEFAULT
-            tensor.raw_data = bytes(files[weight.file][weight.offset : weight.offset + weight.length])
+            tensor.raw_data = arrays[tensor.name].tobytes()
 
 
 def check_operators(model: onnx.ModelProto) -> None:

@@ -24,14 +24,19 @@ ENTRIES_LIMIT: Final = 65_536
 CONFIG_LIMIT: Final = 16 << 20  # bytes of one table of weights
 
 
-def warm_up(threads: int) -> None:
+def warm_up() -> None:
     """Load and run a tiny archive of our own: torch imports half of itself only then."""
-    prepare_torch(threads)
     torch.export.load(io.BytesIO(_WARM_UP.read_bytes())).module()(torch.zeros(1, 2))
+    # Archives may carry sample inputs, which torch reads as weights only: ours has none.
+    saved = io.BytesIO()
+    torch.save(torch.zeros(1), saved)
+    saved.seek(0)
+    torch.load(saved, weights_only=True)
 
 
 def load(model: ModelToLoad) -> TorchRuntime:
     """Return the program; `ModelFormatError` where it is refused by us or by torch."""
+    prepare_torch(model.threads)
     content = as_file(model)
     try:
         refuse_pickles(content)
@@ -39,7 +44,7 @@ def load(model: ModelToLoad) -> TorchRuntime:
     except ModelFormatError:
         raise
     except Exception as error:  # noqa: BLE001 - torch raises RuntimeError, ValueError and its own
-        raise ModelFormatError(f"torch.export: wanted a .pt2 archive, got {type(error).__name__}") from None
+        raise ModelFormatError(f"torch.export: wanted a .pt2 archive, got {type(error).__name__} {error}") from None
     finally:
         wipe_immutable_bytes_that_nobody_else_holds(content)
     return TorchRuntime(module, model, holds_views=False)

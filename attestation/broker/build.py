@@ -4,6 +4,7 @@ The order matters: the log is opened and replayed before anything is served, and
 runs.
 """
 
+import contextlib
 import importlib.metadata
 import ipaddress
 from collections.abc import Callable, Iterable
@@ -57,17 +58,15 @@ Clock = Callable[[], datetime]
 
 @dataclass(frozen=True, slots=True)
 class RunningBroker:
-    """A broker ready to serve. Use it in a `with`: at its end log and key store are closed."""
+    """A broker ready to serve; `close` it at its end."""
 
     config: BrokerConfig
     listeners: Listeners
-    log: Log
-    keys: FileKeyStore
+    held: contextlib.ExitStack
 
     def close(self) -> None:
-        """Close the key store and the log."""
-        self.keys.close()
-        self.log.close()
+        """Close sockets, key store and log."""
+        self.held.close()
 
 
 def build(
@@ -81,11 +80,11 @@ def build(
 
     `credentials` is systemd's credentials folder; `zeroing` says what the launcher found out about freed memory.
     """
-    log = _open_log(config, clock)
-    try:
-        keys = FileKeyStore(
-            config.key_store.folder, load_kek(config.key_store.kek, config.key_store.folder, credentials)
-        )
+    with contextlib.ExitStack() as undo:
+        log = undo.enter_context(_open_log(config, clock))
+        store = config.key_store
+        keys = FileKeyStore(store.folder, load_kek(store.kek, store.folder, credentials))
+        undo.callback(keys.close)
         writer = Journal(log)
         standing = _replay(config, clock)
         floors = Floors(standing.floors, writer)
@@ -94,12 +93,10 @@ def build(
             _admin(config, keys, floors, writer, standing, clock),
         ]
         listeners = Listeners(endpoints, config.limits)
+        undo.callback(listeners.close)
         build_name = f"hermetic {importlib.metadata.version('hermetic')}"
         writer.write(journal.STARTED, {"profile": config.profile, "build": build_name, "zeroing": zeroing})
-    except BaseException:
-        log.close()
-        raise
-    return RunningBroker(config, listeners, log, keys)
+        return RunningBroker(config, listeners, undo.pop_all())
 
 
 def _open_log(config: BrokerConfig, clock: Clock) -> Log:

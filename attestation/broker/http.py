@@ -1,12 +1,12 @@
 """What both listeners share over HTTP: callers, bounded bodies, blocking work, and the body of a refusal."""
 
+import logging
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, ParamSpec, TypeVar
 
 import anyio
-import structlog
 from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -27,7 +27,8 @@ _T = TypeVar("_T")
 BEARER: Final = "bearer "
 PLUGINS_PREFIX: Final = "/kbs/v0/"
 
-_log = structlog.get_logger("hermetic.broker")
+# Not a logger that shows local variables beside a traceback: keys are local variables.
+_log = logging.getLogger("hermetic.broker")
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -115,5 +116,5 @@ async def _gone(_: Request, __: Exception) -> Response:
 async def _fault(request: Request, error: Exception) -> Response:
     """A fault of ours: the caller gets an id, our own log the story."""
     name = uuid.uuid4().hex
-    _log.error("request failed", id=name, path=request.scope["path"], exc_info=error)
+    _log.error("request failed: id %s, path %r", name, request.scope["path"], exc_info=error)
     return await _refused(request, Refusal(Variant.INTERNAL, f"internal error {name}"))

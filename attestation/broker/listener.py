@@ -54,13 +54,20 @@ class Listeners:
     def __init__(self, endpoints: Sequence[Endpoint], limits: Limits) -> None:
         """Bind every endpoint; raises `ConfigurationError` where that fails."""
         self._limits = limits
-        self._sockets = [_bind(endpoint) for endpoint in endpoints]
         self._servers = [_Server(self._config(endpoint)) for endpoint in endpoints]
+        with contextlib.ExitStack() as undo:
+            self._sockets = [undo.enter_context(_bind(endpoint)) for endpoint in endpoints]
+            undo.pop_all()
 
     @property
     def ports(self) -> tuple[int, ...]:
         """The port of each endpoint, in their order."""
         return tuple(int(bound.getsockname()[1]) for bound in self._sockets)
+
+    def close(self) -> None:
+        """Close the sockets, where nothing was served on them."""
+        for bound in self._sockets:
+            bound.close()
 
     def serve(self, ready: Callable[[], None], *, signals: bool) -> None:
         """Serve until `stop` (or, with `signals`, SIGTERM or SIGINT); `ready` is called once all answer."""
@@ -106,9 +113,11 @@ def _bind(endpoint: Endpoint) -> socket.socket:
         family, kind, number, _, address = socket.getaddrinfo(
             endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        bound = socket.socket(family, kind, number)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
+        with contextlib.ExitStack() as undo:
+            bound = undo.enter_context(socket.socket(family, kind, number))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+            undo.pop_all()
     except OSError as error:
         raise ConfigurationError(f"cannot listen on {endpoint.host}:{endpoint.port}: {error.strerror}") from error
     return bound

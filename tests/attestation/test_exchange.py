@@ -4,7 +4,7 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -242,9 +242,9 @@ class TestWithATpm:
 
     def test_a_tpm_of_an_unknown_vendor_is_refused(self, tpm_world: World, attester: TpmAttester) -> None:
         tpm_world.write_config()
-        with tpm_world.start() as broker, broker.guest() as client:
-            with pytest.raises(BrokerRefusedError, match=r"ek\.chain"):
-                client.enrol_ak(attester.enrolment_request(), attester.enrolment_answer)
+        refused = pytest.raises(BrokerRefusedError, match=r"ek\.chain")
+        with tpm_world.start() as broker, broker.guest() as client, refused:
+            client.enrol_ak(attester.enrolment_request(), attester.enrolment_answer)
 
 
 class TestNoAnswer:
@@ -252,9 +252,9 @@ class TestNoAnswer:
         with socket.socket() as bound:
             bound.bind(("127.0.0.1", 0))
             url = f"https://localhost:{bound.getsockname()[1]}"
-            with BrokerClient(url, broker.world.context("host"), 2.0) as client:
-                with pytest.raises(BrokerUnreachableError, match="no answer"):
-                    client.challenge("sample")
+            refused = pytest.raises(BrokerUnreachableError, match="no answer")
+            with BrokerClient(url, broker.world.context("host"), 2.0) as client, refused:
+                client.challenge("sample")
 
     def test_a_broker_of_another_ca_is_none(self, broker: InThread, tmp_path: Path) -> None:
         context = ssl.create_default_context(cafile=broker.world.folder / "hosts-ca.pem")
@@ -273,18 +273,14 @@ class TestNoAnswer:
         ],
     )
     def test_an_answer_that_the_protocol_does_not_allow(self, world_tls: World, answer: bytes, said: str) -> None:
-        with Impostor(world_tls, answer) as impostor:
-            with BrokerClient(impostor.url, world_tls.context("host"), 5.0) as client:
-                with pytest.raises(BrokerUnreachableError, match=said):
-                    client.challenge("sample")
+        with Impostor(world_tls, answer) as impostor, pytest.raises(BrokerUnreachableError, match=said):
+            impostor.ask(lambda client: client.challenge("sample"))
 
     def test_a_refusal_of_any_form_is_final(self, world_tls: World) -> None:
         body = b"<html>403</html>"
         answer = b"HTTP/1.1 403 No\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
-        with Impostor(world_tls, answer) as impostor:
-            with BrokerClient(impostor.url, world_tls.context("host"), 5.0) as client:
-                with pytest.raises(BrokerRefusedError, match="403"):
-                    client.resource("a/b/c")
+        with Impostor(world_tls, answer) as impostor, pytest.raises(BrokerRefusedError, match="403"):
+            impostor.ask(lambda client: client.resource("a/b/c"))
 
 
 @pytest.fixture(scope="module")
@@ -296,12 +292,17 @@ class Impostor:
     """A TLS server of the broker's name that answers one request with given bytes."""
 
     def __init__(self, world: World, answer: bytes) -> None:
+        self._world = world
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(world.folder / "tls.pem", world.folder / "tls.key")
         self._answer = answer
         self._bound = socket.create_server(("127.0.0.1", 0))
         self.url = f"https://localhost:{self._bound.getsockname()[1]}"
         self._thread = threading.Thread(target=self._serve)
+
+    def ask(self, question: Callable[[BrokerClient], object]) -> None:
+        with BrokerClient(self.url, self._world.context("host"), 5.0) as client:
+            question(client)
 
     def _serve(self) -> None:
         raw, _ = self._bound.accept()

@@ -86,7 +86,7 @@ def secure_boot(log: EventLog) -> bool | None:
     return None
 
 
-def measured_code(log: EventLog, pcrs: Sequence[bytes], own_pcr: int | None) -> MeasuredCode | None:
+def measured_code(log: EventLog, own_pcr: int | None) -> MeasuredCode | None:
     """How the boot recorded in `log` (which `check_boot_log` has passed) measures the code; None where it does not.
 
     1. The firmware handed over: separators in PCRs 0 to 7, and it measured a boot application into PCR 4.
@@ -100,9 +100,9 @@ def measured_code(log: EventLog, pcrs: Sequence[bytes], own_pcr: int | None) -> 
     if command_lines is None:
         return None
     code = _concluded(log, command_lines)
-    if code is None or own_pcr in code.rests_on or (code.by == "uki" and pcrs[UKI_PCR] == ZEROS):
-        return None
-    return code
+    # What `check_boot_log` has not judged, because our own events lie there, proves nothing.
+    unjudged = code is not None and (own_pcr in code.rests_on or (code.by == "uki" and own_pcr == UKI_PCR))
+    return None if unjudged else code
 
 
 def _concluded(log: EventLog, command_lines: Sequence[tuple[int, str]]) -> MeasuredCode | None:

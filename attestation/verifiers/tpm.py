@@ -115,7 +115,7 @@ def _claims(
         pcrs={str(index): value.hex() for index, value in enumerate(parsed.pcrs)},
         boot_log=boot_log is not None,
         secure_boot=None if boot_log is None else boot_chain.secure_boot(boot_log),
-        measured_code=None if boot_log is None else boot_chain.measured_code(boot_log, parsed.pcrs, own_pcr),
+        measured_code=None if boot_log is None else boot_chain.measured_code(boot_log, own_pcr),
         log_pcr=own_pcr,
         log_base=None if own is None else replayed.get(own.pcr, ZEROS).hex(),
         manifests=() if own is None else tuple(event.digest.hex() for event in own.events),

@@ -23,14 +23,16 @@ os.environ["TSS2_LOG"] = "all+NONE"  # the TPM library writes expected errors to
 def certificate_authority(
     key: ec.EllipticCurvePrivateKey,
     now: datetime,
+    *,
     name: str = "Hermetic test AK CA",
+    organisation: str | None = None,
     life: timedelta = timedelta(days=90),
 ) -> x509.Certificate:
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    usage = x509.KeyUsage(
-        digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False,
-        key_agreement=False, key_cert_sign=True, crl_sign=False, encipher_only=False, decipher_only=False,
-    )  # fmt: skip
+    """A self-signed CA that may have no CA below it."""
+    names = [x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]
+    if organisation is not None:
+        names.append(x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, organisation))
+    subject = x509.Name(names)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -40,9 +42,21 @@ def certificate_authority(
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + life)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
+        .add_extension(key_usage(key_cert_sign=True), critical=True)
         .sign(key, hashes.SHA256())
     )
+
+
+def key_usage(**usages: bool) -> x509.KeyUsage:
+    """A key usage with only `usages`."""
+    none = dict.fromkeys(
+        (
+            "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
+            "key_cert_sign", "crl_sign", "encipher_only", "decipher_only",
+        ),
+        False,
+    )  # fmt: skip
+    return x509.KeyUsage(**(none | usages))
 
 
 @pytest.fixture(scope="session")

@@ -11,18 +11,21 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from hermetic.attestation import enrolment
 from hermetic.attestation.abi.ak_certificate import AIK_PURPOSE_OID, EnrolledBoot
 from hermetic.attestation.abi.tpm import Attributes, Public
 from hermetic.attestation.attesters.tpm import TpmAttester, TpmSettings
 from hermetic.attestation.attesters.tpm_device import TpmDevice
+from hermetic.attestation.demo_mark import DEMO_ORGANISATION
 from hermetic.attestation.enrolment import AkCa, EkTrust
 from hermetic.attestation.testing.software_tpm import SoftwareTpm, SoftwareTpmCa
 from hermetic.attestation.verifiers.ak import DEMANDED
 from hermetic.errors import InvalidRequestError, VerificationError
-from tests.attestation.conftest import certificate_authority
+from tests.attestation.conftest import certificate_authority, key_usage
 from tests.attestation.verifiers.quotes import ak_area, b64
 
 SECRET = bytes(range(32))
@@ -84,6 +87,58 @@ class TestChallenge:
         # Not even when an operator enters its CA among the vendors.
         assert refused(request, EkTrust("production", tpm_ca.certificates())) == {"ek.software"}
 
+    @pytest.fixture
+    def vendor(self, now: datetime) -> AkCa:
+        key = ec.generate_private_key(ec.SECP256R1())
+        return AkCa(certificate_authority(key, now, name="A TPM vendor"), key)
+
+    def of_vendor(
+        self, vendor: AkCa, attester: TpmAttester, now: datetime, *extensions: tuple[x509.ExtensionType, bool]
+    ) -> dict[str, Any]:
+        """The request of this TPM, as if `vendor` had made it and written its EK certificate."""
+        request = dict(attester.enrolment_request())
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([]))
+            .issuer_name(vendor.certificate.subject)
+            .public_key(Public.parse(attester._device.ek_public()).public_key())
+            .serial_number(7)
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=1))
+        )
+        for value, critical in extensions:
+            builder = builder.add_extension(value, critical=critical)
+        der = builder.sign(vendor.key, hashes.SHA256()).public_bytes(Encoding.DER)
+        return {**request, "ek-certificates": [b64(der)]}
+
+    def test_a_vendor_s_tpm_is_no_software_tpm(self, vendor: AkCa, attester: TpmAttester, now: datetime) -> None:
+        model = x509.NameAttribute(x509.ObjectIdentifier("2.23.133.2.2"), "SLB9672")
+        names = x509.SubjectAlternativeName([x509.DirectoryName(x509.Name([model]))])
+        purpose = x509.ExtendedKeyUsage([enrolment.EK_PURPOSE_OID])
+        extensions = ((key_usage(key_encipherment=True), True), (names, True), (purpose, False))
+        request = self.of_vendor(vendor, attester, now, *extensions)
+        pending, _ = enrolment.challenge(request, EkTrust("production", (vendor.certificate,)), now, SECRET)
+        assert not pending.software
+
+    def test_a_certificate_of_a_vendor_for_another_purpose_is_refused(
+        self, vendor: AkCa, attester: TpmAttester, now: datetime, refused: Callable[..., set[str]]
+    ) -> None:
+        trust = EkTrust("production", (vendor.certificate,))
+        encipher = (key_usage(key_encipherment=True), True)
+        web = (x509.ExtendedKeyUsage([x509.OID_SERVER_AUTH]), False)
+        assert refused(self.of_vendor(vendor, attester, now, encipher, web), trust) == {"ek.purpose"}
+        agree = (key_usage(key_agreement=True), True)
+        assert refused(self.of_vendor(vendor, attester, now, agree), trust) == {"ek.usage"}
+        assert refused(self.of_vendor(vendor, attester, now), trust) == {"ek.usage"}
+
+    def test_a_demo_s_ca_is_no_vendor_in_production(
+        self, attester: TpmAttester, now: datetime, refused: Callable[..., set[str]]
+    ) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        demo = AkCa(certificate_authority(key, now, organisation=DEMO_ORGANISATION), key)
+        request = self.of_vendor(demo, attester, now, (key_usage(key_encipherment=True), True))
+        assert refused(request, EkTrust("production", (demo.certificate,))) == {"ek.software"}
+
     def test_an_ek_certificate_out_of_its_time_is_refused(
         self, attester: TpmAttester, now: datetime, refused: Callable[..., set[str]]
     ) -> None:
@@ -115,8 +170,6 @@ class TestChallenge:
     def test_a_ca_certificate_is_no_ek(
         self, attester: TpmAttester, tpm_ca: SoftwareTpmCa, refused: Callable[..., set[str]]
     ) -> None:
-        from cryptography.hazmat.primitives.serialization import Encoding
-
         der = tpm_ca.certificates()[1].public_bytes(Encoding.DER)
         assert refused({**attester.enrolment_request(), "ek-certificates": [b64(der)]}) == {"ek.key", "ek.usage"}
 
@@ -213,8 +266,6 @@ def test_a_tpm_cannot_answer_for_the_ek_of_another(
 
 def test_the_certificate_of_another_tpm_is_not_accepted(attester: TpmAttester, ak_ca: AkCa, now: datetime) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
-    from cryptography.hazmat.primitives.serialization import Encoding
-
     pem = enrolment.issue(ak_area(key), BOOT, ak_ca, now).public_bytes(Encoding.PEM)
     with pytest.raises(InvalidRequestError, match="got another's"):
         attester.accept_certificate(pem)

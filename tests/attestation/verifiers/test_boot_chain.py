@@ -233,6 +233,9 @@ def test_a_log_without_our_bank_is_refused(
         verifiers.verify("tpm", evidence, REPORT_DATA, trust, now)
 
 
-def test_our_own_log_in_a_pcr_of_the_chain_costs_the_claim(machine: Machine) -> None:
-    machine.settings = replace(machine.settings, log_pcr=9)
-    assert claims_of(machine, grub(VERITY)).measured_code is None
+@pytest.mark.parametrize(
+    ("pcr", "event"), [(9, grub(VERITY)), (8, grub(VERITY)), (12, stub(VERITY)), (11, section(".linux"))]
+)
+def test_our_own_log_in_a_pcr_of_the_chain_costs_the_claim(machine: Machine, pcr: int, event: Event) -> None:
+    machine.settings = replace(machine.settings, log_pcr=pcr)
+    assert claims_of(machine, event).measured_code is None

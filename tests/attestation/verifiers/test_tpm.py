@@ -3,20 +3,25 @@
 import base64
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from hermetic.attestation import verifiers
+from hermetic.attestation.abi.ak_certificate import AIK_PURPOSE_OID
 from hermetic.attestation.abi.event_log import Event, EventLog
-from hermetic.attestation.abi.tpm import Alg, Attributes, PcrSelection, QuoteInfo, extended
+from hermetic.attestation.abi.tpm import Alg, Attributes, PcrSelection, QuoteInfo, Scheme, extended
 from hermetic.attestation.attesters.tpm import TpmAttester, TpmSettings
 from hermetic.attestation.attesters.tpm_device import TpmDevice
 from hermetic.attestation.claims import TpmClaims
+from hermetic.attestation.demo_mark import DEMO_ORGANISATION
 from hermetic.attestation.enrolment import AkCa, EkTrust
 from hermetic.attestation.roots import TpmTrust, TrustRoots
 from hermetic.attestation.testing.software_tpm import SoftwareTpm
@@ -52,6 +57,21 @@ def refused(judge: Callable[[Any], TpmClaims]) -> Callable[[Any], set[str]]:
         return {check.name for check in caught.value.failures}
 
     return names
+
+
+def reissued(leaf: x509.Certificate, ca: AkCa, extensions: Sequence[x509.Extension[Any]]) -> bytes:
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(leaf.subject)
+        .issuer_name(leaf.issuer)
+        .public_key(leaf.public_key())
+        .serial_number(leaf.serial_number)
+        .not_valid_before(leaf.not_valid_before_utc)
+        .not_valid_after(leaf.not_valid_after_utc)
+    )
+    for one in extensions:
+        builder = builder.add_extension(one.value, critical=one.critical)
+    return builder.sign(ca.key, hashes.SHA256()).public_bytes(Encoding.DER)
 
 
 class TestARealTpm:
@@ -226,6 +246,38 @@ class TestAForgery:
         evidence = forge.evidence()
         evidence["hermetic"]["ak_certificate"] = [b64(der) for der in other.chain()]
         assert refused(evidence) == {"tpm.ak.key", "tpm.ak.name"}
+
+    def test_quoted_by_another_key_than_the_certified(self, forge: Forge, refused: Callable[[Any], set[str]]) -> None:
+        """The attack: a stolen certificate and its public area beside a quote of one's own key."""
+        thief = forge.with_(key=ec.generate_private_key(ec.SECP256R1()))
+        evidence = thief.with_(area=forge.public()).evidence()
+        assert refused(evidence) == {"tpm.ak.public"}
+
+    def test_with_a_symmetric_algorithm(self, forge: Forge, refused: Callable[[Any], set[str]]) -> None:
+        area = replace(ak_area(forge.key), symmetric=Scheme(Alg.AES, (128, Alg.CFB)))
+        assert refused(forge.with_(area=area).evidence()) == {"tpm.ak.algorithm"}
+
+    @pytest.mark.parametrize("usages", [(), (x509.OID_CLIENT_AUTH,), (AIK_PURPOSE_OID, x509.OID_CLIENT_AUTH)], ids=len)
+    def test_with_a_certificate_for_another_purpose(
+        self, usages: tuple[x509.ObjectIdentifier, ...], forge: Forge, ak_ca: AkCa, refused: Callable[[Any], set[str]]
+    ) -> None:
+        evidence = forge.evidence()
+        leaf = x509.load_der_x509_certificate(forge.chain()[0])
+        extensions = [one for one in leaf.extensions if not isinstance(one.value, x509.ExtendedKeyUsage)]
+        if usages:
+            extensions.append(x509.Extension(x509.OID_EXTENDED_KEY_USAGE, False, x509.ExtendedKeyUsage(usages)))
+        evidence["hermetic"]["ak_certificate"][0] = b64(reissued(leaf, ak_ca, extensions))
+        assert refused(evidence) == {"tpm.ak.purpose"}
+
+    def test_certified_by_a_demo_s_ca_in_production(self, forge: Forge, now: datetime) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        demo = AkCa(certificate_authority(key, now, organisation=DEMO_ORGANISATION), key)
+        evidence = forge.with_(ca=demo).evidence()
+        roots = TpmTrust(ak_cas=(demo.certificate,))
+        verifiers.verify("tpm", evidence, REPORT_DATA, TrustRoots("demo", roots), now)
+        with pytest.raises(VerificationError) as caught:
+            verifiers.verify("tpm", evidence, REPORT_DATA, TrustRoots("production", roots), now)
+        assert {check.name for check in caught.value.failures} == {"tpm.ak.demo"}
 
     def test_with_a_certificate_that_is_no_ak_s(
         self, forge: Forge, ak_ca: AkCa, refused: Callable[[Any], set[str]]

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from hermetic.enclave.sealed.publish import Answers, Draft
     from hermetic.enclave.sealed.writer import SealedKey
 
-NOBODY: Final = 65534  # uid and gid of the worker that computes answers, where we are root
+NOBODY: Final = 65534  # gid of the worker that computes answers, where we are root
+# Its uid: limits on processes count all of a uid, so two seals at once, or a server beside, must not share one.
+FIRST_UID: Final = 30_000
+UIDS: Final = 25_000
 WORKER_MEMORY_FACTOR: Final = 6  # times the model: decrypted, torch's copy of it, room to work
 WORKER_MEMORY_SPARE: Final = 4 << 30  # bytes beside
 
@@ -136,7 +139,7 @@ def _locked_worker(threads: int, waived: Sequence[str]) -> "Answers":
             threads=threads,
             memory_limit_bytes=WORKER_MEMORY_FACTOR * manifest.payload.plaintext_size + WORKER_MEMORY_SPARE,
             waived=tuple(waived),
-            uid=NOBODY,
+            uid=FIRST_UID + os.getpid() % UIDS,
             gid=NOBODY,
             draft=True,
         )
@@ -219,4 +222,5 @@ def _report(target: Path, manifest: "Manifest", operator: Path | None, key_out: 
         upload = ["hermetic", "broker", "upload", manifest.key_id, "--secret", str(key_out), "--name", manifest.name]
         upload += ["--version", str(manifest.version), "--manifest-digest", manifest.digest().hex()]
         upload += ["--publisher", manifest.publisher, "--operator", "OPERATOR.toml"]
-        output.note(f"The key is not at a broker yet. Where the operator's file is: {shlex.join(upload)}")
+        output.note("The key is not at a broker yet. Where the operator's file is, run:")
+        typer.echo(shlex.join(upload), err=True)  # on one line, to be copied

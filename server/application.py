@@ -78,7 +78,7 @@ class FrontEnd:
         """Use this transport, and this reader for workers and the supervisor."""
         self._transport, self._reader = transport, reader
         source = Source(self._supervisor, self._supervisor.receive, self._from_supervisor, self._supervisor_gone)
-        reader.watch(source)  # type: ignore[arg-type]  # what a source reads is between itself and its callbacks
+        reader.watch(source)
 
     def accept(self, call: Call) -> None:
         """Take a new call."""
@@ -96,7 +96,7 @@ class FrontEnd:
     def metrics(self) -> str:
         """Return the metrics page."""
         counts = Counts(
-            requests=self.gate.requests_by_status,
+            requests=self.gate.ended(),
             live=self.gate.live,
             bytes_in_flight=self.gate.accounts.bytes_in_flight,
             undelivered=self.gate.undelivered,
@@ -156,7 +156,7 @@ class FrontEnd:
         dispatcher = model.dispatcher
         if self._reader is not None:
             self._reader.watch(
-                Source(  # type: ignore[arg-type]  # as above
+                Source(
                     worker,
                     worker.receive_data,
                     lambda frame: dispatcher.received(link, frame),
@@ -175,7 +175,7 @@ class FrontEnd:
             ready.requests_waiting,
         )
         statistics = ModelStatistics()
-        dispatcher = Dispatcher(batcher, statistics, self._wake_at, batched=description.max_batch_size > 0)
+        dispatcher = Dispatcher(batcher, statistics, self._post, self._wake_at, batched=description.max_batch_size > 0)
         dispatcher.on_link_lost = partial(self._worker_lost, description.name, description.version)
         dispatcher.on_link_closed = self._forget
         return ServedModel(ready, dispatcher, statistics)
@@ -241,6 +241,10 @@ class FrontEnd:
         except (BlockingIOError, BorderError, OSError):
             return False
         return True
+
+    def _post(self, action: Callable[[], None]) -> None:
+        if self._transport is not None:
+            self._transport.post(action)
 
     def _wake_at(self, moment: float, action: Callable[[], None]) -> None:
         if self._transport is not None:

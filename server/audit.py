@@ -14,12 +14,11 @@ from typing import Final
 from hermetic.errors import NotReadyError
 from hermetic.server.access import Principal
 from hermetic.server.messages import RECORD_LIMIT, RECORDS_LIMIT, Records
-from hermetic.server.status import Status
+from hermetic.server.status import Code, Status
 
 FRAME_TEXT_LIMIT: Final = (
     28 * 1024
 )  # bytes of records in one frame: JSON inside JSON at most doubles, a frame holds 64 kB
-FLUSH_AFTER_S: Final = 0.02  # seconds a record waits for company
 ANONYMOUS: Final = '"authority":"","name":"","tenant":""'
 NO_MODEL: Final = '"model":"","version":0,"digest":""'
 
@@ -33,7 +32,6 @@ class Journal:
         self._queue: deque[str] = deque()
         self._unwritten = 0
         self._refused = 0
-        self._principals: dict[Principal, str] = {}
 
     @property
     def waiting(self) -> int:
@@ -46,26 +44,31 @@ class Journal:
             self._refused += 1
             raise NotReadyError("the log of requests is behind; try again")
 
-    def request(  # noqa: PLR0913, PLR0917 - one field each
+    def request(
         self,
         moment: float,
         method: str,
-        principal: Principal | None,
+        who: str,
         model: str,
         request_bytes: int,
         reply_bytes: int,
         status: Status,
         latency_us: int,
     ) -> None:
-        """Add the record of one request. `model` is `model_part(...)` or `NO_MODEL`; `moment` as time.time() counts."""
-        if principal is None:
-            who = ANONYMOUS
+        """Add the record of one request that arrived at `moment` (time.time()).
+
+        `who` is `who_part(...)` or `ANONYMOUS`, `model` is `model_part(...)` or `NO_MODEL`.
+        """
+        code = status.code
+        if code is Code.OK:
+            end = '"OK"'
+        elif code is Code.INVALID_ARGUMENT:  # its details quote the request
+            end = '"INVALID_ARGUMENT"'
         else:
-            who = self._principals.get(principal) or self._keep(principal)
-        more = f',"error":"{status.id}","story":{json.dumps(status.story or status.details)}' if status.code else ""
+            end = f'"{code.name}","error":"{status.id}","story":{json.dumps(status.story or status.details)}'
         self.append(
             f'{{"event":"request","time":{moment:.6f},"method":"{method}",{who},{model},"request_bytes":{request_bytes},'
-            f'"reply_bytes":{reply_bytes},"status":"{status.code.name}","latency_us":{latency_us}{more}}}'
+            f'"reply_bytes":{reply_bytes},"latency_us":{latency_us},"status":{end}}}'
         )
 
     def append(self, record: str) -> None:
@@ -84,7 +87,8 @@ class Journal:
             )
             self._refused = 0
         while self._queue:
-            batch, size = [], 0
+            batch: list[str] = []
+            size = 0
             for record in self._queue:
                 size += len(record)
                 if batch and (size > FRAME_TEXT_LIMIT or len(batch) == RECORDS_LIMIT):
@@ -100,14 +104,14 @@ class Journal:
         """Take note that `count` more records are durable."""
         self._unwritten = max(0, self._unwritten - count)
 
-    def _keep(self, principal: Principal) -> str:
-        identity = principal.identity
-        part = (
-            f'"authority":{json.dumps(identity.authority)},"name":{json.dumps(identity.name)},'
-            f'"tenant":{json.dumps(principal.tenant)}'
-        )
-        self._principals[principal] = part
-        return part
+
+def who_part(principal: Principal) -> str:
+    """Return the piece of a record that says who asked."""
+    identity = principal.identity
+    return (
+        f'"authority":{json.dumps(identity.authority)},"name":{json.dumps(identity.name)},'
+        f'"tenant":{json.dumps(principal.tenant)}'
+    )
 
 
 def model_part(name: str, version: int, digest: str) -> str:

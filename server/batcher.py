@@ -83,8 +83,9 @@ class Instance(Generic[EntryT]):
 
 
 class Removal(NamedTuple):
-    """What a cancelled request leaves to do in `slot`: per input, the bytes from `start + length` to `end` move to
-    `start`, and the last `length` bytes before `end` are wiped. Nothing moves where it was not placed.
+    """What a cancelled request leaves to do in `slot`.
+
+    Per input, the bytes from `start + length` to `end` move to `start`, and the last `length` before `end` are wiped.
     """
 
     slot: Slot[Any]
@@ -111,7 +112,7 @@ class Batcher(Generic[EntryT]):
         return instance
 
     def remove_instance(self, instance: Instance[EntryT]) -> list[EntryT]:
-        """Forget `instance`; return the requests that were in its buffers, and, with the last instance, all that wait."""
+        """Forget `instance`; return the requests in its buffers and, with the last instance, all that wait."""
         self._instances.remove(instance)
         lost = [entry for slot in instance.slots for entry in slot.entries]
         for slot in instance.slots:

@@ -2,7 +2,7 @@
 
 What a request asks for, apart from its data, is a `Plan`. Two requests with the same header have the same plan, so
 plans are kept by the header's bytes: then nothing is left to check but the length of each input. Headers that carry
-data (typed contents) or parameters are not kept. Cutting is scanner.py's, contents are contents.py's.
+data (typed contents) are not kept. Cutting is scanner.py's, contents are contents.py's.
 """
 
 from collections.abc import Sequence
@@ -27,8 +27,10 @@ _SHARED_MEMORY: Final = ("shared_memory_region", "shared_memory_byte_size", "sha
 
 
 class Plan(NamedTuple):
-    """What a header asks for. Per input of the model: `shapes`, `counts` of elements, fixed `lengths` in bytes (None
-    for BYTES), and `order`, where its data stand in the request. `row_shapes` is what requests must share to be mixed.
+    """What a header asks for.
+
+    Per input of the model: `shapes`, `counts` of elements, fixed `lengths` in bytes (None: BYTES), and `order`, where
+    its data stand in the request. `row_shapes` is what requests must share to be mixed.
     """
 
     model: ServedModel
@@ -70,7 +72,7 @@ class Decoder:
             return Decoded(plan, pieces.id, arrange(plan, pieces.raw))
         request = _parse(pieces.header)
         decoded = self._from_message(request, pieces.id, pieces.raw)
-        if pieces.raw and len(pieces.header) <= HEADER_LIMIT and not request.parameters:
+        if pieces.raw and len(pieces.header) <= HEADER_LIMIT:
             if len(self._plans) >= PLANS_KEPT:
                 self._plans.clear()
             self._plans[pieces.header] = decoded.plan
@@ -82,7 +84,8 @@ class Decoder:
         typed = [tensor.name for tensor in request.inputs if tensor.HasField("contents")]
         if typed and raw:
             raise InvalidRequestError(
-                f"contents field must not be specified when using raw_input_contents for '{typed[0]}' for model '{request.model_name}'"
+                f"contents field must not be specified when using raw_input_contents for '{typed[0]}' "
+                f"for model '{request.model_name}'"
             )
         if not raw and plan.counts:
             raw = [
@@ -102,8 +105,8 @@ def make_plan(model: ServedModel, request: pb.ModelInferRequest) -> Plan:
         datatype = request.inputs[at].datatype
         if datatype != spec.datatype:
             raise InvalidRequestError(
-                f"inference input '{spec.name}' data-type is '{datatype}', but model '{model.description.name}' expected "
-                f"'{spec.datatype}', got '{datatype}'"
+                f"inference input '{spec.name}' data-type is '{datatype}', but model '{model.description.name}' "
+                f"expects '{spec.datatype}': expected '{spec.datatype}', got '{datatype}'"
             )
         _check_shape(model, spec, shape)
     batched = model.description.max_batch_size > 0
@@ -205,7 +208,8 @@ def _rows(model: ServedModel, shapes: tuple[tuple[int, ...], ...]) -> int:
         )
     if not 1 <= shapes[0][0] <= most:
         raise InvalidRequestError(
-            f"inference request batch-size must be <= {most} for '{model.description.name}': expected 1 to {most}, got {shapes[0][0]}"
+            f"inference request batch-size must be <= {most} for '{model.description.name}': "
+            f"expected 1 to {most}, got {shapes[0][0]}"
         )
     return shapes[0][0]
 
@@ -229,19 +233,21 @@ def _outputs(model: ServedModel, request: pb.ModelInferRequest) -> tuple[int, ..
 
 def _check_parameters(request: pb.ModelInferRequest) -> None:
     """Refuse what is reserved and would be ignored in silence otherwise."""
-    for tensor in (*request.inputs, *request.outputs):
-        for key in tensor.parameters:
+    named = [(tensor.name, tensor.parameters) for tensor in request.inputs]
+    named += [(tensor.name, tensor.parameters) for tensor in request.outputs]
+    for name, parameters in named:
+        for key in parameters:
             if key in _SHARED_MEMORY:
                 raise UnsupportedError(
-                    f"'{tensor.name}': {key}: shared memory with a client would leave the confidential machine's memory open to its host"
+                    f"'{name}': {key}: shared memory with a client is not offered: its pages would be open to the "
+                    "host of a confidential machine"
                 )
             if key == "classification":
-                raise UnsupportedError(f"output '{tensor.name}': classification is not offered")
+                raise UnsupportedError(f"output '{name}': classification is not offered")
     for key, kinds in _RESERVED.items():
-        if key in request.parameters and request.parameters[key].WhichOneof("parameter_choice") not in kinds:
-            raise InvalidRequestError(
-                f"parameter '{key}': expected {' or '.join(kinds)}, got {request.parameters[key].WhichOneof('parameter_choice')}"
-            )
+        kind = request.parameters[key].WhichOneof("parameter_choice") if key in request.parameters else kinds[0]
+        if kind not in kinds:
+            raise InvalidRequestError(f"parameter '{key}': expected {' or '.join(kinds)}, got {kind}")
 
 
 _RESERVED: Final[dict[str, tuple[str, ...]]] = {

@@ -29,7 +29,7 @@ class Commands:
             raise InvalidRequestError(f"model name: expected 1 to {NAME_LIMIT} characters, got {len(model)}")
         if len(self._waiting) >= COMMANDS_LIMIT:
             raise OverloadedError(f"commands waiting: wanted at most {COMMANDS_LIMIT}, got {len(self._waiting) + 1}")
-        identity = request.principal.identity if request.principal else None
+        identity = request.caller.principal.identity if request.caller else None
         name = f"{identity.authority}:{identity.name}"[:IDENTITY_LIMIT] if identity else ""
         command = Command(id=next(self._ids), action=action, model=model, identity=name)
         if not self._send(command.encode()):

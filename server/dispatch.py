@@ -97,18 +97,21 @@ class Dispatcher:
         self,
         batcher: Batcher[Work],
         statistics: ModelStatistics,
+        post: Callable[[Callable[[], None]], None],
         wake_at: Callable[[float, Callable[[], None]], None],
         *,
         batched: bool,
     ) -> None:
-        """`wake_at` is the transport's; `batched`: the first dimension of every tensor is the row."""
+        """`post` and `wake_at` are the transport's; `batched`: the first dimension of every tensor is the row."""
         self._batcher = batcher
         self._statistics = statistics
+        self._post = post
         self._wake_at = wake_at
         self._batched = batched
         self._links: dict[Instance[Work], WorkerLink] = {}
         self._sequence = 0
         self._alarm = 0.0
+        self._run_posted = False
         self._on_idle: Callable[[], None] | None = None
         self.on_link_lost: Callable[[WorkerLink, HermeticError], None] = lambda _link, _error: None
         self.on_link_closed: Callable[[WorkerLink], None] = lambda _link: None  # just before it is closed
@@ -144,10 +147,15 @@ class Dispatcher:
         self._fill_and_run()
 
     def submit(self, work: Work) -> None:
-        """Take a request, or raise `InvalidRequestError` or `OverloadedError`."""
+        """Take a request, or raise `InvalidRequestError` or `OverloadedError`.
+
+        What can run is run after the calls that have arrived already: they fill the batch, which costs more than a row.
+        """
         if self._batcher.submit(work):
             self._copy_in(work)
-            self._run_ready()
+            if not self._run_posted:
+                self._run_posted = True
+                self._post(self._run_ready)
 
     def cancel(self, work: Work) -> None:
         """Let go of a request whose caller is gone: its place is wiped and free again, unless it is running."""
@@ -164,9 +172,8 @@ class Dispatcher:
             done = decode_done(frame)
             running = link.running.get(done.buffer)
             if running is None or running[1] != done.sequence:
-                raise BorderError(
-                    f"done frame: wanted the answer to a running batch, got buffer {done.buffer}, sequence {done.sequence}"
-                )
+                got = f"buffer {done.buffer}, sequence {done.sequence}"
+                raise BorderError(f"done frame: wanted the answer to a running batch, got {got}")
             outputs = self._outputs(link, running[0], done)
         except BorderError as error:
             self.lost(link, error)
@@ -224,12 +231,7 @@ class Dispatcher:
                     _log.error("answer", exc_info=error)
                     work.fail(HermeticError(f"answer: {error}"))
             return
-        refused = done.status == STATUS_REFUSED
-        failure = (
-            InvalidRequestError(f"the model refused the input: {done.text}")
-            if refused
-            else HermeticError(f"model: {done.text}")
-        )
+        failure = _failure(done, mixed=not slot.key.tenant)
         for work in slot.entries:
             work.fail(failure)
 
@@ -269,6 +271,7 @@ class Dispatcher:
             action()
 
     def _run_ready(self) -> None:
+        self._run_posted = False
         now = time.monotonic()
         for slot in self._batcher.take_ready(now):
             self._send(slot, now)
@@ -288,3 +291,14 @@ class Dispatcher:
         except (BorderError, OSError) as error:  # a full socket too: an honest worker reads its few batches
             failure = WorkerLostError(f"worker: {error}")
             self._wake_at(now, lambda: self.lost(link, failure))
+
+
+def _failure(done: Done, *, mixed: bool) -> HermeticError:
+    """Return what the requests of a batch that failed are told.
+
+    The worker's words may quote any row of the batch, so a caller hears them only where all rows are its own tenant's,
+    and no record has them.
+    """
+    if done.status != STATUS_REFUSED:
+        return HermeticError("the model failed on this batch")
+    return InvalidRequestError("the model refused the input" if mixed else f"the model refused the input: {done.text}")

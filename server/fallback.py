@@ -55,7 +55,7 @@ class FallbackCall:
         message, self._message = self._message, None
         self._transport.post(lambda: listener.received(message))
 
-    def reply(self, message: bytes, *, secret: bool = False) -> None:
+    def reply(self, message: bytes, *, secret: bool = False) -> None:  # noqa: ARG002 - the seam's
         """Send the one message. A secret one is left to zero-on-free: grpc's thread sends it later."""
         self.answers.put((message, Code.OK, ""))
         self._end(delivered=True)
@@ -188,5 +188,5 @@ class Fallback(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no t
     def _guard(self, action: Callable[[], None]) -> None:
         try:
             action()
-        except Exception:
-            _log.exception("front loop")  # nothing may end the loop
+        except Exception:  # noqa: BLE001 - nothing may end the loop
+            _log.exception("front loop")

@@ -98,7 +98,9 @@ def _await_one_thread() -> None:
     deadline = time.monotonic() + THREADS_END_S
     while (threads := thread_count()) != 1:
         if time.monotonic() > deadline:
-            raise IsolationError(f"front end: wanted gRPC's threads to end within {THREADS_END_S:.0f} s, got {threads - 1}")
+            raise IsolationError(
+                f"front end: wanted gRPC's threads to end within {THREADS_END_S:.0f} s, got {threads - 1}"
+            )
         time.sleep(0.005)
 
 
@@ -117,7 +119,7 @@ def _say_goodbye(front_end: FrontEnd, supervisor: Channel) -> int:
             supervisor.settimeout(max(0.01, deadline - time.monotonic()))
             front_end.handle(*supervisor.receive())
         supervisor.settimeout(LAST_RECORDS_S)
-        answered = sum(front_end.gate.requests_by_status.values())
+        answered = sum(front_end.gate.ended().values())
         supervisor.send(Drained(answered=answered, failed=front_end.failed_in_drain).encode())
     except (HermeticError, OSError) as error:
         logging.getLogger(__name__).error("the last records: %s", error)  # noqa: TRY400 - the text says it

@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from hermetic.errors import CancelledError, DeadlineError, NotReadyError, UnsupportedError
-from hermetic.server.access import AccessTable, Principal, check_access, check_every_method_has_a_rule
-from hermetic.server.audit import NO_MODEL, Journal
-from hermetic.server.config import Limits
-from hermetic.server.identity import Identities
+from hermetic.server.access import RULES, AccessTable, Principal, check_access, check_every_method_has_a_rule
+from hermetic.server.audit import ANONYMOUS, NO_MODEL, Journal, who_part
+from hermetic.server.config import Limits, Role
+from hermetic.server.identity import Identities, Identity
 from hermetic.server.limits import Accounts, Usage, check_cancels, count_cancel
 from hermetic.server.status import Code, Status, status_of
 from hermetic.server.transport import Call
@@ -29,58 +29,73 @@ _log: Final = logging.getLogger(__name__)
 _OK: Final = Status(Code.OK, "")
 
 
+class Caller:
+    """A principal, with what is the same for all of its calls."""
+
+    __slots__ = ("principal", "usage", "who")
+
+    def __init__(self, principal: Principal, usage: Usage) -> None:
+        self.principal = principal
+        self.usage = usage
+        self.who = who_part(principal)
+
+
 class Request:
     """One call on its way through the gate; what a handler works with. The transport's listener for this call."""
 
     __slots__ = (
         "_bytes_held",
         "_gate",
+        "_moment",
         "_started_ns",
         "_usage",
         "call",
+        "caller",
         "ended",
-        "handler",
+        "method",
         "model_part",
         "on_cancel",
-        "principal",
         "request_bytes",
-        "tenant",
-        "work",
     )
 
-    def __init__(self, gate: "Gate", call: Call) -> None:
+    def __init__(self, gate: "Gate", call: Call, moment: float) -> None:
         self._gate = gate
         self.call = call
+        self._moment = moment
         self._started_ns = time.monotonic_ns()
-        self._usage: Usage | None = None
+        self.method = gate.unknown
+        self._usage: Usage | None = None  # once admitted
         self._bytes_held = 0
-        self.principal: Principal | None = None
-        self.tenant = ""
-        self.handler: Handler | None = None
+        self.caller: Caller | None = None  # once identified
         self.model_part = NO_MODEL
         self.request_bytes = 0
         self.ended = False
         self.on_cancel: Callable[[], None] | None = None
-        self.work: object = None  # the handler's own
 
-    def admit(self, principal: Principal, usage: Usage, handler: "Handler") -> None:
+    @property
+    def tenant(self) -> str:
+        """The caller's tenant."""
+        return self.caller.principal.tenant if self.caller else ""
+
+    def admit(self, usage: Usage) -> None:
         """Go on with a call that passed steps 1 to 4: ask for its message."""
-        self.principal, self.tenant, self._usage, self.handler = principal, principal.tenant, usage, handler
+        self._usage = usage
         usage.requests += 1
         self._gate.live += 1
         self.call.receive(self)
 
     def received(self, message: bytes | None) -> None:
         """Take the message: steps 4 and 5."""
-        if self.ended or self.handler is None or self._usage is None:
+        usage = self._usage
+        if self.ended or usage is None:
             return
         try:
             if message is None:
                 raise UnsupportedError("exactly one request message is required")
-            self.request_bytes = len(message)
-            self._gate.accounts.take(self._usage, self.request_bytes)
-            self._bytes_held += self.request_bytes
-            self.handler(self, message)
+            size = self.request_bytes = len(message)
+            self._gate.accounts.take(usage, size)
+            self._bytes_held = size
+            self.method.handler(self, message)
         except Exception as error:  # noqa: BLE001 - whatever a handler raises, the caller gets an answer
             self.fail(error)
 
@@ -98,12 +113,7 @@ class Request:
             return
         status = status_of(error)
         if status.id:
-            _log.error(
-                "request failed (id %s): %s",
-                status.id,
-                status.story,
-                exc_info=error if status.code == Code.INTERNAL else None,
-            )
+            _log.error("request failed (id %s): %s", status.id, status.story)
         self._end(status, 0)
         self.call.fail(status.code, status.details)
 
@@ -134,24 +144,47 @@ class Request:
         self._release()
 
     def _end(self, status: Status, reply_bytes: int) -> None:
+        """Step 6."""
         self.ended = True
-        gate = self._gate
-        if self._usage is not None:
-            self._usage.requests -= 1
+        gate, usage, method = self._gate, self._usage, self.method
+        if usage is not None:
+            usage.requests -= 1
             gate.live -= 1
             if reply_bytes:
-                gate.accounts.add(self._usage, reply_bytes)
+                gate.accounts.add(usage, reply_bytes)
                 self._bytes_held += reply_bytes
-        gate.record(self, status, reply_bytes, (time.monotonic_ns() - self._started_ns) // 1000)
+        method.ended[status.code] = method.ended.get(status.code, 0) + 1
+        gate.journal.request(
+            self._moment,
+            method.name,
+            self.caller.who if self.caller else ANONYMOUS,
+            self.model_part,
+            self.request_bytes,
+            reply_bytes,
+            status,
+            (time.monotonic_ns() - self._started_ns) // 1000,
+        )
 
     def _release(self) -> None:
         if self._usage is not None and self._bytes_held:
             self._gate.accounts.give_back(self._usage, self._bytes_held)
             self._bytes_held = 0
-        self.on_cancel = self.work = None
+        self.on_cancel = None
 
 
 Handler = Callable[[Request, bytes], None]
+
+
+class Method:
+    """One method of a service: its handler, the roles of which one is enough, and how its calls have ended so far."""
+
+    __slots__ = ("ended", "handler", "name", "roles")
+
+    def __init__(self, name: str, handler: Handler, roles: frozenset[Role]) -> None:
+        self.name = name
+        self.handler = handler
+        self.roles = roles
+        self.ended: dict[int, int] = {}
 
 
 class Gate:
@@ -167,62 +200,62 @@ class Gate:
     ) -> None:
         """`ConfigurationError` where a method has no rule."""
         check_every_method_has_a_rule(methods)
-        self._methods = dict(methods)
+        self._methods = {name: Method(name, handler, RULES[name]) for name, handler in methods.items()}
+        self.unknown = Method("unknown", _refuse, frozenset())
         self._identities = identities
         self._access = access
-        self._journal = journal
+        self._callers: dict[Identity, Caller] = {}
+        self.journal = journal
         self.accounts = Accounts(limits)
         self.live = 0
         self.undelivered = 0
         self.reply_timeout_s = limits.reply_timeout_s
         self.unsent: dict[Request, float] = {}  # in order of their time-outs, as a dict keeps the order of entry
-        self.requests_by_status: dict[tuple[str, Code], int] = {}
 
     def accept(self, call: Call) -> None:
         """Take a new call from the transport: admit or end it."""
-        request = Request(self, call)
+        now = time.time()
         try:
-            self._journal.check_room()
+            self.journal.check_room()  # (1)
         except NotReadyError as error:
             call.fail(Code.UNAVAILABLE, str(error))  # not recorded one by one: that is what there is no room for
             return
+        request = Request(self, call, now)
         try:
-            now = time.time()
-            principal = request.principal = self._access.principal(self._identities.identify(call.peer(), now))
-            handler = self._methods.get(call.method)
-            if handler is None:
+            method = self._methods.get(call.method)
+            if method is not None:
+                request.method = method
+            identity = self._identities.identify(call.peer(), now)  # (2)
+            caller = request.caller = self._callers.get(identity) or self._meet(identity)
+            if method is None:
                 raise UnsupportedError("Method not found!")  # grpc.server's own text
-            check_access(principal, call.method)
-            usage = self.accounts.usage(principal.identity)
-            check_cancels(usage, time.monotonic())
+            check_access(caller.principal, method.roles)  # (3)
+            if caller.usage.cancels:
+                check_cancels(caller.usage, time.monotonic())  # (4)
             if call.deadline <= now:
                 raise DeadlineError("the deadline had passed before the call was accepted")
-            request.admit(principal, usage, handler)
+            request.admit(caller.usage)
         except Exception as error:  # noqa: BLE001 - an error here is an answer, never the end of the loop
             request.fail(error)
 
+    def ended(self) -> dict[tuple[str, Code], int]:
+        """Return how many calls have ended, by method and status."""
+        methods = (*self._methods.values(), self.unknown)
+        return {(method.name, Code(code)): count for method in methods for code, count in method.ended.items()}
+
     def cancel_untaken(self, now: float) -> None:
-        """Break off the calls whose client has not taken its answer within `reply_timeout_s`: it would hold it for ever."""
+        """Break off calls whose client has not taken its answer within `reply_timeout_s`: we would hold it for ever."""
         for request, moment in list(self.unsent.items()):
             if moment > now:
                 break
             del self.unsent[request]
             request.call.cancel()
 
-    def record(self, request: Request, status: Status, reply_bytes: int, latency_us: int) -> None:
-        """Step 6: the record of `request`, and its place in the counts."""
-        method = request.call.method
-        if method not in self._methods:
-            method = "unknown"
-        key = (method, status.code)
-        self.requests_by_status[key] = self.requests_by_status.get(key, 0) + 1
-        self._journal.request(
-            time.time(),
-            method,
-            request.principal,
-            request.model_part,
-            request.request_bytes,
-            reply_bytes,
-            status,
-            latency_us,
-        )
+    def _meet(self, identity: Identity) -> Caller:
+        principal = self._access.principal(identity)
+        caller = self._callers[identity] = Caller(principal, self.accounts.usage(identity))
+        return caller
+
+
+def _refuse(_request: Request, _message: bytes) -> None:
+    raise UnsupportedError("Method not found!")

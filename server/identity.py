@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -24,8 +24,7 @@ CERTIFICATE_LIMIT: Final = 64 * 1024  # bytes of PEM
 NAME_LIMIT: Final = 512  # characters
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """Who a certificate names: the authority (a key of the configuration) that issued it, and the name in it."""
 
     authority: str

@@ -73,8 +73,9 @@ def count_cancel(usage: Usage, now: float) -> None:
 
 
 def check_cancels(usage: Usage, now: float) -> None:
-    """Raise `OverloadedError` while an identity has cancelled too many calls: opening and resetting streams is free
-    for an attacker and costs us 60 us each (CVE-2023-44487).
+    """Raise `OverloadedError` while an identity has cancelled too many calls.
+
+    Opening and resetting streams is free for an attacker and costs us 60 us each (CVE-2023-44487).
     """
     if usage.cancels > CANCELS_LIMIT and now - usage.window_started < CANCELS_WINDOW_S:
         raise OverloadedError(

@@ -20,7 +20,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import grpc
 from grpc import _channel as _grpc_imports_this_late  # noqa: F401 - and then there are no files any more
@@ -37,19 +37,26 @@ SELF_TEST_TIMEOUT_S: Final = 10.0
 CANCEL_GRACE_S: Final = 5.0  # seconds for cancelled calls to end
 SENDS_WAITING: Final = 64  # messages of one stream that wait for the client
 
+# The private layer is not typed.
+CoreEvent: TypeAlias = Any
+CoreQueue: TypeAlias = Any
+CoreCall: TypeAlias = Any
+
 _ACCEPT: Final = object()
 _SHUTDOWN: Final = object()
 _log: Final = logging.getLogger(__name__)
 
 
 class LoopCall:
-    """One RPC. It and its listener refer to each other: that is undone when the last event of the call has come, because
-    a call that waits for the garbage collector still counts as one of its connection's streams.
+    """One RPC.
+
+    It and its listener refer to each other. That is undone when the last event of the call has come: a call that waits
+    for the garbage collector still counts as one of its connection's streams.
     """
 
     __slots__ = ("_answering", "_call", "_over", "_queue", "_sending", "_started", "deadline", "listener", "method")
 
-    def __init__(self, event: Any) -> None:
+    def __init__(self, event: CoreEvent) -> None:
         details = event.call_details
         self._call = event.call
         self.method: str = details.method.decode(errors="replace")
@@ -129,21 +136,21 @@ class LoopCall:
         self._sending = True
         self._batch((*first, cygrpc.SendMessageOperation(message, 0)), self._stream_sent)
 
-    def _batch(self, operations: Sequence[object], tag: Callable[[Any], None]) -> None:
+    def _batch(self, operations: Sequence[object], tag: Callable[[CoreEvent], None]) -> None:
         refused = self._call.start_server_batch(operations, tag)
         if refused:  # no event will come
             _log.error("gRPC refused a batch on %s: %d", self.method, refused)
             if self.listener is not None:
                 self.listener.sent(delivered=False)
 
-    def _received(self, event: Any) -> None:
+    def _received(self, event: CoreEvent) -> None:
         message = event.batch_operations[0].message()
         if message is None and not event.success:
             return  # reset, too large, bad compression: the core has answered, `_closed` follows
         if self.listener is not None:
             self.listener.received(message)
 
-    def _closed(self, event: Any) -> None:
+    def _closed(self, event: CoreEvent) -> None:
         listener = self.listener
         self._over = True
         if not self._answering:
@@ -151,7 +158,7 @@ class LoopCall:
         if listener is not None:
             listener.closed(cancelled=event.batch_operations[0].cancelled())
 
-    def _sent(self, event: Any) -> None:
+    def _sent(self, event: CoreEvent) -> None:
         listener = self.listener
         self._answering = False
         if self._over:
@@ -159,7 +166,7 @@ class LoopCall:
         if listener is not None:
             listener.sent(delivered=event.success)
 
-    def _stream_sent(self, event: Any) -> None:
+    def _stream_sent(self, event: CoreEvent) -> None:
         self._sending = False
         if event.success:
             self._pump()
@@ -185,7 +192,7 @@ class Loop:
         self._timers = Timers()
         self._posted: deque[Callable[[], None]] = deque()
         self._rung = False
-        self._server = cygrpc.Server([(name.encode(), value) for name, value in options], False)
+        self._server = cygrpc.Server([(name.encode(), value) for name, value in options], xds=False)
         self._server.register_completion_queue(self._queue)
         with_credentials = () if credentials is None else (credentials._credentials,)  # noqa: SLF001 - no public way
         self.port: int = self._server.add_http2_port(address.encode(), *with_credentials)
@@ -221,8 +228,8 @@ class Loop:
                         self._stopped = True
                     elif tag is not None:
                         tag(event)
-                except Exception:
-                    _log.exception("front loop")  # nothing may end the loop
+                except Exception:  # noqa: BLE001 - nothing may end the loop
+                    _log.exception("front loop")
                 event = tag = None  # a call that is held here cannot end
             if moment is not None:
                 for action in self._timers.take_due(time.monotonic()):
@@ -258,7 +265,7 @@ class Loop:
     def _ask(self) -> None:
         self._server.request_call(self._queue, self._queue, _ACCEPT)
 
-    def _accept(self, event: Any) -> None:
+    def _accept(self, event: CoreEvent) -> None:
         if not event.success:  # the server is being shut down
             return
         if not self._stopping:
@@ -266,7 +273,7 @@ class Loop:
                 self._ask()
         self._application.accept(LoopCall(event))
 
-    def _answer_bell(self, _event: Any) -> None:
+    def _answer_bell(self, _event: CoreEvent) -> None:
         self._rung = False  # before the queue is emptied: whoever comes later rings again
         while self._posted:
             self._guard(self._posted.popleft())
@@ -274,7 +281,7 @@ class Loop:
     def _guard(self, action: Callable[[], None]) -> None:
         try:
             action()
-        except Exception:
+        except Exception:  # noqa: BLE001 - nothing may end the loop
             _log.exception("front loop")
 
     def _close(self) -> None:
@@ -285,7 +292,7 @@ class Loop:
             pass
 
 
-def self_test(queue: Any) -> Any:
+def self_test(queue: CoreQueue) -> CoreCall:
     """Prove that the private layer behaves as this file expects, and return the call that serves as the bell.
 
     One echo of a message over a Unix socket of our own, one cancellation seen, one empty batch completed after its
@@ -293,7 +300,7 @@ def self_test(queue: Any) -> Any:
     """
     step = "names"
     try:
-        server = cygrpc.Server([(b"grpc.so_reuseport", 0)], False)
+        server = cygrpc.Server([(b"grpc.so_reuseport", 0)], xds=False)
         server.register_completion_queue(queue)
         address = f"unix-abstract:hermetic-self-test-{os.getpid()}-{os.urandom(8).hex()}"
         step = "port"
@@ -330,7 +337,7 @@ def self_test(queue: Any) -> Any:
     return bell
 
 
-def _expect(queue: Any, tag: object) -> Any:
+def _expect(queue: CoreQueue, tag: object) -> CoreEvent:
     event = queue.poll(deadline=time.time() + SELF_TEST_TIMEOUT_S)
     if event.tag != tag:
         raise RuntimeError(f"wanted {tag}, got {event.tag}")

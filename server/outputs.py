@@ -27,7 +27,7 @@ class Output(NamedTuple):
 def checked_outputs(
     regions: Sequence[Region], memory: Sequence[memoryview], tensors: Sequence[Tensor], rows: int, *, batched: bool
 ) -> list[Output]:
-    """Return the outputs that `tensors` claims lie in `memory`, one view per region; `BorderError` where they cannot."""
+    """Return the outputs that `tensors` says lie in `memory`, one view per region; `BorderError` if they cannot."""
     if len(tensors) != len(regions):
         raise BorderError(f"done frame: wanted {len(regions)} outputs, got {len(tensors)}")
     outputs = []
@@ -63,7 +63,8 @@ def _check_claim(region: Region, tensor: Tensor, rows: int | None) -> None:
     element = ELEMENT_BYTES[spec.datatype]
     if tensor.nbytes > region.capacity or (element is not None and tensor.nbytes != element * prod(tensor.shape)):
         raise BorderError(
-            f"output '{spec.name}': wanted the bytes of shape {list(tensor.shape)}, at most {region.capacity}, got {tensor.nbytes}"
+            f"output '{spec.name}': wanted the bytes of shape {list(tensor.shape)}, at most {region.capacity}, "
+            f"got {tensor.nbytes}"
         )
 
 

@@ -9,7 +9,7 @@ import logging
 import select
 import threading
 from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from hermetic.enclave.channel import Channel
 from hermetic.errors import BorderError
@@ -66,7 +66,7 @@ class Reader:
         """`post` is the transport's."""
         self._post = post
         self._epoll = select.epoll()
-        self._sources: dict[int, Source[object]] = {}
+        self._sources: dict[int, Source[Any]] = {}
         self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
         self._stopping = False
 
@@ -74,7 +74,7 @@ class Reader:
         """Start the thread."""
         self._thread.start()
 
-    def watch(self, source: Source[object]) -> None:
+    def watch(self, source: Source[Any]) -> None:
         """Read `source` from now on, until it is lost or forgotten."""
         descriptor = source.channel.fileno()
         self._sources[descriptor] = source

@@ -47,6 +47,6 @@ def configuration(description: ModelDescription, delay_us: int) -> config_pb.Mod
     return config
 
 
-def _data_type(spec: TensorSpec) -> config_pb.DataType:
+def _data_type(spec: TensorSpec) -> config_pb.DataType.ValueType:
     name = "STRING" if spec.datatype == "BYTES" else spec.datatype
     return config_pb.DataType.Value(f"TYPE_{name}")

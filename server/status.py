@@ -76,7 +76,18 @@ def status_of(error: BaseException) -> Status:
 
 def _with_id(code: Code, text: str, error: BaseException) -> Status:
     identifier = secrets.token_hex(ID_BYTES)
-    return Status(code, f"{text} (id {identifier})", identifier, _cut(f"{type(error).__name__}: {error}"))
+    return Status(code, f"{text} (id {identifier})", identifier, _cut(_story(error)))
+
+
+def _story(error: BaseException) -> str:
+    """What happened, for the record. An error that is not ours may quote payload: then only its kind and place."""
+    if isinstance(error, errors.HermeticError):
+        return f"{type(error).__name__}: {error}"
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place is not None else "nowhere"
+    return f"{type(error).__name__} at {where}"
 
 
 def _cut(text: str) -> str:

@@ -1,7 +1,7 @@
 """Mutual TLS 1.3: server credentials from memory, and the proof that TLS 1.2 is shut out.
 
-grpc has no setting for the lowest TLS version. `GRPC_SSL_CIPHER_SUITES` governs TLS 1.2 and below only, so a suite there
-that nobody can negotiate leaves 1.3 alone; it must stand in the environment before grpc is imported (front_ends.py).
+grpc has no setting for the lowest TLS version. `GRPC_SSL_CIPHER_SUITES` governs TLS 1.2 and below only, so a suite
+there that nobody can negotiate leaves 1.3 alone; it stands in the environment before grpc is imported (front_ends.py).
 `check_only_tls13` proves it at start; identity.py looks at each call's TLS version too. Names and identities are not
 here.
 """
@@ -38,7 +38,7 @@ class ServingCredentials:
         self.grpc = grpc.dynamic_ssl_server_credentials(self._current, self._fetch, require_client_authentication=True)
 
     def replace(self, key: bytes, chain: bytes, authorities: Mapping[str, str]) -> None:
-        """Use these from the next handshake on. They must have been validated: gRPC would keep the old ones in silence."""
+        """Use these from the next handshake on. Validate them first: gRPC would keep the old ones in silence."""
         self._current = _configuration(key, chain, authorities)
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration:
@@ -95,7 +95,8 @@ def check_only_tls13(key: bytes, chain: bytes) -> None:
         raise ConfigurationError(f"tls: wanted TLS 1.3 to be accepted, got {newest}")
     if older is not None:
         raise ConfigurationError(
-            f"tls: wanted TLS 1.2 to be refused, got {older}: GRPC_SSL_CIPHER_SUITES={TLS13_ONLY_SUITES} must be set at start"
+            f"tls: wanted TLS 1.2 to be refused, got {older}: "
+            f"GRPC_SSL_CIPHER_SUITES={TLS13_ONLY_SUITES} must be set at start"
         )
 
 

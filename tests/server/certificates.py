@@ -47,7 +47,10 @@ class Authority:
         """Return a new leaf; `begins` and `ends` count from now."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name(
-            [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "tests"), x509.NameAttribute(NameOID.COMMON_NAME, common_name)]
+            [
+                x509.NameAttribute(NameOID.ORGANIZATION_NAME, "tests"),
+                x509.NameAttribute(NameOID.COMMON_NAME, common_name),
+            ]
         )
         now = datetime.now(UTC)
         builder = x509.CertificateBuilder(self._name, subject, key.public_key(), x509.random_serial_number())

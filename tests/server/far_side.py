@@ -210,7 +210,9 @@ class FarSide:
         assert isinstance(frame, kind), frame
         return frame
 
-    def serve(self, description: ModelDescription, function: str = "echo", *, report: bool = True, **changes: int) -> Worker:
+    def serve(
+        self, description: ModelDescription, function: str = "echo", *, report: bool = True, **changes: int
+    ) -> Worker:
         """Give the front end a worker for a model, and wait until it serves."""
         values = {
             "instance": 0,

@@ -88,7 +88,10 @@ class StandIn:
 
     def take(self, batch: Batch) -> None:
         if self.report:
-            inputs = [bytes(self.view(batch, region.offset, tensor.nbytes)).hex()[:256] for region, tensor in zip(self.place.inputs, batch.inputs, strict=True)]
+            inputs = [
+                bytes(self.view(batch, region.offset, tensor.nbytes)).hex()[:256]
+                for region, tensor in zip(self.place.inputs, batch.inputs, strict=True)
+            ]
             shape = batch.inputs[0].shape if batch.inputs else ()
             self.orders.send(json.dumps({"rows": shape[0] if shape else 0, "inputs": inputs}).encode())
         if self.holding:
@@ -109,7 +112,11 @@ class StandIn:
             self.view(batch, region.offset, tensor.nbytes)[:] = data
             outputs.append(tensor)
         trick, self.trick = self.trick, ""
-        frame = TRICKS[trick](self, batch, outputs) if trick else encode_done(batch.buffer, batch.sequence, outputs, 1, 1000, 1)
+        frame = (
+            TRICKS[trick](self, batch, outputs)
+            if trick
+            else encode_done(batch.buffer, batch.sequence, outputs, 1, 1000, 1)
+        )
         for one in frame if isinstance(frame, list) else [frame]:
             self.data.send(one)
 

@@ -75,7 +75,9 @@ def test_tenants_share_a_batch_only_of_a_shared_model(side: FarSide, shared: boo
     with side.channel_as(side.pki.infer) as red, side.channel_as(side.pki.other) as blue:
         first = send(red, name, (0, 0, 0, 0))
         worker.batch()
-        futures = [send(channel, name, (tenant, at, 0, 0)) for at in range(4) for tenant, channel in ((1, red), (2, blue))]
+        futures = [
+            send(channel, name, (tenant, at, 0, 0)) for at in range(4) for tenant, channel in ((1, red), (2, blue))
+        ]
         for channel in (red, blue):
             method(channel, "ServerLive")(pb.ServerLiveRequest(), timeout=TIMEOUT_S)
         worker.order("go")

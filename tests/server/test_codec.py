@@ -82,7 +82,9 @@ def test_fields_in_any_order(one: pb.ModelInferRequest, other: pb.ModelInferRequ
 
 
 @given(REQUEST, st.data())
-def test_a_damaged_message_means_the_same_or_is_left_to_protobuf(request: pb.ModelInferRequest, data: st.DataObject) -> None:
+def test_a_damaged_message_means_the_same_or_is_left_to_protobuf(
+    request: pb.ModelInferRequest, data: st.DataObject
+) -> None:
     message = bytearray(request.SerializeToString() or b"\0")
     for _ in range(data.draw(st.integers(1, 3))):
         message[data.draw(st.integers(0, len(message) - 1))] = data.draw(st.integers(0, 255))
@@ -197,7 +199,9 @@ def test_typed_contents_of_every_datatype(datatype: str, field: str, values: lis
         raw_from_typed("x", datatype, 9, contents)
 
 
-@pytest.mark.parametrize(("datatype", "field", "value"), [("INT8", "int_contents", 128), ("UINT16", "uint_contents", 65536)])
+@pytest.mark.parametrize(
+    ("datatype", "field", "value"), [("INT8", "int_contents", 128), ("UINT16", "uint_contents", 65536)]
+)
 def test_typed_values_that_do_not_fit(datatype: str, field: str, value: int) -> None:
     with pytest.raises(InvalidRequestError, match="expected values of"):
         raw_from_typed("x", datatype, 1, pb.InferTensorContents(**{field: [value]}))

@@ -29,7 +29,9 @@ def test_drain_under_load_loses_nothing(start: object, grpc_kind: str) -> None:
             infer(channel, infer_request("echo", (9, 9, 9, 9)))
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
         worker.order("go")
-        assert [f.result(TIMEOUT_S).raw_output_contents[0] for f in futures] == [floats(at, 0, 0, 0) for at in range(20)]
+        assert [f.result(TIMEOUT_S).raw_output_contents[0] for f in futures] == [
+            floats(at, 0, 0, 0) for at in range(20)
+        ]
     drained, status = side.await_drained()
     assert (drained.failed, status) == (0, 0)
     inferred = [r for r in side.records if r["method"].endswith("ModelInfer") and r["status"] == "OK"]

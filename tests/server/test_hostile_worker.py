@@ -93,7 +93,9 @@ def test_strings_that_point_outside_are_a_lie(side: FarSide, channel: grpc.Chann
 def test_answers_in_another_order_find_their_requests(side: FarSide, channel: grpc.Channel) -> None:
     name, worker = serve(side, channel, max_batch_size=1)
     worker.order("hold")
-    futures = [method(channel, "ModelInfer").future(infer_request(name, (at, 0, 0, 0)), timeout=TIMEOUT_S) for at in range(2)]
+    futures = [
+        method(channel, "ModelInfer").future(infer_request(name, (at, 0, 0, 0)), timeout=TIMEOUT_S) for at in range(2)
+    ]
     method(channel, "ServerLive")(pb.ServerLiveRequest(), timeout=TIMEOUT_S)
     worker.order("go backwards")
     assert [f.result(TIMEOUT_S).raw_output_contents[0] for f in futures] == [floats(0, 0, 0, 0), floats(1, 0, 0, 0)]
@@ -124,7 +126,9 @@ def test_a_killed_worker_fails_what_it_had_and_what_waited(side: FarSide, channe
     worker = side.serve(description(name, max_batch_size=1), buffers=2, batches_in_flight=1)
     await_ready(channel, name)
     worker.order("hold")
-    futures = [method(channel, "ModelInfer").future(infer_request(name, (at, 0, 0, 0)), timeout=TIMEOUT_S) for at in range(6)]
+    futures = [
+        method(channel, "ModelInfer").future(infer_request(name, (at, 0, 0, 0)), timeout=TIMEOUT_S) for at in range(6)
+    ]
     worker.batch()
     worker.process.kill()
     assert {future.exception(TIMEOUT_S).code() for future in futures} == {grpc.StatusCode.UNAVAILABLE}

@@ -15,7 +15,21 @@ from tests.server.far_side import FarSide, description
 
 FLOATS = (("INPUT0", "FP32", (4,)),)
 STRINGS = (("INPUT0", "BYTES", (2,)), ("INPUT1", "BOOL", (1,)))
-KINDS = ("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BF16")
+KINDS = (
+    "BOOL",
+    "UINT8",
+    "UINT16",
+    "UINT32",
+    "UINT64",
+    "INT8",
+    "INT16",
+    "INT32",
+    "INT64",
+    "FP16",
+    "FP32",
+    "FP64",
+    "BF16",
+)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +136,18 @@ def test_strings_and_booleans(client: triton.InferenceServerClient) -> None:
 
 def test_every_datatype_raw(channel: grpc.Channel) -> None:
     request = pb.ModelInferRequest(model_name="kinds")
-    sizes = {"BOOL": 1, "UINT8": 1, "INT8": 1, "UINT16": 2, "INT16": 2, "FP16": 2, "BF16": 2, "UINT64": 8, "INT64": 8, "FP64": 8}
+    sizes = {
+        "BOOL": 1,
+        "UINT8": 1,
+        "INT8": 1,
+        "UINT16": 2,
+        "INT16": 2,
+        "FP16": 2,
+        "BF16": 2,
+        "UINT64": 8,
+        "INT64": 8,
+        "FP64": 8,
+    }
     for at, kind in reversed(list(enumerate(KINDS))):  # in another order than the model's
         request.inputs.add(name=f"INPUT{at}", datatype=kind, shape=[1, 3])
         request.raw_input_contents.append(bytes([1] * 3 * sizes.get(kind, 4)))
@@ -161,7 +186,9 @@ def test_unknown_models_are_not_found(channel: grpc.Channel) -> None:
     )
     code, text = refused(channel, infer_request("echo", (1, 2, 3, 4), model_version="9"))
     assert (code, text) == (grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'echo' version 9 is not found")
-    assert refused(channel, infer_request("echo", (1, 2, 3, 4), model_version="x"))[0] == grpc.StatusCode.INVALID_ARGUMENT
+    assert (
+        refused(channel, infer_request("echo", (1, 2, 3, 4), model_version="x"))[0] == grpc.StatusCode.INVALID_ARGUMENT
+    )
 
 
 def test_a_model_that_is_known_and_not_ready_is_unavailable(channel: grpc.Channel) -> None:
@@ -260,11 +287,17 @@ def test_shared_memory_and_classification_are_refused_with_the_reason(channel: g
 
 def test_health_check_and_watch(served: FarSide, channel: grpc.Channel) -> None:
     health = health_pb2_grpc.HealthStub(channel)
-    assert health.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S).status == health_pb2.HealthCheckResponse.SERVING
+    assert (
+        health.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S).status
+        == health_pb2.HealthCheckResponse.SERVING
+    )
     with pytest.raises(grpc.RpcError) as caught:
         health.Check(health_pb2.HealthCheckRequest(service="other"), timeout=TIMEOUT_S)
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
-    assert set(health.List(health_pb2.HealthListRequest(), timeout=TIMEOUT_S).statuses) == {"", "inference.GRPCInferenceService"}
+    assert set(health.List(health_pb2.HealthListRequest(), timeout=TIMEOUT_S).statuses) == {
+        "",
+        "inference.GRPCInferenceService",
+    }
     watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)
     assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
     watch.cancel()

@@ -39,7 +39,10 @@ def test_older_tls_is_refused(side: FarSide, version: ssl.TLSVersion) -> None:
         warnings.simplefilter("ignore", DeprecationWarning)
         context.minimum_version = version
         context.maximum_version = version
-    with socket.create_connection(("localhost", side.port), TIMEOUT_S) as plain, pytest.raises((ssl.SSLError, ConnectionError)):
+    with (
+        socket.create_connection(("localhost", side.port), TIMEOUT_S) as plain,
+        pytest.raises((ssl.SSLError, ConnectionError)),
+    ):
         context.wrap_socket(plain, server_hostname="localhost")
 
 
@@ -95,7 +98,9 @@ def test_a_spiffe_id_beside_another_uri_is_refused(side: FarSide) -> None:
 
 
 def test_a_subject_does_not_count_beside_a_spiffe_id(side: FarSide) -> None:
-    assert live(side, side.pki.authority.issue("alice", uris=["spiffe://tests/x"]))[0] == grpc.StatusCode.PERMISSION_DENIED
+    assert (
+        live(side, side.pki.authority.issue("alice", uris=["spiffe://tests/x"]))[0] == grpc.StatusCode.PERMISSION_DENIED
+    )
 
 
 def test_a_server_certificate_is_no_client(side: FarSide) -> None:

@@ -157,7 +157,7 @@ class Log:
                 return
             self._closed = True
             try:
-                if self._pending and not self._journal.broken:
+                if self._pending:
                     self._publish()
             finally:
                 self._journal.close()

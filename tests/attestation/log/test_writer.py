@@ -185,10 +185,19 @@ def test_what_queues_behind_a_commit_is_committed_at_once(folder: Path, held: _H
 def test_a_signer_that_fails_leaves_nobody_waiting(folder: Path, held: _HeldSigner) -> None:
     with Log.open(folder, ORIGIN, held) as log, ThreadPoolExecutor(4) as pool:
         held.fail = True
+        futures = [pool.submit(log.append, record(0))]
+        assert held.entered.wait(10)
+        futures += [pool.submit(log.append, record(i)) for i in range(1, 4)]
+        while len(log._queue) < 3:
+            threading.Event().wait(0.001)
         held.go.set()
-        for future in [pool.submit(log.append, record(i)) for i in range(4)]:
-            with pytest.raises((RuntimeError, LogError), match=r"key is gone|nothing was logged"):
-                future.result(10)
+        errors = [future.exception(10) for future in futures]
+        assert sorted(str(error) for error in errors) == [
+            "nothing was logged: the commit was interrupted",
+            "nothing was logged: the commit was interrupted",
+            "the key is gone",
+            "the key is gone",
+        ]
         held.fail = False
         assert log.append(record(0)) == 0
 
@@ -302,6 +311,30 @@ def test_when_tiles_cannot_be_written_entries_stay_in_the_journal(
         log.publish()
         assert log.publish_error is None
     assert indexes(folder, signer) == list(range(300))
+
+
+def test_a_journal_whose_name_is_not_synced_takes_nothing(
+    folder: Path, signer: NoteSigner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new journal is renamed into place, and a crash might bring the old one back."""
+    log = fill(folder, signer, 3)
+    real, journals = storage_module.sync_folder, (folder / "journal").stat().st_ino
+
+    def fail(path: Path) -> None:
+        if (folder / "journal").stat().st_ino != journals:
+            raise LogError(f"cannot sync {path}: Input/output error")
+        real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage_module, "sync_folder", fail)
+        with pytest.raises(LogError, match="cannot sync"):
+            log.publish()
+    with pytest.raises(LogError, match="open the log anew"):
+        log.append(record(3))
+    log.close()
+    with Log.open(folder, ORIGIN, signer) as log:
+        assert log.append(record(3)) == 3
+    assert indexes(folder, signer) == [0, 1, 2, 3]
 
 
 def test_partial_tiles_go_when_the_full_one_is_there(folder: Path, signer: NoteSigner) -> None:

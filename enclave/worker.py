@@ -99,7 +99,7 @@ class Worker:
             raise ConfigurationError(f"worker: wanted the environment {dict(RUNTIME_ENVIRONMENT)}, got {wrong}")
         zeroing = status()
         # (2) The runtime.
-        runtimes.import_runtimes(prepare.profile, prepare.threads)
+        runtimes.import_runtimes(prepare.profile)
         # Made now: a locked worker can make no memory that is not bounded.
         memory = os.memfd_create("hermetic-model", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         _silence()

@@ -35,11 +35,11 @@ PROFILE_OF_FORMAT: Final = {
 """Which lock-down profile a format's runtime needs."""
 
 
-def import_runtimes(profile: str, threads: int) -> None:
+def import_runtimes(profile: str) -> None:
     """Import and warm up every runtime of `profile`, with one thread left afterwards."""
     for format_name, of_format in PROFILE_OF_FORMAT.items():
         if of_format == profile:
-            importlib.import_module(MODULE_OF_FORMAT[format_name]).warm_up(threads)
+            importlib.import_module(MODULE_OF_FORMAT[format_name]).warm_up()
 
 
 def load(model: ModelToLoad) -> Runtime:

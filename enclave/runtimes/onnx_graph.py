@@ -122,7 +122,7 @@ def inline(model: onnx.ModelProto, arrays: Mapping[str, np.ndarray[Any, np.dtype
     for tensor in model.graph.initializer:
         if tensor.name in arrays:
             del tensor.external_data[:]
-            tensor.data_location = TensorProto.DEFAULT
+            tensor.ClearField("data_location")
             tensor.raw_data = arrays[tensor.name].tobytes()
 
 

@@ -50,9 +50,8 @@ class _Entry(NamedTuple):
     name: str
 
 
-def warm_up(threads: int) -> None:
+def warm_up() -> None:
     """Nothing is imported later than this module."""
-    prepare_torch(threads)
 
 
 def load(model: ModelToLoad) -> TorchRuntime:
@@ -60,6 +59,7 @@ def load(model: ModelToLoad) -> TorchRuntime:
 
     `config.json` among the model's files parametrises the architecture. Raises `ModelFormatError`.
     """
+    prepare_torch(model.threads)
     tensors: dict[str, torch.Tensor] = {}
     for name, view in model.files.items():
         if name.endswith(".safetensors"):

@@ -13,7 +13,7 @@ from typing import Final
 import torch
 
 from hermetic.enclave.runtimes.interface import ModelToLoad
-from hermetic.enclave.runtimes.torch_module import TorchRuntime, as_file, prepare_torch
+from hermetic.enclave.runtimes.torch_module import TorchRuntime, as_file, first_line, prepare_torch
 from hermetic.enclave.zero_on_free import wipe_immutable_bytes_that_nobody_else_holds
 from hermetic.errors import ModelFormatError
 
@@ -44,7 +44,7 @@ def load(model: ModelToLoad) -> TorchRuntime:
     except ModelFormatError:
         raise
     except Exception as error:  # noqa: BLE001 - torch raises RuntimeError, ValueError and its own
-        raise ModelFormatError(f"torch.export: wanted a .pt2 archive, got {type(error).__name__} {error}") from None
+        raise ModelFormatError(f"torch.export: wanted a .pt2 archive, got {first_line(error)}") from None
     finally:
         wipe_immutable_bytes_that_nobody_else_holds(content)
     return TorchRuntime(module, model, holds_views=False)

@@ -12,7 +12,9 @@ from hermetic.enclave.messages import Tensor
 from hermetic.enclave.runtimes.interface import Input, ModelToLoad, Output
 from hermetic.errors import ModelFormatError
 
-__all__ = ["DTYPE_OF", "TorchRuntime", "as_file", "prepare_torch", "tensor_over"]
+__all__ = ["DTYPE_OF", "TorchRuntime", "as_file", "first_line", "prepare_torch", "tensor_over"]
+
+ERROR_TEXT_LIMIT: Final = 256  # characters of torch's own text
 
 DTYPE_OF: Final[Mapping[str, torch.dtype]] = {
     "BOOL": torch.bool,
@@ -57,7 +59,7 @@ class TorchRuntime:
 
 
 def prepare_torch(threads: int) -> None:
-    """Say how many threads torch may use; before the first operation."""
+    """Say how many threads torch may use. Starts them: not before the lock-down."""
     torch.set_num_threads(threads)
     if torch.get_num_interop_threads() != 1:
         torch.set_num_interop_threads(1)
@@ -75,6 +77,11 @@ def tensor_over(view: memoryview, dtype: torch.dtype, shape: Sequence[int]) -> t
 def as_file(model: ModelToLoad) -> bytes:
     """Return the model itself as bytes, which the caller wipes: torch reads archives from the heap only."""
     return bytes(next(iter(model.files.values())))
+
+
+def first_line(error: Exception) -> str:
+    """Return what kind of error torch raised, and the first line of its text."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:ERROR_TEXT_LIMIT]}"
 
 
 def _in_order(answer: object, outputs: Sequence[Output]) -> list[object]:

@@ -5,25 +5,25 @@ import io
 import torch
 
 from hermetic.enclave.runtimes.interface import ModelToLoad
-from hermetic.enclave.runtimes.torch_module import TorchRuntime, as_file, prepare_torch
+from hermetic.enclave.runtimes.torch_module import TorchRuntime, as_file, first_line, prepare_torch
 from hermetic.enclave.zero_on_free import wipe_immutable_bytes_that_nobody_else_holds
 from hermetic.errors import ModelFormatError
 
 __all__ = ["load", "warm_up"]
 
 
-def warm_up(threads: int) -> None:
-    """Import what loading and the first calls of a profiled graph need."""
-    prepare_torch(threads)
+def warm_up() -> None:
+    """Nothing is imported later than torch itself."""
 
 
 def load(model: ModelToLoad) -> TorchRuntime:
     """Return the program, frozen in evaluation mode; `ModelFormatError` where torch refuses it."""
+    prepare_torch(model.threads)
     content = as_file(model)
     try:
         module = torch.jit.load(io.BytesIO(content), map_location="cpu")  # type: ignore[no-untyped-call]
     except Exception as error:  # noqa: BLE001 - torch raises RuntimeError, ValueError and its own
-        raise ModelFormatError(f"torch.jit: wanted a TorchScript archive, got {type(error).__name__}") from None
+        raise ModelFormatError(f"torch.jit: wanted a TorchScript archive, got {first_line(error)}") from None
     finally:
         wipe_immutable_bytes_that_nobody_else_holds(content)
     module.eval()

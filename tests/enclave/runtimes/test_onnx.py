@@ -1,0 +1,126 @@
+"""ONNX models in a real locked worker: where weights come from, what does not fit the manifest."""
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from hermetic.enclave.answering import answer
+from hermetic.enclave.runtimes.interface import Input, ModelToLoad, Output
+from hermetic.errors import ModelFormatError
+from tests.enclave.sealed_models import linear, onnx_model, open_in, sealed, serving, settings, spec, started, tensor
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+from hermetic.enclave.runtimes import onnx
+
+ROWS = np.linspace(-1, 1, 2 * 96, dtype=np.float32).reshape(2, 96)
+INPUTS = (tensor("x", "FP32", ROWS),)
+SPECS = [spec("x", "FP32", 96)], [spec("y", "FP32", 96)]
+
+
+def test_weights_of_any_alignment_and_external_ones_give_the_same_answers() -> None:
+    """Three weights: two inside, at whatever address they come to lie, one in a file of its own."""
+    random = np.random.default_rng(1)
+    weights = {name: random.standard_normal((96, 96)).astype(np.float32) for name in ("a", "bb", "ccc")}
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["h"]),
+        helper.make_node("MatMul", ["h", "bb"], ["i"]),
+        helper.make_node("MatMul", ["i", "ccc"], ["y"]),
+    ]
+    shape = (TensorProto.FLOAT, ["rows", 96])
+    for padding in range(64):  # moves every weight in the file
+        model = onnx_model(nodes, {"x": shape}, {"y": shape}, weights, doc_string="." * padding)
+        outside = model.graph.initializer[2]
+        outside.ClearField("raw_data")
+        outside.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", "c.bin"), ("offset", "13"), ("length", str(96 * 96 * 4))):
+            outside.external_data.add(key=key, value=value)
+        files = {"model.onnx": model.SerializeToString(), "c.bin": bytes(13) + weights["ccc"].tobytes()}
+        wanted = ROWS @ weights["a"] @ weights["bb"] @ weights["ccc"]
+        np.testing.assert_allclose(_run_here(files), wanted, rtol=1e-3, atol=1e-3)
+
+
+def _run_here(files: Mapping[str, bytes]) -> np.ndarray[Any, Any]:
+    """What the runtime answers in this process, without a worker around it."""
+    model = ModelToLoad(
+        format="onnx",
+        architecture=None,
+        files={name: memoryview(bytearray(content)) for name, content in files.items()},
+        inputs=(SPECS[0][0],),
+        outputs=(SPECS[1][0],),
+        max_batch_size=2,
+        threads=1,
+    )
+    runtime = onnx.load(model)
+    assert runtime.holds_views
+    rows, answer_rows = ROWS.copy(), np.zeros_like(ROWS)
+    given = Input(SPECS[0][0], rows.shape, rows.data.cast("B"), rows.ctypes.data)
+    output = Output(SPECS[1][0], rows.shape, answer_rows.data.cast("B"), answer_rows.ctypes.data)
+    runtime.run([given], [output])
+    runtime.close()
+    return answer_rows
+
+
+def test_two_names_for_the_same_external_bytes() -> None:
+    weight = np.eye(96, dtype=np.float32) * 2
+    nodes = [helper.make_node("MatMul", ["x", "a"], ["h"]), helper.make_node("MatMul", ["h", "b"], ["y"])]
+    shape = (TensorProto.FLOAT, ["rows", 96])
+    model = onnx_model(nodes, {"x": shape}, {"y": shape}, {"a": weight, "b": weight})
+    for initializer in model.graph.initializer:
+        initializer.ClearField("raw_data")
+        initializer.data_location = TensorProto.EXTERNAL
+        initializer.external_data.add(key="location", value="w.bin")
+    files = {"model.onnx": model.SerializeToString(), "w.bin": weight.tobytes()}
+    with sealed(files, *SPECS, max_batch_size=2) as final, serving(final, draft=True) as worker:
+        (got,) = answer(worker, INPUTS)
+    np.testing.assert_array_equal(np.frombuffer(got.raw, np.float32).reshape(2, 96), 4 * ROWS)
+
+
+def test_an_output_that_the_graph_reads_again() -> None:
+    nodes = [helper.make_node("Add", ["x", "x"], ["y"]), helper.make_node("Add", ["y", "x"], ["z"])]
+    shape = (TensorProto.FLOAT, ["rows", 96])
+    model = onnx_model(nodes, {"x": shape}, {"y": shape, "z": shape})
+    outputs = [spec("z", "FP32", 96), spec("y", "FP32", 96)]  # the manifest's order is the one that counts
+    with ExitStack() as stack:
+        final = stack.enter_context(sealed({"m.onnx": model.SerializeToString()}, SPECS[0], outputs, max_batch_size=2))
+        z, y = answer(stack.enter_context(serving(final, draft=True)), INPUTS)
+    np.testing.assert_array_equal(np.frombuffer(y.raw, np.float32).reshape(2, 96), 2 * ROWS)
+    np.testing.assert_array_equal(np.frombuffer(z.raw, np.float32).reshape(2, 96), 3 * ROWS)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "batch", "reason"),
+    [
+        ([spec("other", "FP32", 96)], SPECS[1], 8, "inputs: wanted the manifest's"),
+        (SPECS[0], [spec("other", "FP32", 96)], 8, "outputs: wanted the manifest's"),
+        ([spec("x", "FP64", 96)], SPECS[1], 8, r"input 'x': wanted FP64\[-1, 96\], got tensor\(float\)"),
+        ([spec("x", "FP32", 95)], SPECS[1], 8, r"input 'x': wanted FP32\[-1, 95\]"),
+        (SPECS[0], SPECS[1], 0, r"input 'x': wanted FP32\[96\]"),
+    ],
+)
+def test_a_manifest_that_says_something_else_than_the_model(
+    inputs: list[object], outputs: list[object], batch: int, reason: str
+) -> None:
+    content = linear()[0].SerializeToString()
+    with ExitStack() as stack:
+        final = stack.enter_context(sealed({"m.onnx": content}, inputs, outputs, max_batch_size=batch))  # type: ignore[arg-type]
+        worker = stack.enter_context(started(settings(draft=True)))
+        with pytest.raises(ModelFormatError, match=reason):
+            open_in(worker, final)
+
+
+def test_a_graph_that_onnxruntime_refuses_is_named() -> None:
+    model = onnx_model(
+        [helper.make_node("Relu", ["nowhere"], ["y"])],
+        {"x": (TensorProto.FLOAT, ["rows", 96])},
+        {"y": (TensorProto.FLOAT, ["rows", 96])},
+    )
+    with ExitStack() as stack:
+        final = stack.enter_context(sealed({"m.onnx": model.SerializeToString()}, *SPECS, max_batch_size=2))
+        worker = stack.enter_context(started(settings(draft=True)))
+        with pytest.raises(ModelFormatError, match="onnxruntime: wanted a model that it can run"):
+            open_in(worker, final)

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from tritonclient.utils import InferenceServerException
+
 from hermetic.attestation.log import LogReader, NoteSigner
 from hermetic.bench.models import MAX_BATCH_SIZE, mlp
 from hermetic.bench.target import Target
@@ -44,12 +46,14 @@ def staged_server(model: str, threads: int) -> Iterator[tuple[Target, dict[str, 
 def _wait_until_callers_see_it(served: Served, model: str) -> None:
     """Return when the front ends say that the model is ready; the supervisor knows it a moment earlier."""
     client = served.client()
+    end = time.monotonic() + READY_TIMEOUT_S
     try:
-        end = time.monotonic() + READY_TIMEOUT_S
         while not client.is_model_ready(model):
             if time.monotonic() > end:
                 raise MeasurementError(f"model {model}: wanted it ready within {READY_TIMEOUT_S} s, got not ready")
             time.sleep(READY_POLL_S)
+    except InferenceServerException as error:
+        raise MeasurementError(f"model {model}: wanted it ready, got {error}") from None
     finally:
         client.close()
 

@@ -40,7 +40,8 @@ class Desk:
         self.model = small.write(small.matmul(), folder / "model.onnx")
         x = np.ones((2, 4), np.float32)
         self.golden = folder / "golden.npz"
-        np.savez(self.golden, **{"inputs/x": x, "outputs/y": (x @ small.WEIGHT + small.BIAS).astype(np.float32)})
+        y = (x @ small.WEIGHT + small.BIAS).astype(np.float32)
+        np.savez(self.golden, allow_pickle=False, **{"inputs/x": x, "outputs/y": y})
 
     def seal(self, *more: object, source: Path | None = None, json_too: bool = True) -> Result:
         arguments = ["seal", source or self.model, "--name", "m", "--version", "1", "--key", "kbs:///models/m/1"]
@@ -180,7 +181,7 @@ def test_an_unknown_setting_in_the_description(desk: Desk) -> None:
 
 def test_as_a_process_it_restarts_itself_with_zero_on_free(desk: Desk) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "HERMETIC_ZERO_ON_FREE"}
-    command = [sys.executable, "-m", "hermetic", "seal", desk.model, "--name", "m", "--version", "1"]
+    command: list[str | Path] = [sys.executable, "-m", "hermetic", "seal", desk.model, "--name", "m", "--version", "1"]
     command += ["--key", "kbs:///models/m/1", "-o", desk.sealed, "--publisher-key", desk.publisher_key]
     command += ["--key-out", desk.key_out, "--golden", desk.golden, "--max-batch-size", "4"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=True)

@@ -82,3 +82,30 @@ def test_nothing_is_opened_or_imported_and_the_key_is_gone(tmp_path: Path) -> No
         timeout=30,
     )
     assert done.stdout.strip() == repr(([], "weights!", False, 0, True, ("model.onnx", "w.bin")))
+
+
+PEAK = """
+import os, sys
+from hermetic.enclave import sealing
+from hermetic.enclave.publishers import TrustedPublishers
+
+def peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+fd = os.open(sys.argv[1], os.O_RDONLY)
+manifest = sealing.verify_manifest(sealing.read_header(fd), TrustedPublishers.loads(sys.argv[2]))
+before = peak()
+opened = sealing.open_payload(fd, manifest, bytearray.fromhex(sys.stdin.read()), 2)
+print((peak() - before) * 1024 / manifest.payload.plaintext_size)
+"""
+
+
+def test_opening_takes_the_memory_of_one_model(tmp_path: Path) -> None:
+    keys: list[bytes] = []
+    weights = MemoryFile("w.bin", bytes(range(256)) * (96 << 12))  # 96 MiB
+    files = [MemoryFile("model.onnx", b"g"), weights]
+    seal(tmp_path / "m", facts(), files, SIGNER, deliver=lambda s: keys.append(bytes(s.key)), threads=2)
+    command = [sys.executable, "-c", PEAK, str(tmp_path / "m"), TRUSTED]
+    done = subprocess.run(command, input=keys[0].hex(), check=True, capture_output=True, text=True, timeout=30)
+    assert float(done.stdout) < 1.15

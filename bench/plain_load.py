@@ -115,7 +115,7 @@ def _run(job: Mapping[str, Any]) -> dict[str, Any]:
     if job["way"] == READ:
         from hermetic.enclave.runtimes import import_runtimes
 
-        import_runtimes("onnx-cpu", job["threads"])
+        import_runtimes("onnx-cpu")
     row = np.array([job["row"]], np.float32)
     before = resident(os.getpid())
     begin = time.perf_counter()

@@ -16,7 +16,7 @@ from tritonclient.utils import InferenceServerException
 from hermetic.attestation.log import LogReader, NoteSigner
 from hermetic.bench.models import MAX_BATCH_SIZE, mlp
 from hermetic.bench.target import Target
-from hermetic.demo.stage import Installation, Sealable, Served, install, serve
+from hermetic.demo.stage import Installation, Sealable, Served, Serving, install
 from hermetic.errors import MeasurementError
 from hermetic.server.config import ServerConfig
 
@@ -38,7 +38,7 @@ def staged_server(model: str, threads: int) -> Iterator[tuple[Target, dict[str, 
         with install(Path(folder) / "installation") as installation:
             options = ("--max-batch-size", str(MAX_BATCH_SIZE))
             installation.seal(Sealable(plain, model, options=options, server_settings={"threads": threads}))
-            with serve(installation) as served:
+            with Serving(installation) as served:
                 _wait_until_callers_see_it(served, model)
                 yield served, protections(installation)
 

@@ -8,7 +8,8 @@ import fcntl
 import mmap
 import os
 import socket
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from typing import Final, Self
 
 from hermetic.enclave.messages import CONTROL_FRAME_LIMIT, DATA_FRAME_LIMIT
@@ -82,12 +83,15 @@ class Channel:
         Raises `BorderError` where the other end has closed, or sent more bytes or descriptors than a frame may have.
         """
         try:
-            frame, descriptors, flags, _ = socket.recv_fds(
-                self._socket, CONTROL_FRAME_LIMIT, DESCRIPTORS_LIMIT, socket.MSG_CMSG_CLOEXEC
+            # Not socket.recv_fds: it loses the flag, and the descriptors would be inherited.
+            frame, ancillary, flags, _ = self._socket.recvmsg(
+                CONTROL_FRAME_LIMIT, socket.CMSG_SPACE(4 * DESCRIPTORS_LIMIT), socket.MSG_CMSG_CLOEXEC
             )
+            descriptors = _descriptors_in(ancillary)
         except ConnectionResetError:
             frame, descriptors, flags = b"", [], 0
-        if not frame or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        too_many = len(descriptors) > DESCRIPTORS_LIMIT
+        if not frame or too_many or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             for descriptor in descriptors:
                 os.close(descriptor)
             raise BorderError(
@@ -109,6 +113,14 @@ class Channel:
         if not frame:
             raise BorderError("channel: wanted a data frame, got the end: the other side has closed")
         return frame
+
+
+def _descriptors_in(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
+    descriptors = array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            descriptors.frombytes(data[: len(data) // descriptors.itemsize * descriptors.itemsize])
+    return list(descriptors)
 
 
 def data_channel() -> tuple[int, int]:

@@ -12,7 +12,8 @@ setup: ## Make .venv and install what is missing (quick when nothing is)
 	@requirements/install
 
 demo: setup ## Seal, attest, release the keys, serve and answer, end to end
-	@$(PY) -m hermetic.demo
+	@rm -rf demo
+	@$(PY) -m hermetic demo --folder demo
 
 test: setup ## Run everything that needs no special hardware
 	$(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile

@@ -21,6 +21,7 @@ __all__ = ["COMMANDS", "build", "main"]
 
 COMMANDS: Final = (
     "init",
+    "demo",
     "doctor",
     "seal",
     "inspect",

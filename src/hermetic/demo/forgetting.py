@@ -13,6 +13,8 @@ from hermetic.enclave.memory_scan import scan
 from hermetic.errors import ConfigurationError
 
 CANARY_BYTES: Final = 48
+STRETCHES: Final = 16  # canaries of one model
+LOOKED_THROUGH: Final = 1 << 16  # bytes searched for one canary
 DISTINCT_BYTES: Final = 24  # in a canary, so that no other memory looks like it by chance
 
 
@@ -25,27 +27,34 @@ class Sighting:
     processes: int
 
 
-def canary_of(model_file: Path) -> bytes:
-    """Return a stretch of the model file that looks like weights: many different bytes, from its middle on.
+def canaries_of(model_file: Path) -> list[bytes]:
+    """Return stretches of the model file that look like weights, from all over it.
 
-    Raises `ConfigurationError` where there is none.
+    A runtime packs some weights into an order of its own, so one stretch alone might be found nowhere. Raises
+    `ConfigurationError` where there is none.
     """
     content = model_file.read_bytes()
-    middle = len(content) // 2
-    for at in range(middle - middle % 4, len(content) - CANARY_BYTES, 4):
-        stretch = content[at : at + CANARY_BYTES]
-        if len(set(stretch)) >= DISTINCT_BYTES:
-            return stretch
-    raise ConfigurationError(f"{model_file}: wanted {CANARY_BYTES} bytes that look like weights, got none")
+    found = []
+    for part in range(STRETCHES):
+        begin = len(content) * part // STRETCHES
+        for at in range(begin - begin % 4, min(begin + LOOKED_THROUGH, len(content) - CANARY_BYTES), 4):
+            stretch = content[at : at + CANARY_BYTES]
+            if len(set(stretch)) >= DISTINCT_BYTES:
+                found.append(stretch)
+                break
+    if not found:
+        raise ConfigurationError(f"{model_file}: wanted {CANARY_BYTES} bytes that look like weights, got none")
+    return found
 
 
-def look(pids: Sequence[int], canaries: Mapping[str, bytes]) -> Sighting:
-    """Scan the memory of the processes for each model's canary."""
+def look(pids: Sequence[int], canaries: Mapping[str, Sequence[bytes]]) -> Sighting:
+    """Scan the memory of the processes for each model's canaries."""
     counts = dict.fromkeys(canaries, 0)
+    named = {f"{model}/{index}": one for model, several in canaries.items() for index, one in enumerate(several)}
     scanned = 0
     for pid in pids:
-        result = scan(pid, canaries)
+        result = scan(pid, named)
         scanned += result.scanned_bytes
-        for name in canaries:
-            counts[name] += result.count(name)
+        for hit in result.hits:
+            counts[hit.canary.rpartition("/")[0]] += 1
     return Sighting(counts, scanned, len(pids))

@@ -45,7 +45,7 @@ class Command:
         `WorkerLostError`, with the process' last lines, where one matches `but_not`, or it ends, or time is over.
         """
 
-        def found() -> re.Match[str] | None | bool:
+        def found() -> re.Match[str] | bool | None:
             for line in self._lines:
                 if match := re.search(pattern, line):
                     return match

@@ -5,10 +5,13 @@ The demo, the benchmarks and the flow tests all stand on it. Everything runs as 
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import TracebackType
 from typing import Final, Literal
 
 import tritonclient.grpc
@@ -76,6 +79,7 @@ class Served:
     installation: Installation
     server: Command
     port: int
+    load_ms: Mapping[str, float]
 
     @property
     def address(self) -> str:
@@ -146,18 +150,47 @@ def install(folder: Path, *, tee: Literal["tpm", "sample"] | None = None) -> Ite
         yield Installation(folder, plan.tee, weaker, broker)
 
 
-@contextmanager
-def serve(installation: Installation, on_line: Say = lambda _: None) -> Iterator[Served]:
-    """Run the server with every model that was sealed; yields once all of them are ready. Drains at the end."""
-    for model in installation.models:
-        installation.add_to_server(model)
-    configuration = installation.folder / "server" / "server.toml"
-    with Command(["serve", "--config", str(configuration)], on_line) as server:
-        port = int(server.wait_for(r"^listening on .*:(\d+)$", START_TIMEOUT_S)[1])
-        for model in installation.models:
-            name = rf"^model {model.name} version {model.version}: "
-            server.wait_for(name + "READY", LOAD_TIMEOUT_S, but_not=name + "UNAVAILABLE (?!not loaded)")
-        yield Served(installation, server, port)
+class Serving:
+    """The server as a process, with every model that was sealed: a context that gives `Served` once all are ready.
+
+    `drain` is its SIGTERM and exit status; leaving the context drains too.
+    """
+
+    def __init__(self, installation: Installation, on_line: Say = lambda _: None) -> None:
+        """Nothing is started before the context is entered."""
+        self._installation = installation
+        self._on_line = on_line
+        self._began: dict[str, float] = {}
+        self._ready: dict[str, float] = {}
+
+    def __enter__(self) -> Served:
+        """Start, and wait for each model; `WorkerLostError` with the server's lines where one is refused."""
+        for model in self._installation.models:
+            self._installation.add_to_server(model)
+        configuration = self._installation.folder / "server" / "server.toml"
+        self._server = Command(["serve", "--config", str(configuration)], self._hear)
+        try:
+            port = int(self._server.wait_for(r"^listening on .*:(\d+)$", START_TIMEOUT_S)[1])
+            for model in self._installation.models:
+                name = rf"^model {model.name} version {model.version}: "
+                self._server.wait_for(name + "READY", LOAD_TIMEOUT_S, but_not=name + "UNAVAILABLE (?!not loaded)")
+        except BaseException:
+            self._server.__exit__(None, None, None)
+            raise
+        times = {name: 1000 * (ready - self._began[name]) for name, ready in self._ready.items()}
+        return Served(self._installation, self._server, port, times)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Drain."""
+        self._server.__exit__(kind, error, trace)
+
+    def _hear(self, line: str) -> None:
+        if match := re.match(r"^model (\S+) version \d+: (LOADING|READY)$", line):
+            times = self._began if match[2] == "LOADING" else self._ready
+            times.setdefault(match[1], time.monotonic())
+        self._on_line(line)
 
 
 def descendants(pid: int) -> list[int]:

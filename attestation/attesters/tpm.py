@@ -8,6 +8,7 @@ serialised by one lock, so evidence is never of two moments. Not here: TPM comma
 import base64
 import threading
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Final, Self
 
@@ -146,6 +147,11 @@ class TpmAttester:
             "quote": _b64(quote.message),
             "signature": _b64(quote.signature),
         }
+
+    def certificate_ends(self) -> datetime | None:
+        """When the AK's certificate ends, so that the TPM is enrolled again before; None while there is none."""
+        with self._lock:
+            return None if not self._chain else certificates.parse(self._chain[0]).not_valid_after_utc
 
     def accept_certificate(self, chain_pem: bytes) -> None:
         """Send `chain_pem` (leaf first) beside every quote from now on; raises `InvalidRequestError` if not for us."""

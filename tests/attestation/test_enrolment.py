@@ -57,7 +57,9 @@ def test_a_genuine_tpm_gets_a_short_certificate_of_its_boot(
     assert (boot.reset_count, boot.restart_count) == attester._device.boot()
     assert boot.ak_name == Public.parse(attester._device.ak_public).name()
     assert boot.software
+    assert attester.certificate_ends() is None
     attester.accept_certificate(str(issued["certificate"]).encode())
+    assert attester.certificate_ends() == leaf.not_valid_after_utc
 
 
 def test_a_certificate_ends_with_its_ca(now: datetime) -> None:

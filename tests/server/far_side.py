@@ -40,17 +40,6 @@ from hermetic.server.messages import (
 from tests.server.certificates import Authority, Pair, subject
 
 TIMEOUT_S = 20
-WAIVED = ("bounded threads", "bounded memory", "no files", "no exec", "no reach into other processes", "no connections")
-PROGRAM = (
-    "-c",
-    # Where even root may not raise the hard limit on descriptors, a front end must get along with what there is; and
-    # fstat is newfstatat, which the filter refuses.
-    "import os, resource, sys, types; from hermetic.enclave.isolation import lockdown; "
-    "from hermetic.server import frontend; "
-    "lockdown.FRONT_END_FILES_LIMIT = min(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1]); "
-    "os.fstat = lambda fd: types.SimpleNamespace(st_size=os.lseek(fd, 0, os.SEEK_END)); "
-    "frontend.end(sys.argv[1:])",
-)
 OLD_LISTENER = "-event_engine_listener"
 
 
@@ -161,7 +150,7 @@ class FarSide:
         if old_listener:
             variables["GRPC_EXPERIMENTS"] = OLD_LISTENER
         self.process = subprocess.Popen(
-            [*interpreter(), *PROGRAM, str(theirs.fileno())],
+            [*interpreter(), "-m", "hermetic.server.frontend", str(theirs.fileno())],
             env=variables,
             pass_fds=(theirs.fileno(),),
         )

@@ -132,7 +132,7 @@ def test_nothing_is_served_unrecorded(start: object) -> None:
 def test_inputs_and_outputs_are_gone_from_memory_when_they_are_answered(start: object) -> None:
     canary = b"CANARY-0123456789-IN-A-REQUEST-" * 8
     side: FarSide = start()  # type: ignore[operator]
-    worker = side.serve(description("words", inputs=(("INPUT0", "BYTES", (1,)),)))
+    worker = side.serve(description("words", inputs=(("INPUT0", "BYTES", (1,)),)), batches_in_flight=1)
 
     def request() -> pb.ModelInferRequest:
         message = pb.ModelInferRequest(model_name="words")
@@ -143,17 +143,19 @@ def test_inputs_and_outputs_are_gone_from_memory_when_they_are_answered(start: o
     with side.channel_as(side.pki.infer) as channel:
         await_ready(channel, "words")
         worker.order("hold")
-        futures = [method(channel, "ModelInfer").future(request(), timeout=TIMEOUT_S) for _ in range(4)]
+        call, live = method(channel, "ModelInfer"), method(channel, "ServerLive")
+        futures = [call.future(request(), timeout=TIMEOUT_S)]
         worker.batch()
-        method(channel, "ServerLive")(pb.ServerLiveRequest(), timeout=TIMEOUT_S)
+        futures += [call.future(request(), timeout=TIMEOUT_S) for _ in range(3)]
+        live(pb.ServerLiveRequest(), timeout=TIMEOUT_S)
         assert scan(side.process.pid, {"request": canary}).count("request") > 0  # the scanner sees it while it is there
-        futures[3].cancel()
+        futures.pop().cancel()  # its rows leave a batch that is being formed
+        live(pb.ServerLiveRequest(), timeout=TIMEOUT_S)
         worker.order("go")
-        for future in futures[:3]:
+        for future in futures:
             assert canary in future.result(TIMEOUT_S).raw_output_contents[0]
         for _ in range(3):  # and what gRPC itself still held is overwritten by what comes next
             method(channel, "ServerLive")(pb.ServerLiveRequest(), timeout=TIMEOUT_S)
-    worker.kill()
     found = scan(side.process.pid, {"request": canary})
     assert found.count("request") == 0, found.hits
 

@@ -4,17 +4,18 @@ What is found while a model is loaded is the positive control: a scanner that fi
 afterwards. Needs the right to read the processes (root).
 """
 
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import onnx
 
 from hermetic.enclave.memory_scan import scan
 from hermetic.errors import ConfigurationError
 
 CANARY_BYTES: Final = 48
-STRETCHES: Final = 16  # canaries of one model
-LOOKED_THROUGH: Final = 1 << 16  # bytes searched for one canary
 DISTINCT_BYTES: Final = 24  # in a canary, so that no other memory looks like it by chance
 
 
@@ -28,23 +29,36 @@ class Sighting:
 
 
 def canaries_of(model_file: Path) -> list[bytes]:
-    """Return stretches of the model file that look like weights, from all over it.
+    """Return one stretch of each weight in an ONNX file or a .pt2 archive that does not look like anything else.
 
-    A runtime packs some weights into an order of its own, so one stretch alone might be found nowhere. Raises
-    `ConfigurationError` where there is none.
+    One weight alone would not do: a runtime packs some of them into an order of its own. Raises `ConfigurationError`
+    where there is none.
     """
-    content = model_file.read_bytes()
-    found = []
-    for part in range(STRETCHES):
-        begin = len(content) * part // STRETCHES
-        for at in range(begin - begin % 4, min(begin + LOOKED_THROUGH, len(content) - CANARY_BYTES), 4):
-            stretch = content[at : at + CANARY_BYTES]
-            if len(set(stretch)) >= DISTINCT_BYTES:
-                found.append(stretch)
-                break
+    stretches = (_stretch(weight) for weight in _weights(model_file))
+    found = [stretch for stretch in stretches if stretch is not None]
     if not found:
         raise ConfigurationError(f"{model_file}: wanted {CANARY_BYTES} bytes that look like weights, got none")
     return found
+
+
+def _weights(model_file: Path) -> Iterator[bytes]:
+    if model_file.suffix == ".onnx":
+        for tensor in onnx.load(model_file).graph.initializer:
+            yield tensor.raw_data
+        return
+    with zipfile.ZipFile(model_file) as archive:
+        for entry in archive.namelist():
+            if "/data/weights/" in entry:
+                yield archive.read(entry)
+
+
+def _stretch(weight: bytes) -> bytes | None:
+    """Return the first stretch with enough different bytes."""
+    for at in range(0, len(weight) - CANARY_BYTES + 1, 4):
+        stretch = weight[at : at + CANARY_BYTES]
+        if len(set(stretch)) >= DISTINCT_BYTES:
+            return stretch
+    return None
 
 
 def look(pids: Sequence[int], canaries: Mapping[str, Sequence[bytes]]) -> Sighting:

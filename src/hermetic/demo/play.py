@@ -52,7 +52,7 @@ class ModelReport:
     name: str
     format: str
     verdict: str = "not asked"
-    lease: str = "none: held until unload"
+    lease: str = "until unload"
     load_ms: float = 0.0
     answers: int = 0
     p50_ms: float = 0.0
@@ -171,7 +171,7 @@ def _read_verdicts(installation: Path, report: Report) -> None:
         if record["kind"] == "broker.release":
             for entry in report.models:
                 if f"models/{entry.name}/" in json.dumps(record["fields"]):
-                    entry.verdict = f"genuine {report.tee}, key {record['fields']['outcome']}"
+                    entry.verdict = f"{report.tee}: {record['fields']['outcome']}"
 
 
 def _hidden(path: Path, repository: Path) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
@@ -16,7 +17,7 @@ from rich.text import Text
 from hermetic.bench.quick import ECHO, LOOP, Series, ratios
 
 SHARED_MACHINE: Final = "client and server share the cores of this machine"
-LOOP_NOTE: Final = "onnxruntime loop: batches of <concurrency> rows, no network; throughput in rows"
+LOOP_NOTE: Final = "onnxruntime loop: batches of as many rows as callers, no network; throughput in rows"
 DIGITS: Final = 4  # significant enough for a measurement that repeats within some percent
 
 
@@ -60,41 +61,58 @@ def write_json(document: Mapping[str, Any], path: Path) -> None:
 
 
 def quick_table(document: Mapping[str, Any]) -> Group:
-    """Return the table of a `quick_document`, with what must be known to read it beneath."""
+    """Return the table of a `quick_document`, by callers, with what must be known to read it beneath."""
     context = document["context"]
-    table = Table(title="bench quick", title_justify="left", header_style="bold")
+    models = ", ".join(sorted({result["model"] for result in document["results"]}))
+    # Narrow: nine columns in eighty characters.
+    table = Table(
+        title=f"bench quick: {escape(models)}",
+        title_justify="left",
+        header_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     for column, justify in _COLUMNS:
-        table.add_column(column, justify=justify)
-    against = context["ratios"][f"throughput / {ECHO}"]
-    for result, rounds in zip(document["results"], context["rounds"], strict=True):
-        ratio = against.get(str(result["concurrency"])) if result["server"] == context["server"] else None
-        table.add_row(
-            escape(result["model"]),
-            str(result["concurrency"]),
-            escape(result["server"]),
-            f"{result['throughput']:,.0f}",
-            f"{result['p50_ms']:.2f}",
-            f"{result['p99_ms']:.2f}",
-            "" if ratio is None else f"{ratio:.2f}x",
-            _number(rounds["server_cpu_us_per_call"]),
-            _number(rounds["client_cpu_us_per_call"]),
-            str(rounds["errors"]),
-        )
+        table.add_column(column, justify=justify, no_wrap=True)
+    pairs = zip(document["results"], context["rounds"], strict=True)
+    callers = 0
+    for result, rounds in sorted(pairs, key=lambda pair: pair[0]["concurrency"]):
+        if callers not in {0, result["concurrency"]}:
+            table.add_section()
+        callers = result["concurrency"]
+        table.add_row(*_cells(result, rounds, context))
     return Group(table, Text("\n".join(quick_notes(context))))
 
 
 _COLUMNS: Final[tuple[tuple[str, Literal["left", "right"]], ...]] = (
-    ("model", "left"),
-    ("concurrency", "right"),
+    ("callers", "right"),
     ("server", "left"),
     ("infer/s", "right"),
+    ("/ echo", "right"),
     ("p50 ms", "right"),
     ("p99 ms", "right"),
-    ("of echo", "right"),
-    ("server us/call", "right"),
-    ("client us/call", "right"),
+    ("srv us", "right"),
+    ("cli us", "right"),
     ("errors", "right"),
 )
+
+
+def _cells(result: Mapping[str, Any], rounds: Mapping[str, Any], context: Mapping[str, Any]) -> list[str]:
+    """Return one row; the two columns of microseconds are CPU time per call."""
+    ours = result["server"] == context["server"]
+    ratio = context["ratios"][f"throughput / {ECHO}"].get(str(result["concurrency"])) if ours else None
+    return [
+        str(result["concurrency"]),
+        f"[bold]{escape(result['server'])}[/]" if ours else escape(result["server"]),
+        f"{result['throughput']:,.0f}",
+        "" if ratio is None else f"{ratio:.2f}x",
+        f"{result['p50_ms']:.2f}",
+        f"{result['p99_ms']:.2f}",
+        _number(rounds["server_cpu_us_per_call"]),
+        _number(rounds["client_cpu_us_per_call"]),
+        str(rounds["errors"]),
+    ]
 
 
 def quick_notes(context: Mapping[str, Any]) -> list[str]:
@@ -102,7 +120,7 @@ def quick_notes(context: Mapping[str, Any]) -> list[str]:
     return [
         f"load client: {context['load_client']}; {SHARED_MACHINE}",
         machine_note(context),
-        f"medians of {context['settings']['rounds']} rounds taken in turns; every answer checked",
+        f"medians of {context['settings']['rounds']} rounds, in turns; every answer checked; us: CPU per call",
         LOOP_NOTE,
         *protection_notes(context["protections"]),
     ]

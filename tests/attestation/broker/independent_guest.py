@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 from jwcrypto import jwe, jwk
 
-KEY_KINDS = {
+KEY_KINDS: dict[str, tuple[dict[str, Any], str]] = {
     "P-256": ({"kty": "EC", "crv": "P-256"}, "ECDH-ES+A256KW"),
     "P-521": ({"kty": "EC", "crv": "P-521"}, "ECDH-ES+A256KW"),
     "RSA": ({"kty": "RSA", "size": 2048}, "RSA-OAEP-256"),

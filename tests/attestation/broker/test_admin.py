@@ -69,11 +69,12 @@ def test_an_audience_is_checked_where_one_is_configured(broker: InThread) -> Non
 @pytest.mark.filterwarnings("ignore:EdDSA is deprecated")
 def test_times_are_checked(broker: InThread) -> None:
     now = int(broker.world.clock.now.timestamp())
-    for change, said in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"exp": now + 301}, "life of at most 300 s"),
         ({"iat": now + 31, "exp": now + 60}, "from the future"),
         ({"iat": now - 200, "exp": now - 30}, "expired"),
-    ):
+    )
+    for change, said in cases:
         assert said in refused(ask(broker, token(broker.world, **change)), "AdminAuthAccess")
     assert ask(broker, token(broker.world, iat=now - 200, exp=now - 29)).status_code == 200
 

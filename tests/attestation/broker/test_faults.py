@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -62,8 +63,8 @@ def test_no_record_no_act(world: World, disk: FailingLog, kind: str) -> None:
     with world.start() as broker:
         disk.kind = kind
         with broker.operator() as operator:
-            acts = {"broker.floor": lambda: operator.retire("f", 3)}
-            act = acts.get(kind, lambda: operator.upload_plain_secret("kbs:///plain/secret/x", b"secret"))
+            upload = partial(operator.upload_plain_secret, "kbs:///plain/secret/x", b"secret")
+            act = partial(operator.retire, "f", 3) if kind == "broker.floor" else upload
             with pytest.raises(BrokerUnreachableError, match="500 InternalError"):
                 act()
         disk.kind = ""

@@ -381,3 +381,21 @@ root_hashes = "any"
 secure_boot = "any"
 log_base = "zeros"
 """
+
+
+def test_a_guest_without_a_certificate_gets_in_only_where_configured(world: World) -> None:
+    world.write_config(client_certificates="optional")
+    world.write_policy("plain", required="false", clients='"any"', any_machine="true")
+    with world.start() as own, own.http(None) as http, own.http("host") as named:
+        with own.operator() as operator:
+            operator.upload_plain_secret("kbs:///plain/secret/anyone", b"for anyone")
+        own.upload("models/key/someone", os.urandom(32), "someone", 1, b"\1" * 32)
+        guest = IndependentGuest(http)
+        guest.handshake(hermetic_claims(b"\1" * 32))
+        assert guest.open(guest.resource("plain/secret/anyone")) == b"for anyone"
+        assert "client_certificate" in refused(guest.resource("models/key/someone"), "PolicyDeny")
+        other = IndependentGuest(named)
+        other.cookie = guest.cookie
+        assert "unknown" in refused(other.resource("plain/secret/anyone"), "TokenNotFound")
+    with httpx.Client(base_url=own.admin_url, verify=world.context(None)) as http, pytest.raises(httpx.TransportError):
+        http.get("/healthz")

@@ -397,5 +397,6 @@ def test_a_guest_without_a_certificate_gets_in_only_where_configured(world: Worl
         other = IndependentGuest(named)
         other.cookie = guest.cookie
         assert "unknown" in refused(other.resource("plain/secret/anyone"), "TokenNotFound")
-    with httpx.Client(base_url=own.admin_url, verify=world.context(None)) as http, pytest.raises(httpx.TransportError):
-        http.get("/healthz")
+        stranger = httpx.Client(base_url=own.admin_url, verify=world.context(None))
+        with stranger, pytest.raises(httpx.TransportError):
+            stranger.get("/healthz")

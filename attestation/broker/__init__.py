@@ -2,11 +2,14 @@
 
 The way of a request (docs/spec/key-broker.md):
 
-    listener.py  ->  app.py, admin_app.py  ->  broker.py, admin.py
-    sessions.py  protocol.py                   what a guest sends, and the table of its nonces
-    verification.py  token.py                  genuine? then an EAR token
+    config.py  build.py                        a configuration, and the broker out of it
+    listener.py  tls.py  http.py  app.py  admin_app.py    sockets, peer certificates, paths
+    protocol.py  sessions.py  rates.py         what a guest sends, its nonce, how often
+    broker.py  verification.py  token.py       genuine? then an EAR token
     release.py  floors.py                      acceptable? decided at GET resource
-    key_store.py  file_key_store.py  kek.py    where keys lie, wrapped
+    serving.py  serving_ca.py  ak.py           certificates for serving keys and attestation keys
+    admin.py  admin_tokens.py                  what operators may do
+    key_store.py  file_key_store.py  key_file.py  kek.py    where keys lie, wrapped
     jwe.py  key_buffer.py                      the only moments of a key in the clear
     journal.py                                 each decision, durable before the act
 

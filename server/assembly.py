@@ -8,11 +8,15 @@ import hashlib
 import ssl
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from cryptography import x509
+
 from hermetic.attestation.attesters import Attester
 from hermetic.attestation.attesters.tpm import TpmAttester, TpmSettings
+from hermetic.attestation.demo_mark import refuse_demo
 from hermetic.attestation.evidence import JsonValue, canonical
 from hermetic.attestation.exchange import BrokerClient
 from hermetic.attestation.log import Log, NoteSigner
@@ -21,6 +25,7 @@ from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.errors import ConfigurationError
 from hermetic.server.attesting import Attesting
 from hermetic.server.config import FrontEndSettings, ServerConfig
+from hermetic.server.enrolled_tpm import EnrolledTpm
 from hermetic.server.loading import Loader, read_manifest
 from hermetic.server.repository import Repository, Slot
 from hermetic.server.serving_key import ServingKey, make_serving_key
@@ -35,6 +40,7 @@ def assemble(config: ServerConfig, resources: ExitStack, on_change: Callable[[Re
     Raises `ConfigurationError`, `LogError`, `TpmError`, `BrokerRefusedError`, `BrokerUnreachableError` or
     `SealedModelError`: whatever cannot be put together stops the start.
     """
+    _refuse_demo_material(config)
     log = resources.enter_context(_open_log(config))
     publishers = TrustedPublishers.loads(read(config.publishers))
     broker = resources.enter_context(_broker(config))
@@ -56,6 +62,19 @@ def read(path: Path) -> str:
         raise ConfigurationError(f"{path}: {error}") from None
 
 
+def _refuse_demo_material(config: ServerConfig) -> None:
+    """Outside the demo profile nothing of a demo is believed: its keys are no secrets."""
+    if config.profile == "demo":
+        return
+    for path in (*config.tls.authorities.values(), config.broker.authority, config.broker.certificate):
+        try:
+            certificates = x509.load_pem_x509_certificates(read(path).encode())
+        except ValueError as error:
+            raise ConfigurationError(f"{path}: wanted certificates in PEM, got {error}") from None
+        for certificate in certificates:
+            refuse_demo(certificate, str(path))
+
+
 def _open_log(config: ServerConfig) -> Log:
     return Log.open(config.log.folder, config.log.origin, NoteSigner.parse(read(config.log.key).strip()))
 
@@ -73,17 +92,14 @@ def _broker(config: ServerConfig) -> BrokerClient:
 
 
 def _attester(config: ServerConfig, resources: ExitStack, broker: BrokerClient) -> Attester:
-    """Return this host's attester; a TPM's attestation key is enrolled with the broker first."""
+    """Return this host's attester; a TPM's attestation key is enrolled with the broker."""
     settings = config.attestation
     if settings.tee == "sample":
         return _sample_attester()
     boot_log = None if settings.boot_log == "none" else Path(settings.boot_log)
     settings.state_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    attester = resources.enter_context(
-        TpmAttester(TpmSettings(settings.tcti, settings.pcr, settings.state_folder / EVENT_LOG, boot_log))
-    )
-    attester.accept_certificate(broker.enrol_ak(attester.enrolment_request(), attester.enrolment_answer))
-    return attester
+    tpm = TpmAttester(TpmSettings(settings.tcti, settings.pcr, settings.state_folder / EVENT_LOG, boot_log))
+    return EnrolledTpm(resources.enter_context(tpm), broker, lambda: datetime.now(UTC))
 
 
 def _sample_attester() -> Attester:

@@ -4,20 +4,21 @@ The supervisor sees the manifest, ciphertext and a JWE that it cannot open. Step
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from hermetic.enclave.manifest import Manifest
 from hermetic.enclave.messages import Opened
 from hermetic.enclave.publishers import TrustedPublishers
-from hermetic.enclave.sealing import read_header, verify_manifest
+from hermetic.enclave.sealed.header import read_header, verify_manifest
 from hermetic.enclave.supervisor import Worker, WorkerSettings
 from hermetic.errors import ConfigurationError
 from hermetic.server.attesting import Attesting, Release
 from hermetic.server.config import Isolation, Model
 
-PROFILE_OF_FORMAT: Final = {
+PROFILE_OF_FORMAT: Final[Mapping[str, Literal["onnx-cpu", "torch-cpu"]]] = {
     "onnx": "onnx-cpu",
     "torchscript": "torch-cpu",
     "torch-export": "torch-cpu",

@@ -61,5 +61,5 @@ def _title(report: "Report") -> str:
     scanned = sum(sighting.scanned_bytes for sighting in report.scanned) >> 20
     return (
         f"Three models sealed, attested, served and forgotten in {report.seconds['all']} s; weights looked for in "
-        f"{scanned} MiB of memory, loaded and unloaded. The code of this host is NOT measured: the demo's policy allows it."
+        f"{scanned} MiB of memory, loaded and unloaded. The host's code is NOT measured: the demo allows that."
     )

@@ -27,6 +27,9 @@ MAX_BATCH_SIZE: Final = 64
 class Classifier(torch.nn.Module):
     """30 features -> probabilities of [malignant, benign]; standardises its input with the training rows' moments."""
 
+    mean: torch.Tensor
+    deviation: torch.Tensor
+
     def __init__(self, mean: torch.Tensor, deviation: torch.Tensor) -> None:
         """`mean` and `deviation`: 30 numbers each."""
         super().__init__()
@@ -69,7 +72,7 @@ def train() -> Trained:
     for _ in range(EPOCHS):
         optimiser.zero_grad()
         loss = torch.nn.functional.nll_loss(torch.log(network(seen) + 1e-9), y[:TRAINING_ROWS])
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     network.eval()
     held_out = x[TRAINING_ROWS:]

@@ -42,6 +42,17 @@ def infer(channel: grpc.Channel, request: pb.ModelInferRequest, timeout: float =
     return response
 
 
+def until_refused(channel: grpc.Channel, request: pb.ModelInferRequest) -> grpc.RpcError:
+    """Send `request` again and again; return the first refusal."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        try:
+            infer(channel, request)
+        except grpc.RpcError as error:
+            return error
+    raise TimeoutError(request.model_name)
+
+
 def await_ready(channel: grpc.Channel, model: str) -> None:
     """Return when `model` is ready."""
     deadline = time.monotonic() + TIMEOUT_S

@@ -2,8 +2,10 @@
 
 Run as `python standin_worker.py DATA MEMORY ORDERS SETTINGS`: three descriptors and a JSON object with the model's
 description and layout. Its outputs are its inputs, region by region (with `"function": "double"`: FP32 times two).
+
 Orders come as datagrams: "hold" keeps batches, "go" answers what is kept, any name of `TRICKS` is played on the next
-batch, "exit" ends it. An order that was taken is reported as `{"obeyed": order}`. For each batch that arrives it reports `{"rows": ..., "inputs": [hex, ...]}`.
+batch, "exit" ends it. An order that was taken is reported as `{"obeyed": order}`, each batch that arrives as
+`{"rows": ..., "inputs": [hex, ...]}`.
 """
 
 import json
@@ -15,6 +17,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Callable
+from typing import Any
 
 from hermetic.enclave.buffers import BufferLayout, layout
 from hermetic.enclave.messages import (
@@ -29,9 +32,11 @@ from hermetic.enclave.messages import (
     encode_not_done,
 )
 
+Trick = Callable[[Any, Batch, list[Tensor]], Any]
+
 
 class StandIn:
-    def __init__(self, data: int, memory: int, orders: int, settings: dict) -> None:
+    def __init__(self, data: int, memory: int, orders: int, settings: dict[str, Any]) -> None:
         self.data = socket.socket(fileno=data)
         self.orders = socket.socket(fileno=orders)
         description = ModelDescription.model_validate(settings["description"])
@@ -60,7 +65,7 @@ class StandIn:
                         return
                     self.take(decode_batch(frame))
 
-    def obey(self, order: str) -> bool:
+    def obey(self, order: str) -> bool:  # noqa: C901 - one branch per order
         if order in ("", "exit"):
             return False
         if order == "hold":
@@ -121,13 +126,13 @@ class StandIn:
             self.data.send(one)
 
 
-def _claim(shape: Callable[[tuple[int, ...]], tuple[int, ...]], nbytes: Callable[[int], int]) -> Callable:
+def _claim(shape: Callable[[tuple[int, ...]], tuple[int, ...]], nbytes: Callable[[int], int]) -> Trick:
     return lambda _worker, batch, outputs: encode_done(
         batch.buffer, batch.sequence, [Tensor(nbytes(t.nbytes), shape(t.shape)) for t in outputs], 1, 1, 1
     )
 
 
-def _same(value: object) -> object:
+def _same(value: Any) -> Any:
     return value
 
 
@@ -136,7 +141,7 @@ def _bad_strings(worker: StandIn, batch: Batch, outputs: list[Tensor]) -> bytes:
     return encode_done(batch.buffer, batch.sequence, outputs, 1, 1, 1)
 
 
-TRICKS: dict[str, Callable] = {
+TRICKS: dict[str, Trick] = {
     "wrong-sequence": lambda _w, b, o: encode_done(b.buffer, b.sequence + 1, o, 1, 1, 1),
     "wrong-buffer": lambda _w, b, o: encode_done(b.buffer + 1, b.sequence, o, 1, 1, 1),
     "buffer-out-of-range": lambda _w, b, o: encode_done(4_000_000_000, b.sequence, o, 1, 1, 1),

@@ -49,7 +49,7 @@ def test_requests_gather_while_the_worker_is_busy(side: FarSide) -> None:
         assert answer(first) == floats(0, 0, 0, 0)
         for at, future in enumerate(rest):
             assert answer(future) == floats(at, 1, 2, 3) * (1 + at % 3)
-        rows = []
+        rows: list[int] = []
         while sum(rows) < 15:
             rows.append(worker.batch()["rows"])
         assert max(rows) > 3
@@ -84,7 +84,7 @@ def test_tenants_share_a_batch_only_of_a_shared_model(side: FarSide, shared: boo
         answer(first)
         for at, future in enumerate(futures):
             assert answer(future) == floats(1 + at % 2, at // 2, 0, 0)
-        seen = []
+        seen: list[tuple[int, set[bytes]]] = []
         while sum(rows for rows, _ in seen) < len(futures):
             report = worker.batch()
             content = bytes.fromhex(report["inputs"][0])

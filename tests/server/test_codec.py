@@ -1,6 +1,7 @@
-"""Scanner, contents and reply template against protobuf itself: on every message, the same meaning or the same refusal."""
+"""Scanner, contents and reply template against protobuf: on every message, the same meaning or the same refusal."""
 
 import struct
+from typing import Any
 
 import pytest
 from google.protobuf.message import DecodeError
@@ -191,7 +192,7 @@ def test_any_bytes_as_strings(raw: bytes, count: int) -> None:
         ("BYTES", "bytes_contents", [b"ab", b""], b"\2\0\0\0ab\0\0\0\0"),
     ],
 )
-def test_typed_contents_of_every_datatype(datatype: str, field: str, values: list, raw: bytes) -> None:
+def test_typed_contents_of_every_datatype(datatype: str, field: str, values: list[Any], raw: bytes) -> None:
     contents = pb.InferTensorContents(**{field: values})
     assert raw_from_typed("x", datatype, len(values), contents) == raw
     assert check_raw("x", datatype, len(values), raw) == raw
@@ -203,8 +204,9 @@ def test_typed_contents_of_every_datatype(datatype: str, field: str, values: lis
     ("datatype", "field", "value"), [("INT8", "int_contents", 128), ("UINT16", "uint_contents", 65536)]
 )
 def test_typed_values_that_do_not_fit(datatype: str, field: str, value: int) -> None:
+    contents: Any = {field: [value]}
     with pytest.raises(InvalidRequestError, match="expected values of"):
-        raw_from_typed("x", datatype, 1, pb.InferTensorContents(**{field: [value]}))
+        raw_from_typed("x", datatype, 1, pb.InferTensorContents(**contents))
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "BF16"])

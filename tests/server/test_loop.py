@@ -1,14 +1,20 @@
 """What killed or hung earlier servers: half-open calls, cancels before the message, resets, oversize, garbage."""
 
+import contextlib
 import os
 import socket
 import ssl
+import threading
+from collections.abc import Iterator
 
 import grpc
 import pytest
 
+from hermetic.errors import ConfigurationError
 from hermetic.server.config import Limits
+from hermetic.server.loop import Loop
 from hermetic.server.status import Code
+from hermetic.server.transport import Call
 from tests.server.calls import await_ready, floats, infer, infer_request
 from tests.server.far_side import FarSide, description
 from tests.server.raw_http2 import RawConnection
@@ -23,13 +29,13 @@ def served(side: FarSide) -> FarSide:
 
 
 @pytest.fixture
-def raw(served: FarSide) -> RawConnection:
+def raw(served: FarSide) -> Iterator[RawConnection]:
     with RawConnection(served.port, served.pki.server_authority.pem, served.pki.infer) as connection:
         yield connection
 
 
 @pytest.fixture(autouse=True)
-def still_serves(served: FarSide) -> None:
+def still_serves(served: FarSide) -> Iterator[None]:
     yield
     with served.channel_as(served.pki.infer) as channel:
         response = infer(channel, infer_request("echo", (1, 2, 3, 4)))
@@ -134,3 +140,67 @@ def test_an_ended_call_is_no_longer_one_of_its_connections_streams(start: object
             stream = raw.headers()
             raw.data(stream, message)
             raw.drop_status(stream)
+
+
+class Clumsy:
+    """An application in which everything goes wrong but one method."""
+
+    def __init__(self) -> None:
+        self.ticks = 0
+        self.loop: Loop | None = None
+
+    def accept(self, call: Call) -> None:
+        if call.method == "/bad/Accept":
+            raise RuntimeError("accept")
+        call.receive(Echo(call))
+
+    def tick(self) -> None:
+        self.ticks += 1
+        raise RuntimeError("tick")
+
+
+class Echo:
+    def __init__(self, call: Call) -> None:
+        self.call = call
+
+    def received(self, message: bytes | None) -> None:
+        if self.call.method == "/bad/Received":
+            raise RuntimeError("received")
+        self.call.reply(message or b"")
+        if self.call.method == "/bad/Twice":
+            self.call.reply(b"again")
+
+    def closed(self, *, cancelled: bool) -> None:
+        raise RuntimeError("closed")
+
+    def sent(self, *, delivered: bool) -> None:
+        raise RuntimeError("sent")
+
+
+def test_nothing_ends_the_loop() -> None:
+    application = Clumsy()
+    loop = Loop("127.0.0.1:0", None, [("grpc.so_reuseport", 0)], application)
+    answers = []
+
+    def call() -> None:
+        with grpc.insecure_channel(f"127.0.0.1:{loop.port}") as channel:
+            for method in ("/bad/Accept", "/bad/Received", "/bad/Twice"):
+                with contextlib.suppress(grpc.RpcError):
+                    channel.unary_unary(method)(b"x", timeout=0.5)
+            loop.post(application.tick)
+            answers.append(channel.unary_unary("/good/Echo")(b"hello", timeout=10))
+        loop.post(lambda: loop.stop(1))
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    loop.run()
+    caller.join()
+    assert answers == [b"hello"]
+
+
+def test_a_port_that_is_taken_is_an_error() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ConfigurationError, match="listen"):
+            Loop(f"127.0.0.1:{taken.getsockname()[1]}", None, [("grpc.so_reuseport", 0)], Clumsy())

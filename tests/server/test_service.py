@@ -1,7 +1,9 @@
 """The v2 protocol as stock clients speak it, on both transports."""
 
-import numpy as np
+from collections.abc import Iterator
+
 import grpc
+import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -51,7 +53,7 @@ def served(either_side: FarSide) -> FarSide:
 
 
 @pytest.fixture
-def client(served: FarSide) -> triton.InferenceServerClient:
+def client(served: FarSide) -> Iterator[triton.InferenceServerClient]:
     client = triton.InferenceServerClient(
         f"localhost:{served.port}", ssl=True, creds=served.credentials(served.pki.everything)
     )
@@ -60,7 +62,7 @@ def client(served: FarSide) -> triton.InferenceServerClient:
 
 
 @pytest.fixture
-def channel(served: FarSide) -> grpc.Channel:
+def channel(served: FarSide) -> Iterator[grpc.Channel]:
     with served.channel_as(served.pki.everything) as channel:
         yield channel
 
@@ -196,7 +198,7 @@ def test_a_model_that_is_known_and_not_ready_is_unavailable(channel: grpc.Channe
     assert not method(channel, "ModelReady")(pb.ModelReadyRequest(name="broken"), timeout=TIMEOUT_S).ready
 
 
-def _wrong(change: str) -> pb.ModelInferRequest:
+def _wrong(change: str) -> pb.ModelInferRequest:  # noqa: C901, PLR0912 - one branch per mistake
     request = infer_request("echo", (1, 2, 3, 4))
     tensor = request.inputs[0]
     if change == "name":

@@ -1,0 +1,68 @@
+"""What a worker claims to have written, without a process: every claim that cannot be is refused."""
+
+import pytest
+
+from hermetic.enclave.buffers import Region
+from hermetic.enclave.messages import Tensor, TensorSpec
+from hermetic.errors import BorderError
+from hermetic.server.outputs import Output, checked_outputs, cut_rows
+
+FIXED = Region(TensorSpec(name="fixed", datatype="FP32", shape=(2,)), 0, 32)
+FREE = Region(TensorSpec(name="free", datatype="INT8", shape=(-1,)), 0, 32)
+WORDS = Region(TensorSpec(name="words", datatype="BYTES", shape=(1,)), 0, 32)
+
+
+def check(region: Region, memory: bytes, nbytes: int, *shape: int, rows: int = 2) -> Output:
+    return checked_outputs([region], [memoryview(memory)], [Tensor(nbytes, shape)], rows, batched=True)[0]
+
+
+def test_rows_of_equal_size() -> None:
+    output = check(FIXED, bytes(range(32)), 16, 2, 2)
+    assert cut_rows(output, 0, 1, 2) == ((1, 2), memoryview(bytes(range(8))))
+    assert cut_rows(output, 1, 1, 2) == ((1, 2), memoryview(bytes(range(8, 16))))
+    assert cut_rows(output, 0, 2, 2)[0] == (2, 2)
+
+
+def test_rows_of_strings() -> None:
+    memory = b"\1\0\0\0a\0\0\0\0\2\0\0\0bc".ljust(32, b"?")
+    output = check(WORDS, memory, 15, 3, 1, rows=3)
+    assert [bytes(cut_rows(output, row, 1, 3)[1]) for row in range(3)] == [b"\1\0\0\0a", b"\0\0\0\0", b"\2\0\0\0bc"]
+    assert bytes(cut_rows(output, 1, 2, 3)[1]) == memory[5:15]
+
+
+@pytest.mark.parametrize(
+    ("region", "nbytes", "shape"),
+    [
+        (FIXED, 16, (3, 2)),
+        (FIXED, 16, (2, 3)),
+        (FIXED, 16, (2,)),
+        (FIXED, 12, (2, 2)),
+        (FIXED, 20, (2, 2)),
+        (FREE, 34, (2, 17)),  # more than the region holds
+        (FREE, 2**62, (2, 2**61)),
+        (FREE, 0, (2, -1)),
+        (WORDS, 33, (2, 1)),
+        (WORDS, 8, (2, 2)),
+    ],
+)
+def test_claims_that_cannot_be(region: Region, nbytes: int, shape: tuple[int, ...]) -> None:
+    with pytest.raises(BorderError):
+        check(region, bytes(32), nbytes, *shape)
+
+
+@pytest.mark.parametrize("memory", [b"\xff\xff\xff\xff" + bytes(28), b"\x05\0\0\0ab\0\0" + bytes(24), bytes(32)])
+def test_strings_that_do_not_end_where_they_should(memory: bytes) -> None:
+    with pytest.raises(BorderError):
+        check(WORDS, memory, 9, 2, 1)
+
+
+def test_the_number_of_outputs() -> None:
+    with pytest.raises(BorderError, match="wanted 2 outputs, got 1"):
+        checked_outputs([FIXED, FREE], [memoryview(bytes(32))] * 2, [Tensor(16, (2, 2))], 2, batched=True)
+
+
+def test_strings_are_copied_before_they_are_walked() -> None:
+    memory = bytearray(b"\1\0\0\0a\1\0\0\0b".ljust(32, b"\0"))
+    output = checked_outputs([WORDS], [memoryview(memory)], [Tensor(10, (2, 1))], 2, batched=True)[0]
+    memory[:] = b"\xff" * 32  # the worker writes again
+    assert bytes(cut_rows(output, 1, 1, 2)[1]) == b"\1\0\0\0b"

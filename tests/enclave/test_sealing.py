@@ -124,6 +124,34 @@ def test_base64_with_loose_end_bits() -> None:
     assert refusal(replace(GOOD, signatures={**GOOD.signatures, "ed25519": loose})) == Refusal.SIGNATURES_MALFORMED
 
 
+def with_block(block: bytes) -> bytes:
+    head = b"\x89HSM1\r\n\x1a" + struct.pack(">II", len(GOOD.manifest), len(block))
+    return head + GOOD.manifest + block + GOOD.header + b"".join(GOOD.segments)
+
+
+SIGNATURE_FORMS: dict[str, Callable[[dict[str, str]], bytes]] = {
+    "spaces": lambda members: json.dumps(members, sort_keys=True).encode(),
+    "order": lambda members: json.dumps(dict(sorted(members.items(), reverse=True)), separators=(",", ":")).encode(),
+    "a member twice": lambda members: rfc8785.dumps(members)[:-1] + b',"ed25519":"AA=="}',
+    "a number": lambda members: rfc8785.dumps(members | {"ed25519": 1}),
+    "no digest": lambda members: rfc8785.dumps({"ed25519": members["ed25519"]}),
+    "no signature": lambda members: rfc8785.dumps({"manifest-sha256": members["manifest-sha256"]}),
+    "nothing": lambda members: b"{}",
+    "an array": lambda members: b'{"a":[1}',
+}
+
+
+@pytest.mark.parametrize("form", SIGNATURE_FORMS)
+def test_signatures_have_one_form(form: str) -> None:
+    members = {"manifest-sha256": GOOD.stated_digest, **GOOD.signatures}
+    assert refusal(with_block(SIGNATURE_FORMS[form](members))) == Refusal.SIGNATURES_MALFORMED
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_first_byte_of_the_payload(bit: int) -> None:
+    assert refusal(replace(GOOD, header=flipped(GOOD.header, 0, bit))) == Refusal.FRAMING
+
+
 @pytest.mark.parametrize("at", range(1, 40))
 def test_payload_header(at: int) -> None:
     assert refusal(replace(GOOD, header=flipped(GOOD.header, at))) == Refusal.PAYLOAD_HEADER_CHANGED

@@ -38,6 +38,7 @@ def open_descriptors() -> int:
 
 
 def refused(source: Path, **said: Any) -> str:
+    gc.collect()  # what earlier tests left
     before = open_descriptors()
     with pytest.raises(ModelFormatError) as caught:
         gathered(source, **said)

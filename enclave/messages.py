@@ -28,6 +28,7 @@ DATA_FRAME_LIMIT: Final = 16 * 1024  # bytes
 TENSORS_LIMIT: Final = 256  # tensors in one frame
 DIMENSIONS_LIMIT: Final = 16  # dimensions of one tensor
 ERROR_TEXT_LIMIT: Final = 1024  # bytes
+PREPACK_LIMIT_DEFAULT: Final = 64 << 20  # bytes of weights
 NAME_LIMIT: Final = 256  # characters of a model's or tensor's name
 
 VERSION: Final = 1
@@ -139,7 +140,7 @@ class Prepare(Frame):
     """Supervisor -> worker, first: everything that must be known before the lock-down. No secret.
 
     `draft`: a model without known answers may be opened, to compute them. `spinning`: the runtime's threads wait
-    actively.
+    actively. `prepack_limit_bytes`: weights up to so many bytes in all are packed: quicker, and a second copy.
     """
 
     kind: ClassVar[int] = 0x01
@@ -152,6 +153,7 @@ class Prepare(Frame):
     gid: int
     draft: bool = False
     spinning: bool = False
+    prepack_limit_bytes: Annotated[int, Field(ge=0)] = PREPACK_LIMIT_DEFAULT
 
 
 class Locked(Frame):
@@ -266,7 +268,9 @@ def encode_done(
 
 def encode_not_done(buffer: int, sequence: int, status: int, text: str) -> bytes:
     """Return the frame of a batch that was not answered; `text` is cut to `ERROR_TEXT_LIMIT` bytes."""
-    return _DONE.pack(DONE_KIND, status, 0, buffer, sequence, 0, 0, 0) + text.encode()[:ERROR_TEXT_LIMIT]
+    return (
+        _DONE.pack(DONE_KIND, status, 0, buffer, sequence, 0, 0, 0) + text.encode(errors="replace")[:ERROR_TEXT_LIMIT]
+    )
 
 
 def decode_done(frame: bytes) -> Done:

@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from itertools import count
 from typing import Final, Literal, Self, TypeVar
 
 from hermetic import errors
 from hermetic.enclave.channel import Channel, data_channel, shared_memory
-from hermetic.enclave.isolation.identity import is_root
+from hermetic.enclave.isolation.own_uid import OwnUid
 from hermetic.enclave.isolation.properties import PROPERTIES
 from hermetic.enclave.messages import (
+    PREPACK_LIMIT_DEFAULT,
     Attach,
     Attached,
     Failed,
@@ -69,7 +69,9 @@ class WorkerSettings:
     `publishers` is the text of the trusted publishers' list. `threads` are the runtime's. `memory_limit_bytes` bounds
     what the worker maps beyond its libraries: model, shared memory and everything else. `waived` may name other
     waivers too; only those of isolation properties reach the worker. Where the supervisor is root, each worker gets a
-    uid of its own, from `uid` on. `draft` opens models without known answers, to compute them.
+    uid of its own, from `uid` on. `draft` opens models without known answers, to compute them. ONNX weights up to
+    `prepack_limit_bytes` in all are packed: two to three times as quick for batches through large matrices, and a
+    second copy of them in memory.
     """
 
     profile: Literal["onnx-cpu", "torch-cpu"]
@@ -81,15 +83,16 @@ class WorkerSettings:
     gid: int
     spinning: bool = False
     draft: bool = False
+    prepack_limit_bytes: int = PREPACK_LIMIT_DEFAULT
 
 
 class Worker:
     """One worker process. `start` makes it; it is over after `unload` or `kill`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], control: Channel, uids: "_OwnUid") -> None:
+    def __init__(self, process: subprocess.Popen[bytes], control: Channel, uid: OwnUid) -> None:
         self._process = process
         self._control = control
-        self._uid = uids
+        self._uid = uid
         self._lock = threading.Lock()
         self._burial = threading.Lock()
         self._buried = False
@@ -107,7 +110,7 @@ class Worker:
         `WorkerLostError` where it ends or does not answer in time. No process is left then.
         """
         ours, theirs = Channel.pair()
-        uid = _OwnUid(settings.uid)
+        uid = OwnUid(settings.uid)
         with theirs:
             process = _spawner().submit(_spawn, theirs.fileno()).result()
         worker = cls(process, ours, uid)
@@ -121,6 +124,7 @@ class Worker:
             gid=settings.gid,
             draft=settings.draft,
             spinning=settings.spinning,
+            prepack_limit_bytes=settings.prepack_limit_bytes,
         )
         locked = worker._ask(prepare, (), Locked, timeout_s)
         worker._public_key, worker._report = locked.public_key, locked.report
@@ -264,22 +268,6 @@ def _spawn(control: int) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         start_new_session=True,  # a terminal's Ctrl-C is for the supervisor, which then unloads
     )
-
-
-class _OwnUid:
-    """A uid that no other worker of this process has, from `base` on; `base` itself where we cannot change it."""
-
-    _taken: Final[set[int]] = set()
-    _guard: Final = threading.Lock()
-
-    def __init__(self, base: int) -> None:
-        with self._guard:
-            self.number = next(uid for uid in count(base) if uid not in self._taken) if is_root() else base
-            self._taken.add(self.number)
-
-    def give_back(self) -> None:
-        with self._guard:
-            self._taken.discard(self.number)
 
 
 def _describe_end(status: int) -> str:

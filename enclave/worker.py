@@ -223,6 +223,7 @@ def _to_load(manifest: Manifest, opened: OpenedModel, prepare: Prepare) -> Model
         max_batch_size=manifest.max_batch_size,
         threads=prepare.threads,
         spinning=prepare.spinning,
+        prepack_limit_bytes=prepare.prepack_limit_bytes,
     )
 
 

@@ -10,7 +10,6 @@
     syscall_policy.py   which system calls each profile may make
     properties.py   the decision: which properties hold, by which layers, what is waived, what is missing
     lockdown.py     the order in which a process goes through all of it
-    probe.py        what this host offers, without changing anything
 
 Each layer is a file that applies it and raises `OSError` where the kernel says no; only lockdown.py knows them all.
 GPU profiles are not here yet. Facts behind the order and the lists: docs/adr/0020-properties-not-layers.md.

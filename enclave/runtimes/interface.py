@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from hermetic.enclave.messages import Tensor, TensorSpec
+from hermetic.enclave.messages import PREPACK_LIMIT_DEFAULT, Tensor, TensorSpec
 
 __all__ = ["Input", "ModelToLoad", "Output", "Runtime"]
 
@@ -13,7 +13,8 @@ __all__ = ["Input", "ModelToLoad", "Output", "Runtime"]
 class ModelToLoad:
     """A verified model: its files (name -> writable view; the first is the model itself), and how to run it.
 
-    `spinning`: threads of the runtime wait actively; quicker alone, harmful on shared cores.
+    `spinning`: threads of the runtime wait actively; quicker alone, harmful on shared cores. More weights than
+    `prepack_limit_bytes` are used as they lie.
     """
 
     format: str
@@ -24,6 +25,7 @@ class ModelToLoad:
     max_batch_size: int
     threads: int
     spinning: bool = False
+    prepack_limit_bytes: int = PREPACK_LIMIT_DEFAULT
 
 
 class Input(NamedTuple):

@@ -33,7 +33,6 @@ from hermetic.errors import InvalidRequestError, ModelFormatError
 
 __all__ = ["OnnxRuntime", "load", "warm_up"]
 
-PREPACK_LIMIT: Final = 64 << 20  # bytes of weights; packing makes a second copy of them
 BINDINGS_LIMIT: Final = 256  # bindings kept for batches that come again in the same place and shape
 ALIGNMENT: Final = 64  # bytes: where a weight should begin
 LEAST_ALIGNMENT: Final = 16  # bytes: where it must begin, as numpy's own memory does
@@ -220,7 +219,7 @@ def _options(model: ModelToLoad, weight_bytes: int) -> ort.SessionOptions:
     options.enable_mem_pattern = False
     options.log_severity_level = _ERRORS_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if model.spinning else "0")
-    if weight_bytes > PREPACK_LIMIT:
+    if weight_bytes > model.prepack_limit_bytes:
         options.add_session_config_entry("session.disable_prepacking", "1")
     return options
 

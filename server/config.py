@@ -105,8 +105,8 @@ class Log(Section):
 class Isolation(Section):
     """Which uid and gid locked processes get, and which required properties this host goes without, by name."""
 
-    uid: Annotated[int, Field(ge=1)] = 65534
-    gid: Annotated[int, Field(ge=1)] = 65534
+    uid: Annotated[int, Field(ge=1)] = 61184
+    gid: Annotated[int, Field(ge=1)] = 61184
     waived: tuple[str, ...] = ()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from hermetic.enclave.channel import Channel
+from hermetic.enclave.isolation.own_uid import OwnUid
 from hermetic.enclave.messages import Frame, decode_control
 from hermetic.enclave.zero_on_free import environment, interpreter
 from hermetic.errors import BorderError, WorkerLostError
@@ -24,6 +25,8 @@ class FrontEnd:
 
     def __init__(self, settings: FrontEndSettings, serving_key: int, *, event_engine_listener: bool) -> None:
         """Start the process and hand it the serving key; `await_listening` comes next."""
+        self._uid = OwnUid(settings.uid)
+        settings = settings.model_copy(update={"uid": self._uid.number})
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         with theirs:
             self._process = subprocess.Popen(
@@ -72,14 +75,17 @@ class FrontEnd:
         """End the process now, whatever it does."""
         self._process.kill()
         self._process.wait()
+        self._uid.give_back()
 
     def wait(self, timeout_s: float) -> int:
         """Return the exit status, after a kill where the process does not end in time."""
         try:
             return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            self.kill()
+            self._process.kill()
             return self._process.wait()
+        finally:
+            self._uid.give_back()
 
 
 def _environment(*, event_engine_listener: bool) -> Mapping[str, str]:

@@ -1,6 +1,7 @@
 """Records on their way: batches within the frame's limits, the bound, what is refused while it is reached."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from hermetic.server.identity import Identity
 from hermetic.server.messages import RECORD_LIMIT, RECORDS_LIMIT, Records
 from hermetic.server.status import Code, Status
 
+VECTORS = Path(__file__).resolve().parents[1] / "vectors" / "request-record"
 OK = Status(Code.OK, "")
 
 
@@ -104,3 +106,23 @@ def test_a_busy_border_keeps_records_in_order() -> None:
     border.busy = False
     journal.flush()
     assert [record["n"] for record in border.records()] == list(range(100))
+
+
+@pytest.mark.parametrize("vector", sorted(VECTORS.glob("*.json")), ids=lambda path: path.stem)
+def test_the_vectors_of_the_specification(vector: Path) -> None:
+    given_ = json.loads(vector.read_text())
+    who, model, status = given_["principal"], given_["model"], given_["status"]
+    border = Border()
+    journal = Journal(border.send, 10)
+    journal.request(
+        given_["moment"],
+        given_["method"],
+        who_part(Principal(Identity(who["authority"], who["name"]), who["tenant"], frozenset())) if who else ANONYMOUS,
+        model_part(model["name"], model["version"], model["digest"]) if model else NO_MODEL,
+        given_["request_bytes"],
+        given_["reply_bytes"],
+        Status(Code[status["code"]], status["details"], status["id"], status["story"]),
+        given_["latency_us"],
+    )
+    journal.flush()
+    assert Records.decode(border.frames[0]).records == (given_["record"],)

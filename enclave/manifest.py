@@ -55,8 +55,8 @@ KEY_ID_PATTERN: Final = rf"^kbs:///{_PART}/{_PART}/{_PART}$"
 _CREATED_PATTERN: Final = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"
 _CONTROL_OR_BACKSLASH: Final = re.compile(r"[\x00-\x1f\x7f\\]")
 
-# RFC 8785 sorts members by their UTF-16 form, and Python imports that codec at its first use: a locked-down worker could
-# not.
+# RFC 8785 sorts members by their UTF-16 form, and Python imports that codec at its first use: a locked-down worker
+# could not.
 codecs.lookup("utf-16-be")
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]

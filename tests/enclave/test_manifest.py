@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -153,6 +154,6 @@ def test_plain_file_names(name: str) -> None:
 def test_files_are_page_aligned_and_do_not_overlap(sizes: list[int]) -> None:
     placed = lay_out([(str(at), size) for at, size in enumerate(sizes)])
     assert placed[0].offset == 0
-    for one, after in zip(placed, placed[1:], strict=False):
+    for one, after in pairwise(placed):
         assert after.offset % 4096 == 0
         assert 0 <= after.offset - (one.offset + one.size) < 4096

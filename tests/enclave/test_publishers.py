@@ -16,7 +16,8 @@ KEYS = public_keys(SEEDS)
 
 
 def test_toml_and_json_say_the_same() -> None:
-    toml = f'[[publishers]]\nname = "acme"\ned25519 = "{KEYS["ed25519"]}"\nml-dsa-65 = "{KEYS["ml-dsa-65"]}"\ncode = true\n'
+    keys = f'ed25519 = "{KEYS["ed25519"]}"\nml-dsa-65 = "{KEYS["ml-dsa-65"]}"'
+    toml = f'[[publishers]]\nname = "acme"\n{keys}\ncode = true\n'
     read = TrustedPublishers.loads(toml)
     assert read == TrustedPublishers.loads(publishers(code=True))
     assert read == TrustedPublishers.loads(read.text)

@@ -94,7 +94,7 @@ _COLUMNS: Final[tuple[tuple[str, Literal["left", "right"]], ...]] = (
     ("p99 ms", "right"),
     ("srv us", "right"),
     ("cli us", "right"),
-    ("errors", "right"),
+    ("err", "right"),
 )
 
 
@@ -105,7 +105,7 @@ def _cells(result: Mapping[str, Any], rounds: Mapping[str, Any], context: Mappin
     return [
         str(result["concurrency"]),
         f"[bold]{escape(result['server'])}[/]" if ours else escape(result["server"]),
-        f"{result['throughput']:,.0f}",
+        f"{result['throughput']:.0f}",
         "" if ratio is None else f"{ratio:.2f}x",
         f"{result['p50_ms']:.2f}",
         f"{result['p99_ms']:.2f}",

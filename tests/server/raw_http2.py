@@ -14,6 +14,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 END_STREAM, END_HEADERS, ACK = 1, 4, 1
 CANCEL = 8
+INITIAL_WINDOW_SIZE = 4
 TIMEOUT_S = 15
 
 
@@ -32,10 +33,11 @@ def tls_context(authority: bytes, client: Pair | None) -> ssl.SSLContext:
 class RawConnection:
     """One HTTP/2 connection."""
 
-    def __init__(self, port: int, authority: bytes, client: Pair) -> None:
+    def __init__(self, port: int, authority: bytes, client: Pair, *, window: int = 65535) -> None:
+        """`window`: how many bytes of a reply the server may send before we take any."""
         plain = socket.create_connection(("localhost", port), TIMEOUT_S)
         self._socket = tls_context(authority, client).wrap_socket(plain, server_hostname="localhost")
-        self._socket.sendall(PREFACE + frame(SETTINGS, 0, 0, b""))
+        self._socket.sendall(PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW_SIZE, window)))
         self._stream = -1
         self._pending = b""
 

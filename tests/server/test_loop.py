@@ -5,6 +5,7 @@ import os
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 
 import grpc
@@ -15,7 +16,7 @@ from hermetic.server.config import Limits
 from hermetic.server.loop import Loop
 from hermetic.server.status import Code
 from hermetic.server.transport import Call
-from tests.server.calls import await_ready, floats, infer, infer_request
+from tests.server.calls import TIMEOUT_S, await_ready, floats, infer, infer_request, until_refused
 from tests.server.far_side import FarSide, description
 from tests.server.raw_http2 import RawConnection
 
@@ -140,6 +141,27 @@ def test_an_ended_call_is_no_longer_one_of_its_connections_streams(start: object
             stream = raw.headers()
             raw.data(stream, message)
             raw.drop_status(stream)
+
+
+def test_a_client_that_takes_no_answer_is_broken_off(start: object) -> None:
+    """Else it would hold the answer's bytes, and its share of what may be in flight, for ever."""
+    limits = Limits(reply_timeout_s=1, bytes_in_flight_per_client=1000)
+    side: FarSide = start(limits=limits)  # type: ignore[operator]
+    side.serve(description("wide", inputs=(("INPUT0", "FP32", (100,)),)), report=False)
+    request = infer_request("wide", [1.0] * 100)
+    with side.channel_as(side.pki.infer) as channel:
+        await_ready(channel, "wide")
+        with RawConnection(side.port, side.pki.server_authority.pem, side.pki.infer, window=0) as raw:
+            raw.data(raw.headers(), request.SerializeToString())
+            refusal = until_refused(channel, request)  # the unread answer is counted
+            assert refusal.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            deadline = time.monotonic() + TIMEOUT_S
+            while True:
+                try:
+                    infer(channel, request)
+                    break
+                except grpc.RpcError:
+                    assert time.monotonic() < deadline
 
 
 class Clumsy:

@@ -1,0 +1,157 @@
+"""The gate's steps in their order, with a call that only notes what becomes of it."""
+
+import time
+from typing import Any
+
+import pytest
+
+from hermetic.server.access import RULES, AccessTable
+from hermetic.server.audit import Journal
+from hermetic.server.config import Limits
+from hermetic.server.gate import Gate, Request
+from hermetic.server.identity import Identities
+from hermetic.server.limits import CANCELS_LIMIT
+from hermetic.server.status import Code
+from hermetic.server.transport import Listener, Peer
+from tests.server.far_side import Pki
+
+LIVE = "/inference.GRPCInferenceService/ServerLive"
+
+
+class NotedCall:
+    """A transport's call that answers nobody."""
+
+    def __init__(self, peer: Peer, method: str = LIVE, deadline: float = 9e18) -> None:
+        self.method = method
+        self.deadline = deadline
+        self.listener: Listener | None = None
+        self.answers: list[tuple[Code, bytes | str]] = []
+        self._peer = peer
+
+    def peer(self) -> Peer:
+        return self._peer
+
+    def receive(self, listener: Listener) -> None:
+        self.listener = listener
+
+    def reply(self, message: bytes, *, secret: bool = False) -> None:
+        self.answers.append((Code.OK, message))
+
+    def fail(self, code: Code, details: str) -> None:
+        self.answers.append((code, details))
+
+    def send(self, message: bytes) -> None:
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        raise NotImplementedError
+
+    def cancel(self) -> None:
+        raise NotImplementedError
+
+
+class Handled:
+    """A handler that keeps its requests, and raises what it is told to."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.error: Exception | None = None
+
+    def __call__(self, request: Request, message: bytes) -> None:
+        self.requests.append(request)
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+def handled() -> Handled:
+    return Handled()
+
+
+@pytest.fixture
+def gate(pki: Pki, handled: Handled) -> Gate:
+    authorities = {"clients": pki.authority.pem.decode()}
+    rules = AccessTable(pki.rules(), authorities)
+    return Gate(
+        dict.fromkeys(RULES, handled), Identities(authorities), rules, Limits(), Journal(lambda _: True, 100_000)
+    )
+
+
+@pytest.fixture
+def peer(pki: Pki) -> Peer:
+    return Peer(b"TLSv1.3", pki.infer.certificate)
+
+
+def ask(gate: Gate, call: NotedCall, message: bytes | None = b"x") -> list[tuple[Code, Any]]:
+    gate.accept(call)
+    if call.listener is not None:
+        call.listener.received(message)
+    return call.answers
+
+
+@pytest.mark.parametrize("version", [None, b"TLSv1.2", b"TLSv1.1", b""])
+def test_another_tls_version_is_nobody(gate: Gate, peer: Peer, version: bytes | None) -> None:
+    assert ask(gate, NotedCall(peer._replace(tls_version=version)))[0][0] == Code.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("pem", [None, b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+def test_no_certificate_is_nobody(gate: Gate, pem: bytes | None) -> None:
+    assert ask(gate, NotedCall(Peer(b"TLSv1.3", pem)))[0][0] == Code.UNAUTHENTICATED
+
+
+def test_a_deadline_that_has_passed_is_not_worked_on(gate: Gate, peer: Peer, handled: Handled) -> None:
+    assert ask(gate, NotedCall(peer, deadline=time.time() - 1))[0][0] == Code.DEADLINE_EXCEEDED
+    assert not handled.requests
+
+
+def test_a_half_closed_call_has_no_message(gate: Gate, peer: Peer, handled: Handled) -> None:
+    assert ask(gate, NotedCall(peer), None)[0][0] == Code.UNIMPLEMENTED
+    assert not handled.requests
+
+
+def test_whatever_a_handler_raises_the_caller_is_answered_once(gate: Gate, peer: Peer, handled: Handled) -> None:
+    handled.error = ZeroDivisionError("secret")
+    answers = ask(gate, NotedCall(peer))
+    assert [code for code, _ in answers] == [Code.INTERNAL]
+    assert "secret" not in answers[0][1]
+    handled.requests[0].reply(b"late")
+    assert len(answers) == 1
+    assert gate.live == 0
+
+
+def test_what_is_in_flight_is_given_back_once(gate: Gate, peer: Peer, handled: Handled) -> None:
+    call = NotedCall(peer)
+    ask(gate, call, b"x" * 1000)
+    assert (gate.live, gate.accounts.bytes_in_flight) == (1, 1000)
+    handled.requests[0].reply(b"y" * 500)
+    assert (gate.live, gate.accounts.bytes_in_flight) == (0, 1500)
+    assert call.listener is not None
+    call.listener.closed(cancelled=True)  # a late cancel changes nothing
+    call.listener.sent(delivered=True)
+    call.listener.sent(delivered=True)
+    assert gate.accounts.bytes_in_flight == 0
+    assert gate.ended() == {(LIVE, Code.OK): 1}
+
+
+def test_a_cancelled_call_tells_its_handler_and_no_one_else(gate: Gate, peer: Peer, handled: Handled) -> None:
+    call = NotedCall(peer)
+    ask(gate, call)
+    told: list[str] = []
+    handled.requests[0].on_cancel = lambda: told.append("cancelled")
+    assert call.listener is not None
+    call.listener.closed(cancelled=True)
+    handled.requests[0].reply(b"late")
+    assert (told, call.answers, gate.live, gate.accounts.bytes_in_flight) == (["cancelled"], [], 0, 0)
+    assert gate.ended() == {(LIVE, Code.CANCELLED): 1}
+
+
+def test_an_identity_that_cancels_too_much_is_refused_and_others_are_not(gate: Gate, pki: Pki, peer: Peer) -> None:
+    for _ in range(CANCELS_LIMIT + 1):
+        call = NotedCall(peer)
+        gate.accept(call)
+        assert call.listener is not None
+        call.listener.closed(cancelled=True)
+    assert ask(gate, NotedCall(peer))[0][0] == Code.RESOURCE_EXHAUSTED
+    other = NotedCall(Peer(b"TLSv1.3", pki.other.certificate))
+    gate.accept(other)
+    assert other.listener is not None

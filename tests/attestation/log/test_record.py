@@ -5,6 +5,9 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+import rfc8785
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hermetic.attestation.log.record import MAX_RECORD_SIZE, encode_record, parse_record
 from hermetic.errors import LogError
@@ -50,3 +53,23 @@ def test_deep_nesting_is_refused() -> None:
         encode_record({"kind": "deep", "fields": deep}, NOW)
     with pytest.raises(LogError):
         parse_record(b"[" * 60_000)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(fields=st.dictionaries(st.text(), _JSON, max_size=6))
+def test_every_record_has_the_bytes_of_rfc_8785(fields: dict[str, Any]) -> None:
+    """The quick encoder is used where it can be, and nobody can tell."""
+    members = {"time": "2026-01-01T00:00:00Z", "kind": "a", "fields": fields}
+    try:
+        wanted = rfc8785.dumps(members)
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError):
+        with pytest.raises(LogError):
+            encode_record(members, NOW)
+        return
+    assert encode_record(members, NOW) == wanted

@@ -82,10 +82,7 @@ class OnnxRuntime:
         """Run one batch."""
         if self._takes_strings:
             return self._run_with_strings(inputs, outputs)
-        # What the graph reads again must not lie where another process can change it meanwhile.
-        outputs = [
-            output._replace(shape=None) if output.spec.name in self._read_again else output for output in outputs
-        ]
+        outputs = [output if self.is_bound_in_place(output.spec) else output._replace(shape=None) for output in outputs]
         if self._gives_strings or any(output.shape is None for output in outputs):
             return self._run_to_unknown_shapes(inputs, outputs)
         key = (*((i.address, i.shape) for i in inputs), *((o.address, o.shape) for o in outputs))
@@ -96,6 +93,13 @@ class OnnxRuntime:
             binding = self._bindings[key] = self._bind(inputs, outputs)
         self._open_session().run_with_iobinding(binding)
         return [Tensor(_nbytes(output.spec, output.shape or ()), output.shape or ()) for output in outputs]
+
+    def is_bound_in_place(self, spec: TensorSpec) -> bool:
+        """Whether an output may be written to shared memory directly.
+
+        Not what the graph reads again: another process could change it meanwhile.
+        """
+        return spec.name not in self._read_again
 
     def close(self) -> None:
         """Drop the session and its views of the weights."""

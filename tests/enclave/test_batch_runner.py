@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from hermetic.enclave.channel import data_channel, shared_memory
+from hermetic.enclave.datatypes import ELEMENT_BYTES
 from hermetic.enclave.messages import BATCH_KIND, STATUS_FAILED, STATUS_REFUSED, Tensor, encode_batch
 from hermetic.enclave.supervisor import Worker
 from hermetic.errors import BorderError
@@ -131,20 +132,29 @@ def is_closed(end: FrontEnd) -> bool:
     return False
 
 
+GOOD = [Tensor(3 * (ELEMENT_BYTES[t] or 0), (1, 3)) for t in NUMBERS]
+
+
+def with_first(tensor: Tensor) -> bytes:
+    """A batch that is right but for its first input, of BOOL."""
+    return encode_batch(0, 0, [tensor, *GOOD[1:]])
+
+
 @pytest.mark.parametrize(
     "frame",
     [
         b"\x00",
-        b"\x40" * 20_000,
-        encode_batch(2, 0, [Tensor(3, (1, 3))] * 13),  # a buffer that is not there
-        encode_batch(0, 0, [Tensor(3, (1, 3))] * 12),  # an input less
-        encode_batch(0, 0, [Tensor(3, (1, 3))] * 14),
-        encode_batch(0, 0, [Tensor(2**40, (2**40, 1))] + [Tensor(3, (1, 3))] * 12),  # beyond the region
-        encode_batch(0, 0, [Tensor(4, (1, 3))] * 13),  # bytes and shape disagree
-        encode_batch(0, 0, [Tensor(3, (-1, -3))] * 13),
         bytes([BATCH_KIND]) + bytes(19),
+        encode_batch(0, 0, GOOD) + bytes(20_000),
+        encode_batch(2, 0, GOOD),
+        encode_batch(0, 0, GOOD[1:]),
+        encode_batch(0, 0, [*GOOD, GOOD[0]]),
+        with_first(Tensor(2**40, (2**40, 1))),
+        with_first(Tensor(4097, (4097,))),  # one byte beyond the larger of the regions
+        with_first(Tensor(4, (1, 3))),
+        with_first(Tensor(3, (-1, -3))),
     ],
-    ids=["short", "long", "buffer", "fewer", "more", "beyond", "bytes", "negative", "nothing"],
+    ids=["short", "nothing", "long", "buffer", "fewer", "more", "far", "beyond", "bytes", "negative"],
 )
 def test_a_hostile_frame_ends_that_front_end_only(numbers: Worker, frame: bytes) -> None:
     good, bad = FrontEnd(numbers), FrontEnd(numbers)

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hermetic.enclave.attested_key import wrap_to
 from hermetic.enclave.memory_scan import forms, regions, scan
 from hermetic.enclave.zero_on_free import environment, interpreter
-from tests.enclave.sealed_models import Sealed, known_answers_of, linear, sealed, settings, spec, tensor
+from tests.enclave.front_end_double import FrontEnd
+from tests.enclave.sealed_models import Sealed, known_answers_of, linear, sealed, serving, settings, spec, tensor
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root reads the memory of a locked worker")
 
@@ -143,3 +144,22 @@ def test_neither_key_is_left_in_the_worker_once_the_model_is_open(
     assert scan(worker, canaries).hits == ()
     assert scan(worker, forms("model key", final.key)).hits == ()
     assert scan(supervisor.process.pid, forms("model key", final.key)).hits == ()
+
+
+def test_neither_input_nor_output_is_left_in_the_worker_once_the_front_end_has_wiped(
+    model: tuple[Sealed, bytes],
+) -> None:
+    final, _ = model
+    random = np.random.default_rng(5)
+    rows = random.standard_normal((3, 512)).astype(np.float32)
+    with serving(final) as worker:
+        end = FrontEnd(worker)
+        (answer,) = end.ask([rows])
+        canaries = {"input": rows.tobytes()[512:576], "output": answer[512:576]}
+        # The control: both lie in the memory that the worker shares with the front end.
+        assert {hit.canary for hit in scan(worker.pid, canaries).hits} == {"input", "output"}
+        for region in (*end.layout.inputs, *end.layout.outputs):
+            view, _ = end.buffers.region(0, region)
+            view[:] = bytes(len(view))
+        assert scan(worker.pid, canaries).hits == ()
+        end.close()

@@ -18,6 +18,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -99,10 +100,13 @@ def netlink() -> None:
 
 
 def fork() -> None:
-    child = os.fork()
-    if child == 0:
+    """Wait for no child: that is another system call."""
+    alive = mmap.mmap(-1, 1)
+    if os.fork() == 0:
+        alive[0] = 1
         os._exit(0)
-    os.waitpid(child, 0)
+    while not alive[0]:
+        time.sleep(0.001)
 
 
 def execute() -> NoReturn:

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from hermetic.enclave.answering import answer
+from hermetic.enclave.messages import TensorSpec
 from hermetic.enclave.runtimes.interface import Input, ModelToLoad, Output
 from hermetic.errors import ModelFormatError
 from tests.enclave.sealed_models import linear, onnx_model, open_in, sealed, serving, settings, spec, started, tensor
@@ -44,18 +45,21 @@ def test_weights_of_any_alignment_and_external_ones_give_the_same_answers() -> N
         np.testing.assert_allclose(_run_here(files), wanted, rtol=1e-3, atol=1e-3)
 
 
-def _run_here(files: Mapping[str, bytes]) -> np.ndarray[Any, Any]:
-    """What the runtime answers in this process, without a worker around it."""
-    model = ModelToLoad(
+def _to_load(files: Mapping[str, bytes], outputs: tuple[TensorSpec, ...]) -> ModelToLoad:
+    return ModelToLoad(
         format="onnx",
         architecture=None,
         files={name: memoryview(bytearray(content)) for name, content in files.items()},
         inputs=(SPECS[0][0],),
-        outputs=(SPECS[1][0],),
+        outputs=outputs,
         max_batch_size=2,
         threads=1,
     )
-    runtime = onnx.load(model)
+
+
+def _run_here(files: Mapping[str, bytes]) -> np.ndarray[Any, Any]:
+    """What the runtime answers in this process, without a worker around it."""
+    runtime = onnx.load(_to_load(files, (SPECS[1][0],)))
     assert runtime.holds_views
     rows, answer_rows = ROWS.copy(), np.zeros_like(ROWS)
     given = Input(SPECS[0][0], rows.shape, rows.data.cast("B"), rows.ctypes.data)
@@ -90,6 +94,9 @@ def test_an_output_that_the_graph_reads_again() -> None:
         z, y = answer(stack.enter_context(serving(final, draft=True)), INPUTS)
     np.testing.assert_array_equal(np.frombuffer(y.raw, np.float32).reshape(2, 96), 2 * ROWS)
     np.testing.assert_array_equal(np.frombuffer(z.raw, np.float32).reshape(2, 96), 3 * ROWS)
+    # A front end could change it before it is read again: it is never bound to shared memory.
+    here = onnx.load(_to_load({"m.onnx": model.SerializeToString()}, (outputs[0], outputs[1])))
+    assert [here.is_bound_in_place(output) for output in outputs] == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 # Every target does its own set-up. `make test` and `make demo` are the two to start with.
-.PHONY: help setup demo test check fmt protos docs lock clean
+.PHONY: help setup demo test check bench fmt protos docs lock clean
 
 PY := .venv/bin/python
 # Kept low: the suite starts real servers, brokers and TPMs, and must not starve them.
@@ -17,6 +17,11 @@ demo: setup ## Seal, attest, release the keys, serve and answer, end to end
 
 test: setup ## Run everything that needs no special hardware
 	$(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile
+
+bench: setup ## Measure the server beside what gRPC and the model allow
+	@mkdir -p build
+	$(PY) -m hermetic bench quick --json build/bench-quick.json
+	$(PY) -m hermetic bench unseal --json build/bench-unseal.json
 
 check: setup ## Format, lint, types, import rules, generated files, wheel contents, Dockerfile
 	$(PY) -m ruff format --check .

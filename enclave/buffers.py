@@ -59,7 +59,8 @@ def layout(description: ModelDescription, buffers: int, variable_tensor_bytes: i
     """
     max_rows = max(1, description.max_batch_size)
     offset = 0
-    inputs, outputs = [], []
+    inputs: list[Region] = []
+    outputs: list[Region] = []
     for specs, regions in ((description.inputs, inputs), (description.outputs, outputs)):
         for spec in specs:
             row = row_bytes(spec)

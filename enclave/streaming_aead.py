@@ -53,7 +53,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 class Segment(NamedTuple):
     """Where one segment lies: offsets from the start of payload and plaintext, in bytes."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple has a method of that name, which nobody needs here
     last: bool
     ciphertext_offset: int
     ciphertext_bytes: int

@@ -1,1 +1,4 @@
-"""Supervisor and front ends: mutual TLS, identity, access, audit, queues, the v2 API. Never holds a model or a model key."""
+"""Supervisor and front ends: mutual TLS, identity, access, audit, queues, the v2 API.
+
+Never holds a model or a model key.
+"""

@@ -22,8 +22,8 @@ class EventLoop:
         self._selector = selectors.DefaultSelector()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._bell, self._clapper = socket.socketpair()
-        self._bell.setblocking(False)
-        self._clapper.setblocking(False)
+        self._bell.setblocking(False)  # noqa: FBT003
+        self._clapper.setblocking(False)  # noqa: FBT003
         self._selector.register(self._bell, selectors.EVENT_READ, self._answer_bell)
         self._threads: set[threading.Thread] = set()
 

@@ -60,7 +60,7 @@ class ModelReady(Frame):
 
 
 class ModelStop(Frame):
-    """Supervisor -> front end: accept nothing more for this model, finish what is accepted, wipe, say `ModelStopped`."""
+    """Supervisor -> front end: accept no more for this model, finish what is accepted, wipe, say `ModelStopped`."""
 
     kind: ClassVar[int] = 0x23
     name: Name

@@ -48,6 +48,7 @@ _BY_ERROR: Final[Mapping[type[errors.HermeticError], ExitCode]] = {
     errors.BrokerUnreachableError: ExitCode.BROKER_REFUSED,
     errors.LogError: ExitCode.NOT_GENUINE,
     errors.WorkerLostError: ExitCode.NOT_READY,
+    errors.MeasurementError: ExitCode.NOT_READY,
     errors.PublisherError: ExitCode.SEALED_FILE_REFUSED,
     errors.VerificationError: ExitCode.NOT_GENUINE,
     errors.AppraisalError: ExitCode.POLICY_REFUSED,

@@ -1,6 +1,6 @@
 """A uid that no other locked-down process on this host has: the kernel counts the threads of all that share one.
 
-Whoever starts processes holds a uid by an abstract Unix socket of its name: binding is atomic, and the kernel lets go of
+Whoever starts processes holds a uid by an abstract Unix socket of its name: binding is atomic; the kernel lets go of
 it when the holder ends, however it ends. The socket is never listened on, so nobody can connect to it. Another network
 namespace has names of its own; there is a host's worth of processes in each.
 """

@@ -2,31 +2,86 @@
 
 import contextlib
 import json
-import os
 import re
 import ssl
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import pytest
 import tritonclient.grpc
 from cryptography import x509
 from numpy.typing import NDArray
 
+from hermetic.attestation.log import LogReader, NoteVerifier
+from hermetic.attestation.log.record import Record
 from hermetic.attestation.testing.software_tpm import is_installed
 from hermetic.demo.processes import Command
-from hermetic.demo.stage import LOAD_TIMEOUT_S, START_TIMEOUT_S, Installation, Served, install
+from hermetic.demo.stage import START_TIMEOUT_S, Installation, Served, install
 from tests.flows.networks import Network
 
 COMMAND_TIMEOUT_S = 60
-FIRST_UID = 100_000  # of the locked processes; far from those that other servers on this host take
-UIDS_OF_ONE_TEST_PROCESS = 16
+LINE_TIMEOUT_S = 40
+REFUSED = "UNAVAILABLE (?!not loaded|unloaded)"
 
 Tee = Literal["tpm", "sample"]
 Client: TypeAlias = tritonclient.grpc.InferenceServerClient
+
+
+class Ear:
+    """The lines that a process prints, so that one can wait for a line after a moment of one's own."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._changed = threading.Condition()
+
+    def hear(self, line: str) -> None:
+        with self._changed:
+            self._lines.append(line)
+            self._changed.notify_all()
+
+    @property
+    def now(self) -> int:
+        """The present moment, for `wait_for`."""
+        return len(self._lines)
+
+    def wait_for(self, pattern: str, after: int, *, but_not: str = r"(?!)") -> str:
+        """Return the first line of that pattern from the moment `after` on."""
+
+        def found() -> str | None:
+            return next((line for line in self._lines[after:] if re.search(f"{pattern}|{but_not}", line)), None)
+
+        with self._changed:
+            line = self._changed.wait_for(found, LINE_TIMEOUT_S)
+        if line is None or re.search(but_not, line):
+            pytest.fail(f"wanted a line like {pattern!r}, got:\n" + "\n".join(self._lines[after:]))
+        return line
+
+
+@dataclass(slots=True)
+class Running(Served):
+    """A running server, whose lines can be waited for."""
+
+    ear: Ear
+
+    def wait_until_ready(self, file: Path, after: int = 0) -> None:
+        self.ear.wait_for(f"{_model(file)}READY$", after, but_not=_model(file) + REFUSED)
+
+    def wait_until_refused(self, file: Path, after: int = 0) -> str:
+        return self.ear.wait_for(_model(file) + REFUSED, after, but_not=f"{_model(file)}READY$")
+
+    def wait_until_lost_and_ready(self, file: Path, after: int) -> None:
+        """Wait for a worker's loss to be said, and then for the model to come back by itself."""
+        self.ear.wait_for(_model(file) + "UNAVAILABLE worker lost", after)
+        self.ear.wait_for(f"{_model(file)}READY$", after)
+
+    def children(self, program: str) -> list[int]:
+        """The process ids of `hermetic.server.frontend` or `hermetic.enclave.worker`."""
+        return [pid for pid in self.pids if program in Path(f"/proc/{pid}/cmdline").read_text().split("\0")]
 
 
 @dataclass(slots=True)
@@ -55,7 +110,7 @@ class Scene:
     def configuration(self, files: Sequence[Path], *, replace: Sequence[tuple[str, str]] = ()) -> Path:
         """Write a configuration that serves these sealed files; `replace` changes the rest of it."""
         text = (self.folder / "server" / "server.toml").read_text()
-        for old, new in (("[isolation]", f"[isolation]\nuid = {_own_uids()}"), *replace):
+        for old, new in replace:
             if old not in text:
                 raise ValueError(f"server.toml: wanted {old!r} in it")
             text = text.replace(old, new)
@@ -67,16 +122,18 @@ class Scene:
     @contextlib.contextmanager
     def serve(
         self, ready: Sequence[Path], *, refused: Sequence[Path] = (), replace: Sequence[tuple[str, str]] = ()
-    ) -> Iterator[Served]:
+    ) -> Iterator[Running]:
         """Run a server of sealed files until the files `ready` are served and the files `refused` are not."""
         configuration = self.configuration([*ready, *refused], replace=replace)
-        with Command(["serve", "--config", str(configuration)]) as command:
-            served = Served(self.installation, command, listening_port(command), {})
+        ear = Ear()
+        with Command(["serve", "--config", str(configuration)], ear.hear) as command:
+            port = int(command.wait_for(r"^listening on .*:(\d+)$", START_TIMEOUT_S)[1])
+            running = Running(self.installation, command, port, {}, ear)
             for file in ready:
-                wait_for_state(served, file, "READY")
+                running.wait_until_ready(file)
             for file in refused:
-                wait_for_state(served, file, "UNAVAILABLE")
-            yield served
+                running.wait_until_refused(file)
+            yield running
 
     def run(self, *arguments: str | Path) -> str:
         """Run `hermetic ...` to its good end; returns what it printed."""
@@ -90,12 +147,10 @@ class Scene:
         shown: dict[str, Any] = json.loads(self.run("inspect", "--json", sealed, "--publishers", publishers))
         return shown
 
-    def records(self, whose: Literal["server", "broker"]) -> list[dict[str, Any]]:
-        """The records of a log, read by `hermetic audit`, which verifies it."""
+    def records(self, whose: Literal["server", "broker"]) -> list[Record]:
+        """All records of a log; its signatures are verified on the way."""
         folder = self.folder / whose
-        text = self.run("audit", "show", folder / "log", "--key", folder / "log.pub", "--json", "--limit", "100000")
-        records: list[dict[str, Any]] = json.loads(text)["records"]
-        return records
+        return list(LogReader(folder / "log", NoteVerifier.parse((folder / "log.pub").read_text())).records())
 
 
 def best_tee() -> Tee:
@@ -108,20 +163,6 @@ def scene(tee: Tee) -> Iterator[Scene]:
     """A new installation in a folder whose name is short: a software TPM's sockets live there."""
     with tempfile.TemporaryDirectory(prefix="hf-") as folder, install(Path(folder, "i"), tee=tee) as installation:
         yield Scene(installation, Path(folder, "plain"))
-
-
-def listening_port(command: Command) -> int:
-    return int(command.wait_for(r"^listening on .*:(\d+)$", START_TIMEOUT_S)[1])
-
-
-def wait_for_state(served: Served, file: Path, state: str) -> re.Match[str]:
-    """Wait for the server to say so of a sealed file; READY and UNAVAILABLE exclude each other."""
-    name, version = file.stem.rsplit("-", 1)
-    line = rf"^model {name} version {version}: "
-    refusal = line + r"(UNAVAILABLE (?!not loaded|unloaded).*)$"
-    if state == "READY":
-        return served.server.wait_for(line + "(READY)$", LOAD_TIMEOUT_S, but_not=refusal)
-    return served.server.wait_for(refusal, LOAD_TIMEOUT_S, but_not=line + "READY$")
 
 
 def serving_certificate(served: Served) -> x509.Certificate:
@@ -142,11 +183,19 @@ def check_answers(client: Client, network: Network, **options: Any) -> None:
     np.testing.assert_allclose(result.as_numpy("y"), network.answer(rows), rtol=1e-5, atol=1e-5)
 
 
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended; a zombie has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 def index_of(operator: Client) -> dict[str, tuple[str, str]]:
     """RepositoryIndex: name -> (state, reason)."""
     return {entry.name: (entry.state, entry.reason) for entry in operator.get_model_repository_index().models}
 
 
-def _own_uids() -> int:
-    """Each worker counts the threads of its uid, so tests that run side by side need other uids."""
-    return FIRST_UID + UIDS_OF_ONE_TEST_PROCESS * (os.getpid() % 4096)
+def _model(file: Path) -> str:
+    name, version = file.stem.rsplit("-", 1)
+    return rf"^model {re.escape(name)} version {version}: "

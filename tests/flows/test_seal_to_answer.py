@@ -1,7 +1,7 @@
 """The main flow, whole: sealed, attested by a TPM, key released, opened, and answers equal to the plain model's."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,18 @@ import numpy as np
 import pytest
 from cryptography import x509
 
-from hermetic.demo.stage import Served
 from tests.flows.networks import ROWS, WIDTH, Network, dense
-from tests.flows.scene import Client, Scene, best_tee, check_answers, index_of, question, scene, serving_certificate
+from tests.flows.scene import (
+    Client,
+    Running,
+    Scene,
+    best_tee,
+    check_answers,
+    index_of,
+    question,
+    scene,
+    serving_certificate,
+)
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -57,25 +66,25 @@ def earlier(flow: Flow) -> Earlier:
 
 
 @pytest.fixture(scope="module")
-def served(flow: Flow, earlier: Earlier) -> Iterator[Served]:
+def served(flow: Flow, earlier: Earlier) -> Iterator[Running]:
     with flow.scene.serve([flow.good], refused=[flow.tampered]) as served:
         yield served
 
 
 @pytest.fixture(scope="module")
-def client(served: Served) -> Iterator[Client]:
+def client(served: Running) -> Iterator[Client]:
     with served.client() as client:
         yield client
 
 
 @pytest.fixture(scope="module")
-def operator(served: Served) -> Iterator[Client]:
+def operator(served: Running) -> Iterator[Client]:
     with served.client(operator=True) as client:
         yield client
 
 
-def loads(place: Scene) -> list[dict[str, Any]]:
-    return [record["fields"] for record in place.records("server") if record["kind"] == "model.loaded"]
+def loads(place: Scene) -> list[Mapping[str, Any]]:
+    return [record.fields for record in place.records("server") if record.kind == "model.loaded"]
 
 
 def test_answers_are_the_plain_models(client: Client, flow: Flow) -> None:
@@ -123,17 +132,17 @@ def test_a_tampered_file_is_refused_by_name_while_the_other_serves(
     check_answers(client, flow.network)
 
 
-def test_the_logs_verify_and_hold_the_release(served: Served, flow: Flow) -> None:
+def test_the_logs_verify_and_hold_the_release(served: Running, flow: Flow) -> None:
     for whose in ("server", "broker"):
         folder = flow.scene.folder / whose
         flow.scene.run("audit", "verify", folder / "log", "--key", folder / "log.pub")
     digest = flow.scene.inspect(flow.good)["manifest_digest"]
-    released = [r["fields"] for r in flow.scene.records("broker") if r["kind"] == "broker.release"]
+    released = [r.fields for r in flow.scene.records("broker") if r.kind == "broker.release"]
     assert (digest, "released") in [(fields["model"]["manifest_digest"], fields["outcome"]) for fields in released]
     assert {fields["manifest-digest"] for fields in loads(flow.scene)} == {digest}
 
 
-def test_the_server_keeps_the_brokers_checkpoint(served: Served, flow: Flow) -> None:
+def test_the_server_keeps_the_brokers_checkpoint(served: Running, flow: Flow) -> None:
     """The broker cannot rewrite its history up to the release: somebody else holds its signed head."""
     kept = flow.scene.workshop / "kept"
     kept.write_text(loads(flow.scene)[-1]["broker-checkpoint"])
@@ -142,9 +151,9 @@ def test_the_server_keeps_the_brokers_checkpoint(served: Served, flow: Flow) -> 
     assert json.loads(shown)["against"] == 1
 
 
-def test_a_restarted_server_attested_anew(served: Served, earlier: Earlier, flow: Flow) -> None:
+def test_a_restarted_server_attested_anew(served: Running, earlier: Earlier, flow: Flow) -> None:
     """Nothing that a start got from the broker outlives it: neither the model's key nor the serving certificate."""
-    kinds = [record["kind"] for record in flow.scene.records("broker")]
+    kinds = [record.kind for record in flow.scene.records("broker")]
     again = kinds[earlier.broker_records :]
     assert again.count("broker.serving-certificate") == 1
     assert again.count("broker.release") == 2  # of the tampered file as well: only the worker sees what is in it

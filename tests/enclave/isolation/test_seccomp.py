@@ -1,0 +1,96 @@
+"""The assembler, by running its programs in a machine of our own: for both architectures, without the kernel."""
+
+import errno
+import os
+import struct
+
+import pytest
+
+from hermetic.enclave.isolation.seccomp import ALLOW, INSTRUCTIONS_LIMIT, KILL, Argument, Rule, assemble, refuse
+from hermetic.enclave.isolation.syscall_policy import front_end_rules, worker_rules
+from hermetic.enclave.isolation.syscalls import AUDIT_ARCH, NUMBERS
+
+MACHINES = sorted(NUMBERS)
+
+
+def run(program: bytes, number: int, *arguments: int, architecture: str) -> int:
+    """What the kernel would answer: classic BPF over struct seccomp_data."""
+    data = struct.pack("=IIQ6Q", number, AUDIT_ARCH[architecture], 0, *(arguments + (0,) * 6)[:6])
+    accumulator = at = 0
+    while True:
+        code, if_true, if_false, value = struct.unpack_from("=HBBI", program, 8 * at)
+        at += 1
+        if code == 0x06:
+            return int(value)
+        if code == 0x20:
+            (accumulator,) = struct.unpack_from("=I", data, value)
+        elif code == 0x54:
+            accumulator &= value
+        else:
+            assert code in (0x15, 0x35)
+            holds = accumulator == value if code == 0x15 else accumulator >= value
+            at += if_true if holds else if_false
+
+
+@pytest.mark.parametrize("architecture", MACHINES)
+def test_rules_decide_in_their_order(architecture: str) -> None:
+    numbers = NUMBERS[architecture]
+    alternatives = ((Argument(0, 1), Argument(1, 2)), (Argument(0, 7, high=True),))
+    rules = [
+        Rule("read", ALLOW),
+        Rule("read", KILL),
+        Rule("write", refuse()),
+        Rule("close", ALLOW, alternatives, refuse(errno.EACCES)),
+    ]
+    program = assemble(rules, architecture=architecture)
+
+    def answer(name: str, *arguments: int) -> int:
+        return run(program, numbers[name], *arguments, architecture=architecture)
+
+    assert answer("read") == ALLOW
+    assert answer("write") == refuse(errno.EPERM)
+    assert answer("close", 1, 2) == ALLOW
+    assert answer("close", 1, 3) == refuse(errno.EACCES)
+    assert answer("close", 7 << 32) == ALLOW
+    assert answer("execve") == KILL
+    assert run(program, 0x40000000 | numbers["read"], architecture=architecture) == KILL
+    other = next(name for name in MACHINES if name != architecture)
+    assert run(program, numbers["read"], architecture=other) == KILL
+
+
+@pytest.mark.parametrize("architecture", MACHINES)
+@pytest.mark.parametrize("front_end", [False, True])
+def test_the_policies_on_every_machine(architecture: str, front_end: bool) -> None:
+    rules = front_end_rules() if front_end else worker_rules(write_xor_execute=True, empty_root=False)
+    program = assemble(rules, architecture=architecture)
+    assert len(program) // 8 < INSTRUCTIONS_LIMIT
+    numbers = NUMBERS[architecture]
+
+    def answer(name: str, *arguments: int) -> int:
+        return run(program, numbers[name], *arguments, architecture=architecture)
+
+    killed = (
+        "execve execveat ptrace process_vm_readv process_vm_writev io_uring_setup bpf keyctl add_key userfaultfd "
+        "perf_event_open mount unshare setns pidfd_open pidfd_getfd kill tkill chroot pivot_root personality seccomp"
+    )
+    assert {name for name in killed.split() if answer(name) != KILL} == set()
+    for name in ("openat", "socket", "connect", "bind", "newfstatat", "statx"):
+        assert answer(name) == refuse()
+    assert (answer("accept4") == ALLOW) is front_end
+    assert answer("memfd_create") in (KILL, refuse())
+    assert answer("mmap", 0, 4096, 3) == ALLOW
+    assert answer("mmap", 0, 4096, 7) == refuse(errno.EACCES)
+    assert answer("clone", 0x3D0F00) == ALLOW
+    assert answer("clone", 17) == refuse()
+    assert answer("tgkill", os.getpid()) == ALLOW
+    assert answer("tgkill", os.getpid() + 1) == KILL
+    assert answer("prlimit64", 0, 7, 0) == ALLOW
+    assert answer("prlimit64", 0, 7, 1 << 40) == refuse()
+    assert answer("fcntl", 3, 8) == refuse()  # F_SETOWN
+
+
+def test_paths_are_answered_only_in_an_empty_root() -> None:
+    for empty, wanted in ((True, ALLOW), (False, refuse())):
+        program = assemble(worker_rules(write_xor_execute=False, empty_root=empty), architecture="x86_64")
+        assert run(program, NUMBERS["x86_64"]["stat"], architecture="x86_64") == wanted
+        assert run(program, NUMBERS["x86_64"]["openat"], architecture="x86_64") == refuse()

@@ -15,6 +15,7 @@ from hermetic.server.config import FrontEndSettings
 from hermetic.server.messages import TO_SUPERVISOR, Listening, Start
 
 START_TIMEOUT_S: Final = 30
+BORDER_TIMEOUT_S: Final = 5  # a front end that takes no frame for so long is ended
 OLD_LISTENER: Final = "-event_engine_listener"
 TLS13_ONLY_SUITES: Final = "ECDHE-PSK-AES128-CBC-SHA"
 """A TLS 1.2 suite that nobody can negotiate: TLS 1.3 suites are not governed by this setting, so 1.2 is shut out."""
@@ -37,8 +38,6 @@ class FrontEnd:
             )
         self.channel = Channel(ours)
         self.channel.send(Start(settings=settings).encode(), (serving_key,))
-        self.pidfd = os.pidfd_open(self._process.pid)
-        self.accepted_models: set[tuple[str, int]] = set()
 
     @property
     def pid(self) -> int:
@@ -55,12 +54,18 @@ class FrontEnd:
             raise WorkerLostError(
                 f"front end {self.pid}: wanted it to listen within {START_TIMEOUT_S} s, got {error}"
             ) from None
-        self.channel.settimeout(None)
+        self.channel.settimeout(BORDER_TIMEOUT_S)
         return Listening.decode(frame)
 
     def send(self, frame: Frame, descriptors: tuple[int, ...] = ()) -> None:
-        """Send one control frame with descriptors."""
-        self.channel.send(frame.encode(), descriptors)
+        """Send one control frame with descriptors.
+
+        To a front end that is gone, or takes nothing, it does nothing but end it: `receive` then tells of its end.
+        """
+        try:
+            self.channel.send(frame.encode(), descriptors)
+        except (BorderError, OSError):
+            self._process.kill()
 
     def receive(self) -> Frame:
         """Return the next frame; `BorderError` where it is none that a front end may send."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from hermetic.enclave.buffers import layout
 from hermetic.enclave.manifest import Manifest
 from hermetic.enclave.messages import Opened
 from hermetic.enclave.publishers import TrustedPublishers
@@ -68,6 +69,8 @@ class Loader:
                 opened = worker.open(sealed, release.jwe, manifest.digest(), timeout_s=settings.load_timeout_s)
             finally:
                 os.close(sealed)
+            # Asked now, so that a model too large for its front ends is refused like any other.
+            layout(worker.description, settings.buffers, settings.variable_tensor_bytes)
         except BaseException:
             worker.kill()
             raise

@@ -41,6 +41,8 @@ from hermetic.server.serving_key import ServingKey
 
 UNLOAD_TIMEOUT_S: Final = 20
 EXIT_TIMEOUT_S: Final = 10
+RECORDS_DELAY_S: Final = 0.05  # between a request's record and its sync, at most
+RECORD_FRAMES_LIMIT: Final = 64  # frames of records written with one sync
 
 Reply = Callable[[HermeticError | None], None]
 """Tells whoever asked how it ended; None: well."""
@@ -74,6 +76,8 @@ class Supervisor:
         self._loop = EventLoop()
         self._front_ends: dict[int, FrontEnd] = {}
         self._draining = False
+        self._records: list[tuple[FrontEnd, Records]] = []
+        self._records_due = 0.0
 
     def run(self, on_listening: Callable[[int], None]) -> None:
         """Serve until SIGTERM or SIGINT, drain, and return once no process is left.
@@ -89,8 +93,9 @@ class Supervisor:
                 if slot.settings.load_at_start and not self._draining:
                     self._load(slot, _to_nobody)
             while not (self._draining and not self._front_ends):
-                self._loop.turn(self._until_next_restart())
+                self._loop.turn(self._until_next_due())
                 self._restart_due()
+                self._write_records_due()
             self._unload_everything()
         finally:
             self._kill_everything()
@@ -123,14 +128,38 @@ class Supervisor:
             self._front_end_lost(front_end, str(error))
             return
         if isinstance(frame, Records):
-            self._record("requests", {"front-end": front_end.pid, "requests": list(frame.records)})
-            front_end.send(RecordsWritten(count=len(frame.records)))
+            self._take_records(front_end, frame)
         elif isinstance(frame, Command):
             self._obey(front_end, frame)
         elif isinstance(frame, ModelStopped):
             self._stopped_at(front_end, frame.name, frame.version)
         elif isinstance(frame, Drained):
             self._retire(front_end)
+
+    def _take_records(self, front_end: FrontEnd, frame: Records) -> None:
+        """Keep records for a moment: what arrives within `RECORDS_DELAY_S` is written with one sync."""
+        if not self._records:
+            self._records_due = time.monotonic() + RECORDS_DELAY_S
+        self._records.append((front_end, frame))
+        if len(self._records) >= RECORD_FRAMES_LIMIT:
+            self._write_records()
+
+    def _write_records_due(self) -> None:
+        if self._records and time.monotonic() >= self._records_due:
+            self._write_records()
+
+    def _write_records(self) -> None:
+        """Make the kept records durable, then tell each front end; what cannot be written stops the server."""
+        taken, self._records = self._records, []
+        self._log.append_all(
+            [
+                {"kind": "requests", "fields": {"front-end": front_end.pid, "requests": list(frame.records)}}
+                for front_end, frame in taken
+            ]
+        )
+        for front_end, frame in taken:
+            if front_end.pid in self._front_ends:
+                front_end.send(RecordsWritten(count=len(frame.records)))
 
     def _obey(self, front_end: FrontEnd, command: Command) -> None:
         """Load or unload every configured version of a model, for an identity that the front end has checked."""
@@ -170,6 +199,8 @@ class Supervisor:
         self._publish()
 
     def _retire(self, front_end: FrontEnd) -> None:
+        if self._records:
+            self._write_records()
         self._loop.forget(front_end.channel.fileno())
         front_end.channel.close()
         front_end.wait(EXIT_TIMEOUT_S)
@@ -214,7 +245,10 @@ class Supervisor:
         reply(None)
 
     def _connect(self, front_end: FrontEnd, slot: Slot, worker: Worker) -> None:
-        """Give a front end and a worker a data channel and shared memory of their own."""
+        """Give a front end and a worker a data channel and shared memory of their own.
+
+        Where one of them is gone, its own end is an event that follows, and it is dealt with there.
+        """
         settings = slot.settings
         memory = shared_memory(layout(worker.description, settings.buffers, settings.variable_tensor_bytes).size)
         front_end_side, worker_side = data_channel()
@@ -222,6 +256,14 @@ class Supervisor:
             worker.attach(
                 worker_side, memory, buffers=settings.buffers, variable_tensor_bytes=settings.variable_tensor_bytes
             )
+        except HermeticError as error:
+            os.close(front_end_side)
+            os.close(memory)
+            self._record("model.not-connected", {**_names(slot), "front-end": front_end.pid, "text": str(error)})
+            return
+        finally:
+            os.close(worker_side)
+        try:
             front_end.send(
                 ModelReady(
                     description=worker.description,
@@ -235,8 +277,8 @@ class Supervisor:
                 (front_end_side, memory),
             )
         finally:
-            for descriptor in (memory, front_end_side, worker_side):
-                os.close(descriptor)
+            os.close(front_end_side)
+            os.close(memory)
 
     def _worker_lost(self, slot: Slot, worker: Worker) -> None:
         """A worker ended unasked: its model is not available until a new one has proved itself."""
@@ -285,9 +327,11 @@ class Supervisor:
         self._publish()
         reply(None)
 
-    def _until_next_restart(self) -> float | None:
-        due = None if self._draining else self._repository.next_restart()
-        return None if due is None else max(0.0, due - time.monotonic())
+    def _until_next_due(self) -> float | None:
+        """Seconds until a restart or kept records are due; None where nothing is."""
+        restart = None if self._draining else self._repository.next_restart()
+        due = [moment for moment in (restart, self._records_due if self._records else None) if moment is not None]
+        return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _restart_due(self) -> None:
         if not self._draining:

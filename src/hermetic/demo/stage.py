@@ -18,6 +18,7 @@ import tritonclient.grpc
 
 from hermetic.attestation.testing.software_tpm import SoftwareTpm, SoftwareTpmCa
 from hermetic.demo.processes import Command
+from hermetic.errors import WorkerLostError
 from hermetic.provision.authority import Names
 from hermetic.provision.demo import DEMO_PUBLISHERS, demo_plan
 from hermetic.provision.layout import sign, write
@@ -26,6 +27,7 @@ from hermetic.provision.plan import Plan
 START_TIMEOUT_S: Final = 60
 LOAD_TIMEOUT_S: Final = 180
 SEAL_TIMEOUT_S: Final = 120
+POLL_S: Final = 0.02
 
 Say = Callable[[str], None]
 
@@ -66,10 +68,14 @@ class Installation:
         return target
 
     def add_to_server(self, model: Sealable) -> None:
-        """Name a sealed model in the server's configuration."""
+        """Name a sealed model in the server's configuration, unless it is there."""
+        path = f"models/{model.name}-{model.version}.sealed"
+        configuration = self.folder / "server" / "server.toml"
+        if f'"{path}"' in configuration.read_text():
+            return
         settings = "".join(f"{name} = {value}\n" for name, value in model.server_settings.items())
-        with (self.folder / "server" / "server.toml").open("a") as file:
-            file.write(f'\n[[models]]\npath = "models/{model.name}-{model.version}.sealed"\n{settings}')
+        with configuration.open("a") as file:
+            file.write(f'\n[[models]]\npath = "{path}"\n{settings}')
 
 
 @dataclass(slots=True)
@@ -174,11 +180,27 @@ class Serving:
             for model in self._installation.models:
                 name = rf"^model {model.name} version {model.version}: "
                 self._server.wait_for(name + "READY", LOAD_TIMEOUT_S, but_not=name + "UNAVAILABLE (?!not loaded)")
+            self._wait_for_front_ends(served := self._served(port))
         except BaseException:
             self._server.__exit__(None, None, None)
             raise
+        return served
+
+    def _served(self, port: int) -> Served:
         times = {name: 1000 * (ready - self._began[name]) for name, ready in self._ready.items()}
         return Served(self._installation, self._server, port, times)
+
+    def _wait_for_front_ends(self, served: Served) -> None:
+        """Wait until callers see every model: the supervisor knows it a moment earlier."""
+        client = served.client()
+        end = time.monotonic() + START_TIMEOUT_S
+        try:
+            while not all(client.is_model_ready(model.name) for model in self._installation.models):
+                if time.monotonic() > end:
+                    raise WorkerLostError(f"server: wanted every model ready within {START_TIMEOUT_S} s, got not ready")
+                time.sleep(POLL_S)
+        finally:
+            client.close()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -10,6 +10,7 @@ import os
 import socket
 import ssl
 import warnings
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -28,21 +29,27 @@ MILLISECONDS: Final = 1000
 class ServingCredentials:
     """The server's certificate and key, and the client authorities; can be replaced while serving.
 
-    gRPC asks for the configuration on every handshake, on a thread of its own: it is only looked up there. Connections
-    that are open live on; `connection_age_s` bounds how long.
+    gRPC asks on every handshake, on a thread of its own, whether there is another configuration. It takes what it is
+    given for its own and frees it: each configuration is handed over once, and "no other" is None. The same one twice
+    is a double free that any stranger can set off by connecting. Connections that are open live on;
+    `connection_age_s` bounds how long.
     """
 
     def __init__(self, key: bytes, chain: bytes, authorities: Mapping[str, str]) -> None:
         """PEM all; `ConfigurationError` where there is no client authority."""
-        self._current = _configuration(key, chain, authorities)
-        self.grpc = grpc.dynamic_ssl_server_credentials(self._current, self._fetch, require_client_authentication=True)
+        self._next: deque[grpc.ServerCertificateConfiguration] = deque(maxlen=1)
+        first = _configuration(key, chain, authorities)
+        self.grpc = grpc.dynamic_ssl_server_credentials(first, self._fetch, require_client_authentication=True)
 
     def replace(self, key: bytes, chain: bytes, authorities: Mapping[str, str]) -> None:
         """Use these from the next handshake on. Validate them first: gRPC would keep the old ones in silence."""
-        self._current = _configuration(key, chain, authorities)
+        self._next.append(_configuration(key, chain, authorities))
 
-    def _fetch(self) -> grpc.ServerCertificateConfiguration:
-        return self._current
+    def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
+        try:
+            return self._next.pop()
+        except IndexError:
+            return None
 
 
 def _configuration(key: bytes, chain: bytes, authorities: Mapping[str, str]) -> grpc.ServerCertificateConfiguration:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -39,6 +40,8 @@ def raw(served: FarSide) -> Iterator[RawConnection]:
 def still_serves(served: FarSide) -> Iterator[None]:
     yield
     with served.channel_as(served.pki.infer) as channel:
+        # A crowd of strangers may hold all connections for a moment; then a client tries again.
+        grpc.channel_ready_future(channel).result(TIMEOUT_S)
         response = infer(channel, infer_request("echo", (1, 2, 3, 4)))
         assert response.raw_output_contents[0] == floats(1, 2, 3, 4)
 
@@ -94,14 +97,26 @@ def test_thousands_of_resets(raw: RawConnection) -> None:
 
 
 def test_garbage_on_the_port(served: FarSide) -> None:
-    for _ in range(20):
+    for _ in range(200):
         with socket.create_connection(("localhost", served.port), 10) as plain:
             plain.sendall(os.urandom(400))
+
+
+@pytest.mark.parametrize("linger", [b"", struct.pack("ii", 1, 0)])
+def test_strangers_that_connect_and_leave(served: FarSide, linger: bytes) -> None:
+    """Each is a handshake begun: what gRPC asks for on each must not be freed twice."""
+    for _ in range(20):
+        connections = [socket.create_connection(("localhost", served.port), 10) for _ in range(100)]
+        for connection in connections:
+            if linger:  # by a reset
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            connection.close()
 
 
 def test_half_open_connections(served: FarSide) -> None:
     connections = [socket.create_connection(("localhost", served.port), 10) for _ in range(100)]
     with served.channel_as(served.pki.infer) as channel:
+        grpc.channel_ready_future(channel).result(TIMEOUT_S)
         infer(channel, infer_request("echo", (1, 2, 3, 4)))
     for connection in connections:
         connection.close()

@@ -4,6 +4,7 @@ import socket
 import ssl
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -125,3 +126,40 @@ def test_the_start_probe_notices_a_process_that_speaks_tls_12(pki: Pki) -> None:
     """This process was started without the cipher setting, so the probe must say so."""
     with pytest.raises(ConfigurationError, match=r"TLS 1\.2 to be refused, got TLSv1\.2"):
         tls.check_only_tls13(pki.server.key, pki.server.certificate)
+
+
+def test_certificates_are_replaced_while_serving(pki: Pki) -> None:
+    """Old connections live on, new ones meet the new certificate, and nothing is handed to gRPC twice."""
+    authorities = {"clients": pki.authority.pem.decode()}
+    credentials = tls.ServingCredentials(pki.server.key, pki.server.certificate, authorities)
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_secure_port("127.0.0.1:0", credentials.grpc)
+    server.start()
+    try:
+        context = tls_context(pki.server_authority.pem, pki.infer)
+        for _ in range(3):
+            successor = pki.server_authority.issue_server()
+            credentials.replace(successor.key, successor.certificate, authorities)
+            for _ in range(20):
+                assert _served_certificate(context, port) == ssl.PEM_cert_to_DER_cert(successor.certificate.decode())
+    finally:
+        server.stop(None).wait(TIMEOUT_S)
+
+
+def test_a_configuration_is_handed_to_grpc_once(pki: Pki) -> None:
+    """gRPC frees what it is given."""
+    credentials = tls.ServingCredentials(
+        pki.server.key, pki.server.certificate, {"clients": pki.authority.pem.decode()}
+    )
+    assert credentials._fetch() is None  # the first one went in at the start
+    credentials.replace(pki.server.key, pki.server.certificate, {"clients": pki.authority.pem.decode()})
+    assert credentials._fetch() is not None
+    assert credentials._fetch() is None
+
+
+def _served_certificate(context: ssl.SSLContext, port: int) -> bytes | None:
+    with (
+        socket.create_connection(("localhost", port), TIMEOUT_S) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as secured,
+    ):
+        return secured.getpeercert(binary_form=True)

@@ -7,7 +7,8 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable
-from typing import Final
+from functools import partial
+from typing import Final, NoReturn
 
 BELL_BYTES: Final = 4096
 
@@ -49,12 +50,17 @@ class EventLoop:
             self._clapper.send(b"!")
 
     def in_thread(self, work: Callable[[], Event]) -> None:
-        """Run `work`, which may block, in a thread of its own; the event that it returns is run in the loop."""
+        """Run `work`, which may block, in a thread of its own; the event that it returns is run in the loop.
+
+        What `work` raises is raised by `turn`: a fault ends the loop, and never leaves somebody waiting for an event.
+        """
 
         def body() -> None:
-            event = work()
-            self.post(event)
-            self._threads.discard(thread)
+            try:
+                event = work()
+            except BaseException as error:  # noqa: BLE001 - it is raised again, where somebody sees it
+                event = partial(_raise, error)
+            self.post(partial(self._finish, thread, event))
 
         thread = threading.Thread(target=body, daemon=True)
         self._threads.add(thread)
@@ -63,12 +69,24 @@ class EventLoop:
     @property
     def busy(self) -> bool:
         """Whether a thread is still at work, or its event still waits."""
-        return bool(self._threads) or not self._events.empty()
+        return bool(self._threads)
 
     def turn(self, timeout_s: float | None) -> None:
         """Wait for events, at most `timeout_s` seconds (None: for ever), and run them."""
         for key, _ in self._selector.select(timeout_s):
-            key.data()
+            # The event before this one may have forgotten the descriptor, or put another in its place.
+            if self._selector.get_map().get(key.fileobj) is key:
+                key.data()
+
+    def close(self) -> None:
+        """Give the bell and the selector back; the loop is over."""
+        self._selector.close()
+        self._bell.close()
+        self._clapper.close()
+
+    def _finish(self, thread: threading.Thread, event: Event) -> None:
+        self._threads.discard(thread)
+        event()
 
     def _answer_bell(self) -> None:
         self._bell.recv(BELL_BYTES)
@@ -78,3 +96,7 @@ class EventLoop:
             except queue.Empty:
                 return
             event()
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error

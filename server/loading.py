@@ -58,13 +58,13 @@ class Loader:
     def load(self, settings: Model, manifest: Manifest) -> Loaded:
         """Return the loaded model; whatever fails, no process is left behind.
 
-        Raises `IsolationError`, `BrokerRefusedError`, `BrokerUnreachableError`, a `PublisherError`, or
-        `WorkerLostError`.
+        Raises `ConfigurationError` where the file is gone, `IsolationError`, `BrokerRefusedError`,
+        `BrokerUnreachableError`, a `PublisherError`, or `WorkerLostError`.
         """
         worker = Worker.start(self._worker_settings(settings, manifest))  # 1.
         try:
             release = self._attesting.release_key(manifest, worker.public_key, worker.report)  # 2. to 5.
-            sealed = os.open(settings.path, os.O_RDONLY | os.O_CLOEXEC)
+            sealed = _open(settings.path)
             try:
                 opened = worker.open(sealed, release.jwe, manifest.digest(), timeout_s=settings.load_timeout_s)
             finally:
@@ -86,3 +86,10 @@ class Loader:
             uid=self._isolation.uid,
             gid=self._isolation.gid,
         )
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigurationError(f"models: {path}: {error.strerror}") from None

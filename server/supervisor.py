@@ -19,7 +19,7 @@ from hermetic.attestation.log import Log
 from hermetic.enclave.buffers import layout
 from hermetic.enclave.channel import data_channel, shared_memory
 from hermetic.enclave.supervisor import Worker
-from hermetic.errors import BorderError, HermeticError, NotReadyError
+from hermetic.errors import BorderError, HermeticError, NotReadyError, WorkerLostError
 from hermetic.server.config import FrontEndSettings, ServerConfig
 from hermetic.server.event_loop import Event, EventLoop
 from hermetic.server.front_ends import FrontEnd
@@ -104,21 +104,24 @@ class Supervisor:
 
     def _start_front_ends(self) -> int:
         """Start them all on one port, which the first one may choose; returns the port."""
-        settings = self._settings
         for _ in range(self._config.front_ends):
-            front_end = FrontEnd(
-                settings, self._serving_key.descriptor, event_engine_listener=self._config.event_engine_listener
-            )
-            self._front_ends[front_end.pid] = front_end
-            listening = front_end.await_listening()
-            settings = settings.model_copy(update={"port": listening.port})
-            self._loop.watch(front_end.channel.fileno(), partial(self._hear, front_end))
-            self._record(
-                "front-end.listening",
-                {"pid": front_end.pid, "port": listening.port, "lock-down": listening.report.model_dump(mode="json")},
-            )
-        self._settings = settings
-        return settings.port
+            self._start_front_end()
+        return self._settings.port
+
+    def _start_front_end(self) -> FrontEnd:
+        """Start one on the port of the others, or on the one that it chooses as the first."""
+        front_end = FrontEnd(
+            self._settings, self._serving_key.descriptor, event_engine_listener=self._config.event_engine_listener
+        )
+        self._front_ends[front_end.pid] = front_end
+        listening = front_end.await_listening()
+        self._settings = self._settings.model_copy(update={"port": listening.port})
+        self._loop.watch(front_end.channel.fileno(), partial(self._hear, front_end))
+        self._record(
+            "front-end.listening",
+            {"pid": front_end.pid, "port": listening.port, "lock-down": listening.report.model_dump(mode="json")},
+        )
+        return front_end
 
     def _hear(self, front_end: FrontEnd) -> None:
         """Handle one frame; a front end that breaks the protocol or is gone is replaced."""
@@ -187,12 +190,7 @@ class Supervisor:
             self._stopped_at(front_end, *slot.key)
         if self._draining:
             return
-        successor = FrontEnd(
-            self._settings, self._serving_key.descriptor, event_engine_listener=self._config.event_engine_listener
-        )
-        self._front_ends[successor.pid] = successor
-        successor.await_listening()
-        self._loop.watch(successor.channel.fileno(), partial(self._hear, successor))
+        successor = self._start_front_end()
         for slot in self._repository:
             if slot.worker is not None and slot.state == "READY":
                 self._connect(successor, slot, slot.worker)
@@ -240,14 +238,16 @@ class Supervisor:
         slot.ready(worker)
         self._loop.watch(worker.pidfd, partial(self._worker_lost, slot, worker))
         for front_end in self._front_ends.values():
-            self._connect(front_end, slot, worker)
+            if slot.worker is worker:
+                self._connect(front_end, slot, worker)
         self._publish()
-        reply(None)
+        reply(None if slot.worker is worker else NotReadyError(f"model {slot.manifest.name}: {slot.reason}"))
 
     def _connect(self, front_end: FrontEnd, slot: Slot, worker: Worker) -> None:
         """Give a front end and a worker a data channel and shared memory of their own.
 
-        Where one of them is gone, its own end is an event that follows, and it is dealt with there.
+        Where the front end is gone, its end is an event that follows; a worker's end is dealt with here, because it
+        has been reaped already. A worker that only says no lives on: it serves the other front ends.
         """
         settings = slot.settings
         memory = shared_memory(layout(worker.description, settings.buffers, settings.variable_tensor_bytes).size)
@@ -260,6 +260,8 @@ class Supervisor:
             os.close(front_end_side)
             os.close(memory)
             self._record("model.not-connected", {**_names(slot), "front-end": front_end.pid, "text": str(error)})
+            if isinstance(error, WorkerLostError):
+                self._worker_lost(slot, worker)
             return
         finally:
             os.close(worker_side)
@@ -281,11 +283,17 @@ class Supervisor:
             os.close(memory)
 
     def _worker_lost(self, slot: Slot, worker: Worker) -> None:
-        """A worker ended unasked: its model is not available until a new one has proved itself."""
+        """A worker ended unasked: its model is not available until a new one has proved itself.
+
+        No new one is started where an unload was under way: the weights are gone, as was asked for.
+        """
         self._loop.forget(worker.pidfd)
         reason = worker.reap()
-        slot.lost(time.monotonic(), f"worker lost: {reason}")
         self._record("worker.lost", {**_names(slot), "reason": reason})
+        if slot.state == "UNLOADING":
+            self._wiped(slot, wiped=False)
+            return
+        slot.lost(time.monotonic(), f"worker lost: {reason}")
         self._publish()
 
     def _unload(self, slot: Slot, reply: Reply) -> None:

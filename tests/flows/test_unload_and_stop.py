@@ -50,13 +50,6 @@ def pair() -> Iterator[Pair]:
         yield pair
 
 
-@pytest.fixture(scope="module")
-def served(pair: Pair) -> Iterator[Running]:
-    """The server of the tests that leave it as they found it."""
-    with pair.scene.serve(pair.files) as served:
-        yield served
-
-
 class Questions:
     """Many questions to the slow model at once, on one connection, and how each was answered."""
 
@@ -91,7 +84,9 @@ class Questions:
 
 def worker_of(pair: Pair, name: str) -> int:
     """The process of the last load of a model, as the server's log has it."""
-    pids = [r.fields["pid"] for r in pair.scene.records("server") if r.kind == "model.loaded" and r.fields["model"] == name]
+    pids = [
+        r.fields["pid"] for r in pair.scene.records("server") if r.kind == "model.loaded" and r.fields["model"] == name
+    ]
     return int(pids[-1])
 
 
@@ -111,6 +106,43 @@ def status_of(ask: Callable[[], object]) -> str:
     with pytest.raises(InferenceServerException) as caught:
         ask()
     return str(caught.value.status())
+
+
+# -------------------------------------------------------------------------------------------- the end
+
+
+def test_sigterm_under_load_loses_nothing_and_leaves_nothing(pair: Pair) -> None:
+    with pair.scene.serve(pair.files) as served, served.client() as client, served.client() as late:
+        check_answers(late, pair.quick)
+        processes = [os.pidfd_open(pid) for pid in served.pids]
+        questions = Questions(client, pair.slow)
+        os.kill(served.server.pid, signal.SIGTERM)
+        assert status_of(lambda: ask_until_refused(late, pair.quick)) == UNAVAILABLE
+        assert questions.check() == []
+        served.server.succeed(60)
+        wait_for_ends(processes)
+    assert pair.scene.records("server")[-1].kind == "server.stopped"
+
+
+def ask_until_refused(client: Client, network: Network) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        client.infer(network.name, question(network.rows(1)))
+
+
+def test_nobody_outlives_a_killed_supervisor(pair: Pair) -> None:
+    with pair.scene.serve(pair.files[:1]) as served:
+        children = [os.pidfd_open(pid) for pid in served.pids[1:]]
+        assert len(children) == 2
+        os.kill(served.server.pid, signal.SIGKILL)
+        wait_for_ends(children)
+
+
+@pytest.fixture(scope="module")
+def served(pair: Pair) -> Iterator[Running]:
+    """The server of the tests below, which leave it as they found it. One server at a time: the log has one writer."""
+    with pair.scene.serve(pair.files) as served:
+        yield served
 
 
 # --------------------------------------------------------------------------------------------------------------- unload
@@ -144,7 +176,7 @@ def test_unload_in_flight_answers_what_was_accepted_and_leaves_no_weight(served:
         assert Questions(client, pair.slow, 3).check() == []
 
 
-# -------------------------------------------------------------------------------------------------------- kill -9 and back
+# -------------------------------------------------------------------------------------------- kill -9 and back
 
 
 def test_a_killed_worker_is_an_error_of_its_requests_only_and_comes_back(served: Running, pair: Pair) -> None:
@@ -203,33 +235,3 @@ def test_front_end_and_workers_killed_at_once_come_back(served: Running, pair: P
     with served.client() as client:
         wait_until_served(client, pair.quick)
         check_answers(client, pair.quick)
-
-
-# --------------------------------------------------------------------------------------------------------------- the end
-
-
-def test_sigterm_under_load_loses_nothing_and_leaves_nothing(pair: Pair) -> None:
-    with pair.scene.serve(pair.files) as served, served.client() as client, served.client() as late:
-        check_answers(late, pair.quick)
-        processes = [os.pidfd_open(pid) for pid in served.pids]
-        questions = Questions(client, pair.slow)
-        os.kill(served.server.pid, signal.SIGTERM)
-        assert status_of(lambda: ask_until_refused(late, pair.quick)) == UNAVAILABLE
-        assert questions.check() == []
-        served.server.succeed(60)
-        wait_for_ends(processes)
-    assert pair.scene.records("server")[-1].kind == "server.stopped"
-
-
-def ask_until_refused(client: Client, network: Network) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        client.infer(network.name, question(network.rows(1)))
-
-
-def test_nobody_outlives_a_killed_supervisor(pair: Pair) -> None:
-    with pair.scene.serve(pair.files[:1]) as served:
-        children = [os.pidfd_open(pid) for pid in served.pids[1:]]
-        assert len(children) == 2
-        os.kill(served.server.pid, signal.SIGKILL)
-        wait_for_ends(children)

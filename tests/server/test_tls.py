@@ -147,7 +147,7 @@ def test_certificates_are_replaced_while_serving(pki: Pki) -> None:
 
 
 def test_a_configuration_is_handed_to_grpc_once(pki: Pki) -> None:
-    """gRPC frees what it is given."""
+    """What gRPC is given it frees."""
     credentials = tls.ServingCredentials(
         pki.server.key, pki.server.certificate, {"clients": pki.authority.pem.decode()}
     )

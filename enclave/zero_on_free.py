@@ -31,6 +31,10 @@ RUNTIME_ENVIRONMENT: Final[Mapping[str, str]] = {
 }
 """What a runtime needs to be told before it is imported."""
 
+# On the path of every request: called with the interpreter's lock held, which is half the price of letting it go.
+_memset: Final = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)(("memset", ctypes.CDLL(None)))
+_BYTES_HEADER: Final = bytes.__basicsize__ - 1
+
 _RESTARTED: Final = "HERMETIC_ZERO_ON_FREE"
 _CANARY: Final = b"\x5a\xc3"
 _SIZES: Final = (32, 200, 1000, 4096, 60_000, 1 << 18)  # bytes: every kind of block that glibc keeps differently
@@ -83,7 +87,7 @@ def wipe_immutable_bytes_that_nobody_else_holds(secret: bytes) -> None:
     CPython keeps bytes of length 0 and 1 as shared objects: those are left alone.
     """
     if len(secret) > 1:
-        ctypes.memset(id(secret) + bytes.__basicsize__ - 1, 0, len(secret))
+        _memset(id(secret) + _BYTES_HEADER, 0, len(secret))
 
 
 def _survivors() -> int:

@@ -11,6 +11,7 @@
 Nothing here knows of a request; that is application.py.
 """
 
+import gc
 import logging
 import os
 import signal
@@ -38,6 +39,7 @@ MEMORY_LIMIT: Final = 64 << 30  # bytes of address space: models' shared memory 
 THREADS_LIMIT: Final = 256  # gRPC's own included
 THREADS_END_S: Final = 5.0  # seconds
 LAST_RECORDS_S: Final = 10.0  # seconds for the last records to become durable
+COLLECT_AFTER: Final = 50_000  # new objects between two looks for cycles
 STREAMS: Final = frozenset({HEALTH + "Watch"})
 
 
@@ -66,10 +68,21 @@ def main(arguments: list[str]) -> int:
         logging.getLogger(__name__).error("cannot start: %s", error)  # noqa: TRY400 - it says what to do, a trace does not
         return 1
     front_end.attach(transport, reader)
+    _collect_seldom()
     transport.run()
     reader.stop()
     front_end.close()
     return _say_goodbye(front_end, supervisor)
+
+
+def _collect_seldom() -> None:
+    """Let the cycle collector look less often, and not at what lives as long as the process.
+
+    A request leaves no cycles behind; looking for them after every 700 objects was a tenth of its time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER)
 
 
 def make_transport(settings: FrontEndSettings, credentials: tls.ServingCredentials, front_end: FrontEnd) -> Transport:

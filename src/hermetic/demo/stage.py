@@ -4,7 +4,6 @@ The demo, the benchmarks and the flow tests all stand on it. Everything runs as 
 `hermetic` as processes of their own, on loopback, on ports that the kernel chooses.
 """
 
-import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,16 +55,22 @@ class Installation:
 
     def seal(self, model: Sealable, on_line: Say = lambda _: None) -> Path:
         """Seal a model and upload its key in the same step; returns the sealed file."""
-        target = self.folder / "server" / "models" / f"{model.name}-{model.version}.sealed"
-        authority = self.folder / "authority"
-        arguments = ["seal", str(model.source), "--name", model.name, "--version", str(model.version)]
-        arguments += ["--key", f"kbs:///models/{model.name}/{model.version}", "-o", str(target)]
-        arguments += ["--publisher-key", str(authority / "publishers" / f"{model.publisher}.json")]
-        arguments += ["--operator", str(authority / "operator" / "operator.toml"), *model.options]
-        with Command(arguments, on_line) as command:
+        with Command(self.seal_arguments(model), on_line) as command:
             command.succeed(SEAL_TIMEOUT_S)
         self.models.append(model)
-        return target
+        return self.sealed_file(model)
+
+    def sealed_file(self, model: Sealable) -> Path:
+        """Where `seal` puts a model."""
+        return self.folder / "server" / "models" / f"{model.name}-{model.version}.sealed"
+
+    def seal_arguments(self, model: Sealable) -> list[str]:
+        """What `hermetic` is told to seal a model."""
+        authority = self.folder / "authority"
+        arguments = ["seal", str(model.source), "--name", model.name, "--version", str(model.version)]
+        arguments += ["--key", f"kbs:///models/{model.name}/{model.version}", "-o", str(self.sealed_file(model))]
+        arguments += ["--publisher-key", str(authority / "publishers" / f"{model.publisher}.json")]
+        return [*arguments, "--operator", str(authority / "operator" / "operator.toml"), *model.options]
 
     def add_to_server(self, model: Sealable) -> None:
         """Name a sealed model in the server's configuration, unless it is there."""
@@ -225,14 +230,6 @@ def descendants(pid: int) -> list[int]:
             except OSError:
                 continue  # it has ended meanwhile
     return found
-
-
-def manifest_of(sealed: Path) -> dict[str, object]:
-    """Return the manifest of a sealed file, as `hermetic inspect` shows it."""
-    with Command(["inspect", "--json", str(sealed)]) as command:
-        command.succeed(START_TIMEOUT_S)
-        shown: dict[str, object] = json.loads(command.output)
-        return shown
 
 
 def _written(folder: Path, ca: SoftwareTpmCa) -> tuple[Path, ...]:

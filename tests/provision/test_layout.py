@@ -158,7 +158,7 @@ def test_names_that_would_change_the_configuration_are_quoted(tmp_path: Path) ->
     write(tmp_path, Plan(Names("x"), "example.org", tenant='a"\nroles = ["operate"]\n#', tcti='b"]$profile'))
     server = ServerConfig.load(tmp_path / "server/server.toml")
     assert server.access[0].tenant == 'a"\nroles = ["operate"]\n#'
-    assert server.access[0].roles == ("infer",)
+    assert server.access[0].roles == ("infer", "observe")
     assert server.attestation.tcti == 'b"]$profile'
 
 

@@ -21,12 +21,14 @@ from hermetic.attestation.evidence import JsonValue, canonical
 from hermetic.attestation.exchange import BrokerClient
 from hermetic.attestation.log import Log, NoteSigner
 from hermetic.enclave import zero_on_free
+from hermetic.enclave.messages import NAME_LIMIT
 from hermetic.enclave.publishers import TrustedPublishers
-from hermetic.errors import ConfigurationError
+from hermetic.errors import ConfigurationError, SealedModelError
 from hermetic.server.attesting import Attesting
 from hermetic.server.config import FrontEndSettings, ServerConfig
 from hermetic.server.enrolled_tpm import EnrolledTpm
 from hermetic.server.loading import Loader, read_manifest
+from hermetic.server.messages import REASON_LIMIT, RepositoryEntry
 from hermetic.server.repository import Repository, Slot
 from hermetic.server.serving_key import ServingKey, make_serving_key
 from hermetic.server.supervisor import Supervisor
@@ -37,8 +39,8 @@ EVENT_LOG: Final = "event-log.json"
 def assemble(config: ServerConfig, resources: ExitStack, on_change: Callable[[Repository], None]) -> Supervisor:
     """Return the supervisor of this configuration; `resources` closes log, TPM and broker connection.
 
-    Raises `ConfigurationError`, `LogError`, `TpmError`, `BrokerRefusedError`, `BrokerUnreachableError` or
-    `SealedModelError`: whatever cannot be put together stops the start.
+    Raises `ConfigurationError`, `LogError`, `TpmError`, `BrokerRefusedError` or `BrokerUnreachableError`: whatever
+    cannot be put together stops the start. A sealed file that is refused is a state of the repository, not an error.
     """
     _refuse_demo_material(config)
     log = resources.enter_context(_open_log(config))
@@ -48,10 +50,10 @@ def assemble(config: ServerConfig, resources: ExitStack, on_change: Callable[[Re
     zeroing = zero_on_free.status()
     attesting = Attesting(attester, broker, lambda: _host_claims(config, zeroing, publishers, log))
     serving_key = make_serving_key(config.tls, attesting.certify_serving_key)
-    slots = [Slot(model, read_manifest(model.path, publishers)) for model in config.models]
+    repository = _repository(config, publishers, log)
     loader = Loader(config.isolation, publishers, attesting)
     settings = _front_end_settings(config, serving_key)
-    return Supervisor(config, settings, serving_key, Repository(slots), loader, log, on_change)
+    return Supervisor(config, settings, serving_key, repository, loader, log, on_change)
 
 
 def read(path: Path) -> str:
@@ -109,6 +111,21 @@ def _sample_attester() -> Attester:
     except ImportError:
         raise ConfigurationError('attestation.tee: "sample" is not part of this build') from None
     return SampleAttester()
+
+
+def _repository(config: ServerConfig, publishers: TrustedPublishers, log: Log) -> Repository:
+    """A slot for each sealed file. One that is refused has no name to be believed: it is shown by its file's name."""
+    slots, refused = [], []
+    for model in config.models:
+        try:
+            slots.append(Slot(model, read_manifest(model.path, publishers)))
+        except SealedModelError as error:
+            log.append({"kind": "model.refused", "fields": {"file": str(model.path), "text": str(error)}})
+            reason = f"{type(error).__name__}: {error}"[:REASON_LIMIT]
+            refused.append(
+                RepositoryEntry(name=model.path.name[:NAME_LIMIT], version=1, state="UNAVAILABLE", reason=reason)
+            )
+    return Repository(slots, refused)
 
 
 def _host_claims(

@@ -14,6 +14,7 @@ from hermetic.server.config import FrontEndSettings
 RECORD_LIMIT: Final = 4096  # bytes of one record's JSON
 RECORDS_LIMIT: Final = 64  # records in one frame
 MODELS_LIMIT: Final = 512  # models in one repository index
+REASON_LIMIT: Final = 256  # characters that say why a model is not ready
 
 State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
 
@@ -25,7 +26,7 @@ class RepositoryEntry(BaseModel):
     name: Name
     version: Annotated[int, Field(ge=1)]
     state: State
-    reason: Annotated[str, Field(max_length=256)] = ""
+    reason: Annotated[str, Field(max_length=REASON_LIMIT)] = ""
 
 
 class Start(Frame):

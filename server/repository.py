@@ -11,7 +11,7 @@ from hermetic.enclave.manifest import Manifest
 from hermetic.enclave.supervisor import Worker
 from hermetic.errors import ConfigurationError, HermeticError, NotFoundError
 from hermetic.server.config import Model
-from hermetic.server.messages import RepositoryEntry, State
+from hermetic.server.messages import REASON_LIMIT, RepositoryEntry, State
 
 RESTART_DELAYS_S: Final = (1, 2, 5, 10, 30, 60)
 """Seconds before the first, second, ... restart of a worker that was lost; the last one repeats."""
@@ -66,8 +66,12 @@ class Slot:
 class Repository:
     """All slots by name and version."""
 
-    def __init__(self, slots: Iterable[Slot]) -> None:
-        """Keep the slots; `ConfigurationError` where two files are the same model version."""
+    def __init__(self, slots: Iterable[Slot], refused: Iterable[RepositoryEntry] = ()) -> None:
+        """Keep the slots; `ConfigurationError` where two files are the same model version.
+
+        `refused` are files whose manifest is not believed: shown, and never loaded.
+        """
+        self._refused = tuple(refused)
         self._slots: dict[tuple[str, int], Slot] = {}
         for slot in slots:
             if slot.key in self._slots:
@@ -92,10 +96,13 @@ class Repository:
 
     def index(self) -> tuple[RepositoryEntry, ...]:
         """What RepositoryIndex shows."""
-        return tuple(
-            RepositoryEntry(name=s.manifest.name, version=s.manifest.version, state=s.state, reason=s.reason[:256])
+        slots = (
+            RepositoryEntry(
+                name=s.manifest.name, version=s.manifest.version, state=s.state, reason=s.reason[:REASON_LIMIT]
+            )
             for s in self
         )
+        return (*slots, *self._refused)
 
     def due(self, now: float) -> list[Slot]:
         """Slots whose restart is due."""

@@ -13,7 +13,7 @@ Steps 2 to 5 are serialised: extend, quote and log snapshot belong together, and
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -81,7 +81,17 @@ class Attesting:
         challenge = self._broker.challenge(self._attester.tee)
         if measured is not None:
             self._attester.extend(measured)
-        hermetic = {**self._host_claims(), **claims} if challenge.knows_hermetic else None
+        hermetic = _with(self._host_claims(), claims) if challenge.knows_hermetic else None
         binding = report_data(challenge.nonce, dict(public_key), hermetic=hermetic)
         evidence = self._attester.collect(fit_to(self._attester.tee, binding))
         return self._broker.attest(challenge, dict(public_key), evidence, hermetic)
+
+
+def _with(host: Mapping[str, JsonValue], own: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """The host's claims and those of one attestation. What either goes without, the whole goes without."""
+    waived = {str(name) for claims in (host, own) for name in _list(claims.get("waivers"))}
+    return {**host, **own, "waivers": [*sorted(waived)]}
+
+
+def _list(value: JsonValue) -> Sequence[JsonValue]:
+    return value if isinstance(value, list | tuple) else ()

@@ -190,7 +190,7 @@ def send(
         with contextlib.closing(response):
             answer = Answer(response.status_code, response.headers, _read_bounded(response))
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-        raise BrokerUnreachableError(f"{method} {path}: no answer from the broker: {error}") from error
+        raise BrokerUnreachableError(f"{method} {request.url}: no answer from the broker: {error}") from error
     _raise_for_refusal(method, path, answer)
     return answer
 

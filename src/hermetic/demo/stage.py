@@ -133,8 +133,13 @@ class Served:
 
 
 @contextmanager
-def install(folder: Path, *, tee: Literal["tpm", "sample"] | None = None) -> Iterator[Installation]:
-    """Make an installation in the new folder `folder`, with a running broker; stop it at the end."""
+def install(
+    folder: Path, *, tee: Literal["tpm", "sample"] | None = None, prepare: Callable[[Path], None] = lambda _: None
+) -> Iterator[Installation]:
+    """Make an installation in the new folder `folder`, with a running broker; stop it at the end.
+
+    `prepare` may change what is written there before the broker reads it.
+    """
     plan = Plan(
         Names.of_demo(),
         "hermetic.demo",
@@ -151,6 +156,7 @@ def install(folder: Path, *, tee: Literal["tpm", "sample"] | None = None) -> Ite
             plan = replace(plan, tcti=tpm.tcti, ek_authorities=_written(folder / "tpm-ca", ca))
         write(folder, plan)
         sign(folder)
+        prepare(folder)
         broker = resources.enter_context(
             Command(["broker", "serve", "--json", "--config", str(folder / "broker" / "broker.toml")])
         )

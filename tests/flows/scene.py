@@ -6,7 +6,7 @@ import re
 import ssl
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -159,9 +159,12 @@ def best_tee() -> Tee:
 
 
 @contextlib.contextmanager
-def scene(tee: Tee) -> Iterator[Scene]:
+def scene(tee: Tee, prepare: Callable[[Path], None] = lambda _: None) -> Iterator[Scene]:
     """A new installation in a folder whose name is short: a software TPM's sockets live there."""
-    with tempfile.TemporaryDirectory(prefix="hf-") as folder, install(Path(folder, "i"), tee=tee) as installation:
+    with (
+        tempfile.TemporaryDirectory(prefix="hf-") as folder,
+        install(Path(folder, "i"), tee=tee, prepare=prepare) as installation,
+    ):
         yield Scene(installation, Path(folder, "plain"))
 
 
@@ -198,4 +201,4 @@ def index_of(operator: Client) -> dict[str, tuple[str, str]]:
 
 def _model(file: Path) -> str:
     name, version = file.stem.rsplit("-", 1)
-    return rf"^model {re.escape(name)} version {version}: "
+    return rf"^model ({re.escape(name)} version {version}|{re.escape(file.name)} version 1): "

@@ -19,6 +19,7 @@ from hermetic.errors import ConfigurationError
 HEADER_BYTES: Final = 64 * 1024
 """Longest request line and headers together; a token fits."""
 
+FAREWELL_S: Final = 0.5  # for the end of TLS on a connection that was closed, at a stop
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -44,11 +45,21 @@ class _Server(uvicorn.Server):
         self.answers.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        farewells = asyncio.create_task(self._end_farewells())
         await super().shutdown(sockets)
+        farewells.cancel()
         for connection in list(self.server_state.connections):
             if connection.transport is not None:
                 connection.transport.abort()  # `drain_s` is over; a TLS farewell could wait for a silent client
         await asyncio.sleep(0)
+
+    async def _end_farewells(self) -> None:
+        """Abort what we closed and the client did not: one with an idle connection does not answer a farewell."""
+        while True:
+            await asyncio.sleep(FAREWELL_S)
+            for connection in list(self.server_state.connections):
+                if connection.transport.is_closing():
+                    connection.transport.abort()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

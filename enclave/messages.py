@@ -29,6 +29,8 @@ TENSORS_LIMIT: Final = 256  # tensors in one frame
 DIMENSIONS_LIMIT: Final = 16  # dimensions of one tensor
 ERROR_TEXT_LIMIT: Final = 1024  # bytes
 PREPACK_LIMIT_DEFAULT: Final = 64 << 20  # bytes of weights
+FAILURE_TEXT_LIMIT: Final = 4096  # characters of why a worker refused a step
+PROBLEMS_LIMIT: Final = 3  # faults of a frame that are named
 NAME_LIMIT: Final = 256  # characters of a model's or tensor's name
 
 VERSION: Final = 1
@@ -43,6 +45,7 @@ STATUS_OK: Final = 0
 STATUS_REFUSED: Final = 1  # the batch's content is at fault
 STATUS_FAILED: Final = 2  # the model or the runtime is at fault
 
+Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1, max_length=NAME_LIMIT)]
 
 
@@ -92,7 +95,7 @@ def decode_control(frame: bytes, allowed: Sequence[type[Frame]]) -> Frame:
             try:
                 return message.model_validate_json(frame[_CONTROL.size :])
             except ValidationError as error:
-                problems = error.errors(include_url=False, include_input=False)
+                problems = str(error.errors(include_url=False, include_input=False)[:PROBLEMS_LIMIT])[:ERROR_TEXT_LIMIT]
                 raise BorderError(
                     f"{message.__name__} frame: {error.error_count()} fields do not validate: {problems}"
                 ) from None
@@ -177,9 +180,9 @@ class Opened(Frame):
 
     kind: ClassVar[int] = 0x04
     description: ModelDescription
-    unseal_ms: float
-    load_ms: float
-    known_answer_ms: float
+    unseal_ms: Milliseconds
+    load_ms: Milliseconds
+    known_answer_ms: Milliseconds
 
 
 class Attach(Frame):
@@ -212,8 +215,8 @@ class Failed(Frame):
     """Worker -> supervisor: the step asked for was refused. `error` names a class of errors.py."""
 
     kind: ClassVar[int] = 0x09
-    error: str
-    text: str
+    error: Annotated[str, Field(max_length=NAME_LIMIT)]
+    text: Annotated[str, Field(max_length=FAILURE_TEXT_LIMIT)]
 
 
 class Tensor(NamedTuple):

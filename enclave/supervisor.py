@@ -188,7 +188,8 @@ class Worker:
         """
         try:
             self._ask(Unload(), (), Wiped, timeout_s)
-        except (BorderError, WorkerLostError):
+        except HermeticError:  # whatever it says instead of `Wiped`, it has not said that
+            self.kill()
             return False
         self._bury(timeout_s)
         return True
@@ -273,7 +274,10 @@ def _spawn(control: int) -> subprocess.Popen[bytes]:
 def _describe_end(status: int) -> str:
     if status >= 0:
         return f"ended with status {status}"
-    name = signal.Signals(-status).name
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:  # a real-time signal has no name
+        name = f"signal {-status}"
     reasons = {
         "SIGSYS": "it made a system call that its filter forbids",
         "SIGKILL": "killed by us, by the kernel for memory, or with its parent",

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
@@ -60,6 +61,7 @@ class FrontEnd:
         self._inference = InferenceMethods(self._models, self._commands)
         self._health = Health(lambda: self._inference.ready)
         self._models.on_change.append(self._health.changed)
+        self._unsaid: deque[bytes] = deque()
         self.journal = Journal(self._send, settings.limits.records_waiting)
         self.gate = Gate(
             {**self._inference.table(), **self._health.table()},
@@ -87,6 +89,7 @@ class FrontEnd:
     def tick(self) -> None:
         """Hand over records; give up on clients and workers that keep us waiting."""
         now = time.monotonic()
+        self._send_unsaid()
         self.journal.flush()
         self.gate.cancel_untaken(now)
         for model in self._models.served():
@@ -191,7 +194,7 @@ class FrontEnd:
         model = self._models.get(stop.name, stop.version)
         stopped = ModelStopped(name=stop.name, version=stop.version).encode()
         if model is None:
-            self._send(stopped)
+            self._say(stopped)
             return
         model.stopping = True
         self._models.changed()
@@ -199,7 +202,7 @@ class FrontEnd:
         def gone() -> None:
             model.dispatcher.close()
             self._models.remove(model)
-            self._send(stopped)
+            self._say(stopped)
 
         model.dispatcher.when_idle(gone)
 
@@ -216,6 +219,8 @@ class FrontEnd:
             return
         if not self.gate.live or now >= self._drain_until:
             self.failed_in_drain = self.gate.live
+            if self._reader is not None:  # what the supervisor says from now on is read by frontend.py, to the end
+                self._reader.forget(self._supervisor)
             self._transport.stop(0.0 if self.gate.live else max(DRAIN_LOOK_S, self._drain_until - now))
             return
         self._wake_at(now + DRAIN_LOOK_S, self._look_whether_drained)
@@ -235,7 +240,19 @@ class FrontEnd:
         if self._transport is not None:
             self._transport.stop(0)
 
+    def _say(self, frame: bytes) -> None:
+        """Send a frame that must not be lost: where the border is busy, `tick` tries again, before any record."""
+        self._unsaid.append(frame)
+        self._send_unsaid()
+
+    def _send_unsaid(self) -> None:
+        while self._unsaid and self._send_now(self._unsaid[0]):
+            self._unsaid.popleft()
+
     def _send(self, frame: bytes) -> bool:
+        return not self._unsaid and self._send_now(frame)
+
+    def _send_now(self, frame: bytes) -> bool:
         try:
             self._supervisor.send(frame)
         except (BlockingIOError, BorderError, OSError):

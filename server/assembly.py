@@ -21,6 +21,7 @@ from hermetic.attestation.evidence import JsonValue, canonical
 from hermetic.attestation.exchange import BrokerClient
 from hermetic.attestation.log import Log, NoteSigner
 from hermetic.enclave import zero_on_free
+from hermetic.enclave.isolation.properties import PROPERTIES
 from hermetic.enclave.messages import NAME_LIMIT
 from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.errors import ConfigurationError, SealedModelError
@@ -51,7 +52,8 @@ def assemble(config: ServerConfig, resources: ExitStack, on_change: Callable[[Re
     attesting = Attesting(attester, broker, lambda: _host_claims(config, zeroing, publishers, log))
     serving_key = make_serving_key(config.tls, attesting.certify_serving_key)
     repository = _repository(config, publishers, log)
-    loader = Loader(config.isolation, publishers, attesting)
+    tenants = {rule.tenant for rule in config.access if "infer" in rule.roles}
+    loader = Loader(config.isolation, publishers, attesting, tenants)
     settings = _front_end_settings(config, serving_key)
     return Supervisor(config, settings, serving_key, repository, loader, log, on_change)
 
@@ -157,7 +159,7 @@ def _front_end_settings(config: ServerConfig, serving_key: ServingKey) -> FrontE
         authorities={name: read(path) for name, path in config.tls.authorities.items()},
         access=config.access,
         limits=config.limits,
-        waived=config.isolation.waived,
+        waived=tuple(name for name in config.isolation.waived if name in PROPERTIES),
         uid=config.isolation.uid,
         gid=config.isolation.gid,
     )

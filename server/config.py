@@ -156,7 +156,7 @@ class ServerConfig(Section):
     log: Log
     isolation: Isolation = Isolation()
     limits: Limits = Limits()
-    models: tuple[Model, ...] = ()
+    models: tuple[Model, ...] = Field(default=(), max_length=96)
 
     @model_validator(mode="after")
     def _profile_allows(self) -> Self:

@@ -6,9 +6,12 @@ import selectors
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final, NoReturn
+
+from hermetic.server.timers import Timers
 
 BELL_BYTES: Final = 4096
 
@@ -27,6 +30,7 @@ class EventLoop:
         self._clapper.setblocking(False)  # noqa: FBT003
         self._selector.register(self._bell, selectors.EVENT_READ, self._answer_bell)
         self._threads: set[threading.Thread] = set()
+        self._timers = Timers()
 
     def on_signals(self, numbers: Iterable[signal.Signals], event: Event) -> None:
         """Run `event` in the loop when one of these signals arrives; only in the main thread."""
@@ -71,12 +75,19 @@ class EventLoop:
         """Whether a thread is still at work, or its event still waits."""
         return bool(self._threads)
 
-    def turn(self, timeout_s: float | None) -> None:
-        """Wait for events, at most `timeout_s` seconds (None: for ever), and run them."""
-        for key, _ in self._selector.select(timeout_s):
+    def call_at(self, moment: float, event: Event) -> None:
+        """Run `event` at `moment` (monotonic seconds), or soon after; from the loop's own thread."""
+        self._timers.add(moment, event)
+
+    def turn(self) -> None:
+        """Wait for events and run them."""
+        due = self._timers.next_moment()
+        for key, _ in self._selector.select(None if due is None else max(0.0, due - time.monotonic())):
             # The event before this one may have forgotten the descriptor, or put another in its place.
             if self._selector.get_map().get(key.fileobj) is key:
                 key.data()
+        for event in self._timers.take_due(time.monotonic()):
+            event()
 
     def close(self) -> None:
         """Give the bell and the selector back; the loop is over."""

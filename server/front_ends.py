@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Final
 
 from hermetic.enclave.channel import Channel
-from hermetic.enclave.isolation.own_uid import OwnUid
 from hermetic.enclave.messages import Frame, decode_control
 from hermetic.enclave.zero_on_free import environment, interpreter
 from hermetic.errors import BorderError, WorkerLostError
@@ -15,6 +14,7 @@ from hermetic.server.config import FrontEndSettings
 from hermetic.server.messages import TO_SUPERVISOR, Listening, Start
 
 START_TIMEOUT_S: Final = 30
+EXIT_TIMEOUT_S: Final = 10
 BORDER_TIMEOUT_S: Final = 5  # a front end that takes no frame for so long is ended
 OLD_LISTENER: Final = "-event_engine_listener"
 TLS13_ONLY_SUITES: Final = "ECDHE-PSK-AES128-CBC-SHA"
@@ -26,8 +26,6 @@ class FrontEnd:
 
     def __init__(self, settings: FrontEndSettings, serving_key: int, *, event_engine_listener: bool) -> None:
         """Start the process and hand it the serving key; `await_listening` comes next."""
-        self._uid = OwnUid(settings.uid)
-        settings = settings.model_copy(update={"uid": self._uid.number})
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         with theirs:
             self._process = subprocess.Popen(
@@ -48,24 +46,29 @@ class FrontEnd:
         """Return what the front end says once it is bound and locked down; `WorkerLostError` where it never does."""
         self.channel.settimeout(START_TIMEOUT_S)
         try:
-            frame, _ = self.channel.receive()
+            frame, descriptors = self.channel.receive()
+            for descriptor in descriptors:
+                os.close(descriptor)
+            listening = Listening.decode(frame)
         except (BorderError, TimeoutError, OSError) as error:
             self.kill()
             raise WorkerLostError(
                 f"front end {self.pid}: wanted it to listen within {START_TIMEOUT_S} s, got {error}"
             ) from None
         self.channel.settimeout(BORDER_TIMEOUT_S)
-        return Listening.decode(frame)
+        return listening
 
     def send(self, frame: Frame, descriptors: tuple[int, ...] = ()) -> None:
         """Send one control frame with descriptors.
 
         To a front end that is gone, or takes nothing, it does nothing but end it: `receive` then tells of its end.
+        Raises `BorderError` for a frame that no front end could take.
         """
+        encoded = frame.encode()
         try:
-            self.channel.send(frame.encode(), descriptors)
+            self.channel.send(encoded, descriptors)
         except (BorderError, OSError):
-            self._process.kill()
+            self.end()
 
     def receive(self) -> Frame:
         """Return the next frame; `BorderError` where it is none that a front end may send."""
@@ -76,21 +79,22 @@ class FrontEnd:
             raise BorderError(f"front end: wanted no descriptors, got {len(descriptors)}")
         return decode_control(frame, TO_SUPERVISOR)
 
+    def end(self) -> None:
+        """Have the kernel end the process now; `wait` for it comes later."""
+        self._process.kill()
+
     def kill(self) -> None:
-        """End the process now, whatever it does."""
+        """End the process now, and wait until it is gone."""
         self._process.kill()
         self._process.wait()
-        self._uid.give_back()
 
-    def wait(self, timeout_s: float) -> int:
-        """Return the exit status, after a kill where the process does not end in time."""
+    def wait(self) -> int:
+        """Return the exit status, after a kill where the process does not end within `EXIT_TIMEOUT_S`."""
         try:
-            return self._process.wait(timeout_s)
+            return self._process.wait(EXIT_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
-        finally:
-            self._uid.give_back()
 
 
 def _environment(*, event_engine_listener: bool) -> Mapping[str, str]:

@@ -4,18 +4,18 @@ The supervisor sees the manifest, ciphertext and a JWE that it cannot open. Step
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 from hermetic.enclave.buffers import layout
 from hermetic.enclave.manifest import Manifest
-from hermetic.enclave.messages import Opened
+from hermetic.enclave.messages import ModelDescription, Opened
 from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.enclave.sealed.header import read_header, verify_manifest
 from hermetic.enclave.supervisor import Worker, WorkerSettings
-from hermetic.errors import ConfigurationError
+from hermetic.errors import BorderError, ConfigurationError
 from hermetic.server.attesting import Attesting, Release
 from hermetic.server.config import Isolation, Model
 
@@ -49,8 +49,11 @@ def read_manifest(path: Path, publishers: TrustedPublishers) -> Manifest:
 class Loader:
     """Loads models on this host: its settings, its standing with the broker, and whom it trusts."""
 
-    def __init__(self, isolation: Isolation, publishers: TrustedPublishers, attesting: Attesting) -> None:
-        """Keep them; nothing is started."""
+    def __init__(
+        self, isolation: Isolation, publishers: TrustedPublishers, attesting: Attesting, tenants: Collection[str]
+    ) -> None:
+        """`tenants` are those who may ask this server's models; nothing is started."""
+        self._tenants = sorted(tenants)
         self._isolation = isolation
         self._publishers = publishers
         self._attesting = attesting
@@ -61,6 +64,7 @@ class Loader:
         Raises `ConfigurationError` where the file is gone, `IsolationError`, `BrokerRefusedError`,
         `BrokerUnreachableError`, a `PublisherError`, or `WorkerLostError`.
         """
+        self._check_tenants(manifest)
         worker = Worker.start(self._worker_settings(settings, manifest))  # 1.
         try:
             release = self._attesting.release_key(manifest, worker.public_key, worker.report)  # 2. to 5.
@@ -69,12 +73,22 @@ class Loader:
                 opened = worker.open(sealed, release.jwe, manifest.digest(), timeout_s=settings.load_timeout_s)
             finally:
                 os.close(sealed)
+            # The runtime has run by now: what the worker says of its model is believed no more than a front end is.
+            if worker.description != description_of(manifest):
+                raise BorderError(f"worker: wanted the description of its manifest, got {worker.description.name!r}")
             # Asked now, so that a model too large for its front ends is refused like any other.
             layout(worker.description, settings.buffers, settings.variable_tensor_bytes)
         except BaseException:
             worker.kill()
             raise
         return Loaded(worker, opened, release)
+
+    def _check_tenants(self, manifest: Manifest) -> None:
+        """Refuse a program that several tenants could ask: it could keep what one sends for another to fetch."""
+        if manifest.is_code and not manifest.shared and len(self._tenants) > 1:
+            raise ConfigurationError(
+                f"model {manifest.name}: a program that is not sealed as shared serves one tenant, got {self._tenants}"
+            )
 
     def _worker_settings(self, settings: Model, manifest: Manifest) -> WorkerSettings:
         return WorkerSettings(
@@ -86,6 +100,21 @@ class Loader:
             uid=self._isolation.uid,
             gid=self._isolation.gid,
         )
+
+
+def description_of(manifest: Manifest) -> ModelDescription:
+    """Return what a worker must say of the model with this manifest."""
+    return ModelDescription(
+        name=manifest.name,
+        version=manifest.version,
+        format=manifest.format,
+        publisher=manifest.publisher,
+        manifest_digest=manifest.digest().hex(),
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+        max_batch_size=manifest.max_batch_size,
+        shared=manifest.shared,
+    )
 
 
 def _open(path: Path) -> int:

@@ -39,7 +39,7 @@ class Slot:
     def lost(self, now: float, reason: str) -> None:
         """The worker ended unasked: not available, and a restart after a delay that grows with each loss."""
         self.worker = None
-        self.state, self.reason = "UNAVAILABLE", reason
+        self.state, self.reason = "UNAVAILABLE", printable(reason)
         self.restart_at = now + RESTART_DELAYS_S[min(self.losses, len(RESTART_DELAYS_S) - 1)]
         self.losses += 1
 
@@ -59,7 +59,7 @@ class Slot:
 
     def unavailable(self, reason: str) -> None:
         """Not loaded, for this reason; no restart is due."""
-        self.worker, self.state, self.reason, self.restart_at = None, "UNAVAILABLE", reason, None
+        self.worker, self.state, self.reason, self.restart_at = None, "UNAVAILABLE", printable(reason), None
         self.losses = 0
 
 
@@ -111,3 +111,8 @@ class Repository:
     def next_restart(self) -> float | None:
         """When the next restart is due, on the clock that `Slot.lost` was told."""
         return min((slot.restart_at for slot in self if slot.restart_at is not None), default=None)
+
+
+def printable(text: str) -> str:
+    """Return `text` on one line: a worker's words are shown in terminals and logs."""
+    return "".join(character if character.isprintable() else "?" for character in text)

@@ -139,6 +139,7 @@ def _apply_before_threads(
     )
     # (2) Own uid.
     if root:
+        identity.drop_bounding_set()
         layers.attempt({OWN_UID}, lambda: identity.become(room.uid, room.gid))
     # (3) Else inside a user namespace.
     user_namespace = not inside and _enter_namespaces(layers, network=network_namespace, user=True)

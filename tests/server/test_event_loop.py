@@ -26,7 +26,7 @@ def test_work_that_fails_is_raised_in_the_loop(loop: EventLoop) -> None:
 
     loop.in_thread(work)
     with pytest.raises(FileNotFoundError, match="gone"):
-        loop.turn(10)
+        loop.turn()
     assert not loop.busy
 
 
@@ -37,7 +37,7 @@ def test_it_is_busy_until_the_event_has_run(loop: EventLoop) -> None:
         loop.in_thread(lambda: partial(seen.append, loop.busy))
         while loop.busy:
             before = len(seen)
-            loop.turn(10)
+            loop.turn()
             assert len(seen) > before, "wanted an event, got a turn that waits for nothing"
     assert len(seen) == 200
     assert threading.active_count() < 10
@@ -55,7 +55,7 @@ def test_an_event_of_a_descriptor_that_was_forgotten_meanwhile_does_not_run(loop
     for number, (here, there) in enumerate(pairs):
         loop.watch(here.fileno(), partial(forget_both, number))
         os.write(there.fileno(), b"!")
-    loop.turn(10)
+    loop.turn()
     assert len(seen) == 1
     for here, there in pairs:
         here.close()

@@ -6,6 +6,7 @@ import select
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,24 @@ def test_a_killed_worker_is_an_error_of_its_requests_only_and_comes_back(served:
         assert {str(error.status()) for error in errors} == {UNAVAILABLE}
         served.wait_until_lost_and_ready(pair.scene.sealed["slow"], moment)
         check_answers(other, pair.quick)
+        assert Questions(client, pair.slow, 3).check() == []
+
+
+def test_a_worker_that_dies_while_it_is_unloaded_stays_away(served: Running, pair: Pair) -> None:
+    """The operator asked for an end, and gets it, however it came; nothing starts the model again."""
+    with served.client() as client, served.client(operator=True) as operator:
+        questions = Questions(client, pair.slow)
+        with ThreadPoolExecutor(1) as pool:
+            moment = served.ear.now
+            unloaded = pool.submit(operator.unload_model, "slow")
+            served.ear.wait_for("^model slow version 1: UNLOADING", moment)
+            os.kill(worker_of(pair, "slow"), signal.SIGKILL)
+            unloaded.result(60)
+        assert {str(error.status()) for error in questions.check()} == {UNAVAILABLE}
+        assert index_of(operator)["slow"] == ("UNAVAILABLE", "unloaded")
+        assert pair.scene.records("server")[-1].fields["wiped"] is False
+        operator.load_model("slow")
+        served.wait_until_ready(pair.scene.sealed["slow"], moment)
         assert Questions(client, pair.slow, 3).check() == []
 
 

@@ -35,6 +35,7 @@ from hermetic.server.messages import (
     ModelReady,
     ModelStop,
     ModelStopped,
+    NewServingKey,
     RecordsWritten,
     Repository,
 )
@@ -45,6 +46,7 @@ from hermetic.server.service import InferenceMethods
 from hermetic.server.statistics import ModelStatistics
 from hermetic.server.transport import Call, Transport
 
+SERVING_KEY_LIMIT: Final = 64 * 1024  # bytes of PEM
 DRAIN_LOOK_S: Final = 0.01  # seconds between looks whether everything accepted is answered
 MICROSECONDS: Final = 1e6
 _log: Final = logging.getLogger(__name__)
@@ -62,6 +64,8 @@ class FrontEnd:
         self._health = Health(lambda: self._inference.ready)
         self._models.on_change.append(self._health.changed)
         self._unsaid: deque[bytes] = deque()
+        self.on_new_key: Callable[[bytes, str], None] = lambda _key, _chain: None
+        """Takes a new serving key (PEM) and its certificate chain; set by whoever owns the credentials."""
         self.journal = Journal(self._send, settings.limits.records_waiting)
         self.gate = Gate(
             {**self._inference.table(), **self._health.table()},
@@ -116,6 +120,9 @@ class FrontEnd:
     def handle(self, frame: bytes, descriptors: Sequence[int]) -> None:
         """Do what the supervisor says; `BorderError` where it is nothing that it may say."""
         message = decode_control(frame, TO_FRONT_END)
+        if isinstance(message, NewServingKey):
+            self.on_new_key(read_serving_key(descriptors), message.certificate_chain)
+            return
         if not isinstance(message, ModelReady):
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -271,3 +278,14 @@ class FrontEnd:
         if self._reader is not None:
             with contextlib.suppress(OSError):
                 self._reader.forget(link.channel)
+
+
+def read_serving_key(descriptors: Sequence[int]) -> bytes:
+    """Return the serving key (PEM) in the one memfd beside a frame, and close what came; else `BorderError`."""
+    try:
+        if len(descriptors) != 1:
+            raise BorderError(f"serving key: wanted one descriptor, got {len(descriptors)}")
+        return os.pread(descriptors[0], SERVING_KEY_LIMIT, 0)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)

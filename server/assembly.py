@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -50,12 +51,14 @@ def assemble(config: ServerConfig, resources: ExitStack, on_change: Callable[[Re
     attester = _attester(config, resources, broker)
     zeroing = zero_on_free.status()
     attesting = Attesting(attester, broker, lambda: _host_claims(config, zeroing, publishers, log))
-    serving_key = make_serving_key(config.tls, attesting.certify_serving_key)
+    make_key = partial(make_serving_key, config.tls, attesting.certify_serving_key)
+    serving_key = make_key()
+    renew_key = None if config.tls.certificate_source == "files" else make_key
     repository = _repository(config, publishers, log)
     tenants = {rule.tenant for rule in config.access if "infer" in rule.roles}
     loader = Loader(config.isolation, publishers, attesting, tenants)
     settings = _front_end_settings(config, serving_key)
-    return Supervisor(config, settings, serving_key, repository, loader, log, on_change)
+    return Supervisor(config, settings, serving_key, renew_key, repository, loader, log, on_change)
 
 
 def read(path: Path) -> str:

@@ -23,10 +23,10 @@ from hermetic.enclave import zero_on_free
 from hermetic.enclave.channel import Channel
 from hermetic.enclave.isolation.lockdown import Room, lock_front_end_after_listening, lock_front_end_before_threads
 from hermetic.enclave.isolation.process import thread_count
-from hermetic.errors import BorderError, HermeticError, IsolationError
+from hermetic.errors import HermeticError, IsolationError
 from hermetic.server import tls
 from hermetic.server.access import HEALTH
-from hermetic.server.application import FrontEnd
+from hermetic.server.application import FrontEnd, read_serving_key
 from hermetic.server.config import FrontEndSettings
 from hermetic.server.fallback import Fallback
 from hermetic.server.loop import Loop
@@ -34,7 +34,6 @@ from hermetic.server.messages import Drained, Listening, Start
 from hermetic.server.reader import Reader
 from hermetic.server.transport import Transport
 
-KEY_LIMIT: Final = 64 * 1024  # bytes of PEM
 MEMORY_LIMIT: Final = 64 << 30  # bytes of address space: models' shared memory is mapped later, up to 8 GiB each
 THREADS_LIMIT: Final = 256  # gRPC's own included
 THREADS_END_S: Final = 5.0  # seconds
@@ -67,6 +66,7 @@ def main(arguments: list[str]) -> int:
     except HermeticError as error:
         logging.getLogger(__name__).error("cannot start: %s", error)  # noqa: TRY400 - it says what to do, a trace does not
         return 1
+    front_end.on_new_key = lambda new, its_chain: credentials.replace(new, its_chain.encode(), settings.authorities)
     front_end.attach(transport, reader)
     _collect_seldom()
     transport.run()
@@ -97,12 +97,7 @@ def make_transport(settings: FrontEndSettings, credentials: tls.ServingCredentia
 
 def _receive_start(supervisor: Channel) -> tuple[FrontEndSettings, bytes]:
     frame, descriptors = supervisor.receive()
-    if len(descriptors) != 1:
-        raise BorderError(f"Start: wanted one descriptor, the serving key's, got {len(descriptors)}")
-    try:
-        key = os.pread(descriptors[0], KEY_LIMIT, 0)
-    finally:
-        os.close(descriptors[0])
+    key = read_serving_key(descriptors)
     return Start.decode(frame).settings, key
 
 

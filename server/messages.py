@@ -116,6 +116,13 @@ class RecordsWritten(Frame):
     count: int
 
 
+class NewServingKey(Frame):
+    """Supervisor -> front end, with the descriptor of a memfd that holds a new serving key: use it from now on."""
+
+    kind: ClassVar[int] = 0x2C
+    certificate_chain: str
+
+
 class Drain(Frame):
     """Supervisor -> front end: not ready any more; finish what is accepted within `grace_s`, wipe, say `Drained`."""
 
@@ -131,7 +138,7 @@ class Drained(Frame):
     failed: int
 
 
-TO_FRONT_END: Final = (ModelReady, ModelStop, Repository, CommandReply, RecordsWritten, Drain)
+TO_FRONT_END: Final = (ModelReady, ModelStop, Repository, CommandReply, RecordsWritten, NewServingKey, Drain)
 """What a front end accepts after `Start`."""
 
 TO_SUPERVISOR: Final = (ModelStopped, Command, Records, Drained)

@@ -39,6 +39,10 @@ class ServingKey:
         """When the leaf ends."""
         return x509.load_pem_x509_certificates(self.chain.encode())[0].not_valid_after_utc
 
+    def close(self) -> None:
+        """Let go of the memfd; front ends that were given it have read it."""
+        os.close(self.descriptor)
+
 
 def make_serving_key(settings: Tls, certify: Certify) -> ServingKey:
     """Return a certified serving key, as `settings.certificate_source` has it.

@@ -10,6 +10,7 @@ Not here: models (model_keeper.py), how one is loaded (loading.py), how the brok
 import signal
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
@@ -28,6 +29,7 @@ from hermetic.server.messages import (
     Drained,
     Listening,
     ModelStopped,
+    NewServingKey,
     Records,
 )
 from hermetic.server.messages import Repository as RepositoryFrame
@@ -37,6 +39,7 @@ from hermetic.server.repository import RESTART_DELAYS_S, Repository
 from hermetic.server.serving_key import ServingKey
 
 PATIENCE_S: Final = 15  # beyond the drain time, for a front end to say that it is done
+RENEW_AGAIN_S: Final = 60  # until the next try, where a serving key could not be renewed
 RECORD_TEXT_LIMIT: Final = 1024  # characters of somebody else's words in one record
 
 
@@ -48,15 +51,20 @@ class Supervisor:
         config: ServerConfig,
         settings: FrontEndSettings,
         serving_key: ServingKey,
+        renew_key: Callable[[], ServingKey] | None,
         repository: Repository,
         loader: Loader,
         log: Log,
         on_change: Callable[[Repository], None],
     ) -> None:
-        """Keep the parts; `on_change` sees the repository after each change. Nothing is started before `run`."""
+        """Keep the parts; `renew_key` makes the next serving key, None where that is not ours to do.
+
+        `on_change` sees the repository after each change. Nothing is started before `run`.
+        """
         self._config = config
         self._settings = settings
         self._serving_key = serving_key
+        self._renew_key = renew_key
         self._log = log
         self._on_change = on_change
         self._loop = EventLoop()
@@ -80,6 +88,7 @@ class Supervisor:
         try:
             on_listening(self._start_front_ends())
             self._publish()
+            self._renew_in_time()
             for slot in self._models.repository:
                 if slot.settings.load_at_start and not self._draining:
                     self._models.load(slot, to_nobody)
@@ -215,6 +224,37 @@ class Supervisor:
         for front_end in self._front_ends.values():
             front_end.send(frame)
         self._on_change(self._models.repository)
+
+    # The serving key
+
+    def _renew_in_time(self) -> None:
+        """Have another serving key when half of this one's life is over; whoever connects then gets it."""
+        if self._renew_key is not None:
+            left = (self._serving_key.not_after - datetime.now(UTC)).total_seconds()
+            self._loop.call_at(time.monotonic() + max(left / 2, 0), partial(self._renew, self._renew_key))
+
+    def _renew(self, renew_key: Callable[[], ServingKey]) -> None:
+        if not self._draining:
+            self._loop.in_thread(partial(self._renew_in_thread, renew_key))
+
+    def _renew_in_thread(self, renew_key: Callable[[], ServingKey]) -> Event:
+        try:
+            return partial(self._renewed, renew_key())
+        except (HermeticError, OSError) as error:
+            return partial(self._not_renewed, renew_key, str(error))
+
+    def _renewed(self, serving_key: ServingKey) -> None:
+        self._serving_key.close()
+        self._serving_key = serving_key
+        self._settings = self._settings.model_copy(update={"certificate_chain": serving_key.chain})
+        for front_end in self._front_ends.values():
+            front_end.send(NewServingKey(certificate_chain=serving_key.chain), (serving_key.descriptor,))
+        self._record("serving-key.renewed", {"not-after": serving_key.not_after.isoformat()})
+        self._renew_in_time()
+
+    def _not_renewed(self, renew_key: Callable[[], ServingKey], reason: str) -> None:
+        self._record("serving-key.not-renewed", {"reason": reason[:RECORD_TEXT_LIMIT]})
+        self._loop.call_at(time.monotonic() + RENEW_AGAIN_S, partial(self._renew, renew_key))
 
     # The end
 

@@ -22,9 +22,16 @@ CONNECTIONS = 12
 STUCK_S = 60
 
 
+def short_lives(folder: Path) -> None:
+    """Let the broker's serving certificates live for a minute."""
+    configuration = folder / "broker" / "broker.toml"
+    text = configuration.read_text()
+    configuration.write_text(text.replace("[serving_certificates]", "[serving_certificates]\ncertificate_s = 60"))
+
+
 @pytest.fixture(scope="module")
 def place() -> Iterator[Scene]:
-    with scene("sample") as place:
+    with scene("sample", short_lives) as place:
         yield place
 
 
@@ -91,3 +98,18 @@ def test_a_serving_key_from_a_file_serves_and_stands_in_the_evidence(place: Scen
         assert serving_certificate(served) == certificate
         with served.client() as client:
             assert client.is_server_live()
+
+
+def test_the_serving_key_is_renewed_at_half_of_its_life(network: Network, place: Scene) -> None:
+    """A certificate of a minute: after half of it a new key serves, attested again, and no caller is refused."""
+    configuration = place.folder / "broker" / "broker.toml"
+    assert "certificate_s = 60" in configuration.read_text()
+    with place.serve([place.sealed["shared"]]) as served, served.client() as client:
+        first = serving_certificate(served)
+        wait_until_served(client, network)
+        while serving_certificate(served) == first:
+            check_answers(client, network)
+        second = serving_certificate(served)
+        assert second.public_key() != first.public_key()
+        with served.client() as another:
+            check_answers(another, network)

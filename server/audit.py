@@ -3,7 +3,7 @@
 A record says who asked what of which model, how large, how it ended and how long it took; never a byte of payload.
 Records that are not yet durable are bounded: when the supervisor falls `records_waiting` behind, new requests are
 refused (`check_room`), because a request that leaves no trace must not be served. How many were refused becomes a
-record itself. What the record's text looks like is docs/spec/request-record.md; who sends frames is control.py.
+record itself. What the record's text looks like is docs/spec/request-record.md; who sends frames is application.py.
 """
 
 import json

@@ -104,14 +104,6 @@ class Repository:
         )
         return (*slots, *self._refused)
 
-    def due(self, now: float) -> list[Slot]:
-        """Slots whose restart is due."""
-        return [slot for slot in self if slot.restart_at is not None and slot.restart_at <= now]
-
-    def next_restart(self) -> float | None:
-        """When the next restart is due, on the clock that `Slot.lost` was told."""
-        return min((slot.restart_at for slot in self if slot.restart_at is not None), default=None)
-
 
 def printable(text: str) -> str:
     """Return `text` on one line: a worker's words are shown in terminals and logs."""

@@ -191,7 +191,7 @@ def test_locked_processes_have_no_privilege(house: House) -> None:
         status = status_of(pid)
         assert status["Seccomp"] == "2", status
         assert status["NoNewPrivs"] == "1", status
-        assert {status[f"Cap{which}"] for which in ("Inh", "Prm", "Eff", "Amb")} == {"0" * 16}, status
+        assert {status[f"Cap{which}"] for which in ("Inh", "Prm", "Eff", "Amb", "Bnd")} == {"0" * 16}, status
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives processes a uid of their own")

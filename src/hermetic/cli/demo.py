@@ -50,7 +50,7 @@ def _table(report: "Report") -> "Table":
             f"{entry.load_ms / 1000:.1f} s",
             f"{entry.answers} equal",
             f"{entry.p50_ms:.2f}, {entry.p99_ms:.2f}",
-            f"{entry.found_loaded}, then {entry.found_unloaded}",
+            "not looked for" if entry.found_loaded is None else f"{entry.found_loaded}, then {entry.found_unloaded}",
         )
         for entry in report.models
     ]

@@ -12,7 +12,7 @@ from typing import Final
 
 import onnx
 
-from hermetic.enclave.memory_scan import scan
+from hermetic.enclave.memory_scan import forms, scan
 from hermetic.errors import ConfigurationError
 
 CANARY_BYTES: Final = 48
@@ -62,13 +62,24 @@ def _stretch(weight: bytes) -> bytes | None:
 
 
 def look(pids: Sequence[int], canaries: Mapping[str, Sequence[bytes]]) -> Sighting:
-    """Scan the memory of the processes for each model's canaries."""
+    """Scan the memory of the processes for each model's canaries, as they are, in hexadecimal and in base64.
+
+    Raises `ConfigurationError` where this process may not read theirs.
+    """
     counts = dict.fromkeys(canaries, 0)
-    named = {f"{model}/{index}": one for model, several in canaries.items() for index, one in enumerate(several)}
+    named: dict[str, bytes] = {}
+    for model, several in canaries.items():
+        for index, one in enumerate(several):
+            named |= {f"{model}/{form}": text for form, text in forms(str(index), one).items()}
     scanned = 0
     for pid in pids:
-        result = scan(pid, named)
+        try:
+            result = scan(pid, named)
+        except PermissionError:
+            raise ConfigurationError(
+                "memory: wanted to read that of our own processes, got no: only root may"
+            ) from None
         scanned += result.scanned_bytes
         for hit in result.hits:
-            counts[hit.canary.rpartition("/")[0]] += 1
+            counts[hit.canary.partition("/")[0]] += 1
     return Sighting(counts, scanned, len(pids))

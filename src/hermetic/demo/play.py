@@ -15,7 +15,7 @@ from hermetic.demo.answers import Asked, compare_files, compare_rows
 from hermetic.demo.forgetting import Sighting, canaries_of, look
 from hermetic.demo.processes import Command
 from hermetic.demo.stage import Installation, Sealable, Served, Serving, install
-from hermetic.errors import KnownAnswerError
+from hermetic.errors import ConfigurationError, KnownAnswerError
 from hermetic.provision.demo import DEMO_PUBLISHERS
 
 FILES_ASKED: Final = 60  # files of this repository whose type is detected
@@ -57,8 +57,8 @@ class ModelReport:
     answers: int = 0
     p50_ms: float = 0.0
     p99_ms: float = 0.0
-    found_loaded: int = 0
-    found_unloaded: int = 0
+    found_loaded: int | None = None  # None: not looked for
+    found_unloaded: int | None = None
 
 
 @dataclass(slots=True)
@@ -95,7 +95,10 @@ def play(folder: Path, repository: Path, say: Say, *, tee: Literal["tpm", "sampl
             for entry in report.models:
                 entry.load_ms = served.load_ms[entry.name]
             _ask(served, trained, repository, report, say)
-            report.scanned = _forget(served, installation, canaries, report, say)
+            try:
+                report.scanned = _forget(served, installation, canaries, report, say)
+            except ConfigurationError as error:
+                report.weaker.append(f"Nothing is known of what memory kept: {error}.")
     say("reading what the broker wrote down")
     _read_verdicts(folder / "installation", report)
     report.seconds = {"all": round(time.monotonic() - began, 1)}

@@ -153,7 +153,7 @@ def install(
         if plan.tee == "tpm":
             ca = SoftwareTpmCa(folder / "tpm-ca")
             tpm = resources.enter_context(SoftwareTpm.manufacture(folder / "tpm", ca))
-            plan = replace(plan, tcti=tpm.tcti, ek_authorities=_written(folder / "tpm-ca", ca))
+            plan = replace(plan, tcti=tpm.tcti, ek_authorities=_written(folder / "tpm-ca"))
         write(folder, plan)
         sign(folder)
         prepare(folder)
@@ -238,9 +238,8 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def _written(folder: Path, ca: SoftwareTpmCa) -> tuple[Path, ...]:
+def _written(folder: Path) -> tuple[Path, ...]:
     """Return the files of the software TPMs' CA: the root, which the broker trusts, and what signs below it."""
-    _ = ca
     return (folder / "swtpm-localca-rootca-cert.pem", folder / "issuercert.pem")
 
 

@@ -10,7 +10,6 @@ an answer. It works towards Trustee too, which knows nothing under /hermetic/v1.
 """
 
 import base64
-import binascii
 import contextlib
 import json
 import ssl
@@ -255,7 +254,7 @@ def _checkpoint(answer: Answer) -> bytes | None:
         return None
     try:
         return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error, or text that is not ASCII
         raise BrokerUnreachableError(f"{HEADER_CHECKPOINT}: expected standard base64, got {text[:80]!r}") from error
 
 

@@ -16,7 +16,7 @@ import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hermetic.enclave.datatypes import ELEMENT_BYTES
-from hermetic.enclave.messages import NAME_LIMIT, TENSORS_LIMIT, TensorSpec
+from hermetic.enclave.messages import NAME_LIMIT, TENSORS_LIMIT, ModelDescription, TensorSpec
 from hermetic.enclave.sealed.refusals import Refusal, refused
 from hermetic.enclave.streaming_aead import AEAD_NAME, HEADER_BYTES, KEY_BYTES, SEGMENT_BYTES
 
@@ -152,6 +152,20 @@ class Manifest(_Part):
     def encode(self) -> bytes:
         """Return the canonical JSON."""
         return rfc8785.dumps(self.model_dump(mode="json"))
+
+    def description(self) -> ModelDescription:
+        """Return what a front end is told of the model, and what its worker must say of it."""
+        return ModelDescription(
+            name=self.name,
+            version=self.version,
+            format=self.format,
+            publisher=self.publisher,
+            manifest_digest=self.digest().hex(),
+            inputs=self.inputs,
+            outputs=self.outputs,
+            max_batch_size=self.max_batch_size,
+            shared=self.shared,
+        )
 
     def digest(self) -> bytes:
         """Return the SHA-256 of the canonical JSON: 32 bytes that stand for this version of this model."""

@@ -136,7 +136,7 @@ class Worker:
         try:
             # (6) The runtime.
             runtime = runtimes.load(_to_load(manifest, opened, prepare))
-            description = _describe(manifest)
+            description = manifest.description()
             runner = BatchRunner(runtime, description)
             loaded = time.monotonic()
             # (7) The known answers.
@@ -224,20 +224,6 @@ def _to_load(manifest: Manifest, opened: OpenedModel, prepare: Prepare) -> Model
         threads=prepare.threads,
         spinning=prepare.spinning,
         prepack_limit_bytes=prepare.prepack_limit_bytes,
-    )
-
-
-def _describe(manifest: Manifest) -> ModelDescription:
-    return ModelDescription(
-        name=manifest.name,
-        version=manifest.version,
-        format=manifest.format,
-        publisher=manifest.publisher,
-        manifest_digest=manifest.digest().hex(),
-        inputs=manifest.inputs,
-        outputs=manifest.outputs,
-        max_batch_size=manifest.max_batch_size,
-        shared=manifest.shared,
     )
 
 

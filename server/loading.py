@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from hermetic.enclave.buffers import layout
 from hermetic.enclave.manifest import Manifest
-from hermetic.enclave.messages import ModelDescription, Opened
+from hermetic.enclave.messages import Opened
 from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.enclave.sealed.header import read_header, verify_manifest
 from hermetic.enclave.supervisor import Worker, WorkerSettings
@@ -74,7 +74,7 @@ class Loader:
             finally:
                 os.close(sealed)
             # The runtime has run by now: what the worker says of its model is believed no more than a front end is.
-            if worker.description != description_of(manifest):
+            if worker.description != manifest.description():
                 raise BorderError(f"worker: wanted the description of its manifest, got {worker.description.name!r}")
             # Asked now, so that a model too large for its front ends is refused like any other.
             layout(worker.description, settings.buffers, settings.variable_tensor_bytes)
@@ -100,21 +100,6 @@ class Loader:
             uid=self._isolation.uid,
             gid=self._isolation.gid,
         )
-
-
-def description_of(manifest: Manifest) -> ModelDescription:
-    """Return what a worker must say of the model with this manifest."""
-    return ModelDescription(
-        name=manifest.name,
-        version=manifest.version,
-        format=manifest.format,
-        publisher=manifest.publisher,
-        manifest_digest=manifest.digest().hex(),
-        inputs=manifest.inputs,
-        outputs=manifest.outputs,
-        max_batch_size=manifest.max_batch_size,
-        shared=manifest.shared,
-    )
 
 
 def _open(path: Path) -> int:

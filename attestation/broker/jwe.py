@@ -5,7 +5,6 @@ not be copied into immutable bytes. Opening a JWE is the worker's business.
 """
 
 import base64
-import binascii
 import json
 import os
 from collections.abc import Mapping
@@ -151,7 +150,7 @@ def _member(jwk: Mapping[str, JsonValue], name: str, size: int | None = None) ->
         raise InvalidRequestError(f"tee-pubkey: expected base64url without padding in {name!r}")
     try:
         data = base64.b64decode(value + "=" * (-len(value) % 4), altchars=b"-_", validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error, or text that is not ASCII
         raise InvalidRequestError(f"tee-pubkey: expected base64url in {name!r}, got {error}") from error
     if size is not None and len(data) != size:
         raise InvalidRequestError(f"tee-pubkey: expected {size} bytes in {name!r}, got {len(data)}")

@@ -5,7 +5,6 @@ audit them. Whether two checkpoints are of one log is for `verify_consistency`.
 """
 
 import base64
-import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -48,7 +47,7 @@ def parse_checkpoint(text: bytes) -> Checkpoint:
         raise LogError(f"expected a checkpoint's origin and size, got {origin[:80]!r} and {size[:80]!r}")
     try:
         checkpoint = Checkpoint(origin, int(size), base64.b64decode(root, validate=True))
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error, or text that is not ASCII
         raise LogError("the root in a checkpoint is not base64") from error
     if len(checkpoint.root) != HASH_SIZE:
         raise LogError(f"expected a root of {HASH_SIZE} bytes in a checkpoint, got {len(checkpoint.root)}")

@@ -6,7 +6,6 @@ ignored, as the format demands.
 """
 
 import base64
-import binascii
 import hashlib
 import re
 from dataclasses import dataclass
@@ -247,7 +246,7 @@ def _parse_line(line: str) -> Signature:
         raise LogError(f"expected a signature line {_DASH}<name> <base64>, got {line[:80]!r}")
     try:
         value = base64.b64decode(encoded, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error, or text that is not ASCII
         raise LogError(f"the signature of {name} is not base64") from error
     if len(value) <= KEY_ID_SIZE:
         raise LogError(f"expected more than {KEY_ID_SIZE} bytes in the signature of {name}, got {len(value)}")
@@ -257,7 +256,7 @@ def _parse_line(line: str) -> Signature:
 def _type_and_key(encoded: str, what: str) -> tuple[int, bytes]:
     try:
         decoded = base64.b64decode(encoded, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error, or text that is not ASCII
         raise ConfigurationError(f"the key of the {what} is not base64") from error
     if len(decoded) != 1 + KEY_SIZE:
         raise ConfigurationError(f"expected {1 + KEY_SIZE} bytes in the {what}, got {len(decoded)}")

@@ -4,7 +4,6 @@ Whoever has the entry, the proof and the log's key needs nothing else. Extra dat
 """
 
 import base64
-import binascii
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,7 +42,7 @@ def parse_proof(data: bytes) -> EntryProof:
         raise LogError(f"expected a proof that starts with {_HEADER} and an index, got {lines[:2]}")
     try:
         proof = EntryProof(int(digits), tuple(base64.b64decode(line, validate=True) for line in lines[2:]), note)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error, or text that is not ASCII
         raise LogError("a hash in the proof is not base64") from error
     if proof.encode() != data:
         raise LogError("the proof is not in its one canonical form")

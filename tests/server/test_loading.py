@@ -9,7 +9,7 @@ from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.errors import ConfigurationError
 from hermetic.server.attesting import Attesting
 from hermetic.server.config import Isolation, Model
-from hermetic.server.loading import Loader, description_of
+from hermetic.server.loading import Loader
 from tests.enclave.sealed_by_hand import manifest_of
 
 
@@ -30,7 +30,7 @@ def test_a_program_that_is_not_shared_serves_one_tenant() -> None:
 
 
 def test_the_description_is_the_manifests_in_every_field() -> None:
-    one = description_of(manifest())
+    one = manifest().description()
     for changes in ({"name": "other"}, {"version": 9}, {"shared": not one.shared}, {"max_batch_size": 3}):
-        assert description_of(manifest(**changes)) != one
+        assert manifest(**changes).description() != one
     assert one.manifest_digest == manifest().digest().hex()

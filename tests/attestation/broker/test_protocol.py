@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hermetic.attestation.broker.protocol import AuthRequest, parse_attestation, parse_auth
@@ -69,6 +69,7 @@ GOOD = next(vector for vector in VECTORS["attest"] if vector["name"] == "0.4.0 w
 
 
 @given(st.sampled_from(["kty", "crv", "alg", "x", "y"]), json_values)
+@example(member="x", value="\x80")
 def test_any_key_is_read_or_refused(member: str, value: Any) -> None:
     body = json.loads(json.dumps(GOOD["body"]))
     if body["runtime-data"]["tee-pubkey"][member] == value:

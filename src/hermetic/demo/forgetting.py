@@ -12,7 +12,7 @@ from typing import Final
 
 import onnx
 
-from hermetic.enclave.memory_scan import forms, scan
+from hermetic.enclave.memory_scan import scan
 from hermetic.errors import ConfigurationError
 
 CANARY_BYTES: Final = 48
@@ -62,15 +62,12 @@ def _stretch(weight: bytes) -> bytes | None:
 
 
 def look(pids: Sequence[int], canaries: Mapping[str, Sequence[bytes]]) -> Sighting:
-    """Scan the memory of the processes for each model's canaries, as they are, in hexadecimal and in base64.
+    """Scan the memory of the processes for each model's canaries.
 
     Raises `ConfigurationError` where this process may not read theirs.
     """
     counts = dict.fromkeys(canaries, 0)
-    named: dict[str, bytes] = {}
-    for model, several in canaries.items():
-        for index, one in enumerate(several):
-            named |= {f"{model}/{form}": text for form, text in forms(str(index), one).items()}
+    named = {f"{model}/{index}": one for model, several in canaries.items() for index, one in enumerate(several)}
     scanned = 0
     for pid in pids:
         try:
@@ -81,5 +78,5 @@ def look(pids: Sequence[int], canaries: Mapping[str, Sequence[bytes]]) -> Sighti
             ) from None
         scanned += result.scanned_bytes
         for hit in result.hits:
-            counts[hit.canary.partition("/")[0]] += 1
+            counts[hit.canary.rpartition("/")[0]] += 1
     return Sighting(counts, scanned, len(pids))

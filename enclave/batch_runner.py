@@ -57,9 +57,9 @@ class BatchRunner:
 
     def __init__(self, runtime: Runtime, description: ModelDescription) -> None:
         self._runtime = runtime
-        self._inputs = description.inputs
+        self._inputs = description.model_inputs
         self._max_rows = description.max_batch_size
-        self._private = [_PrivateMemory() for _ in description.inputs]
+        self._private = [_PrivateMemory() for _ in description.model_inputs]
 
     def run(self, batch: Batch, buffers: SharedBuffers) -> bytes:
         """Return the frame that answers `batch`; a failure of the model or of a request's content is an answer too.

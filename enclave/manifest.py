@@ -15,8 +15,9 @@ from typing import Annotated, Final, Literal, NamedTuple, Self
 import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from hermetic.enclave.configuration import ModelConfiguration
 from hermetic.enclave.datatypes import ELEMENT_BYTES
-from hermetic.enclave.messages import NAME_LIMIT, TENSORS_LIMIT, ModelDescription, TensorSpec
+from hermetic.enclave.messages import NAME_LIMIT, TENSORS_LIMIT, FrontEndFile, ModelDescription, TensorSpec
 from hermetic.enclave.sealed.refusals import Refusal, refused
 from hermetic.enclave.streaming_aead import AEAD_NAME, HEADER_BYTES, KEY_BYTES, SEGMENT_BYTES
 
@@ -108,6 +109,7 @@ class Manifest(_Part):
     created: Annotated[str, Field(pattern=_CREATED_PATTERN)]
     shared: bool
     payload: PayloadFacts
+    configuration: ModelConfiguration
 
     @field_validator("key_id")
     @classmethod
@@ -133,6 +135,9 @@ class Manifest(_Part):
                 f"architecture: expected one for safetensors only, got {self.architecture!r} for {self.format}"
             )
         _check_files(self.files, self.payload.plaintext_size)
+        missing = sorted(set(self.configuration.files()) - {entry.name for entry in self.files})
+        if missing:
+            raise ValueError(f"configuration: expected files of the payload, got {missing}")
         return self
 
     @classmethod
@@ -151,7 +156,7 @@ class Manifest(_Part):
 
     def encode(self) -> bytes:
         """Return the canonical JSON."""
-        return rfc8785.dumps(self.model_dump(mode="json"))
+        return rfc8785.dumps(self.model_dump(mode="json") | {"configuration": self.configuration.dump()})
 
     def description(self) -> ModelDescription:
         """Return what a front end is told of the model, and what its worker must say of it."""
@@ -165,7 +170,13 @@ class Manifest(_Part):
             outputs=self.outputs,
             max_batch_size=self.max_batch_size,
             shared=self.shared,
+            configuration=self.configuration,
+            front_end_files=tuple(self._front_end_file(name) for name in self.configuration.files()),
         )
+
+    def _front_end_file(self, name: str) -> FrontEndFile:
+        entry = self.file(name)
+        return FrontEndFile(name=name, size=entry.size, sha256=entry.sha256)
 
     def digest(self) -> bytes:
         """Return the SHA-256 of the canonical JSON: 32 bytes that stand for this version of this model."""

@@ -17,10 +17,12 @@ front end anywhere. There is no pickle, and nothing here does I/O.
 
 import struct
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Annotated, ClassVar, Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hermetic.enclave.configuration import INFERRED, ModelConfiguration, hidden_tensors
 from hermetic.errors import BorderError
 
 CONTROL_FRAME_LIMIT: Final = 64 * 1024  # bytes
@@ -114,8 +116,20 @@ class TensorSpec(BaseModel):
     shape: tuple[Annotated[int, Field(ge=-1)], ...] = Field(max_length=DIMENSIONS_LIMIT)
 
 
+class FrontEndFile(BaseModel):
+    """A file of the payload that front ends need (labels, initial states): name, bytes, SHA-256 in hexadecimal."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: Annotated[str, Field(min_length=1, max_length=512)]
+    size: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
 class ModelDescription(BaseModel):
-    """What a front end must know of a model to serve it. No weight, no path, no key."""
+    """What a front end must know of a model to serve it. No weight, no path, no key.
+
+    `inputs` and `outputs` are what callers see; `model_inputs` and `model_outputs` add what the configuration hides.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: Name
@@ -127,6 +141,20 @@ class ModelDescription(BaseModel):
     outputs: tuple[TensorSpec, ...] = Field(max_length=TENSORS_LIMIT)
     max_batch_size: Annotated[int, Field(ge=0)]
     shared: bool
+    configuration: ModelConfiguration = INFERRED
+    front_end_files: tuple[FrontEndFile, ...] = Field(default=(), max_length=TENSORS_LIMIT)
+
+    @cached_property
+    def model_inputs(self) -> tuple[TensorSpec, ...]:
+        """Every input of the model: `inputs`, then controls, states and batch inputs (configuration.py)."""
+        hidden = hidden_tensors(self.configuration, {}).inputs
+        return (*self.inputs, *(TensorSpec(name=name, datatype=kind, shape=shape) for name, kind, shape in hidden))
+
+    @cached_property
+    def model_outputs(self) -> tuple[TensorSpec, ...]:
+        """Every output of the model: `outputs`, then states that no caller sees."""
+        hidden = hidden_tensors(self.configuration, {spec.name: spec for spec in self.outputs}).outputs
+        return (*self.outputs, *(TensorSpec(name=name, datatype=kind, shape=shape) for name, kind, shape in hidden))
 
 
 class LockdownReport(BaseModel):

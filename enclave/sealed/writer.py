@@ -18,6 +18,7 @@ from typing import Final, NamedTuple, Protocol
 
 from pydantic import ValidationError
 
+from hermetic.enclave.configuration import INFERRED, ModelConfiguration
 from hermetic.enclave.manifest import (
     FileEntry,
     Manifest,
@@ -94,6 +95,7 @@ class ModelFacts:
     key_id: str
     created: str
     shared: bool = False
+    configuration: ModelConfiguration = INFERRED
 
 
 class SealedKey(NamedTuple):
@@ -195,6 +197,7 @@ def _manifest(
             created=facts.created,
             shared=facts.shared,
             payload=payload,
+            configuration=facts.configuration,
         )
     except ValidationError as error:
         raise ModelFormatError(f"the model cannot be sealed: {explain(error)}") from None

@@ -77,6 +77,7 @@ def manifest_of(
         "publisher": "acme",
         "created": "2026-11-22T12:00:00Z",
         "shared": False,
+        "configuration": {"dynamic_batching": {}},
         "payload": {
             "aead": "AES256-GCM-HKDF-1MB",
             "segment_size": SEGMENT,

@@ -68,6 +68,7 @@ MEMBERS: dict[str, list[Any]] = {
     "created": ["2026-11-22", "2026-11-22T12:00:00", "2026-11-22T12:00:00+00:00", "2026-11-22T12:00:00Z\n"],
     "shared": [0, "false", None],
     "payload": [{}, None],
+    "configuration": [None, {"unknown": 1}, {"instances": 0}, {"outputs": [{"name": "y", "labels": "not-there.txt"}]}],
 }
 
 

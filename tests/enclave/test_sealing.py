@@ -251,6 +251,7 @@ OTHER_VALUE: dict[str, Any] = {
     "created": "2026-11-22T12:00:01Z",
     "shared": True,
     "payload": SMALL.document["payload"] | {"plaintext_size": 4096},
+    "configuration": {},
 }
 
 

@@ -21,10 +21,9 @@ from hermetic.enclave.messages import Frame, decode_control
 from hermetic.errors import BorderError, HermeticError
 from hermetic.server.access import AccessTable
 from hermetic.server.audit import Journal
-from hermetic.server.batcher import Batcher
 from hermetic.server.commands import Commands
 from hermetic.server.config import FrontEndSettings
-from hermetic.server.dispatch import Dispatcher, Work, WorkerLink
+from hermetic.server.dispatch import Dispatcher
 from hermetic.server.gate import Gate
 from hermetic.server.health import Health
 from hermetic.server.identity import Identities
@@ -42,13 +41,14 @@ from hermetic.server.messages import (
 from hermetic.server.metrics import Counts, render
 from hermetic.server.models import Models, ServedModel
 from hermetic.server.reader import Reader, Source
+from hermetic.server.scheduling import new_hidden, new_scheduler
 from hermetic.server.service import InferenceMethods
 from hermetic.server.statistics import ModelStatistics
 from hermetic.server.transport import Call, Transport
+from hermetic.server.worker_link import WorkerLink
 
 SERVING_KEY_LIMIT: Final = 64 * 1024  # bytes of PEM
 DRAIN_LOOK_S: Final = 0.01  # seconds between looks whether everything accepted is answered
-MICROSECONDS: Final = 1e6
 _log: Final = logging.getLogger(__name__)
 
 
@@ -178,14 +178,15 @@ class FrontEnd:
     def _new_model(self, ready: ModelReady) -> ServedModel:
         description = ready.description
         place = layout(description, ready.buffers, ready.variable_tensor_bytes)
-        batcher: Batcher[Work] = Batcher(
-            place.max_rows,
-            [region.capacity for region in place.inputs],
-            ready.max_queue_delay_us / MICROSECONDS,
-            ready.requests_waiting,
-        )
         statistics = ModelStatistics()
-        dispatcher = Dispatcher(batcher, statistics, self._post, self._wake_at, batched=description.max_batch_size > 0)
+        dispatcher = Dispatcher(
+            new_scheduler(ready, place),
+            statistics,
+            self._post,
+            self._wake_at,
+            batched=description.max_batch_size > 0,
+            hidden=new_hidden(description),
+        )
         dispatcher.on_link_lost = partial(self._worker_lost, description.name, description.version)
         dispatcher.on_link_closed = self._forget
         return ServedModel(ready, dispatcher, statistics)

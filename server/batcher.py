@@ -9,6 +9,8 @@ A buffer is *free*, *forming* (requests are being added), or *running* (the work
 - A forming buffer runs as soon as its instance has room: at once without a queue delay, else when it is full or its
   oldest request has waited for the delay (Triton's dynamic batching).
 - A cancelled request leaves a forming buffer, and the rows behind it move up. One that is running stays till the end.
+- When an instance is lost, what it was running fails; what was forming there goes back to the head of its queue, for
+  another instance. Without another one everything fails.
 
 Moments are monotonic seconds.
 """
@@ -17,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from hermetic.errors import InvalidRequestError, OverloadedError
+from hermetic.errors import HermeticError, InvalidRequestError, OverloadedError
 
 FREE: Final = 0
 FORMING: Final = 1
@@ -34,13 +36,24 @@ class Key(NamedTuple):
 NO_KEY: Final = Key("", ())
 
 
+class Wishes(NamedTuple):
+    """What a request says about its place in the queue: `priority` and `timeout` of its parameters; 0: nothing."""
+
+    priority: int = 0
+    timeout_us: int = 0
+
+
+NO_WISHES: Final = Wishes()
+
+
 class Entry:
     """One request's rows: `lengths` in bytes per input; once placed, `offsets` say where they lie in `slot`."""
 
-    __slots__ = ("arrived", "key", "lengths", "offsets", "row", "rows", "slot")
+    __slots__ = ("arrived", "key", "lengths", "offsets", "row", "rows", "slot", "wishes")
 
-    def __init__(self, key: Key, rows: int, lengths: Sequence[int], arrived: float) -> None:
+    def __init__(self, key: Key, rows: int, lengths: Sequence[int], arrived: float, wishes: Wishes = NO_WISHES) -> None:
         self.key = key
+        self.wishes = wishes
         self.rows = rows
         self.lengths = lengths
         self.arrived = arrived
@@ -83,7 +96,7 @@ class Instance(Generic[EntryT]):
 
 
 class Removal(NamedTuple):
-    """What a cancelled request leaves to do in `slot`.
+    """What a request leaves to do in `slot` when it is taken out.
 
     Per input, the bytes from `start + length` to `end` move to `start`, and the last `length` before `end` are wiped.
     """
@@ -92,8 +105,21 @@ class Removal(NamedTuple):
     gaps: list[tuple[int, int, int]]  # start, length, end
 
 
+class Leaving(NamedTuple, Generic[EntryT]):
+    """A request that is taken out of its place: it fails with `error`, or, without one, its rows are to be copied out.
+
+    `removal`: where its rows are; None where they are not in a buffer, or are the worker's for good.
+    """
+
+    entry: EntryT
+    removal: Removal | None
+    error: HermeticError | None
+
+
 class Batcher(Generic[EntryT]):
     """Buffers and waiting requests of one model version, over all of its instances."""
+
+    rearranges = False
 
     def __init__(self, max_rows: int, capacities: Sequence[int], delay_s: float, waiting_limit: int) -> None:
         self._max_rows = max_rows
@@ -111,17 +137,30 @@ class Batcher(Generic[EntryT]):
         self._instances.append(instance)
         return instance
 
-    def remove_instance(self, instance: Instance[EntryT]) -> list[EntryT]:
-        """Forget `instance`; return the requests in its buffers and, with the last instance, all that wait."""
+    def remove_instance(self, instance: Instance[EntryT], error: HermeticError) -> list[Leaving[EntryT]]:
+        """Forget `instance`; return what was in its buffers and, with the last instance, all that wait.
+
+        What leaves without an error is to be copied out and given to `requeue`.
+        """
         self._instances.remove(instance)
-        lost = [entry for slot in instance.slots for entry in slot.entries]
+        leaving: list[Leaving[EntryT]] = []
         for slot in instance.slots:
+            movable = slot.state == FORMING and bool(self._instances)
+            leaving += [self._leaving(slot, entry, None if movable else error) for entry in slot.entries]
             self._forget(slot)
         if not self._instances:
-            lost += [entry for queue in self._waiting.values() for entry in queue]
+            leaving += [Leaving(entry, None, error) for queue in self._waiting.values() for entry in queue]
             self._waiting.clear()
             self.waiting = 0
-        return lost
+        return leaving
+
+    def requeue(self, entries: Sequence[EntryT]) -> None:
+        """Take requests back that were copied out: they wait before all others of their key, however many wait."""
+        for entry in sorted(entries, key=lambda entry: entry.arrived, reverse=True):
+            later = self._waiting.pop(entry.key, {})
+            self._waiting[entry.key] = {entry: None, **later}
+            self._waiting.move_to_end(entry.key, last=False)
+        self.waiting += len(entries)
 
     def submit(self, entry: EntryT) -> bool:
         """Place `entry` and return True, or keep it waiting and return False.
@@ -155,6 +194,10 @@ class Batcher(Generic[EntryT]):
                 self._waiting.move_to_end(key)
         self.waiting -= len(placed)
         return placed
+
+    def rearrange(self, _now: float) -> list[Leaving[EntryT]]:
+        """Take nothing out: nothing here waits too long."""
+        return []
 
     def take_ready(self, now: float) -> list[Slot[EntryT]]:
         """Return the buffers to run now, oldest first; they count as running until `release`."""
@@ -203,6 +246,13 @@ class Batcher(Generic[EntryT]):
         if slot.state != FORMING or entry not in slot.entries:
             return None
         return self._remove(slot, entry)
+
+    def _leaving(self, slot: Slot[EntryT], entry: EntryT, error: HermeticError | None) -> Leaving[EntryT]:
+        if error is not None:
+            return Leaving(entry, None, error)
+        entry.slot = None
+        gaps = [(start, length, start + length) for start, length in zip(entry.offsets, entry.lengths, strict=True)]
+        return Leaving(entry, Removal(slot, gaps), None)
 
     def _remove(self, slot: Slot[EntryT], entry: EntryT) -> Removal:
         at = slot.entries.index(entry)

@@ -13,7 +13,7 @@ from hermetic.enclave.datatypes import BYTES, ELEMENT_BYTES
 from hermetic.errors import ConfigurationError, InvalidRequestError
 from hermetic.protos.inference import grpc_service_pb2 as pb
 
-Buffer = bytes | memoryview
+Buffer = bytes | bytearray | memoryview
 
 _LENGTH: Final = struct.Struct("<I")
 _FIELDS: Final[dict[str, tuple[str, str]]] = {  # datatype -> field of InferTensorContents, array typecode

@@ -12,10 +12,10 @@ from hermetic.enclave.zero_on_free import wipe_immutable_bytes_that_nobody_else_
 from hermetic.errors import HermeticError, InvalidRequestError, OverloadedError
 from hermetic.server.batcher import Key
 from hermetic.server.codec import Decoded, Decoder
-from hermetic.server.dispatch import Work
 from hermetic.server.gate import Request
 from hermetic.server.models import Models
 from hermetic.server.outputs import Output, cut_rows
+from hermetic.server.work import Work
 
 _NS: Final = 1_000_000_000
 
@@ -59,20 +59,21 @@ class Inference(Work):
         if not self._request.ended:
             self._count_failure("BACKEND")
             self._request.fail(error)
+        self.forget_rows()
         self.copied()
 
     def cancel(self) -> None:
         """Let go: the caller went away."""
         self._count_failure("CANCELED")
         self._decoded.plan.model.dispatcher.cancel(self)
-        if self._message:
-            self.raw = ()
+        if self._message or self.raw:
+            self.forget_rows()
             self.copied()
 
     def refuse(self) -> None:
         """Let go: there was no room, or it would never fit. The gate answers."""
         self._count_failure("REJECTED")
-        self.raw = ()
+        self.forget_rows()
         self.copied()
 
     def _count_failure(self, reason: str) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 from hermetic.enclave.messages import TensorSpec
 from hermetic.protos.inference import grpc_service_pb2 as pb
 
-Raw = bytes | memoryview
+Raw = bytes | bytearray | memoryview
 
 _ID: Final = b"\x1a"
 _RAW: Final = b"\x32"

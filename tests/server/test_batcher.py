@@ -5,7 +5,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from hermetic.errors import InvalidRequestError, OverloadedError
+from hermetic.errors import InvalidRequestError, OverloadedError, WorkerLostError
 from hermetic.server.batcher import FORMING, FREE, RUNNING, Batcher, Entry, Key, Slot
 
 CAPACITIES = (40, 24)
@@ -167,13 +167,36 @@ def test_a_delay_runs_full_buffers_at_once_and_others_when_it_is_over() -> None:
     assert len(one.take_ready(1.7)) == 1
 
 
-def test_a_lost_instance_gives_back_its_requests_and_the_last_one_all() -> None:
+def test_a_lost_instance_moves_what_was_forming_and_the_last_one_fails_all() -> None:
     one = batcher(max_rows=1)
-    first, second = one.add_instance(1, 1), one.add_instance(1, 1)
-    entries = [entry() for _ in range(3)]
+    first, second = one.add_instance(2, 1), one.add_instance(1, 1)
+    entries = [entry(at=at) for at in range(4)]
     for each in entries:
         one.submit(each)
-    lost = one.remove_instance(first)
-    assert len(lost) == 1
-    assert sorted(map(id, lost + one.remove_instance(second))) == sorted(map(id, entries))
+    one.take_ready(0.0)
+    error = WorkerLostError("gone")
+    ran, moves = sorted(one.remove_instance(first, error), key=lambda leaving: leaving.entry.arrived)
+    assert (ran.error, ran.removal) == (error, None)
+    assert moves.error is None
+    assert moves.removal is not None
+    assert moves.removal.gaps == [(0, 1, 1)]
+    one.requeue([moves.entry])
+    assert one.waiting == 2
+    lost = one.remove_instance(second, error)
+    assert [leaving.error for leaving in lost] == [error] * 3
+    assert {id(leaving.entry) for leaving in (ran, *lost)} == {id(each) for each in entries}
     assert one.waiting == 0
+
+
+def test_what_moved_is_placed_before_what_came_later() -> None:
+    one = batcher(max_rows=1)
+    first, second = one.add_instance(2, 1), one.add_instance(1, 1)
+    entries = [entry(at=at) for at in range(4)]
+    for each in entries:
+        one.submit(each)
+    one.take_ready(0.0)
+    moved = [leaving.entry for leaving in one.remove_instance(first, WorkerLostError("gone")) if not leaving.error]
+    assert len(moved) == 1
+    one.requeue(moved)
+    one.release(second.slots[0])
+    assert one.place_waiting() == moved

@@ -115,6 +115,25 @@ def test_two_workers_serve_one_model(side: FarSide) -> None:
         assert [answer(future) for future in futures] == [floats(at, 0, 0, 0) for at in range(6)]
 
 
+def test_what_a_lost_worker_was_not_running_yet_is_answered_by_another(side: FarSide) -> None:
+    one = serve(side, "survivor", function="double", batches_in_flight=1, buffers=2, max_batch_size=1)
+    one.order("hold")
+    two = side.serve(description("survivor", max_batch_size=1), "double", instance=1, batches_in_flight=1, buffers=2)
+    two.order("hold")
+    with side.channel_as(side.pki.infer) as channel:
+        futures = [send(channel, "survivor", (at, 0.5, 0, 0)) for at in range(10)]
+        one.batch()
+        two.batch()
+        method(channel, "ServerLive")(pb.ServerLiveRequest(), timeout=TIMEOUT_S)
+        one.kill()
+        two.order("go")
+        lost = [at for at, future in enumerate(futures) if future.exception(TIMEOUT_S)]
+        assert len(lost) == 1  # the one that was running there
+        assert futures[lost[0]].code() == grpc.StatusCode.UNAVAILABLE
+        for at, future in enumerate(futures):
+            assert at in lost or answer(future) == floats(2 * at, 1, 0, 0)
+
+
 def test_a_full_queue_is_refused_at_once_and_the_rest_answered(side: FarSide) -> None:
     worker = serve(side, "bounded", max_batch_size=1, buffers=2, batches_in_flight=1, requests_waiting=3)
     worker.order("hold")

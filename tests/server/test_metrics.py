@@ -1,12 +1,13 @@
 """The metrics page: Triton's names, valid text, labels that cannot break out."""
 
 from hermetic.server.batcher import Batcher
-from hermetic.server.dispatch import Dispatcher, Work
+from hermetic.server.dispatch import Dispatcher
 from hermetic.server.messages import ModelReady
 from hermetic.server.metrics import Counts, render
 from hermetic.server.models import ServedModel
 from hermetic.server.statistics import ModelStatistics
 from hermetic.server.status import Code
+from hermetic.server.work import Work
 from tests.server.far_side import description
 
 

@@ -1,0 +1,31 @@
+"""The seam for tensors that no caller sends or gets: controls, states, inputs made from the shapes of a batch.
+
+They are regions of a buffer like all others, behind those of the callers (`ModelDescription.model_inputs`). Who fills
+them is chosen when the model becomes ready (scheduling.py).
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from hermetic.enclave.messages import Tensor
+from hermetic.server.batcher import Slot
+from hermetic.server.outputs import Output
+from hermetic.server.work import Work
+
+
+class HiddenTensors(Protocol):
+    """Fills the hidden inputs of a batch, and reads its hidden outputs."""
+
+    def write(self, slot: Slot[Work], memory: Sequence[memoryview]) -> list[Tensor]:
+        """Write the hidden inputs of the batch in `slot`, just before it is sent; return their tensors.
+
+        `memory`: one view per hidden input of this buffer; it holds zeros. What the tensors cover is wiped when the
+        batch has ended. Raises nothing: what cannot be written is refused before.
+        """
+
+    def answered(self, slot: Slot[Work], outputs: Sequence[Output]) -> None:
+        """Take what is the server's from a good answer, before its requests are answered.
+
+        `outputs`: all of `model_outputs`, checked; their memory is wiped afterwards, and it is the worker's too: copy
+        before deciding anything by it. A `HermeticError` fails the requests of this batch.
+        """

@@ -1,0 +1,72 @@
+"""Which scheduler stands behind a model's dispatcher: chosen once, from its configuration, when it becomes ready.
+
+A scheduler decides which request goes into which buffer and when a buffer runs; the dispatcher carries that out.
+Another scheduler is another class of this protocol and a line in `new_scheduler`. No request pays for what its model
+does not use.
+"""
+
+from collections.abc import Sequence
+from typing import Final, Protocol, TypeVar
+
+from hermetic.enclave.buffers import BufferLayout
+from hermetic.enclave.messages import ModelDescription
+from hermetic.errors import HermeticError
+from hermetic.server.batcher import Batcher, Entry, Instance, Leaving, Removal, Slot
+from hermetic.server.hidden import HiddenTensors
+from hermetic.server.messages import ModelReady
+from hermetic.server.work import Work
+
+MICROSECONDS: Final = 1e6
+
+EntryT = TypeVar("EntryT", bound=Entry)
+
+
+class Scheduling(Protocol[EntryT]):
+    """What a dispatcher asks of a scheduler. Pure: moments are arguments, in monotonic seconds."""
+
+    waiting: int
+    """Requests that are in no buffer."""
+
+    rearranges: bool
+    """Whether `rearrange` ever has anything to do; constant."""
+
+    def add_instance(self, buffers: int, in_flight: int) -> Instance[EntryT]:
+        """Return a new instance, all of whose buffers are free."""
+
+    def remove_instance(self, instance: Instance[EntryT], error: HermeticError) -> list[Leaving[EntryT]]:
+        """Forget `instance`; return every request that has no place any more. Its buffers' bytes are still there."""
+
+    def submit(self, entry: EntryT) -> bool:
+        """Place `entry` and return True, or keep it waiting and return False; or raise a `CallerError`."""
+
+    def place_waiting(self) -> list[EntryT]:
+        """Place as many waiting requests as there is room for; return them."""
+
+    def rearrange(self, now: float) -> list[Leaving[EntryT]]:
+        """Take out of buffers and queues what must not stay there, such as what has waited too long."""
+
+    def requeue(self, entries: Sequence[EntryT]) -> None:
+        """Take requests back whose rows were copied out, in the order of their arrival."""
+
+    def take_ready(self, now: float) -> list[Slot[EntryT]]:
+        """Return the buffers to run now; they count as running until `release`."""
+
+    def next_moment(self) -> float | None:
+        """Return when `rearrange` or `take_ready` will have something to do, where only time is wanting."""
+
+    def release(self, slot: Slot[EntryT]) -> None:
+        """Take a running buffer back: its requests are answered, it is wiped and free."""
+
+    def cancel(self, entry: EntryT) -> Removal | None:
+        """Take `entry` out; None where it was waiting, or is running and stays."""
+
+
+def new_scheduler(ready: ModelReady, place: BufferLayout) -> Scheduling[Work]:
+    """Return the scheduler of a model that has just become ready."""
+    capacities = [region.capacity for region in place.inputs[: len(ready.description.inputs)]]
+    return Batcher(place.max_rows, capacities, ready.max_queue_delay_us / MICROSECONDS, ready.requests_waiting)
+
+
+def new_hidden(_description: ModelDescription) -> HiddenTensors | None:
+    """Return what fills the inputs that no caller sends; None where the model has none."""
+    return None

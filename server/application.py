@@ -28,15 +28,18 @@ from hermetic.server.gate import Gate
 from hermetic.server.health import Health
 from hermetic.server.identity import Identities
 from hermetic.server.messages import (
+    LINK_REASON_LIMIT,
     TO_FRONT_END,
     CommandReply,
     Drain,
+    LinkLost,
     ModelReady,
     ModelStop,
     ModelStopped,
     NewServingKey,
     RecordsWritten,
     Repository,
+    RepositoryEntry,
 )
 from hermetic.server.metrics import Counts, render
 from hermetic.server.models import Models, ServedModel
@@ -63,6 +66,7 @@ class FrontEnd:
         self._inference = InferenceMethods(self._models, self._commands)
         self._health = Health(lambda: self._inference.ready)
         self._models.on_change.append(self._health.changed)
+        self._entries: list[RepositoryEntry] = []  # of a repository's list that has not all come yet
         self._unsaid: deque[bytes] = deque()
         self.on_new_key: Callable[[bytes, str], None] = lambda _key, _chain: None
         """Takes a new serving key (PEM) and its certificate chain; set by whoever owns the credentials."""
@@ -96,7 +100,7 @@ class FrontEnd:
         self._send_unsaid()
         self.journal.flush()
         self.gate.cancel_untaken(now)
-        for model in self._models.served():
+        for model in self._models.held():
             model.dispatcher.lose_stuck(now)
         self._health.changed()
 
@@ -114,7 +118,7 @@ class FrontEnd:
 
     def close(self) -> None:
         """Wipe every buffer and let go of every worker. The transport has stopped."""
-        for model in self._models.served():
+        for model in self._models.held():
             model.dispatcher.close()
 
     def handle(self, frame: bytes, descriptors: Sequence[int]) -> None:
@@ -140,14 +144,17 @@ class FrontEnd:
         elif isinstance(message, CommandReply):
             self._commands.answered(message)
         elif isinstance(message, Repository):
-            self._models.set_repository(message.models)
+            self._entries += message.models
+            if not message.more:
+                entries, self._entries = self._entries, []
+                self._models.set_repository(entries)
         elif isinstance(message, ModelStop):
             self._model_stop(message)
         elif isinstance(message, Drain):
             self._drain(message.grace_s)
 
     def _model_ready(self, ready: ModelReady, channel: int, memory: int) -> None:
-        """Take a worker in service: a new model version, a further instance, or a successor of one that was lost."""
+        """Take a worker in service: of a new generation, a further instance, or a successor of a link that was lost."""
         try:
             place = layout(ready.description, ready.buffers, ready.variable_tensor_bytes)
             mapped = map_shared_memory(memory, place.size)
@@ -158,11 +165,12 @@ class FrontEnd:
             os.close(memory)
         worker = Channel.of_descriptor(channel)
         worker.settimeout(0)
-        model = self._models.get(ready.description.name, ready.description.version)
+        model = self._models.find(ready.description.name, ready.description.version, ready.generation)
         if model is None or model.stopping:
             model = self._new_model(ready)
             self._models.put(model)
         link = model.dispatcher.attach(worker, mapped, place, ready.batches_in_flight)
+        model.links[link] = (ready.instance, ready.link)
         dispatcher = model.dispatcher
         if self._reader is not None:
             self._reader.watch(
@@ -187,20 +195,27 @@ class FrontEnd:
             batched=description.max_batch_size > 0,
             hidden=new_hidden(description),
         )
-        dispatcher.on_link_lost = partial(self._worker_lost, description.name, description.version)
+        model = ServedModel(ready, dispatcher, statistics)
+        dispatcher.on_link_lost = partial(self._link_lost, model)
         dispatcher.on_link_closed = self._forget
-        return ServedModel(ready, dispatcher, statistics)
+        return model
 
-    def _worker_lost(self, name: str, version: int, _link: WorkerLink, error: HermeticError) -> None:
-        _log.warning("model %s version %d: lost a worker: %s", name, version, error)
-        self.journal.append(
-            json.dumps({"event": "worker-lost", "model": name, "version": version, "reason": str(error)[:512]})
+    def _link_lost(self, model: ServedModel, link: WorkerLink, error: HermeticError) -> None:
+        """Tell the supervisor, who has a new link made, or a new worker."""
+        name, version = model.description.name, model.description.version
+        instance, number = model.links.pop(link, (0, 0))
+        reason = str(error)[:LINK_REASON_LIMIT]
+        _log.warning("model %s version %d instance %d: lost a worker: %s", name, version, instance, reason)
+        self.journal.append(json.dumps({"event": "worker-lost", "model": name, "version": version, "reason": reason}))
+        lost = LinkLost(
+            name=name, version=version, generation=model.generation, instance=instance, link=number, reason=reason
         )
+        self._say(lost.encode())
         self._models.changed()
 
     def _model_stop(self, stop: ModelStop) -> None:
-        model = self._models.get(stop.name, stop.version)
-        stopped = ModelStopped(name=stop.name, version=stop.version).encode()
+        model = self._models.find(stop.name, stop.version, stop.generation)
+        stopped = ModelStopped(name=stop.name, version=stop.version, generation=stop.generation).encode()
         if model is None:
             self._say(stopped)
             return

@@ -1,15 +1,19 @@
 """What a caller with the role `operate` asks of the supervisor, and the supervisor's answers on their way back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Final, Literal
 
 from hermetic import errors
 from hermetic.enclave.messages import NAME_LIMIT
-from hermetic.errors import BorderError, InvalidRequestError, NotReadyError, OverloadedError
+from hermetic.errors import BorderError, InvalidRequestError, NotReadyError, OverloadedError, UnsupportedError
+from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server.gate import Request
-from hermetic.server.messages import Command, CommandReply
+from hermetic.server.messages import CONFIGURATION_LIMIT, Command, CommandReply
 
+CONFIGURATION: Final = "config"  # Triton's load parameter: a model configuration in JSON
+FILE: Final = "file:"  # what its load parameters begin with that carry files
+DEPENDENTS: Final = "unload_dependents"
 COMMANDS_LIMIT: Final = 64  # commands without an answer
 IDENTITY_LIMIT: Final = 512  # characters, as in messages.Command
 
@@ -23,7 +27,30 @@ class Commands:
         self._ids = count(1)
         self._waiting: dict[int, tuple[Request, bytes]] = {}
 
-    def ask(self, request: Request, action: Literal["load", "unload"], model: str, reply: bytes) -> None:
+    def load(self, request: Request, asked: pb.RepositoryModelLoadRequest) -> None:
+        """Pass a load on, or raise what its parameters deserve."""
+        reply = pb.RepositoryModelLoadResponse().SerializeToString()
+        self._ask(request, "load", asked.model_name, reply, configuration=_configuration(asked.parameters))
+
+    def unload(self, request: Request, asked: pb.RepositoryModelUnloadRequest) -> None:
+        """Pass an unload on, or raise what its parameters deserve."""
+        unknown = sorted(asked.parameters.keys() - {DEPENDENTS})
+        if unknown:
+            raise InvalidRequestError(f"unload parameters: expected only {DEPENDENTS}, got {unknown}")
+        reply = pb.RepositoryModelUnloadResponse().SerializeToString()
+        dependents = DEPENDENTS in asked.parameters and asked.parameters[DEPENDENTS].bool_param
+        self._ask(request, "unload", asked.model_name, reply, dependents=dependents)
+
+    def _ask(
+        self,
+        request: Request,
+        action: Literal["load", "unload"],
+        model: str,
+        reply: bytes,
+        *,
+        configuration: str = "",
+        dependents: bool = False,
+    ) -> None:
         """Pass a command on; `request` is answered with `reply` when it has been carried out."""
         if not 0 < len(model) <= NAME_LIMIT:
             raise InvalidRequestError(f"model name: expected 1 to {NAME_LIMIT} characters, got {len(model)}")
@@ -31,7 +58,14 @@ class Commands:
             raise OverloadedError(f"commands waiting: wanted at most {COMMANDS_LIMIT}, got {len(self._waiting) + 1}")
         identity = request.caller.principal.identity if request.caller else None
         name = f"{identity.authority}:{identity.name}"[:IDENTITY_LIMIT] if identity else ""
-        command = Command(id=next(self._ids), action=action, model=model, identity=name)
+        command = Command(
+            id=next(self._ids),
+            action=action,
+            model=model,
+            identity=name,
+            configuration=configuration,
+            dependents=dependents,
+        )
         if not self._send(command.encode()):
             raise NotReadyError("the supervisor is busy; try again")
         self._waiting[command.id] = (request, reply)
@@ -52,6 +86,28 @@ class Commands:
         for request, _ in self._waiting.values():
             request.fail(NotReadyError(why))
         self._waiting.clear()
+
+
+def _configuration(parameters: Mapping[str, pb.ModelRepositoryParameter]) -> str:
+    """Return the configuration that a load comes with, "" for none; every other parameter is refused, as by Triton."""
+    for name in sorted(parameters):
+        if name.startswith(FILE):
+            raise UnsupportedError(
+                f"load parameter '{name[:NAME_LIMIT]}': files are not taken over the network: models come sealed"
+            )
+        if name != CONFIGURATION:
+            raise InvalidRequestError(f"unrecognized load parameter '{name[:NAME_LIMIT]}'.")
+    if CONFIGURATION not in parameters:
+        return ""
+    parameter = parameters[CONFIGURATION]
+    if parameter.WhichOneof("parameter_choice") != "string_param":
+        raise InvalidRequestError(f"invalid value type for load parameter '{CONFIGURATION}', expected string_param.")
+    if not 0 < len(parameter.string_param) <= CONFIGURATION_LIMIT:
+        raise InvalidRequestError(
+            f"load parameter '{CONFIGURATION}': expected 1 to {CONFIGURATION_LIMIT} characters, "
+            f"got {len(parameter.string_param)}"
+        )
+    return parameter.string_param
 
 
 def error_named(name: str, text: str) -> errors.HermeticError:

@@ -1,7 +1,8 @@
 """What crosses the border between the supervisor and a front end: the control frames of enclave/messages.py.
 
 A front end parses hostile input, so the supervisor treats what it sends as hostile: it can ask for load and unload in
-the name of an identity that it has checked, hand over records for the log, and nothing else.
+the name of an identity that it has checked, say that a link to a worker is broken, hand over records for the log, and
+nothing else.
 """
 
 from typing import Annotated, ClassVar, Final, Literal
@@ -11,9 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from hermetic.enclave.messages import Frame, LockdownReport, ModelDescription, Name
 from hermetic.server.config import FrontEndSettings
 
+CONFIGURATION_LIMIT: Final = 24 * 1024  # characters of the configuration that a load may come with
 RECORD_LIMIT: Final = 4096  # bytes of one record's JSON
 RECORDS_LIMIT: Final = 64  # records in one frame
 MODELS_LIMIT: Final = 512  # models in one repository index
+LINK_REASON_LIMIT: Final = 512  # characters that say why a link was given up
 REASON_LIMIT: Final = 256  # characters that say why a model is not ready
 
 State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
@@ -47,12 +50,16 @@ class Listening(Frame):
 class ModelReady(Frame):
     """Supervisor -> front end, with a data socket and a shared memory: this worker serves this model.
 
-    Each further frame for the same name and version is a further instance.
+    Each further frame of the same generation is a further instance, or a new link to one whose link was lost. A higher
+    generation takes the model over: from now on requests go to it alone, and the generation before finishes what it has
+    accepted. `description` has the configuration that counts, also where a load came with one of its own.
     """
 
     kind: ClassVar[int] = 0x22
     description: ModelDescription
+    generation: Annotated[int, Field(ge=1)] = 1
     instance: Annotated[int, Field(ge=0)]
+    link: Annotated[int, Field(ge=0)] = 0
     buffers: Annotated[int, Field(ge=1, le=64)]
     batches_in_flight: Annotated[int, Field(ge=1, le=8)]
     variable_tensor_bytes: Annotated[int, Field(ge=1)]
@@ -61,36 +68,63 @@ class ModelReady(Frame):
 
 
 class ModelStop(Frame):
-    """Supervisor -> front end: accept no more for this model, finish what is accepted, wipe, say `ModelStopped`."""
+    """Supervisor -> front end: take no more for this generation, finish what is accepted, wipe, say `ModelStopped`."""
 
     kind: ClassVar[int] = 0x23
     name: Name
     version: int
+    generation: Annotated[int, Field(ge=1)] = 1
 
 
 class ModelStopped(Frame):
-    """Front end -> supervisor: nothing of this model is held here any more."""
+    """Front end -> supervisor: nothing of this generation of a model is held here any more."""
 
     kind: ClassVar[int] = 0x24
     name: Name
     version: int
+    generation: Annotated[int, Field(ge=1)] = 1
+
+
+class LinkLost(Frame):
+    """Front end -> supervisor: this link to a worker was given up here, as broken or because the worker lied.
+
+    The supervisor makes a new one where the worker lives. `link` is that of the `ModelReady` frame.
+    """
+
+    kind: ClassVar[int] = 0x30
+    name: Name
+    version: int
+    generation: Annotated[int, Field(ge=1)]
+    instance: Annotated[int, Field(ge=0)]
+    link: Annotated[int, Field(ge=0)]
+    reason: Annotated[str, Field(max_length=LINK_REASON_LIMIT)]
 
 
 class Repository(Frame):
-    """Supervisor -> front end, after every change: all models and their states, for RepositoryIndex and ModelReady."""
+    """Supervisor -> front end, after every change: all models and their states, for RepositoryIndex and ModelReady.
+
+    `more`: the next frame of this kind goes on with the list; after the last one it counts.
+    """
 
     kind: ClassVar[int] = 0x25
     models: tuple[RepositoryEntry, ...] = Field(max_length=MODELS_LIMIT)
+    more: bool = False
 
 
 class Command(Frame):
-    """Front end -> supervisor: an identity with the role `operate` asks for this."""
+    """Front end -> supervisor: an identity with the role `operate` asks for this.
+
+    `configuration`: a load's own model configuration in JSON, "" for the sealed one. `dependents`: an unload of an
+    ensemble takes its composing models with it.
+    """
 
     kind: ClassVar[int] = 0x26
     id: Annotated[int, Field(ge=0)]
     action: Literal["load", "unload"]
     model: Name
     identity: Annotated[str, Field(max_length=512)]
+    configuration: Annotated[str, Field(max_length=CONFIGURATION_LIMIT)] = ""
+    dependents: bool = False
 
 
 class CommandReply(Frame):
@@ -141,5 +175,5 @@ class Drained(Frame):
 TO_FRONT_END: Final = (ModelReady, ModelStop, Repository, CommandReply, RecordsWritten, NewServingKey, Drain)
 """What a front end accepts after `Start`."""
 
-TO_SUPERVISOR: Final = (ModelStopped, Command, Records, Drained)
+TO_SUPERVISOR: Final = (ModelStopped, LinkLost, Command, Records, Drained)
 """What the supervisor accepts after `Listening`."""

@@ -5,6 +5,7 @@ but not serving -> NotReadyError. Versions are positive integers; an empty versi
 """
 
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Final
 
 from hermetic.enclave.messages import ModelDescription
@@ -19,10 +20,12 @@ VERSION_DIGITS: Final = 18  # digits of a version in a request
 
 
 class ServedModel:
-    """One model version that has, or had, a worker."""
+    """One generation of a model version, which has, or had, workers. `links`: link -> its (instance, link number)."""
 
     def __init__(self, settings: ModelReady, dispatcher: Dispatcher, statistics: ModelStatistics) -> None:
         self.description: ModelDescription = settings.description
+        self.generation = settings.generation
+        self.links: dict[object, tuple[int, int]] = {}
         self.dispatcher = dispatcher
         self.statistics = statistics
         self.template = ReplyTemplate(self.description.name, str(self.description.version))
@@ -43,6 +46,7 @@ class Models:
 
     def __init__(self) -> None:
         self._served: dict[str, dict[int, ServedModel]] = {}
+        self._retired: list[ServedModel] = []
         self._repository: dict[tuple[str, int], RepositoryEntry] = {}
         self.on_change: list[Callable[[], None]] = []
 
@@ -72,18 +76,34 @@ class Models:
         """Return every model version held here, ready or not, by name and version."""
         return [model for _, versions in sorted(self._served.items()) for _, model in sorted(versions.items())]
 
-    def get(self, name: str, version: int) -> ServedModel | None:
-        """Return the model version held here, ready or not."""
-        return self._served.get(name, {}).get(version)
+    def held(self) -> list[ServedModel]:
+        """Return all of `served`, and the generations that another one took over from and that still finish."""
+        return [*self.served(), *self._retired]
+
+    def find(self, name: str, version: int, generation: int) -> ServedModel | None:
+        """Return this generation of a model version, if it is held here."""
+        current = self._served.get(name, {}).get(version)
+        for model in chain([current] if current else [], self._retired):
+            if (model.description.name, model.description.version, model.generation) == (name, version, generation):
+                return model
+        return None
 
     def put(self, model: ServedModel) -> None:
-        """Take a model version in."""
-        self._served.setdefault(model.description.name, {})[model.description.version] = model
+        """Take a generation in: requests go to it from now on, the one before finishes."""
+        versions = self._served.setdefault(model.description.name, {})
+        before = versions.get(model.description.version)
+        if before is not None:
+            before.stopping = True
+            self._retired.append(before)
+        versions[model.description.version] = model
         self.changed()
 
     def remove(self, model: ServedModel) -> None:
-        """Forget a model version."""
-        versions = self._served[model.description.name]
+        """Forget a generation."""
+        if model in self._retired:
+            self._retired.remove(model)
+            return
+        versions = self._served.get(model.description.name, {})
         if versions.get(model.description.version) is model:
             del versions[model.description.version]
             if not versions:

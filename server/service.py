@@ -66,8 +66,9 @@ class InferenceMethods:
 
     @property
     def ready(self) -> bool:
-        """Whether the server takes requests, and everything that it was told to serve is ready."""
-        return not self.draining and bool(self._models.served()) and all(model.ready for model in self._models.served())
+        """Whether the server takes requests, and everything that it was told to serve, and not to unload, is ready."""
+        models = [model for model in self._models.served() if not model.stopping]
+        return not self.draining and bool(models) and all(model.ready for model in models)
 
     def check_accepting(self) -> None:
         """Raise `NotReadyError` where the server is going away."""
@@ -125,21 +126,13 @@ class InferenceMethods:
         self.check_accepting()
         asked = _parsed(pb.RepositoryModelLoadRequest, message)
         _check_repository(asked.repository_name)
-        if asked.parameters:
-            raise UnsupportedError(
-                f"load parameters {sorted(asked.parameters)}: models come sealed, with their configuration inside; "
-                "files and overrides are not taken over the network"
-            )
-        self._commands.ask(request, "load", asked.model_name, pb.RepositoryModelLoadResponse().SerializeToString())
+        self._commands.load(request, asked)
 
     def _unload(self, request: Request, message: bytes) -> None:
         self.check_accepting()
         asked = _parsed(pb.RepositoryModelUnloadRequest, message)
         _check_repository(asked.repository_name)
-        unknown = sorted(asked.parameters.keys() - {"unload_dependents"})
-        if unknown:
-            raise InvalidRequestError(f"unload parameters: expected only unload_dependents, got {unknown}")
-        self._commands.ask(request, "unload", asked.model_name, pb.RepositoryModelUnloadResponse().SerializeToString())
+        self._commands.unload(request, asked)
 
 
 def _cold(kind: type[MessageT], answer: Callable[[MessageT], Message]) -> Handler:
@@ -171,4 +164,4 @@ def _parsed(kind: type[MessageT], message: bytes) -> MessageT:
 
 def _check_repository(name: str) -> None:
     if name:
-        raise InvalidRequestError(f"repository: expected none by name, got '{name[:64]}'")
+        raise UnsupportedError("'repository_name' specification is not supported")

@@ -27,6 +27,7 @@ from hermetic.server.messages import (
     CommandReply,
     Drain,
     Drained,
+    LinkLost,
     Listening,
     ModelReady,
     ModelStop,
@@ -162,6 +163,7 @@ class FarSide:
         self.workers: list[Worker] = []
         self.records: list[dict[str, Any]] = []
         self.frames: queue.SimpleQueue[Frame] = queue.SimpleQueue()
+        self.lost_links: queue.SimpleQueue[LinkLost] = queue.SimpleQueue()
         self.write = write  # whether records are acknowledged
         self.obey: Callable[[Command], CommandReply] = lambda command: CommandReply(id=command.id, error="", text="")
         try:
@@ -187,6 +189,8 @@ class FarSide:
                 self.records += map(json.loads, message.records)
                 if self.write:
                     self.channel.send(RecordsWritten(count=len(message.records)).encode())
+            elif isinstance(message, LinkLost):
+                self.lost_links.put(message)
             elif isinstance(message, Command):
                 self.frames.put(message)
                 self.channel.send(self.obey(message).encode())
@@ -223,15 +227,19 @@ class FarSide:
         """Tell the front end which models exist."""
         self.channel.send(Repository(models=entries).encode())
 
-    def stop_model(self, description: ModelDescription) -> None:
-        """Have the front end let go of a model."""
-        self.channel.send(ModelStop(name=description.name, version=description.version).encode())
+    def stop_model(self, description: ModelDescription, generation: int = 1) -> None:
+        """Have the front end let go of a generation of a model."""
+        self.channel.send(ModelStop(name=description.name, version=description.version, generation=generation).encode())
 
     def await_stopped(self) -> ModelStopped:
         """Return the front end's word that it has let go of a model."""
         frame = self.next_frame(ModelStopped)
         assert isinstance(frame, ModelStopped)
         return frame
+
+    def await_link_lost(self) -> LinkLost:
+        """Return the front end's word that it has given up a link to a worker."""
+        return self.lost_links.get(timeout=TIMEOUT_S)
 
     def drain(self, grace_s: float = 10.0) -> None:
         """Have the front end drain."""

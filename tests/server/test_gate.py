@@ -40,10 +40,7 @@ class NotedCall:
     def fail(self, code: Code, details: str) -> None:
         self.answers.append((code, details))
 
-    def metadata(self, _key: str) -> str | None:
-        return None
-
-    def send(self, message: bytes, *, secret: bool = False) -> None:
+    def send(self, message: bytes) -> None:
         raise NotImplementedError
 
     def finish(self) -> None:

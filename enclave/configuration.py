@@ -2,8 +2,8 @@
 
 It stands in the manifest, so the publisher has signed it, and supervisor, front end and worker read the same. Names and
 meaning are those of Triton's model_config.proto; a field at its default is left out. Not here: `config.pbtxt`, the text
-that it is read from when a model is sealed (sealed/config_pbtxt.py), and whether it fits the model's tensors
-(manifest.py).
+that it is read from when a model is sealed (sealed/config_pbtxt.py), and what must hold between its
+parts (configuration_rules/).
 """
 
 from collections.abc import Mapping
@@ -52,12 +52,14 @@ class InputOptions(_Part):
     """What is special about one input. `reshape`: the shape, without the batch dimension, that the model itself takes.
 
     `optional`: a request may leave it out. `ragged`: requests of different shapes share a batch, elements in one row.
+    `format` says how three dimensions of an image lie; callers are told, nothing here reads it.
     """
 
     name: TensorName
     reshape: Dimensions | None = None
     optional: bool = False
     ragged: bool = False
+    format: Literal["NONE", "NHWC", "NCHW"] = "NONE"
 
 
 class OutputOptions(_Part):
@@ -108,14 +110,22 @@ class Control(_Part):
 class State(_Part):
     """A tensor that the server keeps between the requests of a sequence; `shape` without the batch dimension.
 
-    It starts as zeros (BYTES: empty strings), or as the content of `initial_file` in the payload.
+    It starts as zeros (BYTES: empty strings), or as the content of `initial_file` in the payload, in `start_shape`.
     """
 
     input_name: TensorName
     output_name: TensorName
     datatype: str
     shape: Dimensions
+    initial_shape: Dimensions | None = None
     initial_file: FileName | None = None
+
+    @property
+    def start_shape(self) -> tuple[int, ...]:
+        """The shape that a sequence starts with; a free dimension of which nothing is said is 1 (Triton's rule)."""
+        if self.initial_shape is not None:
+            return self.initial_shape
+        return tuple(1 if dimension < 0 else dimension for dimension in self.shape)
 
 
 class SequenceBatching(_Part):
@@ -236,8 +246,9 @@ class ModelConfiguration(_Part):
 class HiddenTensors(NamedTuple):
     """Tensors of the model that no caller sends or gets as such: (name, datatype, shape without the batch dimension).
 
-    Inputs: controls, states, batch inputs, in the configuration's order; a control has the shape [1] in each row, a
-    batch input one of its own. Outputs: states that are not outputs themselves.
+    Inputs: controls, states, batch inputs, in the configuration's order; a control has the shape [1] in each row. A
+    batch input has a shape of its own, without rows: [-1], and [-1, -1] for BATCH_ITEM_SHAPE. Outputs: states that are
+    not outputs themselves.
     """
 
     inputs: tuple[tuple[str, str, tuple[int, ...]], ...]
@@ -255,7 +266,11 @@ def hidden_tensors(configuration: ModelConfiguration, outputs: Mapping[str, obje
         controls = dict.fromkeys((control.name, control.datatype) for control in sequence.controls)
         inputs = [(name, datatype, (1,)) for name, datatype in controls]
         inputs += [(state.input_name, state.datatype, state.shape) for state in states]
-    inputs += [(name, batch.datatype, (-1,)) for batch in configuration.batch_inputs for name in batch.names]
+    inputs += [
+        (name, batch.datatype, (-1, -1) if batch.kind == "BATCH_ITEM_SHAPE" else (-1,))
+        for batch in configuration.batch_inputs
+        for name in batch.names
+    ]
     hidden = [(s.output_name, s.datatype, s.shape) for s in states if s.output_name not in outputs]
     return HiddenTensors(tuple(inputs), tuple(hidden))
 

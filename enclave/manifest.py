@@ -16,6 +16,8 @@ import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hermetic.enclave.configuration import ModelConfiguration
+from hermetic.enclave.configuration_rules import Subject
+from hermetic.enclave.configuration_rules import problems as configuration_problems
 from hermetic.enclave.datatypes import ELEMENT_BYTES
 from hermetic.enclave.messages import NAME_LIMIT, TENSORS_LIMIT, FrontEndFile, ModelDescription, TensorSpec
 from hermetic.enclave.sealed.refusals import Refusal, refused
@@ -23,6 +25,7 @@ from hermetic.enclave.streaming_aead import AEAD_NAME, HEADER_BYTES, KEY_BYTES, 
 
 __all__ = [
     "CODE_FORMATS",
+    "CONFIG_NAME",
     "FORMATS",
     "FORMAT_ID",
     "KEY_ID_PATTERN",
@@ -42,13 +45,16 @@ FILES_LIMIT: Final = 65_536  # files in one model
 FILE_NAME_LIMIT: Final = 512  # bytes of a file's name in UTF-8
 PLAINTEXT_LIMIT: Final = 1 << 51  # bytes: 2^31 full segments, half of what Tink allows
 VERSION_LIMIT: Final = 2**31 - 1
+PROBLEMS_NAMED: Final = 8  # contradictions of one manifest that are told
 KNOWN_ANSWER_NAME: Final = ".hermetic/known-answer"
 RESERVED: Final = ".hermetic/"
 
-ModelFormat = Literal["onnx", "torchscript", "torch-export", "safetensors"]
-FORMATS: Final[tuple[ModelFormat, ...]] = ("onnx", "torchscript", "torch-export", "safetensors")
+ModelFormat = Literal["onnx", "torchscript", "torch-export", "safetensors", "ensemble"]
+FORMATS: Final[tuple[ModelFormat, ...]] = ("onnx", "torchscript", "torch-export", "safetensors", "ensemble")
 CODE_FORMATS: Final[frozenset[str]] = frozenset({"torchscript", "torch-export"})
 """Formats that are programs: only from publishers of code."""
+CONFIG_NAME: Final = "config.pbtxt"
+"""The only file of an ensemble: its manifest says all of it, so that no worker and no key is needed."""
 
 NAME_PATTERN: Final = rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_LIMIT - 1}}}$"
 _PART: Final = r"(?!\.{1,2}(?:/|$))[A-Za-z0-9._-]{1,128}"
@@ -135,10 +141,16 @@ class Manifest(_Part):
                 f"architecture: expected one for safetensors only, got {self.architecture!r} for {self.format}"
             )
         _check_files(self.files, self.payload.plaintext_size)
-        missing = sorted(set(self.configuration.files()) - {entry.name for entry in self.files})
-        if missing:
-            raise ValueError(f"configuration: expected files of the payload, got {missing}")
+        if self.is_ensemble and [entry.name for entry in self.files] != [CONFIG_NAME]:
+            raise ValueError(f"files: expected {CONFIG_NAME} alone for an ensemble")
+        found = configuration_problems(self._subject())
+        if found:
+            raise ValueError("configuration: " + "; ".join(found[:PROBLEMS_NAMED]))
         return self
+
+    def _subject(self) -> Subject:
+        files = {entry.name: entry.size for entry in self.files}
+        return Subject(self.format, self.inputs, self.outputs, self.max_batch_size, self.configuration, files)
 
     @classmethod
     def parse(cls, canonical: bytes) -> Self:
@@ -200,6 +212,11 @@ class Manifest(_Part):
     def is_code(self) -> bool:
         """Whether the model's format is a program."""
         return self.format in CODE_FORMATS
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether it is run by running other models: it has no worker, no known answers, and its key opens nothing."""
+        return self.format == "ensemble"
 
     def file(self, name: str) -> FileEntry:
         """Return the entry of the file called `name`; `KeyError` where there is none."""

@@ -195,8 +195,10 @@ def _unseal(
             raise SealedModelError(
                 f"sealed model: wanted the manifest {message.manifest_digest}, got {manifest.digest().hex()}"
             )
-        if runtimes.PROFILE_OF_FORMAT[manifest.format] != prepare.profile:
-            raise ConfigurationError(f"model {manifest.name}: wanted another profile for {manifest.format}")
+        if runtimes.PROFILE_OF_FORMAT.get(manifest.format) != prepare.profile:
+            raise ConfigurationError(
+                f"model {manifest.name}: wanted a format that the profile {prepare.profile} runs, got {manifest.format}"
+            )
         if manifest.known_answer is None and not prepare.draft:
             raise KnownAnswerError(f"model {manifest.name}: wanted known answers sealed with it, got none")
         secret = key.open(message.jwe)

@@ -63,7 +63,7 @@ class FrontEnd:
         self._supervisor = supervisor
         self._models = Models()
         self._commands = Commands(self._send)
-        self._inference = InferenceMethods(self._models, self._commands)
+        self._inference = InferenceMethods(self._models, self._commands, settings.limits)
         self._health = Health(lambda: self._inference.ready)
         self._models.on_change.append(self._health.changed)
         self._entries: list[RepositoryEntry] = []  # of a repository's list that has not all come yet
@@ -77,6 +77,7 @@ class FrontEnd:
             AccessTable(settings.access, settings.authorities),
             settings.limits,
             self.journal,
+            self._inference.streaming(),
         )
         self._transport: Transport | None = None
         self._reader: Reader | None = None
@@ -100,6 +101,7 @@ class FrontEnd:
         self._send_unsaid()
         self.journal.flush()
         self.gate.cancel_untaken(now)
+        self._inference.streams.tick()
         for model in self._models.held():
             model.dispatcher.lose_stuck(now)
         self._health.changed()
@@ -231,7 +233,7 @@ class FrontEnd:
 
     def _drain(self, grace_s: float) -> None:
         """Accept nothing more, and stop when everything accepted is answered, or after `grace_s` seconds."""
-        self._inference.draining = True
+        self._inference.drain()
         self._health.end()
         self._drain_until = time.monotonic() + grace_s
         self._look_whether_drained()

@@ -1,8 +1,9 @@
 """From the bytes of a ModelInferRequest to what is to be run: model, shapes, raw bytes per input, wanted outputs.
 
 What a request asks for, apart from its data, is a `Plan`. Two requests with the same header have the same plan, so
-plans are kept by the header's bytes: then nothing is left to check but the length of each input. Headers that carry
-data (typed contents) are not kept. Cutting is scanner.py's, contents are contents.py's.
+plans are kept by the header's bytes: then nothing is left to check but the length of each input. Where lengths are all
+that there is to check of the data, whole requests are recognised by their form (forms.py). Headers that carry data
+(typed contents) are not kept. Cutting is scanner.py's, contents are contents.py's.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from hermetic.enclave.messages import DIMENSIONS_LIMIT, TensorSpec
 from hermetic.errors import InvalidRequestError, UnsupportedError
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server.contents import Buffer, check_raw, raw_from_typed
+from hermetic.server.forms import Form, Forms
 from hermetic.server.models import Models, ServedModel
 from hermetic.server.scanner import cut
 
@@ -30,7 +32,8 @@ class Plan(NamedTuple):
     """What a header asks for.
 
     Per input of the model: `shapes`, `counts` of elements, fixed `lengths` in bytes (None: BYTES), and `order`, where
-    its data stand in the request. `row_shapes` is what requests must share to be mixed.
+    its data stand in the request. `row_shapes` is what requests must share to be mixed. `checked_by_length`: data of
+    the right length are right.
     """
 
     model: ServedModel
@@ -41,6 +44,7 @@ class Plan(NamedTuple):
     lengths: tuple[int | None, ...]
     order: tuple[int, ...]
     outputs: tuple[int, ...]
+    checked_by_length: bool
 
 
 class Decoded(NamedTuple):
@@ -57,10 +61,18 @@ class Decoder:
     def __init__(self, models: Models) -> None:
         self._models = models
         self._plans: dict[bytes, Plan] = {}
-        models.on_change.append(self._plans.clear)
+        self._forms: Forms[Plan] = Forms()
+        models.on_change += [self._plans.clear, self._forms.clear]
 
     def decode(self, message: bytes) -> Decoded:
         """Return what `message` asks for; raises `InvalidRequestError`, `NotFoundError` or `NotReadyError`."""
+        form = self._forms.find(message)
+        if form is not None:
+            identifier = message[form.id_start : form.id_end]
+            if not identifier.isascii():
+                _check_utf8(identifier)
+            view = memoryview(message)
+            return Decoded(form.plan, identifier, [view[start:end] for start, end in form.raw])
         pieces = cut(message)
         if pieces is None:
             request = _parse(message)
@@ -69,7 +81,10 @@ class Decoder:
             _check_utf8(pieces.id)
         plan = self._plans.get(pieces.header)
         if plan is not None:
-            return Decoded(plan, pieces.id, arrange(plan, pieces.raw))
+            decoded = Decoded(plan, pieces.id, arrange(plan, pieces.raw))
+            if plan.checked_by_length and len(message) - sum(map(len, pieces.raw)) <= HEADER_LIMIT:
+                self._forms.keep(Form(message, pieces.id_span, pieces.raw_spans, plan.order, plan), len(message))
+            return decoded
         request = _parse(pieces.header)
         decoded = self._from_message(request, pieces.id, pieces.raw)
         if pieces.raw and len(pieces.header) <= HEADER_LIMIT:
@@ -122,6 +137,7 @@ def make_plan(model: ServedModel, request: pb.ModelInferRequest) -> Plan:
         lengths=tuple(None if size is None else size * count for size, count in zip(elements, counts, strict=True)),
         order=order,
         outputs=_outputs(model, request),
+        checked_by_length=all(spec.datatype != "BOOL" and ELEMENT_BYTES[spec.datatype] is not None for spec in specs),
     )
 
 

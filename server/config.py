@@ -118,6 +118,8 @@ class Limits(Section):
     bytes_in_flight_per_client: PositiveInt = 256 * MIB
     connections: PositiveInt = 1024
     streams_per_connection: PositiveInt = 256
+    inference_streams_per_client: PositiveInt = 128
+    requests_per_stream: PositiveInt = 256
     handshake_timeout_ms: PositiveInt = 5000
     connection_age_s: PositiveInt = 3600
     reply_timeout_s: PositiveInt = 30

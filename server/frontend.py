@@ -25,7 +25,7 @@ from hermetic.enclave.isolation.lockdown import Room, lock_front_end_after_liste
 from hermetic.enclave.isolation.process import thread_count
 from hermetic.errors import HermeticError, IsolationError
 from hermetic.server import tls
-from hermetic.server.access import HEALTH
+from hermetic.server.access import HEALTH, INFERENCE
 from hermetic.server.application import FrontEnd, read_serving_key
 from hermetic.server.config import FrontEndSettings
 from hermetic.server.fallback import Fallback
@@ -39,7 +39,7 @@ THREADS_LIMIT: Final = 256  # gRPC's own included
 THREADS_END_S: Final = 5.0  # seconds
 LAST_RECORDS_S: Final = 10.0  # seconds for the last records to become durable
 COLLECT_AFTER: Final = 50_000  # new objects between two looks for cycles
-STREAMS: Final = frozenset({HEALTH + "Watch"})
+STREAMS: Final = frozenset({HEALTH + "Watch", INFERENCE + "ModelStreamInfer"})
 
 
 def main(arguments: list[str]) -> int:

@@ -14,6 +14,7 @@ call that reaches it ends in exactly one record, however it ends.
 import logging
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from hermetic.errors import CancelledError, DeadlineError, NotReadyError, UnsupportedError
@@ -76,6 +77,11 @@ class Request:
     def tenant(self) -> str:
         """The caller's tenant."""
         return self.caller.principal.tenant if self.caller else ""
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the caller holds at the moment, once admitted."""
+        return self._usage
 
     def admit(self, usage: Usage) -> None:
         """Go on with a call that passed steps 1 to 4: ask for its message."""
@@ -143,6 +149,13 @@ class Request:
         self._gate.unsent.pop(self, None)
         self._release()
 
+    def sent_one(self) -> None:
+        """Nothing: an answer of one message waits for `sent`, and what watches sends little."""
+
+    def give_up(self) -> None:
+        """Break off: the client does not take its answer."""
+        self.call.cancel()
+
     def _end(self, status: Status, reply_bytes: int) -> None:
         """Step 6."""
         self.ended = True
@@ -173,17 +186,23 @@ class Request:
 
 
 Handler = Callable[[Request, bytes], None]
+Opener = Callable[["Gate", Call, float], Request]
+"""Makes what listens to a call; for a method whose calls are no plain requests."""
 
 
 class Method:
-    """One method of a service: its handler, the roles of which one is enough, and how its calls have ended so far."""
+    """One method of a service: its handler, the roles of which one is enough, and how its calls have ended so far.
 
-    __slots__ = ("ended", "handler", "name", "roles")
+    `open` makes the listener of a call; one that is not a plain `Request` has no use for `handler`.
+    """
 
-    def __init__(self, name: str, handler: Handler, roles: frozenset[Role]) -> None:
+    __slots__ = ("ended", "handler", "name", "open", "roles")
+
+    def __init__(self, name: str, handler: Handler, roles: frozenset[Role], opener: Opener = Request) -> None:
         self.name = name
         self.handler = handler
         self.roles = roles
+        self.open = opener
         self.ended: dict[int, int] = {}
 
 
@@ -197,10 +216,12 @@ class Gate:
         access: AccessTable,
         limits: Limits,
         journal: Journal,
+        streams: Mapping[str, Opener] = MappingProxyType({}),
     ) -> None:
-        """`ConfigurationError` where a method has no rule."""
-        check_every_method_has_a_rule(methods)
+        """`streams`: methods with many messages. `ConfigurationError` where a method has no rule."""
+        check_every_method_has_a_rule((*methods, *streams))
         self._methods = {name: Method(name, handler, RULES[name]) for name, handler in methods.items()}
+        self._methods |= {name: Method(name, _refuse, RULES[name], opener) for name, opener in streams.items()}
         self.unknown = Method("unknown", _refuse, frozenset())
         self._identities = identities
         self._access = access
@@ -220,9 +241,9 @@ class Gate:
         except NotReadyError as error:
             call.fail(Code.UNAVAILABLE, str(error))  # not recorded one by one: that is what there is no room for
             return
-        request = Request(self, call, now)
+        method = self._methods.get(call.method)
+        request = Request(self, call, now) if method is None else method.open(self, call, now)
         try:
-            method = self._methods.get(call.method)
             if method is not None:
                 request.method = method
             identity = self._identities.identify(call.peer(), now)  # (2)
@@ -249,7 +270,7 @@ class Gate:
             if moment > now:
                 break
             del self.unsent[request]
-            request.call.cancel()
+            request.give_up()
 
     def _meet(self, identity: Identity) -> Caller:
         principal = self._access.principal(identity)

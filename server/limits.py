@@ -54,6 +54,12 @@ class Accounts:
             )
         self.add(usage, size)
 
+    def has_room(self, usage: Usage, size: int) -> bool:
+        """Whether waiting would help a message of `size` bytes no more: it would be taken, or it never will be."""
+        return (usage.bytes_in_flight + size <= self._per_client or size > self._per_client) and (
+            self.bytes_in_flight + size <= self._all or size > self._all
+        )
+
     def add(self, usage: Usage, size: int) -> None:
         """Count `size` more bytes in flight whatever the limit: an answer that is ready is worth sending."""
         usage.bytes_in_flight += size

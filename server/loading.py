@@ -65,6 +65,10 @@ class Loader:
         `BrokerUnreachableError`, a `PublisherError`, or `WorkerLostError`.
         """
         self._check_tenants(manifest)
+        if manifest.is_ensemble:
+            raise ConfigurationError(
+                f"model {manifest.name}: expected a model of its own for a worker, got an ensemble"
+            )
         worker = Worker.start(self._worker_settings(settings, manifest))  # 1.
         try:
             release = self._attesting.release_key(manifest, worker.public_key, worker.report)  # 2. to 5.

@@ -18,20 +18,25 @@ FIELDS_LIMIT: Final = 1024  # fields that are looked at before protobuf takes ov
 
 
 class Pieces(NamedTuple):
-    """A request cut up: `header` without id and tensors, the bytes of `id`, the tensors as views of the message."""
+    """A request cut up: `header` without id and tensors, the bytes of `id`, the tensors as views of the message.
+
+    The spans say where id and tensors lie in it: (start, end).
+    """
 
     header: bytes
     id: bytes
     raw: list[memoryview]
+    id_span: tuple[int, int]
+    raw_spans: list[tuple[int, int]]
 
 
 def cut(message: bytes) -> Pieces | None:  # noqa: C901, PLR0912 - one pass, on every request
     """Return the pieces of `message`, or None where protobuf has to look at the whole."""
     view = memoryview(message)
     size = len(message)
-    raw: list[memoryview] = []
+    raw: list[tuple[int, int]] = []
     header: list[memoryview] = []
-    identifier = b""
+    identifier = (0, 0)
     has_id = False
     at = kept = 0  # message[kept:at] belongs to the header
     for _ in range(FIELDS_LIMIT):
@@ -55,17 +60,18 @@ def cut(message: bytes) -> Pieces | None:  # noqa: C901, PLR0912 - one pass, on 
                 header.append(view[kept:at])
             kept = end
             if tag == _RAW:
-                raw.append(view[start:end])
+                raw.append((start, end))
             elif has_id:
                 return None
             else:
-                identifier, has_id = message[start:end], True
+                identifier, has_id = (start, end), True
         at = end
     if at != size:
         return None
     if kept != size:
         header.append(view[kept:size])
-    return Pieces(b"".join(header), identifier, raw)
+    tensors = [view[start:end] for start, end in raw]
+    return Pieces(b"".join(header), message[identifier[0] : identifier[1]], tensors, identifier, raw)
 
 
 def _long_length(message: bytes, at: int) -> tuple[int, int] | None:

@@ -27,6 +27,7 @@ from hermetic.server.messages import (
     CommandReply,
     Drain,
     Drained,
+    LinkLost,
     Listening,
     ModelStopped,
     NewServingKey,
@@ -141,6 +142,8 @@ class Supervisor:
             self._obey(front_end, frame)
         elif isinstance(frame, ModelStopped):
             self._models.stopped_at(front_end.pid, frame.name, frame.version)
+        elif isinstance(frame, LinkLost):
+            self._record("link.lost", {"pid": front_end.pid, **frame.model_dump()})
         elif isinstance(frame, Drained) and self._draining:
             self._retire(front_end)
         else:

@@ -130,7 +130,7 @@ def test_a_publisher_that_is_not_trusted_is_refused(model: Sealed) -> None:
 
 def test_a_model_of_another_profile_is_refused(model: Sealed, cases: list[KnownAnswer], worker: Worker) -> None:
     graph, _ = linear()
-    other = pytest.raises(ConfigurationError, match="wanted another profile")
+    other = pytest.raises(ConfigurationError, match="wanted a format that the profile onnx-cpu runs, got torch-export")
     with sealed({"m.pt2": graph.SerializeToString()}, cases=cases, **ENDS, format="torch-export") as program, other:
         open_in(worker, program)
 

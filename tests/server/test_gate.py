@@ -40,7 +40,10 @@ class NotedCall:
     def fail(self, code: Code, details: str) -> None:
         self.answers.append((code, details))
 
-    def send(self, message: bytes) -> None:
+    def metadata(self, _key: str) -> str | None:
+        return None
+
+    def send(self, message: bytes, *, secret: bool = False) -> None:
         raise NotImplementedError
 
     def finish(self) -> None:

@@ -212,6 +212,9 @@ class Echo:
     def sent(self, *, delivered: bool) -> None:
         raise RuntimeError("sent")
 
+    def sent_one(self) -> None:
+        raise RuntimeError("sent_one")
+
 
 def test_nothing_ends_the_loop() -> None:
     application = Clumsy()

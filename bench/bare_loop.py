@@ -2,60 +2,88 @@
 
 At "concurrency" c it runs batches of c rows in turn: what a server would reach that batches perfectly and costs
 nothing. Throughput is rows per second, latency that of one run. It has a process of its own, whose session has as many
-threads as the server's worker.
+threads as the server's worker. What it runs on and must answer is in a file of arrays: x0, y0, x1, y1 and so on.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hermetic.bench.child import Child, job_from_stdin, say
 from hermetic.bench.load import WRONG_ANSWER
-from hermetic.bench.models import mlp, mlp_rows
 from hermetic.bench.point import Point, percentile
 from hermetic.bench.traffic import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 
-WARM_UP_RUNS: Final = 20
+WARM_UP_S: Final = 0.2
 
 
-def bare_loop(model: Path, rows: int, threads: int, seconds: float) -> Point:
-    """Return the point of running the small model on batches of `rows` rows; a wrong first or last answer is in it."""
-    job = {"model": str(model), "rows": rows, "threads": threads, "seconds": seconds}
+def bare_loop(model: Path, questions: Path, rows: int, threads: int, seconds: float) -> Point:
+    """Return the point of running `model` on batches of `rows` rows; wrong answers are in it.
+
+    `questions` is an .npz of inputs [1, ...] and answers [1, n]. Where their shapes differ, `rows` must be 1.
+    """
+    job = {"model": str(model), "questions": str(questions), "rows": rows, "threads": threads, "seconds": seconds}
     with Child("bare_loop", job) as child:
         return Point(**child.hear())
 
 
+def write_questions(path: Path, rows: Sequence[NDArray[Any]], answers: Sequence[NDArray[Any]]) -> Path:
+    """Write such a file."""
+    named = {f"x{number}": row for number, row in enumerate(rows)}
+    named |= {f"y{number}": answer for number, answer in enumerate(answers)}
+    np.savez(path, **named)  # type: ignore[arg-type] # its flag for pickles is a keyword too
+    return path
+
+
+def read_questions(path: Path) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+    """Return inputs and answers of such a file."""
+    with np.load(path) as kept:
+        count = len(kept.files) // 2
+        return [kept[f"x{number}"] for number in range(count)], [kept[f"y{number}"] for number in range(count)]
+
+
 def _run(job: Mapping[str, Any]) -> Point:
-    import numpy as np
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = job["threads"]
     options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(job["model"], options, providers=["CPUExecutionProvider"])
-    questions = mlp_rows()
-    rows = questions[np.arange(job["rows"]) % len(questions)]
-    wanted = mlp().answer(rows)
-    feed = {"x": rows}
-    answers = [session.run(None, feed)[0] for _ in range(WARM_UP_RUNS)]
+    batches, wanted = _batches(*read_questions(Path(job["questions"])), job["rows"])
+    errors = 0
+    for batch, right in zip(batches, wanted, strict=True):  # also warms up
+        errors += not np.allclose(session.run(None, {"x": batch})[0], right, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE)
+    end = time.perf_counter() + WARM_UP_S
+    while time.perf_counter() < end:
+        session.run(None, {"x": batches[0]})
     latencies: list[float] = []
     begin = before = time.perf_counter()
     end = begin + job["seconds"]
     while before < end:
-        answer = session.run(None, feed)[0]
+        session.run(None, {"x": batches[len(latencies) % len(batches)]})
         now = time.perf_counter()
         latencies.append(now - before)
         before = now
-    answers.append(answer)
-    wrong = sum(
-        not np.allclose(got, wanted, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE) for got in (answers[0], answers[-1])
-    )
-    errors = {WRONG_ANSWER: wrong} if wrong else {}
-    throughput = len(latencies) * len(rows) / (before - begin)
+    throughput = len(latencies) * job["rows"] / (before - begin)
     latencies.sort()
     p50, p99 = (1e3 * percentile(latencies, share) for share in (0.50, 0.99))
-    return Point(len(latencies), throughput, p50, p99, errors)
+    return Point(len(latencies), throughput, p50, p99, {WRONG_ANSWER: errors} if errors else {})
+
+
+def _batches(
+    rows: Sequence[NDArray[Any]], answers: Sequence[NDArray[Any]], size: int
+) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+    """Return batches of `size` rows in which every question stands, and their answers."""
+    count = -(-len(rows) // size)
+    places = [[at % len(rows) for at in range(number * size, (number + 1) * size)] for number in range(count)]
+    return (
+        [np.concatenate([rows[at] for at in place]) for place in places],
+        [np.concatenate([answers[at] for at in place]) for place in places],
+    )
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import grpc
 from grpc._cython import cygrpc
 
-from hermetic.bench.target import Target
+from hermetic.bench.target import Target, tls_files
 
 CALL_TIMEOUT_S: Final = 10.0
 
@@ -41,16 +41,16 @@ _STATUS: Final = 5
 
 
 class Calls:
-    """Unary calls of one method over one mutual-TLS connection. Not thread-safe, by design."""
+    """Unary calls of one method over one connection. Not thread-safe, by design."""
 
     def __init__(self, target: Target, method: str) -> None:
         """Prepare the channel; it connects at the first call."""
-        credentials = grpc.ssl_channel_credentials(
-            root_certificates=target.ca_file.read_bytes(),
-            private_key=target.key_file.read_bytes(),
-            certificate_chain=target.certificate_file.read_bytes(),
-        )
-        self._channel = cygrpc.Channel(target.address.encode(), (), credentials._credentials)  # noqa: SLF001
+        core = None  # plaintext
+        if files := tls_files(target):
+            ca, certificate, key = (path.read_bytes() for path in files)
+            core = grpc.ssl_channel_credentials(ca, key, certificate)._credentials  # noqa: SLF001
+        # A subchannel pool of its own, so that several of these in one process are several connections.
+        self._channel = cygrpc.Channel(target.address.encode(), ((b"grpc.use_local_subchannel_pool", 1),), core)
         self._method = method.encode()
         self.outstanding = 0
 

@@ -1,7 +1,8 @@
 """How fast does a server answer a closed loop of so many callers? The load client, in a process of its own.
 
-Closed loop: each of `concurrency` slots sends its next request when its last answer is there. One thread, one
-connection. Latency is from just before a request is handed to gRPC until its completion is picked up, exact per call
+Closed loop: each of `concurrency` slots sends its next request when its last answer is there. One thread and one
+connection, unless a job asks for more: then each connection has a thread, and its share of the slots. Latency is from
+just before a request is handed to gRPC until its completion is picked up, exact per call
 (a sorted list, no histogram). Calls that end before the window opens are warm-up; their errors count all the same.
 Every reply is checked (traffic.py). There is no retry: an error is a result.
 """
@@ -10,18 +11,19 @@ import gc
 import time
 from base64 import b64decode, b64encode
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from hermetic.bench.child import Child, job_from_stdin, say
-from hermetic.bench.cpu_time import cpu_seconds
+from hermetic.bench.cpu_time import cpu_seconds_by_role, processes_by_role
 from hermetic.bench.point import Point, percentile
-from hermetic.bench.target import Endpoint, Target
+from hermetic.bench.target import Endpoint, Target, tls_files
 from hermetic.bench.traffic import METHOD, Checker, Question
 
-NAME: Final = "python (grpcio's completion queue, one thread, one connection)"
+NAME: Final = "python (grpcio's completion queue, a thread for each connection, one connection unless said)"
 WARM_UP_S: Final = 0.3
 ERRORS_LIMIT: Final = 20  # errors after which no further request is sent
 WRONG_ANSWER: Final = "wrong answer"
@@ -35,19 +37,21 @@ class Job:
     seconds: float
     calls: int | None = None
     warm_up_s: float = WARM_UP_S
+    connections: int = 1
 
 
 class PythonLoad:
     """The load client as the bench sees it: starts a fresh process for each point."""
 
     name = NAME
+    speaks_to_any_server = True
 
     def measure(self, target: Target, questions: Sequence[Question], job: Job) -> Point:
         """Return the point; errors are in it. `MeasurementError` where the client itself fails."""
         document = {
             "address": target.address,
-            "files": [str(path) for path in (target.ca_file, target.certificate_file, target.key_file)],
-            "pids": list(target.pids),
+            "files": [str(path) for path in tls_files(target) or ()],
+            "processes": processes_by_role(target.pids),
             "questions": [{"request": b64encode(q.request).decode(), "answer": q.answer} for q in questions],
             "job": {name: getattr(job, name) for name in Job.__slots__},
         }
@@ -56,43 +60,39 @@ class PythonLoad:
 
 
 class _Loop:
-    """The closed loop, as the load process runs it."""
+    """The closed loop over one connection, as the load process runs it."""
 
-    def __init__(self, target: Target, questions: Sequence[Question], job: Job) -> None:
+    def __init__(self, target: Target, questions: Sequence[Question], job: Job, slots: Sequence[int]) -> None:
         # Imported here so that the parent, which only starts the process, loads no gRPC.
         from hermetic.bench.grpc_calls import Calls
 
         self._calls = Calls(target, METHOD)
-        self._pids = tuple(target.pids)
         self._job = job
-        self._requests = [questions[slot % len(questions)].request for slot in range(job.concurrency)]
-        checkers = [Checker(question.answer) for question in questions]
-        self._checkers = [checkers[slot % len(questions)] for slot in range(job.concurrency)]
-        self._errors: Counter[str] = Counter()
-        self._began = [0.0] * job.concurrency
+        chosen = [questions[slot % len(questions)] for slot in slots]
+        self._requests = [question.request for question in chosen]
+        checkers = {question.request: Checker(question.answer) for question in chosen}
+        self._checkers = [checkers[question.request] for question in chosen]
+        self.errors: Counter[str] = Counter()
+        self._began = [0.0] * len(slots)
         self._sent = 0
 
-    def run(self) -> Point:
-        """Warm up, measure, let every call end, and return the point."""
-        for slot in range(self._job.concurrency):
-            self._send(slot)
+    def warm_up(self) -> None:
+        """Send the first requests and, where a window of time is measured, go on until it opens."""
         begin = time.perf_counter()
+        for slot in range(len(self._requests)):
+            self._send(slot)
         if self._job.calls is None:
             self._turn_until(begin + self._job.warm_up_s)
-            begin = time.perf_counter()
-        server_cpu, client_cpu = cpu_seconds(self._pids), time.process_time()
-        latencies = self._turn_until(begin + self._job.seconds if self._job.calls is None else None)
-        seconds = time.perf_counter() - begin
-        server_cpu, client_cpu = cpu_seconds(self._pids) - server_cpu, time.process_time() - client_cpu
+
+    def measure(self) -> list[float]:
+        """Return the latencies of the calls that ended within the window, in seconds."""
+        return self._turn_until(time.perf_counter() + self._job.seconds if self._job.calls is None else None)
+
+    def end(self) -> None:
+        """Let every call end."""
         while self._calls.outstanding:
             self._finish()
         self._calls.close()
-        point = _point(latencies, seconds, self._errors)
-        if not latencies:
-            return point
-        per_call = 1e6 / len(latencies)
-        server = server_cpu * per_call if self._pids else None
-        return replace(point, client_cpu_us=client_cpu * per_call, server_cpu_us=server)
 
     def _send(self, slot: int) -> None:
         self._began[slot] = time.perf_counter()
@@ -107,7 +107,7 @@ class _Loop:
             slot, right, now = finish()
             if right:
                 latencies.append(now - began[slot])
-            if self._errors.total() < ERRORS_LIMIT and (limit is None or self._sent < limit):
+            if self.errors.total() < ERRORS_LIMIT and (limit is None or self._sent < limit):
                 send(slot)
             if end is not None and now >= end:
                 break
@@ -118,9 +118,9 @@ class _Loop:
         slot, status, reply, text = self._calls.next()
         now = time.perf_counter()
         if status != "OK":
-            self._errors[f"{status} {text}".strip()] += 1
+            self.errors[f"{status} {text}".strip()] += 1
         elif reply is None or not self._checkers[slot].accepts(reply):
-            self._errors[WRONG_ANSWER] += 1
+            self.errors[WRONG_ANSWER] += 1
         else:
             return slot, True, now
         return slot, False, now
@@ -134,19 +134,50 @@ def _point(latencies: list[float], seconds: float, errors: Counter[str]) -> Poin
     return Point(len(latencies), len(latencies) / seconds, p50, p99, dict(errors))
 
 
+def run(target: Target, processes: Mapping[str, Sequence[int]], questions: Sequence[Question], job: Job) -> Point:
+    """Warm up, measure, let every call end, and return the point."""
+    connections = min(job.connections, job.concurrency)
+    loops = [
+        _Loop(target, questions, job, range(number, job.concurrency, connections)) for number in range(connections)
+    ]
+    _each(loops, _Loop.warm_up)
+    cpu, client_cpu, begin = cpu_seconds_by_role(processes), time.process_time(), time.perf_counter()
+    latencies = [latency for found in _each(loops, _Loop.measure) for latency in found]
+    seconds = time.perf_counter() - begin
+    client_cpu, cpu_after = time.process_time() - client_cpu, cpu_seconds_by_role(processes)
+    _each(loops, _Loop.end)
+    point = _point(latencies, seconds, sum((loop.errors for loop in loops), Counter()))
+    if not latencies:
+        return point
+    per_call = 1e6 / len(latencies)
+    by_role = {role: (cpu_after[role] - before) * per_call for role, before in cpu.items()}
+    server = sum(by_role.values()) if by_role else None
+    return replace(point, client_cpu_us=client_cpu * per_call, server_cpu_us=server, cpu_us_by_role=by_role)
+
+
+Result = TypeVar("Result")
+
+
+def _each(loops: Sequence[_Loop], step: Callable[[_Loop], Result]) -> list[Result]:
+    """Run a step of every loop at once; a single one in this thread, which costs less."""
+    if len(loops) == 1:
+        return [step(loops[0])]
+    with ThreadPoolExecutor(len(loops)) as pool:
+        return list(pool.map(step, loops))
+
+
 def _target(document: dict[str, Any]) -> Endpoint:
-    ca_file, certificate_file, key_file = map(Path, document["files"])
-    return Endpoint(document["address"], ca_file, certificate_file, key_file, tuple(document["pids"]))
+    ca, certificate, key = map(Path, document["files"]) if document["files"] else (None, None, None)
+    return Endpoint(document["address"], ca, certificate, key)
 
 
 def main() -> None:
     """Run the job that stands on stdin and write the point to stdout."""
     document = job_from_stdin()
     questions = [Question(b64decode(q["request"]), tuple(q["answer"])) for q in document["questions"]]
-    loop = _Loop(_target(document), questions, Job(**document["job"]))
     gc.collect()
     gc.disable()  # nothing here makes cycles, and a collection would be taken for the server's latency
-    point = loop.run()
+    point = run(_target(document), document["processes"], questions, Job(**document["job"]))
     say({name: getattr(point, name) for name in Point.__slots__})
 
 

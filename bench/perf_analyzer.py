@@ -7,7 +7,6 @@ question once before and once after each point, and checks. The binary is not ou
 
 import csv
 import json
-import struct
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -15,9 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from hermetic.bench.load import Job, PythonLoad
 from hermetic.bench.point import Point
-from hermetic.bench.target import Target
+from hermetic.bench.target import Target, tls_files
 from hermetic.bench.traffic import Question
 from hermetic.errors import ConfigurationError, MeasurementError
 from hermetic.protos.inference import grpc_service_pb2
@@ -26,11 +27,14 @@ WINDOWS: Final = 3  # perf_analyzer measures at least three, and reports them to
 # It reports nothing when its windows differ by more than this. On a shared machine they do; we take medians of turns.
 STABILITY_PERCENT: Final = 999
 TIMEOUT_S: Final = 120
+_DTYPES: Final = {"FP32": "<f4", "INT64": "<i8"}
 LIBRARIES: Final = "lib"  # folder beside the binary with the CUDA runtime that it is linked to
 
 
 class PerfAnalyzer:
     """The load client as the bench sees it."""
+
+    speaks_to_any_server = False  # it asks for ModelConfig first
 
     def __init__(self, binary: Path) -> None:
         """Use this binary; `ConfigurationError` where it is no file."""
@@ -58,9 +62,7 @@ class PerfAnalyzer:
             *("-m", model, "-u", target.address, "-i", "grpc", "--async", "--input-data", str(folder / "inputs.json")),
             *("--concurrency-range", str(job.concurrency), "-f", str(folder / "result.csv")),
             *("-p", str(int(1000 * job.seconds / WINDOWS)), "-r", str(WINDOWS), "-s", str(STABILITY_PERCENT)),
-            *("--ssl-grpc-use-ssl", "--ssl-grpc-root-certifications-file", str(target.ca_file)),
-            *("--ssl-grpc-private-key-file", str(target.key_file)),
-            *("--ssl-grpc-certificate-chain-file", str(target.certificate_file)),
+            *_tls(target),
         ]
         environment = {"LD_LIBRARY_PATH": str(self._binary.parent / LIBRARIES)}
         try:
@@ -90,13 +92,24 @@ def read_csv(table: str, printed: str) -> Point:
         raise MeasurementError(f"perf_analyzer's result: wanted counts and latencies, got {error!r}") from None
 
 
+def _tls(target: Target) -> list[str]:
+    files = tls_files(target)
+    if files is None:
+        return []
+    ca, certificate, key = map(str, files)
+    return [
+        *("--ssl-grpc-use-ssl", "--ssl-grpc-root-certifications-file", ca),
+        *("--ssl-grpc-private-key-file", key, "--ssl-grpc-certificate-chain-file", certificate),
+    ]
+
+
 def _write_inputs(questions: Sequence[Question], path: Path) -> str:
     """Write the questions in perf_analyzer's input format; returns the model's name."""
     steps = []
     for question in questions:
         request = grpc_service_pb2.ModelInferRequest.FromString(question.request)
-        raw = request.raw_input_contents[0]
-        content = struct.unpack(f"<{len(raw) // 4}f", raw)
-        steps.append({request.inputs[0].name: {"content": content, "shape": [len(content)]}})
+        tensor = request.inputs[0]
+        content = np.frombuffer(request.raw_input_contents[0], _DTYPES[tensor.datatype]).tolist()
+        steps.append({tensor.name: {"content": content, "shape": list(tensor.shape[1:])}})
     path.write_text(json.dumps({"data": steps}))
     return str(request.model_name)

@@ -18,6 +18,7 @@ class Point:
     errors: Mapping[str, int] = field(default_factory=dict)  # what went wrong -> how often, warm-up included
     client_cpu_us: float | None = None  # of the load client, per call
     server_cpu_us: float | None = None  # of the server's processes, per call
+    cpu_us_by_role: Mapping[str, float] = field(default_factory=dict)  # the same, by what each process is
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:

@@ -15,7 +15,9 @@ from pathlib import Path
 from statistics import median
 from typing import Final, Protocol
 
-from hermetic.bench.bare_loop import bare_loop
+import numpy as np
+
+from hermetic.bench.bare_loop import bare_loop, write_questions
 from hermetic.bench.echo_server import Canned, echo_server
 from hermetic.bench.load import Job
 from hermetic.bench.models import MAX_BATCH_SIZE, MLP_NAME, MLP_WIDTHS, mlp, mlp_rows
@@ -48,6 +50,7 @@ class LoadClient(Protocol):
     """Makes load and says how it was answered."""
 
     name: str
+    speaks_to_any_server: bool  # or only to those that offer more than inference
 
     def measure(self, target: Target, questions: Sequence[Question], job: Job) -> Point:
         """Return one point, errors and wrong answers counted in it."""
@@ -74,6 +77,10 @@ class Series:
         """Return the median of a member that a point may lack."""
         known = [value for point in self.points if (value := getattr(point, member)) is not None]
         return median(known) if known else None
+
+    def median_cpu_us(self, role: str) -> float:
+        """Return the median CPU time per call of the processes of one role."""
+        return float(median(point.cpu_us_by_role[role] for point in self.points))
 
 
 def quick(
@@ -107,14 +114,17 @@ def baselines(client: LoadClient, settings: Settings, model: str = MLP_NAME) -> 
     replies = describing_replies(model, MLP_WIDTHS[0], MLP_WIDTHS[-1], MAX_BATCH_SIZE)
     replies[METHOD] = right_reply(model, questions[0].answer)
     with tempfile.TemporaryDirectory(prefix="hermetic-bench-") as folder, echo_server(Canned(replies)) as echo:
-        path = mlp().write(Path(folder))
+        network, rows = mlp(), mlp_rows()
+        path = network.write(Path(folder))
+        asked = np.split(rows, len(rows)), np.split(network.answer(rows), len(rows))
+        questions_file = write_questions(Path(folder) / "questions.npz", *asked)
 
         def echoed(concurrency: int) -> Point:
             # One reply for everything is right for one question only.
             return client.measure(echo, questions[:1], _job(settings, concurrency))
 
         def looped(concurrency: int) -> Point:
-            return bare_loop(path, concurrency, settings.threads, settings.seconds)
+            return bare_loop(path, questions_file, concurrency, settings.threads, settings.seconds)
 
         yield {ECHO: echoed, LOOP: looped}
 

@@ -23,7 +23,16 @@ DIGITS: Final = 4  # significant enough for a measurement that repeats within so
 
 def quick_document(series: Sequence[Series], server: str, context: Mapping[str, Any]) -> dict[str, Any]:
     """Return the document of `bench quick`: medians as results; rounds, ratios and CPU times in the context."""
-    results = [
+    shares = {
+        f"throughput / {name}": {str(c): round(ratio, 3) for c, ratio in ratios(series, server, name).items()}
+        for name in (ECHO, LOOP)
+    }
+    return {"results": results(series), "context": {**context, "ratios": shares, "rounds": rounds(series)}}
+
+
+def results(series: Sequence[Series]) -> list[dict[str, Any]]:
+    """Return the medians, a row for each model, server and concurrency."""
+    return [
         {
             "model": entry.model,
             "concurrency": entry.concurrency,
@@ -34,8 +43,13 @@ def quick_document(series: Sequence[Series], server: str, context: Mapping[str, 
         }
         for entry in series
     ]
-    rounds = [
+
+
+def rounds(series: Sequence[Series]) -> list[dict[str, Any]]:
+    """Return what each of the rounds gave, and the CPU time of it all, a row for each of `results`."""
+    return [
         {
+            "model": entry.model,
             "server": entry.server,
             "concurrency": entry.concurrency,
             "throughput": [round(point.throughput, 1) for point in entry.points],
@@ -44,15 +58,11 @@ def quick_document(series: Sequence[Series], server: str, context: Mapping[str, 
             "calls": [point.calls for point in entry.points],
             "errors": sum(sum(point.errors.values()) for point in entry.points),
             "server_cpu_us_per_call": _rounded(entry.median_or_none("server_cpu_us")),
+            "cpu_us_per_call": {role: round(entry.median_cpu_us(role), 1) for role in entry.points[0].cpu_us_by_role},
             "client_cpu_us_per_call": _rounded(entry.median_or_none("client_cpu_us")),
         }
         for entry in series
     ]
-    shares = {
-        f"throughput / {name}": {str(c): round(ratio, 3) for c, ratio in ratios(series, server, name).items()}
-        for name in (ECHO, LOOP)
-    }
-    return {"results": results, "context": {**context, "ratios": shares, "rounds": rounds}}
 
 
 def write_json(document: Mapping[str, Any], path: Path) -> None:

@@ -6,7 +6,7 @@ protects it is not asserted here but read from the server's own log, where each 
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -33,14 +33,25 @@ def staged_server(model: str, threads: int) -> Iterator[tuple[Target, dict[str, 
     `threads` are the model's in its worker. Raises what an installation or a start raises.
     """
     with tempfile.TemporaryDirectory(prefix="hermetic-bench-") as folder:
-        plain = Path(folder) / "plain"
-        mlp().write(plain)
-        with install(Path(folder) / "installation") as installation:
-            options = ("--max-batch-size", str(MAX_BATCH_SIZE))
-            installation.seal(Sealable(plain, model, options=options, server_settings={"threads": threads}))
-            with Serving(installation) as served:
-                _wait_until_callers_see_it(served, model)
-                yield served, protections(installation)
+        plain = mlp().write(Path(folder) / "plain")
+        options = ("--max-batch-size", str(MAX_BATCH_SIZE))
+        with staged([Sealable(plain, model, options=options, server_settings={"threads": threads})]) as given:
+            yield given
+
+
+@contextmanager
+def staged(models: Sequence[Sealable]) -> Iterator[tuple[Served, dict[str, Any]]]:
+    """Seal `models`, give a server that serves them all, and what protects it; stop and remove it afterwards."""
+    with (
+        tempfile.TemporaryDirectory(prefix="hermetic-bench-") as folder,
+        install(Path(folder) / "installation") as installation,
+    ):
+        for model in models:
+            installation.seal(model)
+        with Serving(installation) as served:
+            for model in models:
+                _wait_until_callers_see_it(served, model.name)
+            yield served, protections(installation)
 
 
 def _wait_until_callers_see_it(served: Served, model: str) -> None:

@@ -9,9 +9,11 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 
 from hermetic.protos.inference import grpc_service_pb2, model_config_pb2
 
@@ -20,6 +22,7 @@ METHOD: Final = SERVICE + "ModelInfer"
 RELATIVE_TOLERANCE: Final = 1e-3  # of a float32 sum of 512 products, in any order
 ABSOLUTE_TOLERANCE: Final = 1e-4
 PATTERNS_LIMIT: Final = 1024  # byte patterns kept as right, for one question
+_DATATYPES: Final = {"float32": "FP32", "int64": "INT64"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,17 @@ class Question:
     answer: tuple[float, ...]
 
 
-def question(model: str, row: Sequence[float], answer: Sequence[float]) -> Question:
-    """Return the question that sends `row` as [1, n] FP32 in raw contents."""
-    request = grpc_service_pb2.ModelInferRequest(model_name=model)
-    request.inputs.add(name="x", datatype="FP32", shape=[1, len(row)])
-    request.raw_input_contents.append(struct.pack(f"<{len(row)}f", *row))
+def question(
+    model: str, row: Sequence[float] | NDArray[Any], answer: Sequence[float], *, identifier: str = ""
+) -> Question:
+    """Return the question that sends `row` in raw contents: an array as it is, numbers as [1, n] FP32.
+
+    With an `identifier`, servers repeat it; those that else make one up for each reply then give the same bytes again.
+    """
+    data = row if isinstance(row, np.ndarray) else np.asarray([row], np.float32)
+    request = grpc_service_pb2.ModelInferRequest(model_name=model, id=identifier)
+    request.inputs.add(name="x", datatype=_DATATYPES[data.dtype.name], shape=data.shape)
+    request.raw_input_contents.append(data.tobytes())
     return Question(request.SerializeToString(), tuple(map(float, answer)))
 
 
@@ -89,12 +98,20 @@ def _holds(reply: bytes, answer: Sequence[float]) -> bool:
         message = grpc_service_pb2.ModelInferResponse.FromString(reply)
     except DecodeError:
         return False
-    if len(message.outputs) != 1 or len(message.raw_output_contents) != 1:
+    if len(message.outputs) != 1:
         return False
-    output, raw = message.outputs[0], message.raw_output_contents[0]
-    if (output.datatype, list(output.shape), len(raw)) != ("FP32", [1, len(answer)], 4 * len(answer)):
+    output, values = message.outputs[0], _values(message)
+    if (output.datatype, list(output.shape), len(values)) != ("FP32", [1, len(answer)], len(answer)):
         return False
     return all(
         math.isclose(got, wanted, rel_tol=RELATIVE_TOLERANCE, abs_tol=ABSOLUTE_TOLERANCE)
-        for got, wanted in zip(struct.unpack(f"<{len(answer)}f", raw), answer, strict=True)
+        for got, wanted in zip(values, answer, strict=True)
     )
+
+
+def _values(reply: grpc_service_pb2.ModelInferResponse) -> Sequence[float]:
+    """Return the numbers of the one output; raw, or typed as KServe's and MLServer's replies have them."""
+    if len(reply.raw_output_contents) == 1:
+        raw = reply.raw_output_contents[0]
+        return struct.unpack(f"<{len(raw) // 4}f", raw[: len(raw) // 4 * 4])
+    return reply.outputs[0].contents.fp32_contents

@@ -87,7 +87,7 @@ class Triton:
         self.folder = tempfile.TemporaryDirectory(prefix="hermetic-triton-")
         self.log = Path(self.folder.name) / "log"
         repositories = [repository] if isinstance(repository, Path) else repository
-        ports = _free_ports(2)
+        ports = free_ports(2)
         self.grpc = f"127.0.0.1:{ports[0]}"
         self.metrics = f"127.0.0.1:{ports[1]}"
         command = [str(binary), *(f"--model-repository={path}" for path in repositories)]
@@ -205,7 +205,7 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Return ports that were free a moment ago; the server cannot take a bound socket."""
     sockets = [socket.socket() for _ in range(count)]
     try:

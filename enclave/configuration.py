@@ -52,12 +52,14 @@ class InputOptions(_Part):
     """What is special about one input. `reshape`: the shape, without the batch dimension, that the model itself takes.
 
     `optional`: a request may leave it out. `ragged`: requests of different shapes share a batch, elements in one row.
+    `format` says how three dimensions of an image lie; callers are told, nothing here reads it.
     """
 
     name: TensorName
     reshape: Dimensions | None = None
     optional: bool = False
     ragged: bool = False
+    format: Literal["NONE", "NHWC", "NCHW"] = "NONE"
 
 
 class OutputOptions(_Part):

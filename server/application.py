@@ -63,7 +63,7 @@ class FrontEnd:
         self._supervisor = supervisor
         self._models = Models()
         self._commands = Commands(self._send)
-        self._inference = InferenceMethods(self._models, self._commands)
+        self._inference = InferenceMethods(self._models, self._commands, settings.limits)
         self._health = Health(lambda: self._inference.ready)
         self._models.on_change.append(self._health.changed)
         self._entries: list[RepositoryEntry] = []  # of a repository's list that has not all come yet
@@ -77,8 +77,8 @@ class FrontEnd:
             AccessTable(settings.access, settings.authorities),
             settings.limits,
             self.journal,
+            self._inference.streaming(),
         )
-        self._batch_timeout_s = settings.limits.batch_timeout_s
         self._transport: Transport | None = None
         self._reader: Reader | None = None
         self._drain_until: float | None = None
@@ -100,9 +100,10 @@ class FrontEnd:
         now = time.monotonic()
         self._send_unsaid()
         self.journal.flush()
-        self.gate.expire(now)
+        self.gate.cancel_untaken(now)
+        self._inference.streams.tick()
         for model in self._models.held():
-            model.dispatcher.lose_stuck(now, self._batch_timeout_s)
+            model.dispatcher.lose_stuck(now)
         self._health.changed()
 
     def metrics(self) -> str:
@@ -232,7 +233,7 @@ class FrontEnd:
 
     def _drain(self, grace_s: float) -> None:
         """Accept nothing more, and stop when everything accepted is answered, or after `grace_s` seconds."""
-        self._inference.draining = True
+        self._inference.drain()
         self._health.end()
         self._drain_until = time.monotonic() + grace_s
         self._look_whether_drained()

@@ -59,13 +59,7 @@ class Journal:
 
         `who` is `who_part(...)` or `ANONYMOUS`, `model` is `model_part(...)` or `NO_MODEL`.
         """
-        code = status.code
-        if code is Code.OK:
-            end = '"OK"'
-        elif code is Code.INVALID_ARGUMENT:  # its details quote the request
-            end = '"INVALID_ARGUMENT"'
-        else:
-            end = f'"{code.name}","error":"{status.id}","story":{json.dumps(status.story or status.details)}'
+        end = '"OK"' if status.code is Code.OK else status_part(status)
         self.append(
             f'{{"event":"request","time":{moment:.6f},"method":"{method}",{who},{model},"request_bytes":{request_bytes},'
             f'"reply_bytes":{reply_bytes},"latency_us":{latency_us},"status":{end}}}'
@@ -103,6 +97,15 @@ class Journal:
     def written(self, count: int) -> None:
         """Take note that `count` more records are durable."""
         self._unwritten = max(0, self._unwritten - count)
+
+
+def status_part(status: Status) -> str:
+    """Return the piece of a record that says how something ended: from the value of `status` on."""
+    if status.code is Code.OK:
+        return '"OK"'
+    if status.code is Code.INVALID_ARGUMENT:  # its details quote the request
+        return '"INVALID_ARGUMENT"'
+    return f'"{status.code.name}","error":"{status.id}","story":{json.dumps(status.story or status.details)}'
 
 
 def who_part(principal: Principal) -> str:

@@ -1,7 +1,7 @@
 """The transport on the public `grpc.server`: slower, behind the same seam, for a grpcio whose inside has changed.
 
-grpc's threads take the calls; each hands its call to the owner's thread and waits. Streams from the server are
-generators over a queue. The core of the test-suite runs on this too.
+grpc's threads take the calls; each hands its call to the owner's thread and waits. Streams are generators over a queue
+(fallback_calls.py). The core of the test-suite runs on this too.
 """
 
 import contextlib
@@ -16,88 +16,20 @@ from typing import Any, Final
 import grpc
 from grpc import _server, _utilities  # noqa: F401 - grpc imports them late, and then there are no files any more
 
+from hermetic.enclave.zero_on_free import wipe_immutable_bytes_that_nobody_else_holds
 from hermetic.errors import ConfigurationError
+from hermetic.server.fallback_calls import FallbackCall, FallbackStream
 from hermetic.server.status import Code
 from hermetic.server.timers import Timers
-from hermetic.server.transport import TICK_S, Application, Listener, Peer
+from hermetic.server.transport import TICK_S, Application
 
 THREADS: Final = 64  # calls that can wait for their answer at once, streams included
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _log: Final = logging.getLogger(__name__)
 
 
-class FallbackCall:
-    """One RPC, seen from the owner's thread; `answers` is emptied by the thread that grpc gave the call."""
-
-    def __init__(self, transport: "Fallback", method: str, message: bytes, context: grpc.ServicerContext) -> None:
-        self.method = method
-        remaining = context.time_remaining()
-        self.deadline = float("inf") if remaining is None else time.time() + remaining
-        self.listener: Listener | None = None
-        self.answers: queue.SimpleQueue[tuple[bytes | None, Code, str]] = queue.SimpleQueue()
-        self._transport = transport
-        self._message: bytes | None = message
-        self._context = context
-        self._over = False
-
-    def peer(self) -> Peer:
-        """Return what TLS says of the other end."""
-        context = self._context.auth_context()
-        version, certificate = context.get("ssl_tls_version"), context.get("x509_pem_cert")
-        return Peer(version[0] if version else None, certificate[0] if certificate else None)
-
-    def listen(self, listener: Listener) -> None:
-        """Ask for word of the call's end."""
-        self.listener = listener
-        if not self._context.add_callback(lambda: self._transport.post(self._closed)):
-            self._transport.post(self._closed)
-
-    def receive(self, listener: Listener) -> None:
-        """Ask for the message: grpc has read it already."""
-        if self.listener is None:
-            self.listen(listener)
-        message, self._message = self._message, None
-        self._transport.post(lambda: listener.received(message))
-
-    def reply(self, message: bytes, *, secret: bool = False) -> None:  # noqa: ARG002 - the seam's
-        """Send the one message. A secret one is left to zero-on-free: grpc's thread sends it later."""
-        self.answers.put((message, Code.OK, ""))
-        self._end(delivered=True)
-
-    def send(self, message: bytes) -> None:
-        """Send one message of a stream."""
-        self.answers.put((message, Code.OK, ""))
-
-    def finish(self) -> None:
-        """End a stream with status OK."""
-        self.answers.put((None, Code.OK, ""))
-        self._end(delivered=True)
-
-    def fail(self, code: Code, details: str) -> None:
-        """End the call with a status other than OK."""
-        self.answers.put((None, code, details))
-        self._end(delivered=True)
-
-    def cancel(self) -> None:
-        """Break the call off."""
-        self._context.cancel()
-
-    def _end(self, *, delivered: bool) -> None:
-        self._over = True
-        if self.listener is not None:
-            listener = self.listener
-            self._transport.post(lambda: listener.sent(delivered=delivered))
-
-    def _closed(self) -> None:
-        if self.listener is not None:
-            cancelled = not self._over
-            self.listener.closed(cancelled=cancelled)
-        if not self._over:  # the thread that waits for an answer must go
-            self.answers.put((None, Code.CANCELLED, ""))
-
-
 class Fallback(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
-    """The transport. `streams`: the methods that send more than one message."""
+    """The transport. `streams`: the methods that take or send more than one message."""
 
     def __init__(
         self,
@@ -125,7 +57,10 @@ class Fallback(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no t
         """Return the handler of any method: the application decides which exist."""
         method = details.method
         if method in self._streams:
-            return grpc.unary_stream_rpc_method_handler(lambda message, context: self._stream(method, message, context))
+            # A client that sends one message only does not see the difference.
+            return grpc.stream_stream_rpc_method_handler(
+                lambda messages, context: self._stream(method, messages, context)
+            )
         return grpc.unary_unary_rpc_method_handler(lambda message, context: self._unary(method, message, context))
 
     def run(self) -> None:
@@ -172,22 +107,26 @@ class Fallback(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no t
     def _unary(self, method: str, message: bytes, context: grpc.ServicerContext) -> bytes:
         call = FallbackCall(self, method, message, context)
         self.post(lambda: self._application.accept(call))
-        answer, code, details = call.answers.get()
-        if answer is None:
-            context.abort(_CODES[int(code)], details)
-        return answer or b""
+        answer = call.answers.get()
+        if answer.message is None:
+            context.abort(_CODES[int(answer.code)], answer.details)
+        return answer.message or b""
 
-    def _stream(self, method: str, message: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-        call = FallbackCall(self, method, message, context)
+    def _stream(self, method: str, messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        call = FallbackStream(self, method, messages, context)
+        threading.Thread(target=call.read, name="stream", daemon=True).start()
         self.post(lambda: self._application.accept(call))
         while True:
-            answer, code, details = call.answers.get()
-            if answer is not None:
-                yield answer
-            elif code == Code.OK:
+            answer = call.answers.get()
+            if answer.message is not None:
+                yield answer.message  # grpc comes back for the next when this one is sent
+                if answer.secret:
+                    wipe_immutable_bytes_that_nobody_else_holds(answer.message)
+                self.post(call.sent_one)
+            elif answer.code == Code.OK:
                 return
             else:
-                context.abort(_CODES[int(code)], details)
+                context.abort(_CODES[int(answer.code)], answer.details)
 
     def _guard(self, action: Callable[[], None]) -> None:
         try:

@@ -6,7 +6,7 @@ call that reaches it ends in exactly one record, however it ends.
     1  room     the log of requests must not be behind
     2  identity who is calling (identity.py)
     3  access   may they (access.py); a method that no service has ends here too
-    4  limits   cancelled calls, the deadline (limits.py), room for the message (intake.py)
+    4  limits   cancelled calls, the deadline, bytes in flight (limits.py)
     5  handler  the service's own work; it answers with `reply` or `fail`, now or later
     6  record   audit.py, and the counts of metrics.py
 """
@@ -14,6 +14,7 @@ call that reaches it ends in exactly one record, however it ends.
 import logging
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from hermetic.errors import CancelledError, DeadlineError, NotReadyError, UnsupportedError
@@ -21,8 +22,7 @@ from hermetic.server.access import RULES, AccessTable, Principal, check_access, 
 from hermetic.server.audit import ANONYMOUS, NO_MODEL, Journal, who_part
 from hermetic.server.config import Limits, Role
 from hermetic.server.identity import Identities, Identity
-from hermetic.server.intake import Intake
-from hermetic.server.limits import Accounts, Cancels, Usage
+from hermetic.server.limits import Accounts, Usage, check_cancels, count_cancel
 from hermetic.server.status import Code, Status, status_of
 from hermetic.server.transport import Call
 
@@ -46,7 +46,6 @@ class Request:
 
     __slots__ = (
         "_bytes_held",
-        "_expected",
         "_gate",
         "_moment",
         "_started_ns",
@@ -68,7 +67,6 @@ class Request:
         self.method = gate.unknown
         self._usage: Usage | None = None  # once admitted
         self._bytes_held = 0
-        self._expected = 0  # of the bytes held: for the reply
         self.caller: Caller | None = None  # once identified
         self.model_part = NO_MODEL
         self.request_bytes = 0
@@ -80,18 +78,16 @@ class Request:
         """The caller's tenant."""
         return self.caller.principal.tenant if self.caller else ""
 
+    @property
+    def usage(self) -> Usage | None:
+        """What the caller holds at the moment, once admitted."""
+        return self._usage
+
     def admit(self, usage: Usage) -> None:
-        """Go on with a call that passed steps 1 to 3: ask for its message when there is room for it (4)."""
+        """Go on with a call that passed steps 1 to 4: ask for its message."""
         self._usage = usage
         usage.requests += 1
-        gate = self._gate
-        gate.live += 1
-        if not gate.intake.admit(self, usage, time.monotonic()):
-            self.call.listen(self)  # it may go away while it waits
-
-    def ask(self, reserved: int) -> None:
-        """Ask for the message: there is room for it."""
-        self._bytes_held = reserved
+        self._gate.live += 1
         self.call.receive(self)
 
     def received(self, message: bytes | None) -> None:
@@ -100,25 +96,14 @@ class Request:
         if self.ended or usage is None:
             return
         try:
-            gate = self._gate
-            gate.intake.arrived(self)
             if message is None:
                 raise UnsupportedError("exactly one request message is required")
             size = self.request_bytes = len(message)
-            gate.accounts.give_back(usage, self._bytes_held - size)
+            self._gate.accounts.take(usage, size)
             self._bytes_held = size
             self.method.handler(self, message)
         except Exception as error:  # noqa: BLE001 - whatever a handler raises, the caller gets an answer
             self.fail(error)
-        if self._gate.intake.waiting:  # and only now is it known what this call takes
-            self._gate.intake.serve(time.monotonic())
-
-    def expect_reply(self, size: int) -> None:
-        """Count `size` bytes for a reply that is not there yet: whoever asks little for much is held back too."""
-        if self._usage is not None and not self.ended:
-            self._gate.accounts.add(self._usage, size)
-            self._expected = size
-            self._bytes_held += size
 
     def reply(self, message: bytes, *, secret: bool = False) -> None:
         """Answer with `message` and status OK. A `secret` one is overwritten when gRPC has its copy."""
@@ -151,7 +136,7 @@ class Request:
         expired = self.call.deadline <= time.time()
         error = DeadlineError("the deadline has passed") if expired else CancelledError("the client cancelled")
         if not expired and self._usage is not None:
-            self._gate.cancels.count(self._usage, time.monotonic())
+            count_cancel(self._usage, time.monotonic())
         self._end(status_of(error), 0)
         if self.on_cancel is not None:
             self.on_cancel()
@@ -164,6 +149,13 @@ class Request:
         self._gate.unsent.pop(self, None)
         self._release()
 
+    def sent_one(self) -> None:
+        """Nothing: an answer of one message waits for `sent`, and what watches sends little."""
+
+    def give_up(self) -> None:
+        """Break off: the client does not take its answer."""
+        self.call.cancel()
+
     def _end(self, status: Status, reply_bytes: int) -> None:
         """Step 6."""
         self.ended = True
@@ -171,12 +163,9 @@ class Request:
         if usage is not None:
             usage.requests -= 1
             gate.live -= 1
-            if not self.request_bytes:  # its message may not have arrived
-                gate.intake.forget(self, usage)
             if reply_bytes:
-                more = reply_bytes - self._expected
-                gate.accounts.add(usage, more)
-                self._bytes_held += more
+                gate.accounts.add(usage, reply_bytes)
+                self._bytes_held += reply_bytes
         method.ended[status.code] = method.ended.get(status.code, 0) + 1
         gate.journal.request(
             self._moment,
@@ -191,26 +180,29 @@ class Request:
 
     def _release(self) -> None:
         if self._usage is not None and self._bytes_held:
-            gate = self._gate
-            gate.accounts.give_back(self._usage, self._bytes_held)
+            self._gate.accounts.give_back(self._usage, self._bytes_held)
             self._bytes_held = 0
-            if gate.intake.waiting:
-                gate.intake.serve(time.monotonic())
         self.on_cancel = None
 
 
 Handler = Callable[[Request, bytes], None]
+Opener = Callable[["Gate", Call, float], Request]
+"""Makes what listens to a call; for a method whose calls are no plain requests."""
 
 
 class Method:
-    """One method of a service: its handler, the roles of which one is enough, and how its calls have ended so far."""
+    """One method of a service: its handler, the roles of which one is enough, and how its calls have ended so far.
 
-    __slots__ = ("ended", "handler", "name", "roles")
+    `open` makes the listener of a call; one that is not a plain `Request` has no use for `handler`.
+    """
 
-    def __init__(self, name: str, handler: Handler, roles: frozenset[Role]) -> None:
+    __slots__ = ("ended", "handler", "name", "open", "roles")
+
+    def __init__(self, name: str, handler: Handler, roles: frozenset[Role], opener: Opener = Request) -> None:
         self.name = name
         self.handler = handler
         self.roles = roles
+        self.open = opener
         self.ended: dict[int, int] = {}
 
 
@@ -224,18 +216,18 @@ class Gate:
         access: AccessTable,
         limits: Limits,
         journal: Journal,
+        streams: Mapping[str, Opener] = MappingProxyType({}),
     ) -> None:
-        """`ConfigurationError` where a method has no rule."""
-        check_every_method_has_a_rule(methods)
+        """`streams`: methods with many messages. `ConfigurationError` where a method has no rule."""
+        check_every_method_has_a_rule((*methods, *streams))
         self._methods = {name: Method(name, handler, RULES[name]) for name, handler in methods.items()}
+        self._methods |= {name: Method(name, _refuse, RULES[name], opener) for name, opener in streams.items()}
         self.unknown = Method("unknown", _refuse, frozenset())
         self._identities = identities
         self._access = access
         self._callers: dict[Identity, Caller] = {}
         self.journal = journal
         self.accounts = Accounts(limits)
-        self.intake = Intake(self.accounts, limits)
-        self.cancels = Cancels(limits)
         self.live = 0
         self.undelivered = 0
         self.reply_timeout_s = limits.reply_timeout_s
@@ -249,9 +241,9 @@ class Gate:
         except NotReadyError as error:
             call.fail(Code.UNAVAILABLE, str(error))  # not recorded one by one: that is what there is no room for
             return
-        request = Request(self, call, now)
+        method = self._methods.get(call.method)
+        request = Request(self, call, now) if method is None else method.open(self, call, now)
         try:
-            method = self._methods.get(call.method)
             if method is not None:
                 request.method = method
             identity = self._identities.identify(call.peer(), now)  # (2)
@@ -260,7 +252,7 @@ class Gate:
                 raise UnsupportedError("Method not found!")  # grpc.server's own text
             check_access(caller.principal, method.roles)  # (3)
             if caller.usage.cancels:
-                self.cancels.check(caller.usage, time.monotonic())  # (4)
+                check_cancels(caller.usage, time.monotonic())  # (4)
             if call.deadline <= now:
                 raise DeadlineError("the deadline had passed before the call was accepted")
             request.admit(caller.usage)
@@ -272,18 +264,13 @@ class Gate:
         methods = (*self._methods.values(), self.unknown)
         return {(method.name, Code(code)): count for method in methods for code, count in method.ended.items()}
 
-    def expire(self, now: float) -> None:
-        """End the calls that keep us waiting: for a message, or for their answer to be taken."""
-        self.intake.expire(now)
-        self._cancel_untaken(now)
-
-    def _cancel_untaken(self, now: float) -> None:
+    def cancel_untaken(self, now: float) -> None:
         """Break off calls whose client has not taken its answer within `reply_timeout_s`: we would hold it for ever."""
         for request, moment in list(self.unsent.items()):
             if moment > now:
                 break
             del self.unsent[request]
-            request.call.cancel()
+            request.give_up()
 
     def _meet(self, identity: Identity) -> Caller:
         principal = self._access.principal(identity)

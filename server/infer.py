@@ -1,7 +1,8 @@
-"""ModelInfer: a request decoded, its rows handed to the dispatcher, its answer put together.
+"""An inference: a request decoded, its rows handed to the dispatcher, its answer put together.
 
 Everything that decides stands elsewhere (codec.py, batcher.py, outputs.py); this is one request's way through them,
-and the place where its bytes are overwritten when they have been copied.
+and the place where its bytes are overwritten when they have been copied. Whether it came by ModelInfer or in a stream
+(streams.py) makes no difference here.
 """
 
 import time
@@ -9,23 +10,25 @@ from collections.abc import Sequence
 from typing import Final
 
 from hermetic.enclave.zero_on_free import wipe_immutable_bytes_that_nobody_else_holds
-from hermetic.errors import HermeticError, InvalidRequestError, OverloadedError
+from hermetic.errors import HermeticError
+from hermetic.server.asking import Asking
 from hermetic.server.batcher import Key
 from hermetic.server.codec import Decoded, Decoder
-from hermetic.server.gate import Request
 from hermetic.server.models import Models
 from hermetic.server.outputs import Output, cut_rows
+from hermetic.server.stream_messages import identifier
+from hermetic.server.streamed_request import StreamedRequest
 from hermetic.server.work import Work
 
 _NS: Final = 1_000_000_000
 
 
 class Inference(Work):
-    """One ModelInfer request between its arrival and its answer."""
+    """One request between its arrival and its answer."""
 
     __slots__ = ("_decoded", "_message", "_request")
 
-    def __init__(self, request: Request, decoded: Decoded, message: bytes) -> None:
+    def __init__(self, request: Asking, decoded: Decoded, message: bytes) -> None:
         plan = decoded.plan
         tenant = "" if plan.model.description.shared else request.tenant
         super().__init__(Key(tenant, plan.row_shapes), plan.rows, decoded.raw, time.monotonic())
@@ -81,27 +84,40 @@ class Inference(Work):
 
 
 class InferenceService:
-    """Handles ModelInfer."""
+    """Handles ModelInfer, and the requests of ModelStreamInfer."""
 
     def __init__(self, models: Models) -> None:
         self._decoder = Decoder(models)
 
-    def infer(self, request: Request, message: bytes) -> None:
+    def infer(self, request: Asking, message: bytes) -> None:
         """Run one request; it is answered when its batch is done."""
         try:
             decoded = self._decoder.decode(message)
         except BaseException:
             wipe_immutable_bytes_that_nobody_else_holds(message)
             raise
+        self._run(request, decoded, message)
+
+    def infer_streamed(self, request: StreamedRequest, message: bytes) -> None:
+        """Run one request of a stream; a refusal too goes to the client with the request's id."""
+        try:
+            decoded = self._decoder.decode(message)
+        except BaseException:
+            request.id = identifier(message)
+            wipe_immutable_bytes_that_nobody_else_holds(message)
+            raise
+        request.id = decoded.id
+        self._run(request, decoded, message)
+        request.model = decoded.plan.model.description.name
+
+    def _run(self, request: Asking, decoded: Decoded, message: bytes) -> None:
         model = decoded.plan.model
         request.model_part = model.record_part
         work = Inference(request, decoded, message)
         request.on_cancel = work.cancel
-        if model.reply_row_bytes:
-            request.expect_reply(model.reply_row_bytes * work.rows)
         try:
             model.dispatcher.submit(work)
-        except (InvalidRequestError, OverloadedError):
+        except HermeticError:
             request.on_cancel = None
             work.refuse()
             raise

@@ -54,11 +54,23 @@ class LoopCall:
     for the garbage collector still counts as one of its connection's streams.
     """
 
-    __slots__ = ("_answering", "_call", "_over", "_queue", "_sending", "_started", "deadline", "listener", "method")
+    __slots__ = (
+        "_answering",
+        "_call",
+        "_metadata",
+        "_over",
+        "_queue",
+        "_sending",
+        "_started",
+        "deadline",
+        "listener",
+        "method",
+    )
 
     def __init__(self, event: CoreEvent) -> None:
         details = event.call_details
         self._call = event.call
+        self._metadata = event.invocation_metadata
         self.method: str = details.method.decode(errors="replace")
         self.deadline: float = details.deadline
         self.listener: Listener | None = None
@@ -66,7 +78,7 @@ class LoopCall:
         self._sending = False
         self._answering = False  # the status is on its way
         self._over = False  # the call has ended
-        self._queue: deque[bytes | None] | None = None
+        self._queue: deque[tuple[bytes, bool] | None] | None = None  # messages, and whether they are secret; the end
 
     def peer(self) -> Peer:
         """Return what TLS says of the other end."""
@@ -74,15 +86,15 @@ class LoopCall:
         version, certificate = context.get(b"ssl_tls_version"), context.get(b"x509_pem_cert")
         return Peer(version[0] if version else None, certificate[0] if certificate else None)
 
-    def listen(self, listener: Listener) -> None:
-        """Ask for word of the call's end, and for no message yet."""
-        self.listener = listener
-        self._batch((cygrpc.ReceiveCloseOnServerOperation(0),), self._closed)
+    def metadata(self, key: str) -> str | None:
+        """Return the first value that the client sent under `key`, or None."""
+        return next((value for name, value in self._metadata if name == key), None)
 
     def receive(self, listener: Listener) -> None:
         """Ask for the next message; the first time also for word of the call's end."""
         if self.listener is None:
-            self.listen(listener)
+            self.listener = listener
+            self._batch((cygrpc.ReceiveCloseOnServerOperation(0),), self._closed)
         self._batch((cygrpc.ReceiveMessageOperation(0),), self._received)
 
     def reply(self, message: bytes, *, secret: bool = False) -> None:
@@ -106,14 +118,14 @@ class LoopCall:
         first = () if self._started else (cygrpc.SendInitialMetadataOperation(None, 0),)
         self._batch((*first, status), self._sent)
 
-    def send(self, message: bytes) -> None:
+    def send(self, message: bytes, *, secret: bool = False) -> None:
         """Send one message of a stream; a client that takes none for too long is cut off."""
         if self._queue is None:
             self._queue = deque()
         if len(self._queue) >= SENDS_WAITING:
             self.cancel()
             return
-        self._queue.append(message)
+        self._queue.append((message, secret))
         self._pump()
 
     def finish(self) -> None:
@@ -130,15 +142,18 @@ class LoopCall:
     def _pump(self) -> None:
         if self._sending or not self._queue:
             return
-        message = self._queue.popleft()
+        entry = self._queue.popleft()
         first = () if self._started else (cygrpc.SendInitialMetadataOperation(None, 0),)
         self._started = True
-        if message is None:
+        if entry is None:
             self._answering = True
             self._batch((*first, cygrpc.SendStatusFromServerOperation(None, 0, b"", 0)), self._sent)
             return
         self._sending = True
+        message, secret = entry
         self._batch((*first, cygrpc.SendMessageOperation(message, 0)), self._stream_sent)
+        if secret:  # the batch has copied it
+            wipe_immutable_bytes_that_nobody_else_holds(message)
 
     def _batch(self, operations: Sequence[object], tag: Callable[[CoreEvent], None]) -> None:
         refused = self._call.start_server_batch(operations, tag)
@@ -174,6 +189,8 @@ class LoopCall:
         self._sending = False
         if event.success:
             self._pump()
+            if self.listener is not None:
+                self.listener.sent_one()
 
 
 class Loop:

@@ -1,7 +1,7 @@
 """The methods of inference.GRPCInferenceService: each a function of one request, in one visible table.
 
 Methods that a confidential server does not offer are in the table too: they answer why. ModelInfer's work is in
-infer.py, what models look like in rendering.py, who may call what in access.py.
+infer.py, ModelStreamInfer's in streams.py, what models look like in rendering.py, who may call what in access.py.
 """
 
 import importlib.metadata
@@ -14,10 +14,12 @@ from hermetic.errors import InvalidRequestError, NotReadyError, UnsupportedError
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server.access import INFERENCE
 from hermetic.server.commands import Commands
-from hermetic.server.gate import Handler, Request
+from hermetic.server.config import Limits
+from hermetic.server.gate import Handler, Opener, Request
 from hermetic.server.infer import InferenceService
 from hermetic.server.models import Models, parse_version
 from hermetic.server.rendering import EXTENSIONS, configuration, metadata
+from hermetic.server.streams import Streams
 
 MessageT = TypeVar("MessageT", bound=Message)
 
@@ -35,14 +37,15 @@ _NO_SETTINGS: Final = (
 class InferenceMethods:
     """GRPCInferenceService over the models at hand. `draining`: the server is going away and takes nothing more."""
 
-    def __init__(self, models: Models, commands: Commands) -> None:
+    def __init__(self, models: Models, commands: Commands, limits: Limits) -> None:
         self._models = models
         self._commands = commands
         self._infer = InferenceService(models)
+        self.streams = Streams(self._infer.infer_streamed, limits)
         self.draining = False
 
     def table(self) -> dict[str, Handler]:
-        """Return every method of the service -> its handler."""
+        """Return every method of the service but ModelStreamInfer -> its handler."""
         handlers: dict[str, Handler] = {
             "ServerLive": _cold(pb.ServerLiveRequest, lambda _: pb.ServerLiveResponse(live=True)),
             "ServerReady": _cold(pb.ServerReadyRequest, lambda _: pb.ServerReadyResponse(ready=self.ready)),
@@ -52,7 +55,6 @@ class InferenceMethods:
             "ModelConfig": _cold(pb.ModelConfigRequest, self._model_config),
             "ModelStatistics": _cold(pb.ModelStatisticsRequest, self._model_statistics),
             "ModelInfer": self._model_infer,
-            "ModelStreamInfer": _refused("ModelStreamInfer is not offered yet"),
             "RepositoryIndex": _cold(pb.RepositoryIndexRequest, self._repository_index),
             "RepositoryModelLoad": self._load,
             "RepositoryModelUnload": self._unload,
@@ -63,6 +65,15 @@ class InferenceMethods:
             for verb in ("Status", "Register", "Unregister"):
                 handlers[kind + verb] = _refused(_NO_SHARED_MEMORY)
         return {INFERENCE + name: handler for name, handler in handlers.items()}
+
+    def streaming(self) -> dict[str, Opener]:
+        """Return the methods with many messages -> what makes the listener of a call."""
+        return {INFERENCE + "ModelStreamInfer": self.streams.open}
+
+    def drain(self) -> None:
+        """Take nothing more; streams end when what they asked is answered."""
+        self.draining = True
+        self.streams.drain()
 
     @property
     def ready(self) -> bool:

@@ -30,6 +30,9 @@ class Listener(Protocol):
     def sent(self, *, delivered: bool) -> None:
         """Take note that the last message or status is out of our hands."""
 
+    def sent_one(self) -> None:
+        """Take note that a message of a stream is out of our hands, and the client's flow control let it go."""
+
 
 class Call(Protocol):
     """One RPC. A unary one is `receive` once, then `reply` or `fail` once; a stream sends any number of messages."""
@@ -41,8 +44,8 @@ class Call(Protocol):
     def peer(self) -> Peer:
         """Return what TLS says of the other end."""
 
-    def listen(self, listener: Listener) -> None:
-        """Ask for word of the call's end, and for no message yet. At most once, before `receive`."""
+    def metadata(self, key: str) -> str | None:
+        """Return the first value that the client sent under `key` (lower case, not binary), or None."""
 
     def receive(self, listener: Listener) -> None:
         """Ask for the next message; the first time also for word of the call's end."""
@@ -50,8 +53,8 @@ class Call(Protocol):
     def reply(self, message: bytes, *, secret: bool = False) -> None:
         """Send the one message of a unary call, and status OK; overwrite a `secret` one when gRPC has its copy."""
 
-    def send(self, message: bytes) -> None:
-        """Send one message of a stream."""
+    def send(self, message: bytes, *, secret: bool = False) -> None:
+        """Send one message of a stream; overwrite a `secret` one when gRPC has its copy."""
 
     def finish(self) -> None:
         """End a stream with status OK."""

@@ -10,6 +10,7 @@ from hermetic.enclave.messages import TENSORS_LIMIT, TensorSpec
 
 __all__ = ["reshape_problem", "tensor_problems"]
 
+IMAGE_RANK: Final = 3
 RESERVED_PARAMETERS: Final = frozenset(
     {"sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "headers"}
 )
@@ -69,7 +70,10 @@ def _options(subject: Subject) -> Iterator[str]:
 
 def _inputs(subject: Subject) -> Iterator[str]:
     options = {option.name: option for option in subject.configuration.inputs}
+    ranks = {spec.name: len(spec.shape) for spec in subject.inputs}
     for option in options.values():
+        if option.format != "NONE" and ranks.get(option.name, IMAGE_RANK) != IMAGE_RANK:
+            yield f"input {option.name!r}.format: expected 3 dims for {option.format}, got {ranks[option.name]}"
         if option.optional and subject.format not in ("onnx", "ensemble"):
             yield f"input {option.name!r}.optional: expected an ONNX model, got {subject.format}: it takes every input"
         if option.ragged and not subject.max_batch_size:

@@ -4,19 +4,19 @@ The graph is read without its weights, and the rules of the runtime's loader are
 onnx_graph.py): what would be refused at load is refused before it is sealed.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Final
 
 import onnx
 from onnx import TensorProto
 
-from hermetic.enclave.messages import TensorSpec
 from hermetic.enclave.runtimes.onnx_graph import LIFTED, check_operators, lift_weights, resolve_external_data
+from hermetic.enclave.sealed.graph_fit import End, GraphEnds
 from hermetic.enclave.sealed.source_files import SourceFile, SourceFolder
 from hermetic.errors import ModelFormatError
 
-__all__ = ["external_files", "graph_specs", "read_graph"]
+__all__ = ["external_files", "graph_ends", "read_graph"]
 
 DATATYPE_OF: Final[Mapping[int, str]] = {
     TensorProto.BOOL: "BOOL",
@@ -64,11 +64,11 @@ def external_files(graph: onnx.ModelProto, model: SourceFile, folder: SourceFold
     return files
 
 
-def graph_specs(graph: onnx.ModelProto, max_batch_size: int) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Return the graph's inputs and outputs; with batching, without their first dimension, which must be free."""
+def graph_ends(graph: onnx.ModelProto) -> GraphEnds:
+    """Return the graph's inputs and outputs, those with a default among the inputs too."""
     weights = {tensor.name for tensor in graph.graph.initializer}
-    inputs = [value for value in graph.graph.input if value.name not in weights]
-    return _specs(inputs, max_batch_size), _specs(graph.graph.output, max_batch_size)
+    inputs = tuple(_end(value, has_default=value.name in weights) for value in graph.graph.input)
+    return GraphEnds(inputs, tuple(_end(value, has_default=False) for value in graph.graph.output))
 
 
 def _beneath(folder: PurePosixPath, location: str) -> str:
@@ -78,23 +78,13 @@ def _beneath(folder: PurePosixPath, location: str) -> str:
     return location if folder == PurePosixPath() else f"{folder}/{location}"
 
 
-def _specs(values: Iterable[onnx.ValueInfoProto], max_batch_size: int) -> tuple[TensorSpec, ...]:
-    return tuple(_spec(value, max_batch_size) for value in values)
-
-
-def _spec(value: onnx.ValueInfoProto, max_batch_size: int) -> TensorSpec:
+def _end(value: onnx.ValueInfoProto, *, has_default: bool) -> End:
     kind = value.type.WhichOneof("value")
-    if kind != "tensor_type" or not value.type.tensor_type.HasField("shape"):
-        raise ModelFormatError(f"ONNX: {value.name!r}: expected a tensor of known rank, got {kind or 'no type'}")
+    if kind != "tensor_type":
+        raise ModelFormatError(f"ONNX: {value.name!r}: expected a tensor, got {kind or 'no type'}")
     tensor = value.type.tensor_type
     if tensor.elem_type not in DATATYPE_OF:
         raise ModelFormatError(f"ONNX: {value.name!r}: expected a datatype of the v2 protocol, got {tensor.elem_type}")
-    shape = [dim.dim_value if dim.WhichOneof("value") == "dim_value" else -1 for dim in tensor.shape.dim]
-    shape = [size if size >= 0 else -1 for size in shape]
-    if max_batch_size:
-        if shape[:1] != [-1]:
-            raise ModelFormatError(
-                f"ONNX: {value.name!r}: max_batch_size {max_batch_size} needs a free first dimension, got {shape}"
-            )
-        shape = shape[1:]
-    return TensorSpec(name=value.name, datatype=DATATYPE_OF[tensor.elem_type], shape=tuple(shape))
+    sizes = [dim.dim_value if dim.WhichOneof("value") == "dim_value" else -1 for dim in tensor.shape.dim]
+    shape = tuple(size if size >= 0 else -1 for size in sizes) if tensor.HasField("shape") else None
+    return End(value.name, DATATYPE_OF[tensor.elem_type], shape, has_default)

@@ -67,7 +67,8 @@ class Label:
 class Publication:
     """What is sealed: the model at `source` (a folder or a file), into a new file at `target`.
 
-    `golden` is a file of the publisher's own known answers. Where `trusted` is given, it must list the signer.
+    `golden` is a file of the publisher's own known answers. Where `trusted` is given, it must list the signer. `note`
+    is told what of a `config.pbtxt` is taken without effect.
     """
 
     source: Path
@@ -77,6 +78,7 @@ class Publication:
     signer: PublisherKey
     golden: Path | None = None
     trusted: TrustedPublishers | None = None
+    note: Callable[[str], None] = lambda _: None
 
 
 def publish(
@@ -87,7 +89,7 @@ def publish(
     threads: int = 1,
     started: Callable[[str, int], Callable[[int], None]] = lambda _step, _total: lambda _: None,
 ) -> Manifest:
-    """Seal a model; return its manifest.
+    """Seal a model; return its manifest. An ensemble has no known answers, and its key goes nowhere.
 
     `started(step, bytes)` is told each step's name and size, and returns what takes its progress in bytes. Raises
     `PublisherError` for what is wrong with the model, `ConfigurationError` with the call, and what `answers` and
@@ -96,9 +98,15 @@ def publish(
     target, description = publication.target, publication.description
     if target.exists():
         raise ConfigurationError(f"cannot write {target}: it exists, and a sealed model is never overwritten")
-    with collect(publication.source, description) as model:
+    label = publication.label
+    with collect(publication.source, description, label.name, label.version) as model:
         _check_trust(publication, model.format)
-        facts = _facts(publication.label, description, model)
+        for note in model.notes:
+            publication.note(note)
+        facts = _facts(label, description, model)
+        if model.format == "ensemble":
+            # Nothing in it is secret or computed here: no known answers, and nobody needs its key.
+            return seal(target, facts, model.files, publication.signer, deliver=lambda _: None, threads=threads)
         cases = _cases(model, description, publication.golden)
         size = sum(file.size for file in model.files)
         if any(not case.outputs for case in cases):
@@ -141,6 +149,7 @@ def _facts(label: Label, description: Description, model: CollectedModel) -> Mod
         key_id=label.key_id,
         created=label.created,
         shared=description.shared,
+        configuration=model.configuration,
     )
 
 

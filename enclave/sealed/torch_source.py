@@ -5,18 +5,21 @@ again, inside its locked room (runtimes/); here a mistake is told to whoever mak
 """
 
 import os
+import re
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from hermetic.enclave.manifest import ModelFormat
+from hermetic.enclave.messages import TensorSpec
 from hermetic.enclave.sealed.source_files import SourceFile
 from hermetic.errors import ModelFormatError
 
-__all__ = ["CHECKS"]
+__all__ = ["CHECKS", "check_positions"]
 
 _HEADER_LIMIT: Final = 100 << 20  # bytes: the format's own limit
+_POSITION: Final = re.compile(r"__(\d{1,3})$")
 _LENGTH: Final = struct.Struct("<Q")
 
 
@@ -55,6 +58,17 @@ CHECKS: Final[Mapping[ModelFormat, Callable[[SourceFile], None]]] = {
     "safetensors": check_safetensors,
 }
 """Format -> what must hold for its file."""
+
+
+def check_positions(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+    """Refuse tensors called NAME__POSITION (Triton's way to number them) that do not stand at their positions."""
+    for side, specs in (("input", inputs), ("output", outputs)):
+        places = [_POSITION.search(spec.name) for spec in specs]
+        for at, (spec, place) in enumerate(zip(specs, places, strict=True)):
+            if all(places) and place is not None and int(place[1]) != at:
+                raise ModelFormatError(
+                    f"{side} {spec.name!r}: expected {side}s in the order of their numbers, got it at {at}"
+                )
 
 
 def _entries(file: SourceFile, what: str) -> list[str]:

@@ -15,6 +15,7 @@ from hermetic.server.audit import ANONYMOUS, NO_MODEL, Journal, model_part, who_
 from hermetic.server.identity import Identity
 from hermetic.server.messages import RECORD_LIMIT, RECORDS_LIMIT, Records
 from hermetic.server.status import Code, Status
+from hermetic.server.stream_messages import Counted, stream_record, streamed_part
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors" / "request-record"
 OK = Status(Code.OK, "")
@@ -108,17 +109,36 @@ def test_a_busy_border_keeps_records_in_order() -> None:
     assert [record["n"] for record in border.records()] == list(range(100))
 
 
-@pytest.mark.parametrize("vector", sorted(VECTORS.glob("*.json")), ids=lambda path: path.stem)
+def test_the_vector_of_a_stream() -> None:
+    given_ = json.loads((VECTORS / "stream.json").read_text())
+    who, stream, status = given_["principal"], given_["stream"], given_["status"]
+    record = stream_record(
+        given_["moment"],
+        stream["id"],
+        who_part(Principal(Identity(who["authority"], who["name"]), who["tenant"], frozenset())),
+        Counted(stream["requests"], stream["responses"], stream["request_bytes"], stream["reply_bytes"]),
+        Status(Code[status["code"]], status["details"], status["id"], status["story"]),
+        stream["duration_us"],
+    )
+    assert record == given_["record"]
+
+
+@pytest.mark.parametrize(
+    "vector", sorted(set(VECTORS.glob("*.json")) - {VECTORS / "stream.json"}), ids=lambda p: p.stem
+)
 def test_the_vectors_of_the_specification(vector: Path) -> None:
     given_ = json.loads(vector.read_text())
     who, model, status = given_["principal"], given_["model"], given_["status"]
+    part = model_part(model["name"], model["version"], model["digest"]) if model else NO_MODEL
+    if "stream" in given_:
+        part = streamed_part(part, given_["stream"]["id"], given_["stream"]["responses"])
     border = Border()
     journal = Journal(border.send, 10)
     journal.request(
         given_["moment"],
         given_["method"],
         who_part(Principal(Identity(who["authority"], who["name"]), who["tenant"], frozenset())) if who else ANONYMOUS,
-        model_part(model["name"], model["version"], model["digest"]) if model else NO_MODEL,
+        part,
         given_["request_bytes"],
         given_["reply_bytes"],
         Status(Code[status["code"]], status["details"], status["id"], status["story"]),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,7 @@ def register(app: typer.Typer) -> None:
     """Add `bench` with its subcommands."""
     bench = typer.Typer(name="bench", no_args_is_help=True, help="Measure beside what the machine allows.")
     bench.command("quick")(_quick)
+    bench.command("peers")(_peers)
     bench.command("unseal")(_unseal)
     bench.command("model")(_model)
     app.add_typer(bench)
@@ -78,6 +80,49 @@ def _quick(
     if json_file is not None:
         report.write_json(document, json_file)
     output.stdout().print(report.quick_table(document))
+
+
+def _peers(
+    *,
+    json_file: _Json = None,
+    rounds: _Rounds = 3,
+    models: Annotated[str, typer.Option(help="Models, separated by commas.")] = "mlp,resnet18,bert,bert-mixed",
+    servers: Annotated[
+        str, typer.Option(help="Servers, separated by commas.")
+    ] = "hermetic,triton,kserve,mlserver,bare",
+    concurrency: Annotated[str | None, typer.Option(help="Concurrencies; each model's own by default.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="Seconds for each point; each model's own.")] = None,
+    perf_analyzer: Annotated[
+        Path | None, typer.Option(help="Make the load with this perf_analyzer binary.", metavar="PATH")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A hundred calls of the small model: does it work?")] = False,
+) -> None:
+    """Measure beside Triton, KServe, MLServer and the bare model: all in one run, in turns. Installs them at first."""
+    from hermetic.bench import report
+    from hermetic.bench.context import context
+    from hermetic.bench.peers import compare
+    from hermetic.bench.peers.report import peers_document, peers_table
+
+    asked = compare.quick_plans() if quick else compare.plans(models.split(","))
+    if concurrency is not None:
+        asked = [replace(plan, concurrencies=_concurrencies(concurrency)) for plan in asked]
+    if seconds is not None:
+        asked = [replace(plan, seconds=seconds) for plan in asked]
+    rounds = 1 if quick else rounds
+    client, facts = _load_client(perf_analyzer), context()
+    chosen = servers.split(",")
+    with output.progress() as progress:
+        task = progress.add_task("measuring", total=rounds * len(chosen) * sum(len(p.concurrencies) for p in asked))
+        compared = compare.compare(asked, chosen, client, rounds, lambda *_: progress.update(task, advance=1))
+    facts |= {
+        "load_client": client.name,
+        "shared_machine": report.SHARED_MACHINE,
+        "settings": {"rounds": rounds, "seconds": {plan.model: plan.seconds for plan in asked}},
+    }
+    document = peers_document(compared, facts)
+    if json_file is not None:
+        report.write_json(document, json_file)
+    output.stdout().print(peers_table(document))
 
 
 def _unseal(

@@ -41,8 +41,11 @@ def seal(
     source: Annotated[Path, typer.Argument(metavar="DIR|FILE", help="The model: a folder, or one file.")],
     name: Annotated[str, typer.Option(help="The model's name.")],
     version: Annotated[int, typer.Option(min=1, help="The model's version.")],
-    key: Annotated[str, typer.Option(help="Where the broker keeps its key: kbs:///repository/type/tag.")],
     publisher_key: Annotated[Path, typer.Option(help="The publisher's private keys; mode 0600.")],
+    key: Annotated[
+        str | None,
+        typer.Option(help="Where the broker keeps its key: kbs:///repository/type/tag. An ensemble needs none."),
+    ] = None,
     target: Annotated[
         Path | None, typer.Option("--output", "-o", help="The sealed file; NAME-VERSION.sealed by default.")
     ] = None,
@@ -81,15 +84,19 @@ def seal(
     from hermetic.enclave import zero_on_free
 
     zero_on_free.ensure()
-    from hermetic.enclave.sealed.collect import description_beside
+    from hermetic.enclave.sealed.collect import description_beside, is_ensemble
     from hermetic.enclave.sealed.description import Description
     from hermetic.enclave.sealed.publish import Label, Publication, publish
     from hermetic.enclave.sealed.publisher_key import PublisherKey
 
-    if operator is None and key_out is None:
-        raise ConfigurationError("the key must go somewhere: expected --operator, --key-out or both, got neither")
     if not source.exists():
         raise ConfigurationError(f"{source}: expected a model's folder or file, got none")
+    if is_ensemble(source):
+        key, operator, key_out = f"kbs:///ensembles/{name}/{version}", None, None  # nobody needs it
+    elif operator is None and key_out is None:
+        raise ConfigurationError("the key must go somewhere: expected --operator, --key-out or both, got neither")
+    if key is None:
+        raise ConfigurationError("--key: expected kbs:///repository/type/tag, got none")
     overrides = {
         "format": model_format,
         "architecture": architecture,
@@ -107,6 +114,7 @@ def seal(
         signer=PublisherKey.load(publisher_key),
         golden=golden,
         trusted=None if publishers is None else read_publishers(publishers),
+        note=output.note,
     )
     with _progress() as started, _delivery(operator, key_out) as deliver:
         manifest = publish(

@@ -21,6 +21,7 @@ from hermetic.enclave.messages import Frame, decode_control
 from hermetic.errors import BorderError, HermeticError
 from hermetic.server.access import AccessTable
 from hermetic.server.audit import Journal
+from hermetic.server.awaited import Awaited
 from hermetic.server.commands import Commands
 from hermetic.server.config import FrontEndSettings
 from hermetic.server.dispatch import Dispatcher
@@ -66,6 +67,7 @@ class FrontEnd:
         self._inference = InferenceMethods(self._models, self._commands, settings.limits)
         self._health = Health(lambda: self._inference.ready)
         self._models.on_change.append(self._health.changed)
+        self._awaited = Awaited()
         self._entries: list[RepositoryEntry] = []  # of a repository's list that has not all come yet
         self._unsaid: deque[bytes] = deque()
         self.on_new_key: Callable[[bytes, str], None] = lambda _key, _chain: None
@@ -94,6 +96,16 @@ class FrontEnd:
     def accept(self, call: Call) -> None:
         """Take a new call."""
         self.gate.accept(call)
+
+    def before_sleep(self) -> bool:
+        """Read what has come; wait for an answer that is due any moment; have the bell rung for anything later."""
+        reader = self._reader
+        if reader is None:
+            return False
+        if reader.read(self._awaited.patience_s()):
+            return True
+        reader.arm()
+        return False
 
     def tick(self) -> None:
         """Hand over records; give up on clients and workers that keep us waiting."""
@@ -192,6 +204,7 @@ class FrontEnd:
         dispatcher = Dispatcher(
             new_scheduler(ready, place),
             statistics,
+            self._awaited,
             self._post,
             self._wake_at,
             batched=description.max_batch_size > 0,

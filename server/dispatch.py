@@ -15,6 +15,7 @@ from hermetic.enclave.buffers import BufferLayout
 from hermetic.enclave.channel import Channel
 from hermetic.enclave.messages import STATUS_OK, STATUS_REFUSED, Done, Tensor, decode_done, encode_batch
 from hermetic.errors import BorderError, HermeticError, InvalidRequestError, WorkerLostError
+from hermetic.server.awaited import Awaited
 from hermetic.server.batcher import Instance, Leaving, Slot
 from hermetic.server.contents import Buffer
 from hermetic.server.hidden import HiddenTensors
@@ -36,6 +37,7 @@ class Dispatcher:
         self,
         scheduler: Scheduling[Work],
         statistics: ModelStatistics,
+        awaited: Awaited,
         post: Callable[[Callable[[], None]], None],
         wake_at: Callable[[float, Callable[[], None]], None],
         *,
@@ -45,6 +47,7 @@ class Dispatcher:
         """`post` and `wake_at` are the transport's; `batched`: the first dimension of every tensor is the row."""
         self._scheduler = scheduler
         self._statistics = statistics
+        self._awaited = awaited
         self._post = post
         self._wake_at = wake_at
         self._batched = batched
@@ -122,6 +125,7 @@ class Dispatcher:
             self.lost(link, error)
             return
         del link.running[done.buffer]
+        self._awaited.answered(time.monotonic() - running.sent, len(running.slot.entries))
         self._answer(running.slot, done, outputs, running.sent)
         del outputs
         link.wipe_batch(running.slot, [tensor.nbytes for tensor in done.outputs] if done.status == STATUS_OK else None)
@@ -132,6 +136,7 @@ class Dispatcher:
         """Give up on a worker: what it was running fails, what was forming moves on, its memory is wiped."""
         if link.instance not in self._links:
             return
+        self._awaited.lost(sum(len(running.slot.entries) for running in link.running.values()))
         leaving = self._scheduler.remove_instance(link.instance, WorkerLostError(str(error)))
         self._carry_out(leaving)
         del self._links[link.instance]
@@ -245,6 +250,7 @@ class Dispatcher:
             slot.filled = [*slot.filled, *(tensor.nbytes for tensor in hidden)]
             tensors += hidden
         link.running[slot.index] = Running(slot, self._sequence, now)
+        self._awaited.sent(len(slot.entries))
         try:
             link.channel.send(encode_batch(slot.index, self._sequence, tensors))
         except (BorderError, OSError) as error:  # a full socket too: an honest worker reads its few batches

@@ -70,6 +70,8 @@ class Fallback(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no t
         while True:
             now = time.monotonic()
             moment = min(next_tick, self._timers.next_moment() or next_tick)
+            if self._events.empty() and self._application.before_sleep():
+                continue
             with contextlib.suppress(queue.Empty):
                 event = self._events.get(timeout=max(0.0, moment - now))
                 if event is None:

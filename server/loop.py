@@ -8,7 +8,7 @@ docs/adr/0060-one-loop-on-the-completion-queue.md. In short:
 - Every answer carries initial metadata; an error too, else the client hangs.
 - `message()` is None when a client cancels or half-closes before its message arrives.
 - Nothing may end the loop: every event is handled inside one `try`.
-- An event, its tag and its call are dropped before the next `poll`.
+- An event, its tag and its call are dropped before the next `poll`: a call that is held cannot end.
 
 Other threads only `post`: they ring the bell, an empty batch on a call that is kept for this. It completes at once and
 so makes `poll` return.
@@ -43,6 +43,8 @@ CoreQueue: TypeAlias = Any
 CoreCall: TypeAlias = Any
 
 _ACCEPT: Final = object()
+_AT_ONCE: Final = 0.0
+_TIMEOUT: Final = cygrpc.CompletionType.queue_timeout
 _SHUTDOWN: Final = object()
 _log: Final = logging.getLogger(__name__)
 
@@ -229,9 +231,7 @@ class Loop:
 
     def run(self) -> None:
         """Serve until `stop` has come to its end."""
-        poll = self._queue.poll
         next_tick = time.monotonic() + TICK_S
-        event = tag = None
         while not self._stopped:
             now = time.monotonic()
             if now >= next_tick:
@@ -240,22 +240,29 @@ class Loop:
             moment = self._timers.next_moment()
             wait = next_tick - now if moment is None else min(moment, next_tick) - now
             if wait > 0:
-                event = poll(deadline=time.time() + wait)
-                tag = event.tag
-                try:
-                    if tag is _ACCEPT:
-                        self._accept(event)
-                    elif tag is _SHUTDOWN:
-                        self._stopped = True
-                    elif tag is not None:
-                        tag(event)
-                except Exception:  # noqa: BLE001 - nothing may end the loop
-                    _log.exception("front loop")
-                event = tag = None  # a call that is held here cannot end
+                self._take_event(wait)
             if moment is not None:
                 for action in self._timers.take_due(time.monotonic()):
                     self._guard(action)
         self._close()
+
+    def _take_event(self, wait_s: float) -> None:
+        """Handle the next event, if one comes within `wait_s` seconds; what else there is to do comes before sleep."""
+        try:
+            event = self._queue.poll(deadline=_AT_ONCE)
+            if event.completion_type == _TIMEOUT:
+                if self._application.before_sleep():
+                    return
+                event = self._queue.poll(deadline=time.time() + wait_s)
+            tag = event.tag
+            if tag is _ACCEPT:
+                self._accept(event)
+            elif tag is _SHUTDOWN:
+                self._stopped = True
+            elif tag is not None:
+                tag(event)
+        except Exception:  # noqa: BLE001 - nothing may end the loop
+            _log.exception("front loop")
 
     def post(self, action: Callable[[], None]) -> None:
         """Have the owner's thread run `action`. From any thread."""

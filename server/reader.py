@@ -1,7 +1,9 @@
-"""The one helper thread: waits for frames from workers and the supervisor, and rings the owner's bell.
+"""Reads what workers and the supervisor send, on the owner's thread; a helper thread only rings the owner's bell.
 
-It decides nothing and touches no state but its own; every frame becomes an action that the owner's thread runs. A side
-that sends faster than its frames are handled is cut off: an honest worker has at most a few batches to answer.
+The owner cannot wait for gRPC and for sockets at once. It waits for gRPC; before it does, it arms the helper, which
+waits for the sockets and, once, rings. Where an answer is expected any moment and nothing else is to be done, the owner
+waits for the sockets itself (`read` with a time): that saves two changes of threads, which cost more than a small
+model. A side that sends faster than its frames are handled waits in its socket: the kernel bounds it.
 """
 
 import contextlib
@@ -14,15 +16,16 @@ from typing import Any, Final, Generic, TypeVar
 from hermetic.enclave.channel import Channel
 from hermetic.errors import BorderError
 
-FRAMES_WAITING: Final = 1024  # frames of one side that the owner has not handled yet
-_EVENTS: Final = 64  # sockets looked at per wake-up
+FRAMES_PER_TURN: Final = 64  # frames of one side that are handled before the others' turn
+_EVENTS: Final = 64  # sockets looked at per turn
+_WAIT_S: Final = 0.5  # seconds until the helper looks whether it is to stop
 _log: Final = logging.getLogger(__name__)
 
 FrameT = TypeVar("FrameT")
 
 
 class Source(Generic[FrameT]):
-    """One socket: `receive` reads a frame on the helper thread, `deliver` and `lost` run on the owner's."""
+    """One socket: `receive` reads a frame, `deliver` takes it; `lost` is told, once, of the end."""
 
     def __init__(
         self,
@@ -32,78 +35,93 @@ class Source(Generic[FrameT]):
         lost: Callable[[Exception], None],
     ) -> None:
         self.channel = channel
-        self._receive = receive
-        self._deliver = deliver
-        self._lost = lost
-        self._read = 0  # written by the helper only
-        self._handled = 0  # written by the owner only
-
-    def read(self, post: Callable[[Callable[[], None]], None]) -> bool:
-        """Read one frame and post it; False where this was the last."""
-        try:
-            frame = self._receive()
-            if self._read - self._handled > FRAMES_WAITING:
-                raise BorderError(f"channel: wanted at most {FRAMES_WAITING} frames waiting, got more")
-        except BlockingIOError:  # woken for nothing
-            return True
-        except (BorderError, OSError) as error:
-            lost = error
-            post(lambda: self._lost(lost))
-            return False
-        self._read += 1
-        post(lambda: self._hand_over(frame))
-        return True
-
-    def _hand_over(self, frame: FrameT) -> None:
-        self._handled += 1
-        self._deliver(frame)
+        self.receive = receive
+        self.deliver = deliver
+        self.lost = lost
 
 
 class Reader:
-    """Runs the helper thread. `watch` and `forget` are for the owner; channels must not block."""
+    """All sockets of this process but gRPC's. Everything but the helper's own loop is for the owner's thread."""
 
     def __init__(self, post: Callable[[Callable[[], None]], None]) -> None:
-        """`post` is the transport's."""
+        """`post` is the transport's; channels must not block."""
         self._post = post
-        self._epoll = select.epoll()
+        self._sockets = select.epoll()
+        self._bell = select.epoll()
+        self._bell.register(self._sockets.fileno(), 0)
+        self._armed = False
         self._sources: dict[int, Source[Any]] = {}
-        self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
+        self._thread = threading.Thread(target=self._ring, name="reader", daemon=True)
         self._stopping = False
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the helper."""
         self._thread.start()
 
     def watch(self, source: Source[Any]) -> None:
         """Read `source` from now on, until it is lost or forgotten."""
         descriptor = source.channel.fileno()
         self._sources[descriptor] = source
-        self._epoll.register(descriptor, select.EPOLLIN)
+        self._sockets.register(descriptor, select.EPOLLIN)
 
     def forget(self, channel: Channel) -> None:
         """Read `channel` no more; it may be closed then."""
         descriptor = channel.fileno()
         self._sources.pop(descriptor, None)
         with contextlib.suppress(OSError, ValueError):
-            self._epoll.unregister(descriptor)
+            self._sockets.unregister(descriptor)
+
+    def read(self, wait_s: float = 0.0) -> bool:
+        """Handle what has come, or comes within `wait_s` seconds; whether there was anything."""
+        if wait_s and self._armed:  # else the bell would be rung for what is read here
+            self._armed = False
+            self._bell.modify(self._sockets.fileno(), 0)
+        ready = self._sockets.poll(wait_s, _EVENTS)
+        for descriptor, _ in ready:
+            source = self._sources.get(descriptor)
+            if source is not None:  # else it was forgotten while another one's frame was handled
+                self._read(descriptor, source)
+        return bool(ready)
+
+    def arm(self) -> None:
+        """Have the helper ring as soon as there is something to read."""
+        if not self._armed:
+            self._armed = True
+            self._bell.modify(self._sockets.fileno(), select.EPOLLIN | select.EPOLLONESHOT)
 
     def stop(self) -> None:
-        """End the thread and wait for it. It looks up within `_WAIT_S`."""
+        """End the helper and wait for it. It looks up within `_WAIT_S`."""
         self._stopping = True
         self._thread.join()
-        self._epoll.close()
+        self._bell.close()
+        self._sockets.close()
 
-    def _run(self) -> None:
+    def _read(self, descriptor: int, source: Source[Any]) -> None:
+        for _ in range(FRAMES_PER_TURN):
+            try:
+                frame = source.receive()
+            except BlockingIOError:
+                return
+            except (BorderError, OSError) as error:
+                self._sources.pop(descriptor, None)
+                self._sockets.unregister(descriptor)
+                self._guard(source.lost, error)
+                return
+            self._guard(source.deliver, frame)
+            if self._sources.get(descriptor) is not source:  # what it said was its end
+                return
+
+    def _guard(self, action: Callable[[FrameT], None], what: FrameT) -> None:
+        try:
+            action(what)
+        except Exception:  # noqa: BLE001 - one side's frame may not end the loop
+            _log.exception("reader")
+
+    def _rung(self) -> None:
+        self._armed = False
+        self.read()
+
+    def _ring(self) -> None:
         while not self._stopping:
-            for descriptor, _ in self._epoll.poll(_WAIT_S, _EVENTS):
-                source = self._sources.get(descriptor)
-                if source is None:
-                    continue
-                try:
-                    if not source.read(self._post):
-                        self._epoll.unregister(descriptor)
-                except (OSError, ValueError) as error:  # forgotten in the meantime
-                    _log.debug("reader: %s", error)
-
-
-_WAIT_S: Final = 0.5  # seconds until the thread looks whether it is to stop
+            if self._bell.poll(_WAIT_S):
+                self._post(self._rung)

@@ -72,6 +72,9 @@ class Application(Protocol):
     def accept(self, call: Call) -> None:
         """Take a new call: ask it for its message, or end it."""
 
+    def before_sleep(self) -> bool:
+        """Do what else there is to be done, as nothing waits here; True: look again before you sleep."""
+
     def tick(self) -> None:
         """Do what has become due; called about every `TICK_S` seconds."""
 

@@ -179,6 +179,8 @@ def test_a_client_that_takes_no_answer_is_broken_off(start: object) -> None:
 
 
 class Clumsy:
+    slept = False
+
     """An application in which everything goes wrong but one method."""
 
     def __init__(self) -> None:
@@ -193,6 +195,12 @@ class Clumsy:
     def tick(self) -> None:
         self.ticks += 1
         raise RuntimeError("tick")
+
+    def before_sleep(self) -> bool:
+        if not self.slept:
+            self.slept = True
+            raise RuntimeError("before sleep")
+        return False
 
 
 class Echo:

@@ -1,5 +1,6 @@
 """The metrics page: Triton's names, valid text, labels that cannot break out."""
 
+from hermetic.server.awaited import Awaited
 from hermetic.server.batcher import Batcher
 from hermetic.server.dispatch import Dispatcher
 from hermetic.server.messages import ModelReady
@@ -18,7 +19,7 @@ def served(name: str) -> ServedModel:
     )  # fmt: skip
     statistics = ModelStatistics()
     batcher: Batcher[Work] = Batcher(1, (1,), 0.0, 1)
-    dispatcher = Dispatcher(batcher, statistics, lambda _: None, lambda *_: None, batched=True)
+    dispatcher = Dispatcher(batcher, statistics, Awaited(), lambda _: None, lambda *_: None, batched=True)
     return ServedModel(ready, dispatcher, statistics)
 
 

@@ -81,6 +81,7 @@ class FrontEnd:
             self.journal,
             self._inference.streaming(),
         )
+        self._batch_timeout_s = settings.limits.batch_timeout_s
         self._transport: Transport | None = None
         self._reader: Reader | None = None
         self._drain_until: float | None = None
@@ -112,10 +113,10 @@ class FrontEnd:
         now = time.monotonic()
         self._send_unsaid()
         self.journal.flush()
-        self.gate.cancel_untaken(now)
+        self.gate.expire(now)
         self._inference.streams.tick()
         for model in self._models.held():
-            model.dispatcher.lose_stuck(now)
+            model.dispatcher.lose_stuck(now, self._batch_timeout_s)
         self._health.changed()
 
     def metrics(self) -> str:

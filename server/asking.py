@@ -24,6 +24,9 @@ class Asking(Protocol):
     def ended(self) -> bool:
         """Whether it has its last answer, or does not wait any more."""
 
+    def expect_reply(self, size: int) -> None:
+        """Take note that an answer of about `size` bytes will come."""
+
     def reply(self, message: bytes, *, secret: bool = False) -> None:
         """Answer with a serialised ModelInferResponse: the only answer, or the last."""
 

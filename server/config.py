@@ -111,20 +111,48 @@ class Isolation(Section):
 
 
 class Limits(Section):
-    """What the front ends take at most."""
+    """What each front end takes at most; docs/guide/limits.md says of each why it is so.
 
-    message_bytes: PositiveInt = 64 * MIB
-    bytes_in_flight: PositiveInt = 512 * MIB
-    bytes_in_flight_per_client: PositiveInt = 256 * MIB
+    A message counts as `message_bytes` from the moment it is asked for until all of it is there, so so many messages
+    can arrive at a time: `bytes_in_flight / message_bytes`.
+    """
+
+    message_bytes: PositiveInt = 65 * MIB  # a tensor of 64 MiB and what stands around it
+    bytes_in_flight: PositiveInt = GIB
+    bytes_in_flight_per_client: PositiveInt = 512 * MIB
+    calls_waiting: PositiveInt = 1024
+    calls_waiting_per_client: PositiveInt = 256
+    message_wait_s: PositiveInt = 10
+    message_timeout_s: PositiveInt = 30
+    message_timeout_scarce_s: PositiveInt = 5
+    stream_window_bytes: Annotated[int, Field(ge=16 * KIB, le=GIB)] = 64 * KIB
+    metadata_bytes: Annotated[int, Field(ge=KIB)] = 16 * KIB
     connections: PositiveInt = 1024
     streams_per_connection: PositiveInt = 256
     inference_streams_per_client: PositiveInt = 128
     requests_per_stream: PositiveInt = 256
     handshake_timeout_ms: PositiveInt = 5000
     connection_age_s: PositiveInt = 3600
+    connection_idle_s: PositiveInt = 900
+    keepalive_s: PositiveInt = 60
+    keepalive_timeout_s: PositiveInt = 20
+    cancels_per_client: PositiveInt = 2000
+    cancels_window_s: PositiveInt = 10
     reply_timeout_s: PositiveInt = 30
+    batch_timeout_s: PositiveInt = 300
     records_waiting: PositiveInt = 65536
     drain_s: PositiveInt = 30
+    front_end_memory_bytes: PositiveInt = 64 * GIB
+    front_end_threads: PositiveInt = 256
+
+    @model_validator(mode="after")
+    def _a_largest_message_has_room(self) -> Self:
+        if not self.message_bytes <= self.bytes_in_flight_per_client <= self.bytes_in_flight:
+            raise ValueError(
+                "wanted message_bytes <= bytes_in_flight_per_client <= bytes_in_flight, "
+                f"got {self.message_bytes}, {self.bytes_in_flight_per_client}, {self.bytes_in_flight}"
+            )
+        return self
 
 
 class Model(Section):

@@ -25,8 +25,6 @@ from hermetic.server.statistics import ModelStatistics
 from hermetic.server.work import Work
 from hermetic.server.worker_link import Running, WorkerLink
 
-BATCH_LIMIT_S: Final = 300.0  # seconds after which a batch without an answer counts as a lost worker
-
 _log: Final = logging.getLogger(__name__)
 
 
@@ -145,11 +143,11 @@ class Dispatcher:
         self.on_link_lost(link, error)
         self._fill_and_run()
 
-    def lose_stuck(self, now: float) -> None:
-        """Give up on workers that have had a batch for longer than `BATCH_LIMIT_S`."""
+    def lose_stuck(self, now: float, limit_s: float) -> None:
+        """Give up on workers that have had a batch for longer than `limit_s` seconds."""
         for link in list(self._links.values()):
-            if any(now - sent > BATCH_LIMIT_S for _, _, sent in link.running.values()):
-                self.lost(link, WorkerLostError(f"worker: wanted an answer within {BATCH_LIMIT_S:.0f} s, got none"))
+            if any(now - sent > limit_s for _, _, sent in link.running.values()):
+                self.lost(link, WorkerLostError(f"worker: wanted an answer within {limit_s:.0f} s, got none"))
 
     def close(self) -> None:
         """Wipe and close all workers' links, without a word to anyone who still waits."""

@@ -59,9 +59,16 @@ class FallbackCall:
         """Return the first value that the client sent under `key`, or None."""
         return next((value for name, value in self._context.invocation_metadata() if name == key), None)
 
+    def listen(self, listener: Listener) -> None:
+        """Ask for word of the call's end, once."""
+        if self.listener is None:
+            self.listener = listener
+            if not self._context.add_callback(lambda: self._owner.post(self._closed)):
+                self._owner.post(self._closed)
+
     def receive(self, listener: Listener) -> None:
         """Ask for the message: grpc has read it already."""
-        self._listen(listener)
+        self.listen(listener)
         message, self._message = self._message, None
         self._owner.post(partial(listener.received, message))
 
@@ -93,12 +100,6 @@ class FallbackCall:
         """Break the call off."""
         self._context.cancel()
 
-    def _listen(self, listener: Listener) -> None:
-        if self.listener is None:
-            self.listener = listener
-            if not self._context.add_callback(lambda: self._owner.post(self._closed)):
-                self._owner.post(self._closed)
-
     def _end(self) -> None:
         self._over = True
         if self.listener is not None:
@@ -122,7 +123,7 @@ class FallbackStream(FallbackCall):
 
     def receive(self, listener: Listener) -> None:
         """Ask for the next message."""
-        self._listen(listener)
+        self.listen(listener)
         self._wanted.put(True)  # noqa: FBT003
 
     def read(self) -> None:

@@ -14,6 +14,7 @@ Nothing here knows of a request; that is application.py.
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -21,9 +22,14 @@ from typing import Final, NoReturn
 
 from hermetic.enclave import zero_on_free
 from hermetic.enclave.channel import Channel
-from hermetic.enclave.isolation.lockdown import Room, lock_front_end_after_listening, lock_front_end_before_threads
+from hermetic.enclave.isolation.lockdown import (
+    FRONT_END_FILES_LIMIT,
+    Room,
+    lock_front_end_after_listening,
+    lock_front_end_before_threads,
+)
 from hermetic.enclave.isolation.process import thread_count
-from hermetic.errors import HermeticError, IsolationError
+from hermetic.errors import ConfigurationError, HermeticError, IsolationError
 from hermetic.server import tls
 from hermetic.server.access import HEALTH, INFERENCE
 from hermetic.server.application import FrontEnd, read_serving_key
@@ -34,8 +40,7 @@ from hermetic.server.messages import Drained, Listening, Start
 from hermetic.server.reader import Reader
 from hermetic.server.transport import Transport
 
-MEMORY_LIMIT: Final = 64 << 30  # bytes of address space: models' shared memory is mapped later, up to 8 GiB each
-THREADS_LIMIT: Final = 256  # gRPC's own included
+DESCRIPTORS_OF_ITS_OWN: Final = 256  # workers, the supervisor, gRPC's own
 THREADS_END_S: Final = 5.0  # seconds
 LAST_RECORDS_S: Final = 10.0  # seconds for the last records to become durable
 COLLECT_AFTER: Final = 50_000  # new objects between two looks for cycles
@@ -55,6 +60,7 @@ def main(arguments: list[str]) -> int:
         tls.check_only_tls13(key, chain)
         supervisor.settimeout(0)
         front_end = FrontEnd(settings, supervisor)
+        _check_descriptors(settings.limits.connections)
         _await_one_thread()
         layers = lock_front_end_before_threads(_room(settings), settings.port)
         credentials = tls.ServingCredentials(key, chain, settings.authorities)
@@ -73,6 +79,17 @@ def main(arguments: list[str]) -> int:
     reader.stop()
     front_end.close()
     return _say_goodbye(front_end, supervisor)
+
+
+def _check_descriptors(connections: int) -> None:
+    """Raise `ConfigurationError` where the process may not have a descriptor for each connection."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + DESCRIPTORS_OF_ITS_OWN
+    most = FRONT_END_FILES_LIMIT if most == resource.RLIM_INFINITY else min(most, FRONT_END_FILES_LIMIT)
+    if wanted > most:
+        raise ConfigurationError(
+            f"limits.connections: {connections} connections want {wanted} descriptors, got {most} (RLIMIT_NOFILE)"
+        )
 
 
 def _collect_seldom() -> None:
@@ -113,7 +130,8 @@ def _await_one_thread() -> None:
 
 
 def _room(settings: FrontEndSettings) -> Room:
-    return Room(settings.uid, settings.gid, MEMORY_LIMIT, THREADS_LIMIT, settings.waived)
+    limits = settings.limits
+    return Room(settings.uid, settings.gid, limits.front_end_memory_bytes, limits.front_end_threads, settings.waived)
 
 
 def _say_goodbye(front_end: FrontEnd, supervisor: Channel) -> int:

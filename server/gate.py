@@ -6,7 +6,7 @@ call that reaches it ends in exactly one record, however it ends.
     1  room     the log of requests must not be behind
     2  identity who is calling (identity.py)
     3  access   may they (access.py); a method that no service has ends here too
-    4  limits   cancelled calls, the deadline, bytes in flight (limits.py)
+    4  limits   cancelled calls, the deadline (limits.py), room for the message (intake.py)
     5  handler  the service's own work; it answers with `reply` or `fail`, now or later
     6  record   audit.py, and the counts of metrics.py
 """
@@ -22,7 +22,8 @@ from hermetic.server.access import RULES, AccessTable, Principal, check_access, 
 from hermetic.server.audit import ANONYMOUS, NO_MODEL, Journal, who_part
 from hermetic.server.config import Limits, Role
 from hermetic.server.identity import Identities, Identity
-from hermetic.server.limits import Accounts, Usage, check_cancels, count_cancel
+from hermetic.server.intake import Intake
+from hermetic.server.limits import Accounts, Cancels, Usage
 from hermetic.server.status import Code, Status, status_of
 from hermetic.server.transport import Call
 
@@ -46,6 +47,7 @@ class Request:
 
     __slots__ = (
         "_bytes_held",
+        "_expected",
         "_gate",
         "_moment",
         "_started_ns",
@@ -67,6 +69,7 @@ class Request:
         self.method = gate.unknown
         self._usage: Usage | None = None  # once admitted
         self._bytes_held = 0
+        self._expected = 0  # of the bytes held: for the reply
         self.caller: Caller | None = None  # once identified
         self.model_part = NO_MODEL
         self.request_bytes = 0
@@ -84,10 +87,20 @@ class Request:
         return self._usage
 
     def admit(self, usage: Usage) -> None:
-        """Go on with a call that passed steps 1 to 4: ask for its message."""
+        """Go on with a call that passed steps 1 to 3: ask for its message when there is room for it (4)."""
+        self.enter(usage)
+        if not self._gate.intake.admit(self, usage, time.monotonic()):
+            self.call.listen(self)  # it may go away while it waits
+
+    def enter(self, usage: Usage) -> None:
+        """Count a call that passed steps 1 to 3."""
         self._usage = usage
         usage.requests += 1
         self._gate.live += 1
+
+    def ask(self, reserved: int) -> None:
+        """Ask for the message: there is room for it."""
+        self._bytes_held = reserved
         self.call.receive(self)
 
     def received(self, message: bytes | None) -> None:
@@ -96,14 +109,25 @@ class Request:
         if self.ended or usage is None:
             return
         try:
+            gate = self._gate
+            gate.intake.arrived(self)
             if message is None:
                 raise UnsupportedError("exactly one request message is required")
             size = self.request_bytes = len(message)
-            self._gate.accounts.take(usage, size)
+            gate.accounts.give_back(usage, self._bytes_held - size)
             self._bytes_held = size
             self.method.handler(self, message)
         except Exception as error:  # noqa: BLE001 - whatever a handler raises, the caller gets an answer
             self.fail(error)
+        if self._gate.intake.waiting:  # and only now is it known what this call takes
+            self._gate.intake.serve(time.monotonic())
+
+    def expect_reply(self, size: int) -> None:
+        """Count `size` bytes for a reply that is not there yet: whoever asks little for much is held back too."""
+        if self._usage is not None and not self.ended:
+            self._gate.accounts.add(self._usage, size)
+            self._expected = size
+            self._bytes_held += size
 
     def reply(self, message: bytes, *, secret: bool = False) -> None:
         """Answer with `message` and status OK. A `secret` one is overwritten when gRPC has its copy."""
@@ -136,7 +160,7 @@ class Request:
         expired = self.call.deadline <= time.time()
         error = DeadlineError("the deadline has passed") if expired else CancelledError("the client cancelled")
         if not expired and self._usage is not None:
-            count_cancel(self._usage, time.monotonic())
+            self._gate.cancels.count(self._usage, time.monotonic())
         self._end(status_of(error), 0)
         if self.on_cancel is not None:
             self.on_cancel()
@@ -163,9 +187,12 @@ class Request:
         if usage is not None:
             usage.requests -= 1
             gate.live -= 1
+            if not self.request_bytes:  # its message may not have arrived
+                gate.intake.forget(self, usage)
             if reply_bytes:
-                gate.accounts.add(usage, reply_bytes)
-                self._bytes_held += reply_bytes
+                more = reply_bytes - self._expected
+                gate.accounts.add(usage, more)
+                self._bytes_held += more
         method.ended[status.code] = method.ended.get(status.code, 0) + 1
         gate.journal.request(
             self._moment,
@@ -180,8 +207,11 @@ class Request:
 
     def _release(self) -> None:
         if self._usage is not None and self._bytes_held:
-            self._gate.accounts.give_back(self._usage, self._bytes_held)
+            gate = self._gate
+            gate.accounts.give_back(self._usage, self._bytes_held)
             self._bytes_held = 0
+            if gate.intake.waiting:
+                gate.intake.serve(time.monotonic())
         self.on_cancel = None
 
 
@@ -228,6 +258,8 @@ class Gate:
         self._callers: dict[Identity, Caller] = {}
         self.journal = journal
         self.accounts = Accounts(limits)
+        self.intake = Intake(self.accounts, limits)
+        self.cancels = Cancels(limits)
         self.live = 0
         self.undelivered = 0
         self.reply_timeout_s = limits.reply_timeout_s
@@ -252,7 +284,7 @@ class Gate:
                 raise UnsupportedError("Method not found!")  # grpc.server's own text
             check_access(caller.principal, method.roles)  # (3)
             if caller.usage.cancels:
-                check_cancels(caller.usage, time.monotonic())  # (4)
+                self.cancels.check(caller.usage, time.monotonic())  # (4)
             if call.deadline <= now:
                 raise DeadlineError("the deadline had passed before the call was accepted")
             request.admit(caller.usage)
@@ -264,7 +296,13 @@ class Gate:
         methods = (*self._methods.values(), self.unknown)
         return {(method.name, Code(code)): count for method in methods for code, count in method.ended.items()}
 
-    def cancel_untaken(self, now: float) -> None:
+    def expire(self, now: float) -> None:
+        """End the calls that keep us waiting: for a message, or for their answer to be taken."""
+        self.intake.expire(now)
+        self.intake.serve(now)
+        self._cancel_untaken(now)
+
+    def _cancel_untaken(self, now: float) -> None:
         """Break off calls whose client has not taken its answer within `reply_timeout_s`: we would hold it for ever."""
         for request, moment in list(self.unsent.items()):
             if moment > now:

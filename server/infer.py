@@ -115,6 +115,8 @@ class InferenceService:
         request.model_part = model.record_part
         work = Inference(request, decoded, message)
         request.on_cancel = work.cancel
+        if model.reply_row_bytes:
+            request.expect_reply(model.reply_row_bytes * work.rows)
         try:
             model.dispatcher.submit(work)
         except HermeticError:

@@ -1,29 +1,29 @@
 """What one client, and all together, may take of this process: bytes in flight and cancelled calls. Pure accounting.
 
-Bytes count from the moment a message is in our memory until its answer has left it. How many requests may wait for a
-model is the batcher's own bound. Connections, streams and message sizes are bounded by gRPC (tls.py, loop.py).
+Bytes count from the moment a message is asked for (intake.py: then as many as it could have) until its answer has left
+us. How many requests may wait for a model is the batcher's own bound. Connections, streams and message sizes are
+bounded by gRPC (tls.py).
 """
 
-from typing import Final
+from collections import OrderedDict
+from typing import Any
 
 from hermetic.errors import OverloadedError
 from hermetic.server.config import Limits
 from hermetic.server.identity import Identity
 
-CANCELS_LIMIT: Final = 2000  # cancelled calls of one identity in one window
-CANCELS_WINDOW_S: Final = 10.0  # seconds
-
 
 class Usage:
-    """What one identity holds at the moment."""
+    """What one identity holds at the moment. `waiting`: its calls without room for a message, and until when."""
 
-    __slots__ = ("bytes_in_flight", "cancels", "requests", "window_started")
+    __slots__ = ("bytes_in_flight", "cancels", "requests", "waiting", "window_started")
 
     def __init__(self) -> None:
         self.bytes_in_flight = 0
         self.requests = 0
         self.cancels = 0
         self.window_started = 0.0
+        self.waiting: OrderedDict[Any, float] = OrderedDict()
 
 
 class Accounts:
@@ -41,6 +41,14 @@ class Accounts:
         if usage is None:
             usage = self._usages[identity] = Usage()
         return usage
+
+    def reserve(self, usage: Usage, size: int) -> bool:
+        """Count `size` more bytes in flight and return True, or False and count nothing."""
+        if usage.bytes_in_flight + size > self._per_client or self.bytes_in_flight + size > self._all:
+            return False
+        usage.bytes_in_flight += size
+        self.bytes_in_flight += size
+        return True
 
     def take(self, usage: Usage, size: int) -> None:
         """Count `size` more bytes in flight, or raise `OverloadedError` and count nothing."""
@@ -71,19 +79,26 @@ class Accounts:
         self.bytes_in_flight -= size
 
 
-def count_cancel(usage: Usage, now: float) -> None:
-    """Count one cancelled call at `now` (monotonic seconds)."""
-    if now - usage.window_started >= CANCELS_WINDOW_S:
-        usage.window_started, usage.cancels = now, 0
-    usage.cancels += 1
+class Cancels:
+    """Cancelled calls of one identity in one window: opening and resetting streams is free for an attacker.
 
-
-def check_cancels(usage: Usage, now: float) -> None:
-    """Raise `OverloadedError` while an identity has cancelled too many calls.
-
-    Opening and resetting streams is free for an attacker and costs us 60 us each (CVE-2023-44487).
+    Each costs us some 60 us (CVE-2023-44487). gRPC gives no way to close a connection, so the calls that follow are
+    refused until the window ends.
     """
-    if usage.cancels > CANCELS_LIMIT and now - usage.window_started < CANCELS_WINDOW_S:
-        raise OverloadedError(
-            f"cancelled calls: wanted at most {CANCELS_LIMIT} in {CANCELS_WINDOW_S:.0f} s, got {usage.cancels}"
-        )
+
+    def __init__(self, limits: Limits) -> None:
+        self._most = limits.cancels_per_client
+        self._window = limits.cancels_window_s
+
+    def count(self, usage: Usage, now: float) -> None:
+        """Count one cancelled call at `now` (monotonic seconds)."""
+        if now - usage.window_started >= self._window:
+            usage.window_started, usage.cancels = now, 0
+        usage.cancels += 1
+
+    def check(self, usage: Usage, now: float) -> None:
+        """Raise `OverloadedError` while the identity has cancelled too many calls."""
+        if usage.cancels > self._most and now - usage.window_started < self._window:
+            raise OverloadedError(
+                f"cancelled calls: wanted at most {self._most} in {self._window} s, got {usage.cancels}"
+            )

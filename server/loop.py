@@ -92,11 +92,15 @@ class LoopCall:
         """Return the first value that the client sent under `key`, or None."""
         return next((value for name, value in self._metadata if name == key), None)
 
+    def listen(self, listener: Listener) -> None:
+        """Ask for word of the call's end, and for no message yet."""
+        self.listener = listener
+        self._batch((cygrpc.ReceiveCloseOnServerOperation(0),), self._closed)
+
     def receive(self, listener: Listener) -> None:
         """Ask for the next message; the first time also for word of the call's end."""
         if self.listener is None:
-            self.listener = listener
-            self._batch((cygrpc.ReceiveCloseOnServerOperation(0),), self._closed)
+            self.listen(listener)
         self._batch((cygrpc.ReceiveMessageOperation(0),), self._received)
 
     def reply(self, message: bytes, *, secret: bool = False) -> None:

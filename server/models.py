@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Final
 
+from hermetic.enclave.buffers import row_bytes
 from hermetic.enclave.messages import ModelDescription
 from hermetic.errors import InvalidRequestError, NotFoundError, NotReadyError
 from hermetic.server.audit import model_part
@@ -17,6 +18,7 @@ from hermetic.server.reply import ReplyTemplate
 from hermetic.server.statistics import ModelStatistics
 
 VERSION_DIGITS: Final = 18  # digits of a version in a request
+SMALL_REPLY: Final = 64 * 1024  # bytes of a whole batch's outputs that are not counted before they are there
 
 
 class ServedModel:
@@ -33,12 +35,24 @@ class ServedModel:
         self.output_positions = {spec.name: at for at, spec in enumerate(self.description.outputs)}
         self.record_part = model_part(self.description.name, self.description.version, self.description.manifest_digest)
         self.delay_us = settings.max_queue_delay_us
+        self.reply_row_bytes = reply_row_bytes(settings)
         self.stopping = False
 
     @property
     def ready(self) -> bool:
         """Whether requests are accepted for it."""
         return not self.stopping and self.dispatcher.has_instances
+
+
+def reply_row_bytes(settings: ModelReady) -> int:
+    """Return the bytes that a reply of one row is expected to take; 0 where even a full batch's are not worth counting.
+
+    A tensor of free length has its share of the region that a batch has for it.
+    """
+    rows = max(1, settings.description.max_batch_size)
+    sizes = [row_bytes(spec) for spec in settings.description.outputs]
+    one = sum(-(-settings.variable_tensor_bytes // rows) if size is None else size for size in sizes)
+    return one if one * rows > SMALL_REPLY else 0
 
 
 class Models:

@@ -95,6 +95,9 @@ class StreamedRequest:
         self.ordered = False
         self._stream.leave_order(self)
 
+    def expect_reply(self, size: int) -> None:
+        """Nothing: a stream's answers count when they are there, and it is read no further while they wait."""
+
     def reply(self, message: bytes, *, secret: bool = False) -> None:
         """Answer with `message`, the only response or the last."""
         self.respond(message, final=True, secret=secret)

@@ -22,7 +22,7 @@ from hermetic.errors import CancelledError, DeadlineError, HermeticError, NotRea
 from hermetic.server.audit import ANONYMOUS
 from hermetic.server.config import Limits
 from hermetic.server.gate import Gate, Request
-from hermetic.server.limits import Usage, count_cancel
+from hermetic.server.limits import Usage
 from hermetic.server.status import Code, Status, status_of
 from hermetic.server.stream_messages import Counted, identifier, stream_record, streamed_part
 from hermetic.server.streamed_request import StreamedRequest
@@ -77,7 +77,8 @@ class Stream(Request):
         """Go on with a call that passed the gate: ask for its first message."""
         self._errors_end_it = self.call.metadata(GRPC_ERRORS) == "true"
         self._streams.enter(self, usage)
-        super().admit(usage)
+        self.enter(usage)
+        self.call.receive(self)
 
     def received(self, message: bytes | None) -> None:
         """Take a request, or word that there are no more."""
@@ -164,7 +165,7 @@ class Stream(Request):
             return
         expired = self.call.deadline <= time.time()
         if not expired and self._usage is not None:
-            count_cancel(self._usage, time.monotonic())
+            self._gate.cancels.count(self._usage, time.monotonic())
         self._break(DeadlineError("the deadline has passed") if expired else CancelledError("the client cancelled"))
 
     def give_up(self) -> None:
@@ -252,6 +253,8 @@ class Stream(Request):
         if self._usage is not None:
             self._gate.accounts.give_back(self._usage, size)
             self._bytes_held -= size
+            if self._gate.intake.waiting:
+                self._gate.intake.serve(time.monotonic())
 
     def _break(self, error: HermeticError) -> None:
         """End at once, without a word to the client."""

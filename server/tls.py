@@ -22,7 +22,6 @@ from hermetic.server.config import Limits
 
 TLS13_ONLY_SUITES: Final = "ECDHE-PSK-AES128-CBC-SHA"
 PROBE_TIMEOUT_S: Final = 10.0
-METADATA_LIMIT: Final = 16 * 1024  # bytes of a request's metadata
 MILLISECONDS: Final = 1000
 
 
@@ -72,12 +71,19 @@ def options(limits: Limits, *, reuse_port: bool) -> Sequence[tuple[str, int]]:
         ("grpc.server_handshake_timeout_ms", limits.handshake_timeout_ms),
         ("grpc.max_connection_age_ms", limits.connection_age_s * MILLISECONDS),
         ("grpc.max_connection_age_grace_ms", limits.reply_timeout_s * MILLISECONDS),
-        ("grpc.keepalive_time_ms", 60 * MILLISECONDS),
-        ("grpc.http2.ping_timeout_ms", 20 * MILLISECONDS),  # keepalive_timeout_ms was seen to be ignored
+        ("grpc.max_connection_idle_ms", limits.connection_idle_s * MILLISECONDS),
+        # Probing lets every stream's window grow to 128 MiB: one client had us buffer 3.2 GB that nobody had asked for.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", limits.stream_window_bytes),
+        ("grpc.keepalive_time_ms", limits.keepalive_s * MILLISECONDS),
+        (
+            "grpc.http2.ping_timeout_ms",
+            limits.keepalive_timeout_s * MILLISECONDS,
+        ),  # keepalive_timeout_ms was seen to be ignored
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5 * MILLISECONDS),
-        ("grpc.max_metadata_size", METADATA_LIMIT),
-        ("grpc.absolute_max_metadata_size", METADATA_LIMIT),
+        ("grpc.max_metadata_size", limits.metadata_bytes),
+        ("grpc.absolute_max_metadata_size", limits.metadata_bytes),
     )
 
 

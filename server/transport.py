@@ -47,6 +47,9 @@ class Call(Protocol):
     def metadata(self, key: str) -> str | None:
         """Return the first value that the client sent under `key` (lower case, not binary), or None."""
 
+    def listen(self, listener: Listener) -> None:
+        """Ask for word of the call's end, and for no message yet. At most once, before `receive`."""
+
     def receive(self, listener: Listener) -> None:
         """Ask for the next message; the first time also for word of the call's end."""
 

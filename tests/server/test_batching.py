@@ -215,18 +215,20 @@ def test_a_deadline_ends_a_waiting_request_and_frees_its_place(side: FarSide) ->
 def test_bytes_in_flight_are_bounded(start: object) -> None:
     from hermetic.server.config import Limits
 
-    side: FarSide = start(limits=Limits(bytes_in_flight_per_client=2000, bytes_in_flight=3000))  # type: ignore[operator]
+    limits = Limits(message_bytes=1300, bytes_in_flight_per_client=2000, bytes_in_flight=4000, message_wait_s=1)
+    side: FarSide = start(limits=limits)  # type: ignore[operator]
     worker = serve(side, "heavy", inputs=(("INPUT0", "FP32", (300,)),), batches_in_flight=1)
     worker.order("hold")
     row = tuple([1.0] * 300)
     with side.channel_as(side.pki.infer) as red, side.channel_as(side.pki.other) as blue:
         held = send(red, "heavy", row)
         worker.batch()
-        with pytest.raises(grpc.RpcError, match="of this client") as caught:
+        with pytest.raises(grpc.RpcError, match="room for a message") as caught:
             infer(red, infer_request("heavy", row))
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         other = send(blue, "heavy", row)
-        method(blue, "ServerLive")(pb.ServerLiveRequest(), timeout=TIMEOUT_S)
+        with side.channel_as(side.pki.everything) as third:
+            method(third, "ServerLive")(pb.ServerLiveRequest(), timeout=TIMEOUT_S)
         worker.order("go")
         assert answer(held) == answer(other) == floats(*row)
         assert answer(send(red, "heavy", row)) == floats(*row)  # what was taken was given back

@@ -10,7 +10,6 @@ from hermetic.server.audit import Journal
 from hermetic.server.config import Limits
 from hermetic.server.gate import Gate, Request
 from hermetic.server.identity import Identities
-from hermetic.server.limits import CANCELS_LIMIT
 from hermetic.server.status import Code
 from hermetic.server.transport import Listener, Peer
 from tests.server.far_side import Pki
@@ -26,13 +25,18 @@ class NotedCall:
         self.deadline = deadline
         self.listener: Listener | None = None
         self.answers: list[tuple[Code, bytes | str]] = []
+        self.asked = False
         self._peer = peer
 
     def peer(self) -> Peer:
         return self._peer
 
+    def listen(self, listener: Listener) -> None:
+        self.listener = listener
+
     def receive(self, listener: Listener) -> None:
         self.listener = listener
+        self.asked = True
 
     def reply(self, message: bytes, *, secret: bool = False) -> None:
         self.answers.append((Code.OK, message))
@@ -149,7 +153,7 @@ def test_a_cancelled_call_tells_its_handler_and_no_one_else(gate: Gate, peer: Pe
 
 
 def test_an_identity_that_cancels_too_much_is_refused_and_others_are_not(gate: Gate, pki: Pki, peer: Peer) -> None:
-    for _ in range(CANCELS_LIMIT + 1):
+    for _ in range(Limits().cancels_per_client + 1):
         call = NotedCall(peer)
         gate.accept(call)
         assert call.listener is not None
@@ -158,3 +162,31 @@ def test_an_identity_that_cancels_too_much_is_refused_and_others_are_not(gate: G
     other = NotedCall(Peer(b"TLSv1.3", pki.other.certificate))
     gate.accept(other)
     assert other.listener is not None
+
+
+def test_a_call_without_room_is_not_asked_and_can_go_away(pki: Pki, handled: Handled, peer: Peer) -> None:
+    authorities = {"clients": pki.authority.pem.decode()}
+    limits = Limits(message_bytes=1000, bytes_in_flight_per_client=1000, bytes_in_flight=1000)
+    journal = Journal(lambda _: True, 100_000)
+    gate = Gate(
+        dict.fromkeys(RULES, handled), Identities(authorities), AccessTable(pki.rules(), authorities), limits, journal
+    )
+    calls = [NotedCall(peer) for _ in range(3)]
+    for call in calls:
+        gate.accept(call)
+    assert [call.asked for call in calls] == [True, False, False]
+    waiting = calls[1].listener
+    assert waiting is not None
+    waiting.closed(cancelled=True)
+    assert (gate.live, gate.intake.waiting) == (2, 1)
+    first = calls[0].listener
+    assert first is not None
+    first.received(b"x" * 10)  # 990 bytes are free again, and 1000 wanted
+    assert [call.asked for call in calls] == [True, False, False]
+    handled.requests[0].expect_reply(500)
+    assert gate.accounts.bytes_in_flight == 510
+    handled.requests[0].reply(b"y" * 200)
+    assert gate.accounts.bytes_in_flight == 210
+    first.sent(delivered=True)
+    assert [call.asked for call in calls] == [True, False, True]
+    assert gate.accounts.bytes_in_flight == 1000

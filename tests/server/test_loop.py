@@ -159,7 +159,7 @@ def test_an_ended_call_is_no_longer_one_of_its_connections_streams(start: object
 
 def test_a_client_that_takes_no_answer_is_broken_off(start: object) -> None:
     """Else it would hold the answer's bytes, and its share of what may be in flight, for ever."""
-    limits = Limits(reply_timeout_s=1, bytes_in_flight_per_client=1000)
+    limits = Limits(reply_timeout_s=2, message_bytes=900, bytes_in_flight_per_client=1000, message_wait_s=1)
     side: FarSide = start(limits=limits)  # type: ignore[operator]
     side.serve(description("wide", inputs=(("INPUT0", "FP32", (100,)),)), report=False)
     request = infer_request("wide", [1.0] * 100)

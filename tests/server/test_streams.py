@@ -17,7 +17,7 @@ from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server.access import INFERENCE
 from hermetic.server.config import Limits
 from hermetic.server.status import Code
-from tests.server.calls import TIMEOUT_S, await_ready, floats, infer, infer_request
+from tests.server.calls import TIMEOUT_S, await_ready, floats, infer, infer_request, method
 from tests.server.conversation import Conversation, is_final
 from tests.server.far_side import FarSide, Worker, description
 from tests.server.raw_http2 import RawConnection
@@ -336,7 +336,8 @@ def test_a_stream_is_not_read_while_too_many_of_its_requests_wait(start: Any, gr
 @TRANSPORTS
 def test_a_stream_is_not_read_while_the_clients_bytes_are_used_up(start: Any, grpc_: str) -> None:
     request = echo(1)
-    side: FarSide = start(grpc=grpc_, limits=Limits(bytes_in_flight_per_client=5 * request.ByteSize() // 2))
+    room = 5 * request.ByteSize() // 2
+    side: FarSide = start(grpc=grpc_, limits=Limits(message_bytes=room, bytes_in_flight_per_client=room))
     worker = side.serve(description("echo", max_batch_size=64), batches_in_flight=1)
     with side.channel_as(side.pki.infer) as channel:
         await_ready(channel, "echo")
@@ -391,15 +392,21 @@ def test_a_client_that_takes_no_answers_is_cut_off_by_name(start: Any) -> None:
 
 
 def test_a_request_too_large_for_what_is_left_is_refused_by_name(start: Any) -> None:
-    side: FarSide = start(limits=Limits(bytes_in_flight_per_client=1000))
-    side.serve(description("wide", inputs=(("INPUT0", "FP32", (-1,)),)), report=False)
+    side: FarSide = start(limits=Limits(message_bytes=5000, bytes_in_flight_per_client=5000))
+    worker = side.serve(description("wide", inputs=(("INPUT0", "FP32", (-1,)),)), batches_in_flight=1)
     with side.channel_as(side.pki.infer) as channel:
         await_ready(channel, "wide")
+        worker.order("hold")
+        held = method(channel, "ModelInfer").future(infer_request("wide", [1.0] * 500), timeout=TIMEOUT_S)
+        worker.batch()
         with Conversation(channel) as talk:
             talk.ask(
                 infer_request("wide", [1.0] * 1000, request_id="large"), infer_request("wide", [1.0], request_id="b")
             )
-            large, good = talk.answer(), talk.answer()
+            large = talk.answer()
+            worker.order("go")
+            good = talk.answer()
+        held.result()
     assert "bytes in flight of this client" in large.error_message
     assert large.infer_response.id == "large"
     assert struct.unpack("<f", good.infer_response.raw_output_contents[0]) == (1.0,)

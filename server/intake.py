@@ -1,0 +1,116 @@
+"""When a call is asked for its message: there must be room for a largest one before a byte of it is taken.
+
+How long a message is, is known when all of it is in our memory: gRPC's core puts it together before anyone sees it. So
+room for `message_bytes` is reserved first, and what a message does not need is given back when it is there. A call
+without room waits unasked, and HTTP/2 flow control holds its client at `stream_window_bytes`. Calls wait in the order
+of their arrival, and identities take turns, so that one that fills its own share stops nobody else.
+
+Waiting is bounded in number and in time. So is arriving: who sends a byte per second would hold room for ever. What a
+request holds once its message is there is the business of limits.py and gate.py.
+"""
+
+from collections import deque
+from typing import Protocol
+
+from hermetic.errors import DeadlineError, OverloadedError
+from hermetic.server.config import Limits
+from hermetic.server.limits import Accounts, Usage
+
+
+class Asker(Protocol):
+    """A call as the intake sees it."""
+
+    def ask(self, reserved: int) -> None:
+        """Ask the client for the message, for which `reserved` bytes are counted."""
+
+    def fail(self, error: BaseException) -> None:
+        """End the call."""
+
+
+class Intake:
+    """Reserves room, in turns. `waiting` counts the calls without it. Moments are monotonic seconds."""
+
+    def __init__(self, accounts: Accounts, limits: Limits) -> None:
+        self._accounts = accounts
+        self._limits = limits
+        self._largest = limits.message_bytes
+        self._turns: deque[Usage] = deque()  # the identities of which a call waits
+        self._asked: dict[Asker, float] = {}  # since when; in that order
+        self._serving = False
+        self.waiting = 0
+
+    def admit(self, call: Asker, usage: Usage, now: float) -> bool:
+        """Ask `call` for its message and return True, or keep it waiting; `OverloadedError` where too many wait."""
+        if usage.waiting or not self._accounts.reserve(usage, self._largest):
+            self._keep(call, usage, now)
+            return False
+        self._asked[call] = now
+        call.ask(self._largest)
+        return True
+
+    def arrived(self, call: Asker) -> None:
+        """Take note that the message of `call` is there."""
+        self._asked.pop(call, None)
+
+    def forget(self, call: Asker, usage: Usage) -> None:
+        """Take note that `call` has ended, whether or not it was waiting or arriving."""
+        if self._asked.pop(call, None) is None and usage.waiting.pop(call, None) is not None:
+            self._left(usage)
+
+    def serve(self, now: float) -> None:
+        """Ask as many waiting calls as there is room for, identities in turn. For whoever has given room back."""
+        if self._serving:  # asking can end a call at once, which gives its room back
+            return
+        self._serving = True
+        try:
+            blocked = 0  # identities in a row for which there is no room
+            while blocked < len(self._turns):
+                usage = self._turns[0]
+                self._turns.rotate(-1)
+                if not self._accounts.reserve(usage, self._largest):
+                    blocked += 1
+                    continue
+                blocked = 0
+                call, _ = usage.waiting.popitem(last=False)
+                self._left(usage)
+                self._asked[call] = now
+                call.ask(self._largest)
+        finally:
+            self._serving = False
+
+    def expire(self, now: float) -> None:
+        """End the calls that have waited, or have been arriving, for too long."""
+        limits = self._limits
+        late = [call for usage in self._turns for call, until in usage.waiting.items() if until <= now]
+        for call in late:
+            call.fail(  # which calls `forget`
+                OverloadedError(
+                    f"room for a message: expected {limits.message_bytes} bytes within {limits.message_wait_s} s, "
+                    f"got {self._accounts.bytes_in_flight} of {limits.bytes_in_flight} bytes in flight"
+                )
+            )
+        patience = limits.message_timeout_scarce_s if self.waiting else limits.message_timeout_s
+        for call in [call for call, since in self._asked.items() if now - since >= patience]:
+            call.fail(DeadlineError(f"message: expected the whole within {patience} s, got a part"))
+
+    def _keep(self, call: Asker, usage: Usage, now: float) -> None:
+        limits = self._limits
+        if len(usage.waiting) >= limits.calls_waiting_per_client:
+            raise OverloadedError(
+                f"calls of this client that wait for room: wanted at most {limits.calls_waiting_per_client}, "
+                f"got {len(usage.waiting) + 1}"
+            )
+        if self.waiting >= limits.calls_waiting:
+            raise OverloadedError(
+                f"calls of all clients that wait for room: wanted at most {limits.calls_waiting}, "
+                f"got {self.waiting + 1}"
+            )
+        if not usage.waiting:
+            self._turns.append(usage)
+        usage.waiting[call] = now + limits.message_wait_s
+        self.waiting += 1
+
+    def _left(self, usage: Usage) -> None:
+        self.waiting -= 1
+        if not usage.waiting:
+            self._turns.remove(usage)

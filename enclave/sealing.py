@@ -6,12 +6,13 @@ given: no file is opened and nothing is imported at call time. Writing is in sea
 
 from hermetic.enclave.sealed.header import (
     SignedManifest,
+    check_length,
     check_may_publish,
     parse_unverified_manifest,
     read_header,
     verify_manifest,
 )
-from hermetic.enclave.sealed.payload import OpenedModel, check_length, open_payload
+from hermetic.enclave.sealed.payload import OpenedModel, open_payload
 from hermetic.enclave.sealed.refusals import Refusal, refusal_of
 
 __all__ = [

@@ -126,7 +126,11 @@ class Worker:
             spinning=settings.spinning,
             prepack_limit_bytes=settings.prepack_limit_bytes,
         )
-        locked = worker._ask(prepare, (), Locked, timeout_s)
+        try:
+            locked = worker._ask(prepare, (), Locked, timeout_s)
+        except HermeticError:
+            worker.kill()
+            raise
         worker._public_key, worker._report = locked.public_key, locked.report
         return worker
 
@@ -194,8 +198,12 @@ class Worker:
         self._bury(timeout_s)
         return True
 
+    def end(self) -> None:
+        """Have the kernel end it now; `pidfd` tells when it is gone, and `reap` comes then."""
+        self._process.kill()
+
     def kill(self) -> None:
-        """End it now, whatever it does. Can be called again, and on one that has ended."""
+        """End it now, whatever it does, and free what is left. Can be called again, and on one that has ended."""
         self._process.kill()
         self._bury(KILL_TIMEOUT_S)
 
@@ -205,21 +213,27 @@ class Worker:
         return _describe_end(self._process.returncode)
 
     def _ask(self, request: Frame, descriptors: tuple[int, ...], wanted: type[_Answer], timeout_s: float) -> _Answer:
-        """Send a frame and return its answer, or raise what the worker says."""
-        with self._lock:
-            try:
-                self._control.settimeout(timeout_s)
-                self._control.send(request.encode(), descriptors)
-                answer = self._receive(wanted)
-            except TimeoutError:
-                self.kill()
-                raise WorkerLostError(
-                    f"worker {self.pid}: wanted {wanted.__name__} within {timeout_s:g} s, got nothing"
-                ) from None
-            except (BorderError, OSError) as error:
-                self.kill()
-                end = _describe_end(self._process.returncode)
-                raise WorkerLostError(f"worker {self.pid}: wanted {wanted.__name__}, got: {error}; it {end}") from None
+        """Send a frame and return its answer, or raise what the worker says.
+
+        A worker that fails here is ended, and not buried: whoever owns it may still wait on `pidfd`.
+        """
+        if not self._lock.acquire(timeout=timeout_s):
+            self._end_and_wait()
+            raise WorkerLostError(f"worker {self.pid}: wanted it idle within {timeout_s:g} s, got one that is busy")
+        try:
+            self._control.settimeout(timeout_s)
+            self._control.send(request.encode(), descriptors)
+            answer = self._receive(wanted)
+        except TimeoutError:
+            self._end_and_wait()
+            raise WorkerLostError(
+                f"worker {self.pid}: wanted {wanted.__name__} within {timeout_s:g} s, got nothing"
+            ) from None
+        except (BorderError, OSError) as error:
+            end = _describe_end(self._end_and_wait())
+            raise WorkerLostError(f"worker {self.pid}: wanted {wanted.__name__}, got: {error}; it {end}") from None
+        finally:
+            self._lock.release()
         if isinstance(answer, Failed):
             if wanted is not Attached:  # it ends by itself, except for a front end that it cannot serve
                 self._bury(KILL_TIMEOUT_S)
@@ -237,6 +251,11 @@ class Worker:
             raise BorderError(f"worker: wanted {wanted.__name__}, got {type(answer).__name__}")
         return answer
 
+    def _end_and_wait(self) -> int:
+        """Kill the process, and return its status once it is gone."""
+        self._process.kill()
+        return self._process.wait()
+
     def _bury(self, timeout_s: float) -> None:
         """Wait for the end of the process, kill it where that takes too long, and free what is left, once."""
         try:
@@ -247,7 +266,8 @@ class Worker:
         with self._burial:
             if not self._buried:
                 self._buried = True
-                self._control.close()
+                with self._lock:  # whoever still waits for an answer gets the end of the process first
+                    self._control.close()
                 self._uid.give_back()
                 os.close(self.pidfd)
 

@@ -1,7 +1,7 @@
 """Put a server together from its configuration: the only place that knows which part is made of which.
 
 The order matters: the log first, so that everything after it is recorded; then the attester, enrolled with the broker;
-then the serving key, which the broker certifies against evidence; then the models' manifests. Nothing is loaded here.
+then the serving key, which the broker certifies against evidence. No model is looked for here.
 """
 
 import hashlib
@@ -23,15 +23,14 @@ from hermetic.attestation.exchange import BrokerClient
 from hermetic.attestation.log import Log, NoteSigner
 from hermetic.enclave import zero_on_free
 from hermetic.enclave.isolation.properties import PROPERTIES
-from hermetic.enclave.messages import NAME_LIMIT
 from hermetic.enclave.publishers import TrustedPublishers
-from hermetic.errors import ConfigurationError, SealedModelError
+from hermetic.errors import ConfigurationError
 from hermetic.server.attesting import Attesting
+from hermetic.server.catalogue import Catalogue
 from hermetic.server.config import FrontEndSettings, ServerConfig
 from hermetic.server.enrolled_tpm import EnrolledTpm
-from hermetic.server.loading import Loader, read_manifest
-from hermetic.server.messages import REASON_LIMIT, RepositoryEntry
-from hermetic.server.repository import Repository, Slot
+from hermetic.server.loading import Loader
+from hermetic.server.repository import Repository
 from hermetic.server.serving_key import ServingKey, make_serving_key
 from hermetic.server.supervisor import Supervisor
 
@@ -54,11 +53,11 @@ def assemble(config: ServerConfig, resources: ExitStack, on_change: Callable[[Re
     make_key = partial(make_serving_key, config.tls, attesting.certify_serving_key)
     serving_key = make_key()
     renew_key = None if config.tls.certificate_source == "files" else make_key
-    repository = _repository(config, publishers, log)
+    catalogue = Catalogue(config.models, config.repository, publishers)
     tenants = {rule.tenant for rule in config.access if "infer" in rule.roles}
     loader = Loader(config.isolation, publishers, attesting, tenants)
     settings = _front_end_settings(config, serving_key)
-    return Supervisor(config, settings, serving_key, renew_key, repository, loader, log, on_change)
+    return Supervisor(config, settings, serving_key, renew_key, catalogue, loader, log, on_change)
 
 
 def read(path: Path) -> str:
@@ -116,21 +115,6 @@ def _sample_attester() -> Attester:
     except ImportError:
         raise ConfigurationError('attestation.tee: "sample" is not part of this build') from None
     return SampleAttester()
-
-
-def _repository(config: ServerConfig, publishers: TrustedPublishers, log: Log) -> Repository:
-    """A slot for each sealed file. One that is refused has no name to be believed: it is shown by its file's name."""
-    slots, refused = [], []
-    for model in config.models:
-        try:
-            slots.append(Slot(model, read_manifest(model.path, publishers)))
-        except SealedModelError as error:
-            log.append({"kind": "model.refused", "fields": {"file": str(model.path), "text": str(error)}})
-            reason = f"{type(error).__name__}: {error}"[:REASON_LIMIT]
-            refused.append(
-                RepositoryEntry(name=model.path.name[:NAME_LIMIT], version=1, state="UNAVAILABLE", reason=reason)
-            )
-    return Repository(slots, refused)
 
 
 def _host_claims(

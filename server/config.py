@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from hermetic.enclave.configuration import INSTANCES_LIMIT, VersionPolicy
 from hermetic.errors import ConfigurationError
 
 KIB: Final = 1024
@@ -155,10 +156,15 @@ class Limits(Section):
         return self
 
 
-class Model(Section):
-    """One sealed model. `threads` are the runtime's; `buffers` are batches in shared memory for each front end."""
+class ModelSettings(Section):
+    """How one model is served here, beside what its publisher sealed with it.
 
-    path: Path
+    `instances` are workers (None: as many as the publisher says), `threads` the runtime's in each, `buffers` batches in
+    shared memory for each front end and instance. `version_policy` of the highest version counts for all versions.
+    """
+
+    instances: Annotated[int, Field(ge=1, le=INSTANCES_LIMIT)] | None = None
+    version_policy: VersionPolicy | None = None
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     buffers: Annotated[int, Field(ge=2, le=64)] = 4
     batches_in_flight: Annotated[int, Field(ge=1, le=8)] = 2
@@ -167,7 +173,36 @@ class Model(Section):
     variable_tensor_bytes: PositiveInt = 4 * MIB
     memory_limit_bytes: PositiveInt = 8 * GIB
     load_timeout_s: PositiveInt = 120
+
+
+class Model(ModelSettings):
+    """One sealed model that is named here, wherever it lies."""
+
+    path: Path
     load_at_start: bool = True
+
+    @property
+    def settings(self) -> ModelSettings:
+        """The settings alone."""
+        return ModelSettings.model_validate(self.model_dump(exclude={"path", "load_at_start"}))
+
+
+class RepositorySettings(Section):
+    """Which sealed files are served, and what may change that while the server runs.
+
+    `none`: what is there at the start. `explicit`: as well what operators load and unload over the network. `poll`: as
+    well what appears, changes and vanishes, looked for every `poll_interval_s`. `folder` holds sealed files
+    (`*.sealed`) beside those of `[[models]]`; `defaults` are their settings, `models` those of single ones, by name.
+    """
+
+    mode: Literal["none", "explicit", "poll"] = "explicit"
+    folder: Path | None = None
+    poll_interval_s: Annotated[float, Field(ge=0.05, le=86400)] = 15
+    load_at_start: bool = True
+    loads_at_once: Annotated[int, Field(ge=1, le=64)] = 4
+    instances_limit: Annotated[int, Field(ge=1, le=INSTANCES_LIMIT)] = 16
+    defaults: ModelSettings = ModelSettings()
+    models: dict[str, ModelSettings] = Field(default={}, max_length=512)
 
 
 class ServerConfig(Section):
@@ -187,6 +222,7 @@ class ServerConfig(Section):
     isolation: Isolation = Isolation()
     limits: Limits = Limits()
     models: tuple[Model, ...] = Field(default=(), max_length=96)
+    repository: RepositorySettings = RepositorySettings()
 
     @model_validator(mode="after")
     def _profile_allows(self) -> Self:

@@ -13,11 +13,11 @@ from hermetic.enclave.buffers import layout
 from hermetic.enclave.manifest import Manifest
 from hermetic.enclave.messages import Opened
 from hermetic.enclave.publishers import TrustedPublishers
-from hermetic.enclave.sealed.header import read_header, verify_manifest
 from hermetic.enclave.supervisor import Worker, WorkerSettings
 from hermetic.errors import BorderError, ConfigurationError
 from hermetic.server.attesting import Attesting, Release
-from hermetic.server.config import Isolation, Model
+from hermetic.server.config import Isolation, ModelSettings
+from hermetic.server.generation import SealedFile
 
 PROFILE_OF_FORMAT: Final[Mapping[str, Literal["onnx-cpu", "torch-cpu"]]] = {
     "onnx": "onnx-cpu",
@@ -37,15 +37,6 @@ class Loaded:
     release: Release
 
 
-def read_manifest(path: Path, publishers: TrustedPublishers) -> Manifest:
-    """Return the manifest of the sealed file at `path`, signed by a trusted publisher; else `SealedModelError`."""
-    try:
-        with path.open("rb") as file:
-            return verify_manifest(read_header(file.fileno()), publishers)
-    except OSError as error:
-        raise ConfigurationError(f"models: {path}: {error.strerror}") from None
-
-
 class Loader:
     """Loads models on this host: its settings, its standing with the broker, and whom it trusts."""
 
@@ -58,12 +49,13 @@ class Loader:
         self._publishers = publishers
         self._attesting = attesting
 
-    def load(self, settings: Model, manifest: Manifest) -> Loaded:
-        """Return the loaded model; whatever fails, no process is left behind.
+    def load(self, file: SealedFile, _instance: int) -> Loaded:
+        """Return one instance of the model, loaded; whatever fails, no process is left behind.
 
         Raises `ConfigurationError` where the file is gone, `IsolationError`, `BrokerRefusedError`,
         `BrokerUnreachableError`, a `PublisherError`, or `WorkerLostError`.
         """
+        settings, manifest = file.settings, file.manifest
         self._check_tenants(manifest)
         if manifest.is_ensemble:
             raise ConfigurationError(
@@ -72,7 +64,7 @@ class Loader:
         worker = Worker.start(self._worker_settings(settings, manifest))  # 1.
         try:
             release = self._attesting.release_key(manifest, worker.public_key, worker.report)  # 2. to 5.
-            sealed = _open(settings.path)
+            sealed = _open(file.path)
             try:
                 opened = worker.open(sealed, release.jwe, manifest.digest(), timeout_s=settings.load_timeout_s)
             finally:
@@ -94,7 +86,7 @@ class Loader:
                 f"model {manifest.name}: a program that is not sealed as shared serves one tenant, got {self._tenants}"
             )
 
-    def _worker_settings(self, settings: Model, manifest: Manifest) -> WorkerSettings:
+    def _worker_settings(self, settings: ModelSettings, manifest: Manifest) -> WorkerSettings:
         return WorkerSettings(
             profile=PROFILE_OF_FORMAT[manifest.format],
             publishers=self._publishers.text,

@@ -5,11 +5,11 @@ the name of an identity that it has checked, say that a link to a worker is brok
 nothing else.
 """
 
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hermetic.enclave.messages import Frame, LockdownReport, ModelDescription, Name
+from hermetic.enclave.messages import NAME_LIMIT, Frame, LockdownReport, ModelDescription, Name
 from hermetic.server.config import FrontEndSettings
 
 CONFIGURATION_LIMIT: Final = 24 * 1024  # characters of the configuration that a load may come with
@@ -30,6 +30,11 @@ class RepositoryEntry(BaseModel):
     version: Annotated[int, Field(ge=1)]
     state: State
     reason: Annotated[str, Field(max_length=REASON_LIMIT)] = ""
+
+    @classmethod
+    def refused(cls, file: str, reason: str) -> Self:
+        """Return the entry of a sealed file that is not believed: under its file's name, for nothing in it is."""
+        return cls(name=file[:NAME_LIMIT], version=1, state="UNAVAILABLE", reason=reason[:REASON_LIMIT])
 
 
 class Start(Frame):

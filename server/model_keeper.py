@@ -1,44 +1,36 @@
-"""Loads, connects, watches and unloads models: one worker for each, known to every front end.
+"""Loads, watches and unloads generations of models: a worker for each instance, known to every front end.
 
 Everything here runs in the supervisor's event loop; what blocks (a load, an unload) runs beside it and comes back as an
-event. How a model is loaded is loading.py's, who may ask for it is decided before.
+event. How one worker is loaded is loading.py's, how front ends are linked to it links.py's; what is to be loaded and
+unloaded, and who may ask for it, is decided before (curator.py).
 """
 
-import os
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
 from hermetic.attestation.evidence import JsonValue
-from hermetic.enclave.buffers import layout
-from hermetic.enclave.channel import data_channel, shared_memory
+from hermetic.enclave.configuration import ModelConfiguration
 from hermetic.enclave.supervisor import Worker
 from hermetic.errors import BrokerUnreachableError, HermeticError, NotReadyError, WorkerLostError
 from hermetic.server.event_loop import Event, EventLoop
 from hermetic.server.front_ends import FrontEnd
+from hermetic.server.generation import Generation, Instance, Reply, SealedFile, to_nobody
+from hermetic.server.links import Links, Recorder, check_ready_frame
 from hermetic.server.loading import Loaded, Loader
-from hermetic.server.messages import ModelReady, ModelStop
-from hermetic.server.repository import Repository, Slot
+from hermetic.server.messages import LinkLost, ModelStop
+from hermetic.server.repository import Repository, Slot, printable
 
 UNLOAD_TIMEOUT_S: Final = 20
 CHECKPOINT_LIMIT: Final = 4096  # characters of a broker's checkpoint that a record keeps
 PASSING: Final = (BrokerUnreachableError, WorkerLostError)
 """Why a load may fail today and work tomorrow: it is tried again. Everything else is somebody's decision."""
 
-Reply = Callable[[HermeticError | None], None]
-"""Tells whoever asked how it ended; None: well."""
-
-Recorder = Callable[[str, Mapping[str, JsonValue]], None]
-"""Writes one record of this kind, durably."""
-
-
-def to_nobody(_: HermeticError | None) -> None:
-    """The reply where nobody asked."""
-
 
 class ModelKeeper:
-    """The models of this server. `front_ends` is the supervisor's own mapping, which changes."""
+    """The generations of this server's models. `front_ends` is the supervisor's own mapping, which changes."""
 
     def __init__(
         self,
@@ -48,209 +40,315 @@ class ModelKeeper:
         front_ends: Mapping[int, FrontEnd],
         record: Recorder,
         publish: Callable[[], None],
+        *,
         patience_s: float,
+        loads_at_once: int,
     ) -> None:
         """`publish` tells everyone of a change; `patience_s` is how long a front end may take to let go of a model."""
         self.repository = repository
+        self.on_passing: Callable[[Slot], None] = lambda _: None
+        """Told of a version whose load failed for a reason that may pass."""
         self._loader = loader
         self._loop = loop
         self._front_ends = front_ends
         self._record = record
         self._publish = publish
         self._patience_s = patience_s
+        self._loads_at_once = loads_at_once
+        self._to_start: deque[tuple[Slot, Generation, Instance]] = deque()
+        self._starting = 0
+        self._workers: set[Worker] = set()
+        self._links = Links(loop, front_ends, record, self._worker_lost)
         self._ending = False
 
     # Loading
 
-    def load(self, slot: Slot, reply: Reply) -> None:
-        """Begin to load; a model that is ready already is left as it is (Triton's rule for an unchanged model)."""
-        if slot.state == "READY":
-            reply(None)
+    def load(self, slot: Slot, file: SealedFile, configuration: ModelConfiguration, reply: Reply) -> None:
+        """Begin a generation beside what serves; it takes over once all its instances have given their answers."""
+        if slot.coming is not None or self._ending:
+            reply(NotReadyError(f"model {slot.name}: wanted version {slot.version} at rest, got {slot.state}"))
             return
-        if slot.state != "UNAVAILABLE" or self._ending:
-            reply(NotReadyError(f"model {slot.manifest.name}: wanted it at rest, got {slot.state}"))
-            return
-        slot.loading()
-        self._publish()
-        self._loop.in_thread(partial(self._load_in_thread, slot, reply))
-
-    def _load_in_thread(self, slot: Slot, reply: Reply) -> Event:
+        generation = Generation(slot.generations + 1, file, configuration, reply)
         try:
-            loaded = self._loader.load(slot.settings, slot.manifest)
+            check_ready_frame(generation)
         except HermeticError as error:
-            return partial(self._not_loaded, slot, error, reply)
+            reply(error)
+            return
+        slot.generations += 1
+        slot.begin(generation)
+        for instance in generation.instances:
+            self._start(slot, generation, instance)
+        self._publish()
+
+    def _start(self, slot: Slot, generation: Generation, instance: Instance) -> None:
+        instance.starting, instance.restart_at = True, None
+        self._to_start.append((slot, generation, instance))
+        self._start_next()
+
+    def _start_next(self) -> None:
+        while self._to_start and self._starting < self._loads_at_once:
+            slot, generation, instance = self._to_start.popleft()
+            if generation.phase in ("failed", "stopping") or self._ending:
+                self._not_started(slot, generation, instance)
+                continue
+            self._starting += 1
+            self._loop.in_thread(partial(self._load_in_thread, slot, generation, instance))
+
+    def _load_in_thread(self, slot: Slot, generation: Generation, instance: Instance) -> Event:
+        try:
+            loaded = self._loader.load(generation.file, instance.number)
+        except HermeticError as error:
+            return partial(self._not_loaded, slot, generation, instance, error)
         except Exception as error:  # noqa: BLE001 - one model's load may not end every other model
-            return partial(self._not_loaded, slot, WorkerLostError(f"{type(error).__name__}: {error}"), reply)
-        return partial(self._loaded, slot, loaded, reply)
+            fault = WorkerLostError(f"{type(error).__name__}: {error}")
+            return partial(self._not_loaded, slot, generation, instance, fault)
+        return partial(self._loaded, slot, generation, instance, loaded)
 
-    def _not_loaded(self, slot: Slot, error: HermeticError, reply: Reply) -> None:
-        reason = f"{type(error).__name__}: {error}"
-        if isinstance(error, PASSING):
-            self._try_again(slot, reason)
+    def _not_loaded(self, slot: Slot, generation: Generation, instance: Instance, error: HermeticError) -> None:
+        self._starting -= 1
+        about = {**generation.names(), "instance": instance.number}
+        self._record("model.refused", {**about, "error": type(error).__name__, "text": str(error)})
+        if not generation.takes_links:
+            self._not_started(slot, generation, instance, error)
+        elif isinstance(error, PASSING):
+            self._restart_later(slot, generation, instance, _words(error))
         else:
-            slot.unavailable(reason)
-        self._record("model.refused", {**names(slot), "error": type(error).__name__, "text": str(error)})
-        self._publish()
-        reply(error)
+            instance.given_up()
+            slot.reason = printable(_words(error))
+            self._publish()
+        self._start_next()
 
-    def _try_again(self, slot: Slot, reason: str) -> None:
-        """Load once more after a delay that grows, unless somebody else decides meanwhile."""
-        slot.lost(time.monotonic(), reason)
-        due = slot.restart_at
-        if due is not None:
-            self._loop.call_at(due, lambda: self.load(slot, to_nobody) if slot.restart_at == due else None)
+    def _not_started(
+        self, slot: Slot, generation: Generation, instance: Instance, error: HermeticError | None = None
+    ) -> None:
+        """An instance does not come; while loading this fails the whole generation, which leaves nothing behind."""
+        instance.given_up()
+        if generation.phase == "loading":
+            self._fail(slot, generation, error or NotReadyError("the server is shutting down"))
+        self._look_whether_gone(slot, generation)
 
-    def _loaded(self, slot: Slot, loaded: Loaded, reply: Reply) -> None:
-        """The worker has given its known answers: connect it to every front end."""
-        self._record("model.loaded", {**names(slot), **_release_facts(loaded)})
+    def _fail(self, slot: Slot, generation: Generation, error: HermeticError) -> None:
+        generation.phase, generation.error = "failed", error
+        for instance in generation.instances:
+            self._wipe(slot, generation, instance)
+
+    def _loaded(self, slot: Slot, generation: Generation, instance: Instance, loaded: Loaded) -> None:
+        """A worker has given its known answers."""
+        self._starting -= 1
         worker = loaded.worker
-        slot.ready(worker)
-        self._loop.watch(worker.pidfd, partial(self._worker_lost, slot, worker))
-        for front_end in list(self._front_ends.values()):
-            if slot.worker is worker:
-                self._connect(front_end, slot, worker)
-        self._publish()
-        reply(None if slot.worker is worker else NotReadyError(f"model {slot.manifest.name}: {slot.reason}"))
+        about = {**generation.names(), "instance": instance.number}
+        self._record("model.loaded", {**about, **_release_facts(loaded)})
+        self._workers.add(worker)
+        instance.ready(worker, time.monotonic())
+        self._loop.watch(worker.pidfd, partial(self._worker_lost_here, slot, generation, instance, worker))
+        if generation.phase in ("failed", "stopping"):
+            self._wipe(slot, generation, instance)
+        elif generation.takes_links:  # in the place of one that was lost
+            self._links.connect(generation, instance, list(self._front_ends.values()), self._publish)
+        elif all(one.worker is not None for one in generation.instances):
+            self._connect_whole(slot, generation)
+        self._start_next()
 
-    # Connecting
+    def _connect_whole(self, slot: Slot, generation: Generation) -> None:
+        """Link every worker of a new generation with every front end, then let it take over."""
+        generation.phase = "connecting"
+        generation.connections = len(generation.instances)
+        front_ends = list(self._front_ends.values())
+        for instance in generation.instances:
+            self._links.connect(generation, instance, front_ends, partial(self._connected, slot, generation))
+
+    def _connected(self, slot: Slot, generation: Generation) -> None:
+        generation.connections -= 1
+        if generation.connections or generation.phase != "connecting":
+            return
+        generation.phase = "serving"
+        before = slot.take_over(generation)
+        if before is not None:
+            self._stop(slot, before)
+        self._publish()
+        reply, generation.reply = generation.reply, to_nobody
+        reply(None if generation.alive else WorkerLostError(f"model {slot.name}: {slot.reason}"))
+
+    # Front ends
 
     def connect_all(self, front_end: FrontEnd) -> None:
         """Give a front end that has just started every model that is ready."""
         for slot in self.repository:
-            if slot.worker is not None and slot.state == "READY":
-                self._connect(front_end, slot, slot.worker)
+            for generation in slot.held():
+                for instance in generation.instances if generation.takes_links else ():
+                    self._links.connect(generation, instance, [front_end])
 
-    def _connect(self, front_end: FrontEnd, slot: Slot, worker: Worker) -> None:
-        """Give a front end and a worker a data channel and shared memory of their own.
+    def link_lost(self, front_end: FrontEnd, frame: LinkLost) -> None:
+        """A front end has given up its link to a worker."""
+        slot = self.repository.slot(frame.name, frame.version)
+        generation = slot and slot.generation(frame.generation)
+        if generation and generation.takes_links:
+            self._links.lost(generation, front_end, frame)
 
-        Where the front end is gone, its end is an event that follows; a worker's end is dealt with here, because it
-        has been reaped already. A worker that only says no lives on: it serves the other front ends.
+    def front_end_gone(self, pid: int) -> None:
+        """A front end has ended: it holds nothing any more."""
+        self._links.forget(pid)
+        for slot in self.repository:
+            for generation in slot.held():
+                for instance in generation.instances:
+                    instance.links.pop(pid, None)
+            for generation in list(slot.going):
+                self._stopped(slot, generation, pid)
+
+    # Loss
+
+    def _worker_lost(self, generation: Generation, instance: Instance, worker: Worker) -> None:
+        slot = self.repository.slot(*generation.key)
+        if slot is not None:
+            self._worker_lost_here(slot, generation, instance, worker)
+
+    def _worker_lost_here(self, slot: Slot, generation: Generation, instance: Instance, worker: Worker) -> None:
+        """A worker ended unasked: another is started after a delay, and the model's other workers serve on.
+
+        None is started where an unload was under way: the weights are gone, as was asked for.
         """
-        settings = slot.settings
-        memory = shared_memory(layout(worker.description, settings.buffers, settings.variable_tensor_bytes).size)
-        front_end_side, worker_side = data_channel()
-        try:
-            worker.attach(
-                worker_side, memory, buffers=settings.buffers, variable_tensor_bytes=settings.variable_tensor_bytes
-            )
-            front_end.send(_ready_frame(slot, worker), (front_end_side, memory))
-        except HermeticError as error:
-            self._record("model.not-connected", {**names(slot), "front-end": front_end.pid, "text": str(error)})
-            if isinstance(error, WorkerLostError):
-                self._worker_lost(slot, worker)
-        finally:
-            for descriptor in (memory, front_end_side, worker_side):
-                os.close(descriptor)
-
-    def _worker_lost(self, slot: Slot, worker: Worker) -> None:
-        """A worker ended unasked: its model is not available until a new one has proved itself.
-
-        No new one is started where an unload was under way: the weights are gone, as was asked for.
-        """
-        self._loop.forget(worker.pidfd)
-        reason = worker.reap()
-        self._record("worker.lost", {**names(slot), "reason": reason})
-        if slot.state == "UNLOADING":
-            self._wiped(slot, wiped=False)
+        if worker not in self._workers:  # it is being wiped, or its end has been told before
             return
-        self._try_again(slot, f"worker lost: {reason}")
+        self._loop.forget(worker.pidfd)
+        self._workers.discard(worker)
+        self._links.forget(worker.pid)
+        reason = worker.reap()
+        self._record("worker.lost", {**generation.names(), "instance": instance.number, "reason": reason})
+        if generation.takes_links:
+            self._restart_later(slot, generation, instance, f"worker lost: {reason}")
+            return
+        if generation.phase == "stopping":
+            generation.wiped = False
+        self._not_started(slot, generation, instance, WorkerLostError(reason))
+
+    def _restart_later(self, slot: Slot, generation: Generation, instance: Instance, reason: str) -> None:
+        slot.reason = printable(reason)
+        due = instance.lost(time.monotonic())
+        self._loop.call_at(due, partial(self._restart, slot, generation, instance, due))
         self._publish()
+
+    def _restart(self, slot: Slot, generation: Generation, instance: Instance, due: float) -> None:
+        if instance.restart_at == due and generation.takes_links and not self._ending:
+            self._start(slot, generation, instance)
+            self._publish()
 
     # Unloading
 
-    def unload(self, slot: Slot, reply: Reply) -> None:
-        """Begin to unload: front ends finish what they accepted, then the worker wipes and ends."""
-        if slot.state == "UNAVAILABLE":
-            slot.unavailable("unloaded")
-            self._publish()
-            reply(None)
-            return
-        if slot.state != "READY" or slot.worker is None:
-            reply(NotReadyError(f"model {slot.manifest.name}: wanted it ready, got {slot.state}"))
-            return
-        worker = slot.worker
-        slot.unloading(set(self._front_ends), reply)
+    def unload(self, slot: Slot, reason: str, reply: Reply) -> None:
+        """Begin to unload: front ends finish what they accepted, then the workers wipe and end.
+
+        A generation that is loading fails. `reply` comes when nothing of what served is left.
+        """
+        stopping = slot.let_go(reason)
+        if slot.coming is not None and slot.coming.takes_links:
+            stopping.append(slot.coming)
+            slot.coming = None
+        elif slot.coming is not None and slot.coming.phase == "loading":
+            self._fail(slot, slot.coming, NotReadyError(f"model {slot.name}: unloaded while it was loading"))
+        for generation in stopping:
+            generation.reply = reply
+            self._stop(slot, generation)
         self._publish()
+        if not stopping:
+            reply(None)
+
+    def _stop(self, slot: Slot, generation: Generation) -> None:
+        """Have every front end let go of a generation, and wipe it then."""
+        generation.phase = "stopping"
+        generation.waiting_for_front_ends = set(self._front_ends)
+        slot.going.append(generation)
+        for instance in generation.instances:
+            instance.restart_at = None
+        name, version = generation.key
         for front_end in self._front_ends.values():
-            front_end.send(ModelStop(name=slot.manifest.name, version=slot.manifest.version))
-        self._loop.call_at(time.monotonic() + self._patience_s, partial(self._out_of_patience, slot, worker))
-        if not slot.waiting_for_front_ends:  # there is none just now
-            self._wipe(slot, worker)
+            front_end.send(ModelStop(name=name, version=version, generation=generation.number))
+        self._loop.call_at(time.monotonic() + self._patience_s, partial(self._out_of_patience, generation))
+        self._wipe_if_let_go(slot, generation)
 
-    def stopped_at(self, pid: int, name: str, version: int) -> None:
-        """The front end `pid` holds nothing of this model any more; after the last one the worker goes."""
+    def stopped_at(self, pid: int, name: str, version: int, number: int) -> None:
+        """The front end `pid` holds nothing of this generation any more; after the last one its workers go."""
         slot = self.repository.slot(name, version)
-        if slot is None or slot.state != "UNLOADING" or pid not in slot.waiting_for_front_ends:
-            return
-        slot.waiting_for_front_ends.discard(pid)
-        if not slot.waiting_for_front_ends and slot.worker is not None:
-            self._wipe(slot, slot.worker)
+        for generation in list(slot.going) if slot else ():
+            if slot is not None and generation.number == number:
+                self._stopped(slot, generation, pid)
 
-    def _out_of_patience(self, slot: Slot, worker: Worker) -> None:
+    def _stopped(self, slot: Slot, generation: Generation, pid: int) -> None:
+        if pid in generation.waiting_for_front_ends:
+            generation.waiting_for_front_ends.discard(pid)
+            self._wipe_if_let_go(slot, generation)
+
+    def _out_of_patience(self, generation: Generation) -> None:
         """A front end that does not let go of a model in time is ended: its end lets go of everything."""
-        if slot.worker is not worker or slot.state != "UNLOADING":
-            return
-        for pid in slot.waiting_for_front_ends:
+        for pid in generation.waiting_for_front_ends:
             if pid in self._front_ends:
-                self._record("front-end.stuck", {**names(slot), "pid": pid})
+                self._record("front-end.stuck", {**generation.names(), "pid": pid})
                 self._front_ends[pid].end()
 
-    def _wipe(self, slot: Slot, worker: Worker) -> None:
-        self._loop.forget(worker.pidfd)
-        self._loop.in_thread(partial(self._wipe_in_thread, slot, worker))
+    def _wipe_if_let_go(self, slot: Slot, generation: Generation) -> None:
+        if generation.waiting_for_front_ends:
+            return
+        for instance in generation.instances:
+            self._wipe(slot, generation, instance)
+        self._look_whether_gone(slot, generation)
 
-    def _wipe_in_thread(self, slot: Slot, worker: Worker) -> Event:
+    def _wipe(self, slot: Slot, generation: Generation, instance: Instance) -> None:
+        """Have one worker, if there is one, wipe itself and end."""
+        worker = instance.worker
+        if worker is not None and worker in self._workers:
+            self._loop.forget(worker.pidfd)
+            self._workers.discard(worker)
+            self._loop.in_thread(partial(self._wipe_in_thread, slot, generation, instance, worker))
+
+    def _wipe_in_thread(self, slot: Slot, generation: Generation, instance: Instance, worker: Worker) -> Event:
         wiped = worker.unload(UNLOAD_TIMEOUT_S)
-        return partial(self._wiped, slot, wiped=wiped)
+        return partial(self._wiped, slot, generation, instance, wiped=wiped)
 
-    def _wiped(self, slot: Slot, *, wiped: bool) -> None:
-        reply = slot.on_unloaded
-        slot.unavailable("unloaded")
-        self._record("model.unloaded", {**names(slot), "wiped": wiped})
-        self._publish()
-        reply(None)
+    def _wiped(self, slot: Slot, generation: Generation, instance: Instance, *, wiped: bool) -> None:
+        instance.given_up()
+        generation.wiped &= wiped
+        self._look_whether_gone(slot, generation)
+
+    def _look_whether_gone(self, slot: Slot, generation: Generation) -> None:
+        """Where nothing is left of a generation that stops or has failed: tell."""
+        if not generation.over or generation.waiting_for_front_ends:
+            return
+        reply, generation.reply = generation.reply, to_nobody
+        if generation.phase == "stopping" and generation in slot.going:
+            slot.going.remove(generation)
+            self._record("model.unloaded", {**generation.names(), "wiped": generation.wiped})
+            self.repository.tidy()
+            self._publish()
+            reply(None)
+        elif generation.phase == "failed" and slot.coming is generation:
+            error = generation.error or WorkerLostError("no worker")
+            slot.failed(_words(error))
+            if isinstance(error, PASSING) and not self._ending:
+                self.on_passing(slot)
+            self.repository.tidy()
+            self._publish()
+            reply(error)
 
     # The end
 
     def unload_everything(self) -> None:
         """Wipe and end all workers, also those that finish loading only now; no front end is left to wait for."""
         self._ending = True
+        self._start_next()
         while True:
-            for slot in self.repository:
-                if slot.state == "READY" and slot.worker is not None:
-                    slot.unloading(set(), to_nobody)
-                    self._wipe(slot, slot.worker)
+            for slot in list(self.repository):
+                self.unload(slot, "unloaded", to_nobody)
             if not self._loop.busy:
                 return
             self._loop.turn()
 
     def kill_everything(self) -> None:
         """Leave no worker behind, whatever happened."""
-        for slot in self.repository:
-            if slot.worker is not None:
-                slot.worker.kill()
+        for worker in self._workers:
+            worker.kill()
 
 
-def names(slot: Slot) -> dict[str, JsonValue]:
-    """Return what a record says of which model."""
-    return {
-        "model": slot.manifest.name,
-        "version": slot.manifest.version,
-        "manifest-digest": slot.manifest.digest().hex(),
-    }
-
-
-def _ready_frame(slot: Slot, worker: Worker) -> ModelReady:
-    settings = slot.settings
-    return ModelReady(
-        description=worker.description,
-        instance=0,
-        buffers=settings.buffers,
-        batches_in_flight=settings.batches_in_flight,
-        variable_tensor_bytes=settings.variable_tensor_bytes,
-        max_queue_delay_us=settings.max_queue_delay_us,
-        requests_waiting=settings.requests_waiting,
-    )
+def _words(error: HermeticError) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _release_facts(loaded: Loaded) -> dict[str, JsonValue]:

@@ -1,108 +1,179 @@
-"""The models that this server is configured to hold: what each sealed file says of itself, and the state it is in.
+"""The models that this server knows: every version's sealed file, what serves it, and the state that callers see.
 
-Pure bookkeeping. Opening files and starting workers is loading.py; deciding when is supervisor.py.
+Pure bookkeeping. Finding files is catalogue.py, deciding what is to be served is curator.py, doing it model_keeper.py.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
 
-from hermetic.enclave.manifest import Manifest
-from hermetic.enclave.supervisor import Worker
-from hermetic.errors import ConfigurationError, HermeticError, NotFoundError
-from hermetic.server.config import Model
+from hermetic.enclave.configuration import ModelConfiguration, VersionPolicy
+from hermetic.server.generation import Generation, SealedFile, restart_delay
 from hermetic.server.messages import REASON_LIMIT, RepositoryEntry, State
+from hermetic.server.overrides import NO_OVERRIDE, Override
+from hermetic.server.version_policy import chosen
 
-RESTART_DELAYS_S: Final = (1, 2, 5, 10, 30, 60)
-"""Seconds before the first, second, ... restart of a worker that was lost; the last one repeats."""
+__all__ = ["Repository", "Shelf", "Slot", "printable"]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Slot:
-    """One configured model version."""
+    """One version of a model. `file` is None once it has vanished; what serves goes on until it is unloaded."""
 
-    settings: Model
-    manifest: Manifest
-    state: State = "UNAVAILABLE"
+    name: str
+    version: int
+    file: SealedFile | None = None
     reason: str = "not loaded"
-    worker: Worker | None = None
+    current: Generation | None = None
+    coming: Generation | None = None
+    going: list[Generation] = field(default_factory=list)
+    generations: int = 0
     losses: int = 0
-    restart_at: float | None = None
-    waiting_for_front_ends: set[int] = field(default_factory=set)
-    on_unloaded: Callable[[HermeticError | None], None] = lambda _: None
+    retry_at: float | None = None
 
     @property
     def key(self) -> tuple[str, int]:
         """Name and version."""
-        return self.manifest.name, self.manifest.version
+        return self.name, self.version
 
-    def lost(self, now: float, reason: str) -> None:
-        """The worker ended unasked: not available, and a restart after a delay that grows with each loss."""
-        self.worker = None
-        self.state, self.reason = "UNAVAILABLE", printable(reason)
-        self.restart_at = now + RESTART_DELAYS_S[min(self.losses, len(RESTART_DELAYS_S) - 1)]
-        self.losses += 1
+    @property
+    def state(self) -> State:
+        """The state as RepositoryIndex shows it: what serves counts first, then what comes, then what goes."""
+        if self.current is not None and self.current.alive:
+            return "READY"
+        if self.coming is not None or (self.current and any(one.starting for one in self.current.instances)):
+            return "LOADING"
+        return "UNLOADING" if self.going else "UNAVAILABLE"
 
-    def loading(self) -> None:
+    @property
+    def entry(self) -> RepositoryEntry:
+        """What RepositoryIndex shows."""
+        reason = self.reason[:REASON_LIMIT] if self.state == "UNAVAILABLE" else ""
+        return RepositoryEntry(name=self.name, version=self.version, state=self.state, reason=reason)
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether there is no process of it, and none is due."""
+        return self.current is None and self.coming is None and not self.going and self.retry_at is None
+
+    def generation(self, number: int) -> Generation | None:
+        """Return one of its generations, if it is there."""
+        found = (self.current, self.coming, *self.going)
+        return next((one for one in found if one is not None and one.number == number), None)
+
+    def held(self) -> list[Generation]:
+        """Return all generations that may have processes."""
+        return [one for one in (self.current, self.coming, *self.going) if one is not None]
+
+    def begin(self, generation: Generation) -> None:
         """A load has begun."""
-        self.state, self.reason, self.restart_at = "LOADING", "", None
+        self.coming, self.retry_at = generation, None
 
-    def ready(self, worker: Worker) -> None:
-        """The worker has given its known answers."""
-        self.worker, self.state, self.reason = worker, "READY", ""
+    def take_over(self, generation: Generation) -> Generation | None:
+        """`generation` serves from now on; returns the one that it takes over from."""
+        before, self.current, self.coming, self.losses = self.current, generation, None, 0
+        return before
 
-    def unloading(self, front_ends: set[int], on_unloaded: Callable[[HermeticError | None], None]) -> None:
-        """An unload has begun, and waits for these front ends (process ids) to let go of the model."""
-        self.state, self.reason = "UNLOADING", ""
-        self.waiting_for_front_ends = front_ends
-        self.on_unloaded = on_unloaded
+    def failed(self, reason: str) -> None:
+        """A load has come to nothing, for this reason."""
+        self.coming, self.reason = None, printable(reason)
 
-    def unavailable(self, reason: str) -> None:
-        """Not loaded, for this reason; no restart is due."""
-        self.worker, self.state, self.reason, self.restart_at = None, "UNAVAILABLE", printable(reason), None
-        self.losses = 0
+    def try_again(self, now: float) -> float:
+        """A load that failed may pass later; returns when it is due, after a delay that grows."""
+        self.retry_at = now + restart_delay(self.losses)
+        self.losses += 1
+        return self.retry_at
+
+    def let_go(self, reason: str) -> list[Generation]:
+        """Nothing of this version is to be served; returns the generations that must stop now."""
+        self.retry_at, self.losses, self.reason = None, 0, printable(reason)
+        stopping = [] if self.current is None else [self.current]
+        self.current = None
+        return stopping
+
+
+@dataclass(slots=True, eq=False)
+class Shelf:
+    """All versions of one model. `wanted`: an operator or the mode wants it served; `override`: how the load said."""
+
+    name: str
+    slots: dict[int, Slot] = field(default_factory=dict)
+    wanted: bool = False
+    override: Override = NO_OVERRIDE
+
+    def files(self) -> dict[int, SealedFile]:
+        """Return version -> sealed file, of what is there."""
+        return {version: slot.file for version, slot in self.slots.items() if slot.file is not None}
+
+    def policy(self) -> VersionPolicy:
+        """Return the version policy: a load's own, else the highest version's: the operator's, or the publisher's."""
+        files = self.files()
+        if self.override.version_policy is not None:
+            return self.override.version_policy
+        if not files:
+            return VersionPolicy()
+        highest = files[max(files)]
+        return highest.settings.version_policy or highest.manifest.configuration.version_policy
+
+    def chosen(self) -> frozenset[int]:
+        """Return the versions to serve, where the model is to be served at all."""
+        return chosen(self.policy(), self.files())
+
+    def configuration(self, file: SealedFile) -> ModelConfiguration:
+        """Return the configuration that counts for one of its files: publisher's, operator's, and this load's own.
+
+        `InvalidRequestError` where the load's own does not fit the file.
+        """
+        configuration = file.manifest.configuration
+        if file.settings.instances is not None:
+            configuration = configuration.model_copy(update={"instances": file.settings.instances})
+        return self.override.applied(configuration, file.manifest)
 
 
 class Repository:
-    """All slots by name and version."""
+    """All models by name; and files that are refused: shown under their file's name, and never loaded."""
 
-    def __init__(self, slots: Iterable[Slot], refused: Iterable[RepositoryEntry] = ()) -> None:
-        """Keep the slots; `ConfigurationError` where two files are the same model version.
-
-        `refused` are files whose manifest is not believed: shown, and never loaded.
-        """
-        self._refused = tuple(refused)
-        self._slots: dict[tuple[str, int], Slot] = {}
-        for slot in slots:
-            if slot.key in self._slots:
-                name, version = slot.key
-                raise ConfigurationError(f"models: wanted each version once, got {name} version {version} twice")
-            self._slots[slot.key] = slot
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._shelves: dict[str, Shelf] = {}
+        self.refused: tuple[RepositoryEntry, ...] = ()
 
     def __iter__(self) -> Iterator[Slot]:
-        """All slots."""
-        return iter(self._slots.values())
+        """All versions of all models."""
+        return iter([slot for shelf in self._shelves.values() for slot in shelf.slots.values()])
+
+    def shelves(self) -> list[Shelf]:
+        """Return every model."""
+        return list(self._shelves.values())
+
+    def shelf(self, name: str) -> Shelf | None:
+        """Return the model of this name, if any of its files is, or was, there."""
+        return self._shelves.get(name)
 
     def slot(self, name: str, version: int) -> Slot | None:
-        """The slot of this version, if it is configured."""
-        return self._slots.get((name, version))
+        """Return one version of a model, if it is known."""
+        shelf = self._shelves.get(name)
+        return None if shelf is None else shelf.slots.get(version)
 
-    def versions(self, name: str) -> list[Slot]:
-        """All versions of a model; `NotFoundError` where there is none."""
-        slots = [slot for slot in self if slot.manifest.name == name]
-        if not slots:
-            raise NotFoundError(f"failed to load '{name}', no such model is configured")
-        return slots
+    def put(self, file: SealedFile) -> Slot:
+        """Take a sealed file in, in place of the one of the same name and version; returns its slot."""
+        name, version = file.manifest.name, file.manifest.version
+        shelf = self._shelves.setdefault(name, Shelf(name))
+        slot = shelf.slots.setdefault(version, Slot(name, version))
+        slot.file = file
+        return slot
+
+    def tidy(self) -> None:
+        """Forget versions whose file has vanished and of which no process is left."""
+        for shelf in self.shelves():
+            gone = [version for version, slot in shelf.slots.items() if slot.file is None and slot.at_rest]
+            for version in gone:
+                del shelf.slots[version]
+            if not shelf.slots:
+                del self._shelves[shelf.name]
 
     def index(self) -> tuple[RepositoryEntry, ...]:
         """What RepositoryIndex shows."""
-        slots = (
-            RepositoryEntry(
-                name=s.manifest.name, version=s.manifest.version, state=s.state, reason=s.reason[:REASON_LIMIT]
-            )
-            for s in self
-        )
-        return (*slots, *self._refused)
+        return (*(slot.entry for slot in self), *self.refused)
 
 
 def printable(text: str) -> str:

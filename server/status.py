@@ -48,6 +48,7 @@ _CALLER: Final[dict[type[errors.HermeticError], Code]] = {
     errors.NotFoundError: Code.NOT_FOUND,
     errors.OverloadedError: Code.RESOURCE_EXHAUSTED,
     errors.NotReadyError: Code.UNAVAILABLE,
+    errors.RepositoryError: Code.INTERNAL,
     errors.DeadlineError: Code.DEADLINE_EXCEEDED,
     errors.CancelledError: Code.CANCELLED,
     errors.UnsupportedError: Code.UNIMPLEMENTED,

@@ -9,7 +9,7 @@ Not here: models (model_keeper.py), how one is loaded (loading.py), how the brok
 
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
@@ -18,9 +18,12 @@ from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.log import Log
 from hermetic.enclave.isolation.own_uid import OwnUid
 from hermetic.errors import BorderError, HermeticError, NotReadyError
+from hermetic.server.catalogue import Catalogue
 from hermetic.server.config import FrontEndSettings, ServerConfig
+from hermetic.server.curator import Curator
 from hermetic.server.event_loop import Event, EventLoop
 from hermetic.server.front_ends import FrontEnd
+from hermetic.server.generation import restart_delay
 from hermetic.server.loading import Loader
 from hermetic.server.messages import (
     Command,
@@ -32,15 +35,17 @@ from hermetic.server.messages import (
     ModelStopped,
     NewServingKey,
     Records,
+    RepositoryEntry,
 )
 from hermetic.server.messages import Repository as RepositoryFrame
-from hermetic.server.model_keeper import ModelKeeper, Reply, to_nobody
+from hermetic.server.model_keeper import ModelKeeper
 from hermetic.server.record_desk import RecordDesk
-from hermetic.server.repository import RESTART_DELAYS_S, Repository
+from hermetic.server.repository import Repository
 from hermetic.server.serving_key import ServingKey
 
 PATIENCE_S: Final = 15  # beyond the drain time, for a front end to say that it is done
 RENEW_AGAIN_S: Final = 60  # until the next try, where a serving key could not be renewed
+ENTRIES_IN_FRAME: Final = 24  # models of the list: at most 2.5 KiB each in JSON
 RECORD_TEXT_LIMIT: Final = 1024  # characters of somebody else's words in one record
 
 
@@ -53,7 +58,7 @@ class Supervisor:
         settings: FrontEndSettings,
         serving_key: ServingKey,
         renew_key: Callable[[], ServingKey] | None,
-        repository: Repository,
+        catalogue: Catalogue,
         loader: Loader,
         log: Log,
         on_change: Callable[[Repository], None],
@@ -75,8 +80,19 @@ class Supervisor:
         self._losses = 0
         self._draining = False
         patience = config.limits.drain_s + PATIENCE_S
+        repository = Repository()
         self._models = ModelKeeper(
-            repository, loader, self._loop, self._front_ends, self._record, self._publish, patience
+            repository,
+            loader,
+            self._loop,
+            self._front_ends,
+            self._record,
+            self._publish,
+            patience_s=patience,
+            loads_at_once=config.repository.loads_at_once,
+        )
+        self._curator = Curator(
+            config.repository, catalogue, repository, self._models, self._loop, self._record, self._publish
         )
 
     def run(self, on_listening: Callable[[int], None]) -> None:
@@ -87,12 +103,12 @@ class Supervisor:
         """
         self._loop.on_signals((signal.SIGTERM, signal.SIGINT), self._drain)
         try:
+            self._curator.find()
             on_listening(self._start_front_ends())
             self._publish()
             self._renew_in_time()
-            for slot in self._models.repository:
-                if slot.settings.load_at_start and not self._draining:
-                    self._models.load(slot, to_nobody)
+            if not self._draining:
+                self._curator.start()
             while not (self._draining and not self._front_ends):
                 self._loop.turn()
             self._models.unload_everything()
@@ -141,29 +157,25 @@ class Supervisor:
         elif isinstance(frame, Command):
             self._obey(front_end, frame)
         elif isinstance(frame, ModelStopped):
-            self._models.stopped_at(front_end.pid, frame.name, frame.version)
+            self._models.stopped_at(front_end.pid, frame.name, frame.version, frame.generation)
         elif isinstance(frame, LinkLost):
-            self._record("link.lost", {"pid": front_end.pid, **frame.model_dump()})
+            self._models.link_lost(front_end, frame)
         elif isinstance(frame, Drained) and self._draining:
             self._retire(front_end)
         else:
             self._lost(front_end, f"it sent {type(frame).__name__}, unasked")
 
     def _obey(self, front_end: FrontEnd, command: Command) -> None:
-        """Load or unload every configured version of a model, for an identity that the front end has checked."""
-        self._record(f"model.{command.action}-asked", {"model": command.model, "identity": command.identity})
+        """Load or unload a model, for an identity that the front end has checked."""
+        about: dict[str, JsonValue] = {"model": command.model, "identity": command.identity}
+        if command.configuration:
+            about["configuration"] = command.configuration[:RECORD_TEXT_LIMIT]
+        self._record(f"model.{command.action}-asked", about)
         reply = partial(self._answer, front_end, command.id)
         if self._draining:
             reply(NotReadyError("the server is shutting down"))
             return
-        try:
-            slots = self._models.repository.versions(command.model)
-        except HermeticError as error:
-            reply(error)
-            return
-        one = _AllOf(len(slots), reply)
-        for slot in slots:
-            (self._models.load if command.action == "load" else self._models.unload)(slot, one.outcome)
+        self._curator.command(command, reply)
 
     def _answer(self, front_end: FrontEnd, command: int, error: HermeticError | None) -> None:
         name = "" if error is None else type(error).__name__
@@ -175,7 +187,7 @@ class Supervisor:
         self._retire(front_end)
         self._record("front-end.lost", {"pid": front_end.pid, "reason": reason[:RECORD_TEXT_LIMIT]})
         if not self._draining:
-            delay = RESTART_DELAYS_S[min(self._losses, len(RESTART_DELAYS_S) - 1)] if self._losses else 0
+            delay = restart_delay(self._losses) if self._losses else 0
             self._losses += 1
             self._loop.call_at(time.monotonic() + delay, self._replace)
 
@@ -207,7 +219,7 @@ class Supervisor:
         if front_end is not None:
             self._front_ends.pop(front_end.pid, None)
         self._record("front-end.not-started", {"reason": reason[:RECORD_TEXT_LIMIT]})
-        delay = RESTART_DELAYS_S[min(self._losses, len(RESTART_DELAYS_S) - 1)]
+        delay = restart_delay(self._losses)
         self._losses += 1
         self._loop.call_at(time.monotonic() + delay, self._replace)
 
@@ -218,14 +230,13 @@ class Supervisor:
         front_end.channel.close()
         front_end.wait()
         self._front_ends.pop(front_end.pid, None)
-        for slot in self._models.repository:
-            self._models.stopped_at(front_end.pid, *slot.key)
+        self._models.front_end_gone(front_end.pid)
 
     def _publish(self) -> None:
         """Tell every front end, and whoever watches, which models are in which state."""
-        frame = RepositoryFrame(models=self._models.repository.index())
-        for front_end in self._front_ends.values():
-            front_end.send(frame)
+        for frame in _frames(self._models.repository.index()):
+            for front_end in self._front_ends.values():
+                front_end.send(frame)
         self._on_change(self._models.repository)
 
     # The serving key
@@ -266,6 +277,7 @@ class Supervisor:
         if self._draining:
             return
         self._draining = True
+        self._curator.stop()
         grace = self._config.limits.drain_s
         self._record("server.draining", {"grace-s": grace})
         for front_end in self._front_ends.values():
@@ -290,17 +302,7 @@ class Supervisor:
         self._log.append({"kind": kind, "fields": dict(fields)})
 
 
-class _AllOf:
-    """One reply for several outcomes: the first error, or None when all went well."""
-
-    def __init__(self, count: int, reply: Reply) -> None:
-        self._waiting = count
-        self._reply = reply
-        self._error: HermeticError | None = None
-
-    def outcome(self, error: HermeticError | None) -> None:
-        """Take one of the outcomes."""
-        self._waiting -= 1
-        self._error = self._error or error
-        if self._waiting == 0:
-            self._reply(self._error)
+def _frames(entries: Sequence[RepositoryEntry]) -> list[RepositoryFrame]:
+    """Return the list of all models in frames that are not too large, however long its texts are."""
+    parts = [tuple(entries[at : at + ENTRIES_IN_FRAME]) for at in range(0, max(len(entries), 1), ENTRIES_IN_FRAME)]
+    return [RepositoryFrame(models=part, more=at < len(parts) - 1) for at, part in enumerate(parts)]

@@ -1,16 +1,25 @@
 """The public part of a sealed file: read it, and verify who signed it. Needs no key, and decrypts nothing.
 
-Source: docs/spec/sealed-model.md section 6, steps 1 to 11. This is all of sealing that a supervisor needs.
+Source: docs/spec/sealed-model.md section 6, steps 1 to 12. This is all of sealing that a supervisor needs.
 """
 
 import json
+import os
 
 from hermetic.enclave.manifest import CODE_FORMATS, Manifest
 from hermetic.enclave.publishers import Publisher, TrustedPublishers, verify_signatures
 from hermetic.enclave.sealed.container import SignedManifest, read_head
 from hermetic.enclave.sealed.refusals import Refusal, refused
+from hermetic.enclave.streaming_aead import ciphertext_bytes
 
-__all__ = ["SignedManifest", "check_may_publish", "parse_unverified_manifest", "read_header", "verify_manifest"]
+__all__ = [
+    "SignedManifest",
+    "check_length",
+    "check_may_publish",
+    "parse_unverified_manifest",
+    "read_header",
+    "verify_manifest",
+]
 
 
 def read_header(fd: int) -> SignedManifest:
@@ -32,6 +41,16 @@ def verify_manifest(signed: SignedManifest, publishers: TrustedPublishers) -> Ma
     # Step 11.
     check_may_publish(publisher, manifest.format)
     return manifest
+
+
+def check_length(fd: int, manifest: Manifest, payload_offset: int) -> None:
+    """Refuse a payload that is shorter or longer than the manifest demands (step 12)."""
+    wanted = ciphertext_bytes(manifest.payload.plaintext_size)
+    got = os.lseek(fd, 0, os.SEEK_END) - payload_offset
+    if got < wanted:
+        raise refused(Refusal.PAYLOAD_TRUNCATED, f"expected {wanted} bytes, got {got}")
+    if got > wanted:
+        raise refused(Refusal.PAYLOAD_EXTENDED, f"expected {wanted} bytes, got {got}")
 
 
 def check_may_publish(publisher: Publisher, model_format: str) -> None:

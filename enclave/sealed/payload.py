@@ -18,13 +18,13 @@ from typing import Final, Self
 
 from hermetic.enclave.manifest import FileEntry, Manifest
 from hermetic.enclave.sealed.container import MAGIC, PREFIX, read_exactly
+from hermetic.enclave.sealed.header import check_length
 from hermetic.enclave.sealed.refusals import Refusal, refused
 from hermetic.enclave.streaming_aead import (
     HEADER_BYTES,
     SEGMENT_BYTES,
     Segment,
     SegmentCipher,
-    ciphertext_bytes,
     segment,
     segment_at,
     segment_count,
@@ -33,7 +33,7 @@ from hermetic.enclave.streaming_aead import (
 )
 from hermetic.errors import SealedModelError
 
-__all__ = ["OpenedModel", "check_length", "open_payload"]
+__all__ = ["OpenedModel", "open_payload"]
 
 BLOCK_SEGMENTS: Final = 8  # segments that one thread decrypts in a row
 HASH_BYTES: Final = 4 << 20  # bytes hashed at a time: what has just been decrypted is still in the cache
@@ -88,16 +88,6 @@ class OpenedModel:
         self._view.release()
         with contextlib.suppress(BufferError):  # a runtime still holds a view: it sees zeros, the mapping goes with it
             self._memory.close()
-
-
-def check_length(fd: int, manifest: Manifest, payload_offset: int) -> None:
-    """Refuse a payload that is shorter or longer than the manifest demands (step 12)."""
-    wanted = ciphertext_bytes(manifest.payload.plaintext_size)
-    got = os.lseek(fd, 0, os.SEEK_END) - payload_offset
-    if got < wanted:
-        raise refused(Refusal.PAYLOAD_TRUNCATED, f"expected {wanted} bytes, got {got}")
-    if got > wanted:
-        raise refused(Refusal.PAYLOAD_EXTENDED, f"expected {wanted} bytes, got {got}")
 
 
 def open_payload(

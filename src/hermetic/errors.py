@@ -8,6 +8,7 @@
     │   ├── NotFoundError               no such model, version or resource
     │   ├── OverloadedError             a named limit is reached; try later
     │   ├── NotReadyError               known, but not serving now
+    │   ├── RepositoryError             the model repository has nothing to load under this name
     │   ├── DeadlineError               the caller's deadline has passed
     │   ├── CancelledError              the caller went away
     │   └── UnsupportedError            deliberately not offered
@@ -67,6 +68,10 @@ class OverloadedError(CallerError):
 
 class NotReadyError(CallerError):
     """Known, but not serving now."""
+
+
+class RepositoryError(CallerError):
+    """The model repository has nothing to load under this name. Triton calls that an internal error."""
 
 
 class DeadlineError(CallerError):

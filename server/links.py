@@ -1,0 +1,201 @@
+"""The links between front ends and workers: a data channel and shared memory for each pair, made, lost and made anew.
+
+A worker that is busy answers only after its batch, so it is asked in a thread of its own; what comes of it is an event
+in the supervisor's loop, which alone owns the state.
+"""
+
+import os
+import select
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from hermetic.attestation.evidence import JsonValue
+from hermetic.enclave.buffers import layout
+from hermetic.enclave.channel import data_channel, shared_memory
+from hermetic.enclave.supervisor import Worker
+from hermetic.errors import ConfigurationError, HermeticError, WorkerLostError
+from hermetic.server.event_loop import Event, EventLoop
+from hermetic.server.front_ends import FrontEnd
+from hermetic.server.generation import Generation, Instance
+from hermetic.server.link_ledger import LinkLedger
+from hermetic.server.messages import LinkLost, ModelReady
+
+ATTACH_TIMEOUT_S: Final = 330  # a front end gives a batch up after 300 s; until then its worker may be busy
+
+Recorder = Callable[[str, Mapping[str, JsonValue]], None]
+"""Writes one record of this kind, durably."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What came of one attempt: the front end's descriptors (data channel, memory), or why there are none."""
+
+    front_end: FrontEnd
+    descriptors: tuple[int, int] | None
+    error: HermeticError | None = None
+
+    def close(self) -> None:
+        for descriptor in self.descriptors or ():
+            os.close(descriptor)
+
+
+class Links:
+    """Makes links. `front_ends` is the supervisor's own mapping, which changes."""
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        front_ends: Mapping[int, FrontEnd],
+        record: Recorder,
+        on_worker_lost: Callable[[Generation, Instance, Worker], None],
+    ) -> None:
+        """`on_worker_lost` is told of a worker that has ended, in the loop."""
+        self._loop = loop
+        self._front_ends = front_ends
+        self._record = record
+        self._on_worker_lost = on_worker_lost
+        self._ledger = LinkLedger()
+
+    def connect(
+        self, generation: Generation, instance: Instance, front_ends: Sequence[FrontEnd], then: Event = lambda: None
+    ) -> None:
+        """Begin to link a worker with these front ends; `then` runs when each is linked, or has failed."""
+        worker = instance.worker
+        if worker is None or not front_ends:
+            then()
+            return
+        self._loop.in_thread(partial(self._attach_in_thread, generation, instance, worker, tuple(front_ends), then))
+
+    def lost(self, generation: Generation, front_end: FrontEnd, frame: LinkLost) -> None:
+        """A front end has given up a link. Word of one that it does not have, or of a dead worker, changes nothing."""
+        if frame.instance >= len(generation.instances):
+            return
+        instance = generation.instances[frame.instance]
+        if instance.links.get(front_end.pid) != frame.link or instance.worker is None:
+            return
+        del instance.links[front_end.pid]
+        about = {**generation.names(), "instance": instance.number, "front-end": front_end.pid}
+        self._record("link.lost", {**about, "reason": frame.reason})
+        if not _has_ended(instance.worker):  # else its end is an event that follows
+            self._failed(generation, instance, front_end)
+
+    def forget(self, pid: int) -> None:
+        """A worker or front end has ended."""
+        self._ledger.forget(pid)
+
+    def _attach_in_thread(
+        self,
+        generation: Generation,
+        instance: Instance,
+        worker: Worker,
+        front_ends: Sequence[FrontEnd],
+        then: Event,
+    ) -> Event:
+        made: list[_Made] = []
+        for front_end in front_ends:
+            made.append(_attach(generation, worker, front_end))
+            if isinstance(made[-1].error, WorkerLostError):
+                break
+        return partial(self._attached, generation, instance, worker, made, then)
+
+    def _attached(
+        self, generation: Generation, instance: Instance, worker: Worker, made: Sequence[_Made], then: Event
+    ) -> None:
+        for one in made:
+            alive = self._front_ends.get(one.front_end.pid) is one.front_end
+            if instance.worker is worker and generation.takes_links and alive:
+                self._hand_over(generation, instance, worker, one)
+            one.close()
+        then()
+
+    def _hand_over(self, generation: Generation, instance: Instance, worker: Worker, made: _Made) -> None:
+        front_end = made.front_end
+        if made.descriptors is not None:
+            instance.links_made += 1
+            instance.links[front_end.pid] = instance.links_made
+            front_end.send(_ready_frame(generation, instance, instance.links_made), made.descriptors)
+            return
+        about = {**generation.names(), "instance": instance.number, "front-end": front_end.pid}
+        self._record("model.not-connected", {**about, "text": str(made.error)})
+        if isinstance(made.error, WorkerLostError):
+            self._on_worker_lost(generation, instance, worker)
+        else:  # it lives, and serves its other front ends
+            self._failed(generation, instance, front_end)
+
+    def _failed(self, generation: Generation, instance: Instance, front_end: FrontEnd) -> None:
+        """A link is not there, and both sides live: make it anew, or replace who counts as bad."""
+        worker = instance.worker
+        if worker is None or not generation.takes_links:
+            return
+        verdict = self._ledger.failed(worker.pid, front_end.pid, time.monotonic())
+        if verdict.act == "renew":
+            again = partial(self._renew, generation, instance, worker, front_end)
+            self._loop.call_at(time.monotonic() + verdict.delay_s, again)
+        elif verdict.act == "replace worker":
+            self._record("worker.replaced", {**generation.names(), "instance": instance.number, "pid": worker.pid})
+            worker.end()  # its end is an event that follows, and another is started
+        else:
+            self._record(
+                "front-end.replaced", {"pid": front_end.pid, "reason": "too many workers lost their links to it"}
+            )
+            front_end.end()
+
+    def _renew(self, generation: Generation, instance: Instance, worker: Worker, front_end: FrontEnd) -> None:
+        alive = self._front_ends.get(front_end.pid) is front_end
+        if alive and instance.worker is worker and generation.takes_links and front_end.pid not in instance.links:
+            self.connect(generation, instance, [front_end])
+
+
+def check_ready_frame(generation: Generation) -> None:
+    """Raise `BorderError` where a model's description is too large to be told to a front end."""
+    _ready_frame(generation, generation.instances[0], 0).encode()
+
+
+def _attach(generation: Generation, worker: Worker, front_end: FrontEnd) -> _Made:
+    """Ask a worker to serve a front end; blocks while it is busy."""
+    settings = generation.file.settings
+    try:
+        size = layout(worker.description, settings.buffers, settings.variable_tensor_bytes).size
+        memory = shared_memory(size)
+    except (HermeticError, OSError) as error:
+        return _Made(front_end, None, ConfigurationError(f"shared memory: {error}"))
+    front_end_side, worker_side = data_channel()
+    made = _Made(front_end, (front_end_side, memory))
+    try:
+        worker.attach(
+            worker_side,
+            memory,
+            buffers=settings.buffers,
+            variable_tensor_bytes=settings.variable_tensor_bytes,
+            timeout_s=ATTACH_TIMEOUT_S,
+        )
+    except HermeticError as error:
+        made.close()
+        return _Made(front_end, None, error)
+    finally:
+        os.close(worker_side)
+    return made
+
+
+def _ready_frame(generation: Generation, instance: Instance, link: int) -> ModelReady:
+    settings = generation.file.settings
+    return ModelReady(
+        description=generation.description(),
+        generation=generation.number,
+        instance=instance.number,
+        link=link,
+        buffers=settings.buffers,
+        batches_in_flight=settings.batches_in_flight,
+        variable_tensor_bytes=settings.variable_tensor_bytes,
+        max_queue_delay_us=settings.max_queue_delay_us,
+        requests_waiting=settings.requests_waiting,
+    )
+
+
+def _has_ended(worker: Worker) -> bool:
+    waiting = select.poll()
+    waiting.register(worker.pidfd, select.POLLIN)
+    return bool(waiting.poll(0))

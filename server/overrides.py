@@ -1,0 +1,141 @@
+"""The configuration that a load may come with: JSON of Triton's ModelConfig, taken for the fields that are safe. Pure.
+
+What a publisher signed says what a model is; a load may change how it is scheduled: dynamic batching with its
+priorities and queue policies, the number of instances, the version policy. Fields that say what the model is are
+accepted where they say the same; every other field is refused by its name. JSON is read as protobuf reads it, in
+snake_case and camelCase, and what a field may say is what `config.pbtxt` may say. This runs in the supervisor: a front
+end only carries the text.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from google.protobuf import json_format, text_format
+from pydantic import ValidationError
+
+from hermetic.enclave.configuration import DynamicBatching, ModelConfiguration, VersionPolicy
+from hermetic.enclave.manifest import Manifest, explain
+from hermetic.enclave.sealed.config_pbtxt import read_config
+from hermetic.errors import InvalidRequestError, ModelFormatError
+from hermetic.protos.inference import model_config_pb2 as config_pb
+from hermetic.server.rendering import configuration as rendered
+
+__all__ = ["NO_OVERRIDE", "Override", "parse"]
+
+NESTING_LIMIT: Final = 16  # levels of JSON
+
+_SAME: Final = ("name", "platform", "backend", "max_batch_size", "input", "output")
+"""Fields that say what the model is."""
+
+_TAKEN: Final[Mapping[str, str]] = {
+    "dynamic_batching": "dynamic_batching",
+    "instance_group": "instances",
+    "version_policy": "version_policy",
+}
+"""Fields that a load may set, and the member of `Override` and `ModelConfiguration` that each sets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """What a load says about scheduling; None: nothing about this. `stated` is checked against each sealed file."""
+
+    dynamic_batching: DynamicBatching | None = None
+    instances: int | None = None
+    version_policy: VersionPolicy | None = None
+    stated: tuple[tuple[str, bytes], ...] = ()
+    """Fields that must equal the sealed model's: name of the field, and a serialised ModelConfig with it alone."""
+
+    def applied(self, configuration: ModelConfiguration, manifest: Manifest) -> ModelConfiguration:
+        """Return `configuration` with these changes; `InvalidRequestError` where they do not fit the sealed model."""
+        self._check_same(manifest)
+        changes = {
+            "dynamic_batching": self.dynamic_batching,
+            "instances": self.instances,
+            "version_policy": self.version_policy,
+        }
+        changed = configuration.model_copy(update={name: part for name, part in changes.items() if part is not None})
+        if changed != manifest.configuration:
+            _check_fits(manifest, changed)
+        return changed
+
+    def _check_same(self, manifest: Manifest) -> None:
+        if not self.stated:
+            return
+        sealed = rendered(manifest.description(), 0)
+        for name, raw in self.stated:
+            wanted, got = getattr(sealed, name), getattr(config_pb.ModelConfig.FromString(raw), name)
+            if wanted != got:
+                raise InvalidRequestError(
+                    f"model configuration: field '{name}': expected what is sealed, {_short(wanted)}, got {_short(got)}"
+                )
+
+
+NO_OVERRIDE: Final = Override()
+
+
+def parse(text: str) -> Override:
+    """Return what the JSON says, or raise `InvalidRequestError` that names the field at fault."""
+    config = config_pb.ModelConfig()
+    try:
+        members = json.loads(text, object_pairs_hook=_members_once)
+        json_format.ParseDict(members, config, max_recursion_depth=NESTING_LIMIT)
+    except (ValueError, RecursionError, json_format.ParseError) as error:
+        raise InvalidRequestError(f"model configuration: expected JSON of ModelConfig, got: {error}") from None
+    if not isinstance(members, dict):
+        raise InvalidRequestError(f"model configuration: expected a JSON object, got {type(members).__name__}")
+    # Which fields are there is asked of the JSON: protobuf does not tell a zero from nothing.
+    fields = {str(field.json_name): str(field.name) for field in config.DESCRIPTOR.fields}
+    present = [fields.get(str(name), str(name)) for name, value in members.items() if value is not None]
+    for name in present:
+        if name not in _SAME and name not in _TAKEN:
+            raise InvalidRequestError(
+                f"model configuration: field '{name}' cannot be set by a load: it is sealed with the model"
+            )
+    configuration = _read(_only(config, [name for name in present if name in _TAKEN]))
+    parts = {_TAKEN[name]: getattr(configuration, _TAKEN[name]) for name in present if name in _TAKEN}
+    stated = tuple((name, _only(config, [name]).SerializeToString()) for name in present if name in _SAME)
+    return Override(**parts, stated=stated)
+
+
+def _only(config: config_pb.ModelConfig, names: Sequence[str]) -> config_pb.ModelConfig:
+    """Return a configuration that has these fields alone."""
+    members = json_format.MessageToDict(config, preserving_proto_field_name=True)
+    only = config_pb.ModelConfig()
+    json_format.ParseDict({name: member for name, member in members.items() if name in names}, only)
+    return only
+
+
+def _read(config: config_pb.ModelConfig) -> ModelConfiguration:
+    """Return what the configuration says, by the rules of `config.pbtxt`; what would have no effect is refused too."""
+    try:
+        read = read_config(text_format.MessageToString(config))
+    except ModelFormatError as error:
+        raise InvalidRequestError(f"model configuration: {error}") from None
+    if read.notes:
+        raise InvalidRequestError(f"model configuration: {'; '.join(read.notes)}")
+    return read.configuration
+
+
+def _check_fits(manifest: Manifest, configuration: ModelConfiguration) -> None:
+    """Hold the changed configuration against everything that a manifest's must obey."""
+    document = manifest.model_dump(mode="json") | {"configuration": configuration.dump()}
+    try:
+        Manifest.model_validate_json(json.dumps(document))
+    except ValidationError as error:
+        raise InvalidRequestError(f"model configuration: {explain(error)}") from None
+
+
+def _members_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a member stands twice")
+    return members
+
+
+def _short(value: object) -> str:
+    """Return a field in one line."""
+    if isinstance(value, str | int):
+        return repr(value)
+    return " ".join(str(value).split())[:256]

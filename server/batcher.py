@@ -1,119 +1,39 @@
 """Which request goes into which buffer, and when a buffer is run. Pure decisions: no I/O, no clock, no bytes.
 
-A buffer is *free*, *forming* (requests are being added), or *running* (the worker has it). Rules:
+Rules:
 
 - Requests share a buffer only under the same key: tenant (unless the model is shared) and shape of a row.
-- A buffer never holds more rows than the model's largest batch, nor more bytes per input than its region.
-- Requests of one key are placed in the order of their arrival. What finds no place waits; keys take turns when a buffer
-  becomes free, so that one tenant's queue does not stop another's. So many may wait, the next is refused.
+- A buffer never holds more rows than the model's largest batch, nor more bytes per input than its region. Where the
+  model does not batch, it holds one request.
+- Requests of one key are placed in the order of their arrival. What finds no place waits (waiting.py); so many may
+  wait, the next is refused.
+- A new buffer is opened at the instance that is least busy.
 - A forming buffer runs as soon as its instance has room: at once without a queue delay, else when it is full or its
   oldest request has waited for the delay (Triton's dynamic batching).
 - A cancelled request leaves a forming buffer, and the rows behind it move up. One that is running stays till the end.
 - When an instance is lost, what it was running fails; what was forming there goes back to the head of its queue, for
   another instance. Without another one everything fails.
 
-Moments are monotonic seconds.
+Moments are monotonic seconds. Priorities, time-outs and preferred sizes are queue_policies.py's.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Generic
 
 from hermetic.errors import HermeticError, InvalidRequestError, OverloadedError
-
-FREE: Final = 0
-FORMING: Final = 1
-RUNNING: Final = 2
-
-
-class Key(NamedTuple):
-    """What requests of one buffer have in common: `tenant` is "" where tenants may be mixed."""
-
-    tenant: str
-    row_shapes: tuple[tuple[int, ...], ...]
-
-
-NO_KEY: Final = Key("", ())
-
-
-class Wishes(NamedTuple):
-    """What a request says about its place in the queue: `priority` and `timeout` of its parameters; 0: nothing."""
-
-    priority: int = 0
-    timeout_us: int = 0
-
-
-NO_WISHES: Final = Wishes()
-
-
-class Entry:
-    """One request's rows: `lengths` in bytes per input; once placed, `offsets` say where they lie in `slot`."""
-
-    __slots__ = ("arrived", "key", "lengths", "offsets", "row", "rows", "slot", "wishes")
-
-    def __init__(self, key: Key, rows: int, lengths: Sequence[int], arrived: float, wishes: Wishes = NO_WISHES) -> None:
-        self.key = key
-        self.wishes = wishes
-        self.rows = rows
-        self.lengths = lengths
-        self.arrived = arrived
-        self.slot: Slot[Any] | None = None
-        self.row = 0
-        self.offsets: list[int] = []
-
-
-EntryT = TypeVar("EntryT", bound=Entry)
-
-
-class Slot(Generic[EntryT]):
-    """One buffer of one instance. `filled`: bytes used per input; `closed`: takes no more requests."""
-
-    __slots__ = ("closed", "entries", "filled", "index", "instance", "key", "opened", "rows", "state")
-
-    def __init__(self, instance: "Instance[EntryT]", index: int, inputs: int) -> None:
-        self.instance = instance
-        self.index = index
-        self.filled = [0] * inputs
-        self.entries: list[EntryT] = []
-        self.rows = 0
-        self.state = FREE
-        self.closed = False
-        self.key = NO_KEY
-        self.opened = 0.0
-
-
-class Instance(Generic[EntryT]):
-    """One worker's buffers; at most `in_flight` of them run at a time."""
-
-    __slots__ = ("forming", "free", "in_flight", "running", "slots")
-
-    def __init__(self, buffers: int, in_flight: int, inputs: int) -> None:
-        self.slots: list[Slot[EntryT]] = [Slot(self, index, inputs) for index in range(buffers)]
-        self.free = list(reversed(self.slots))
-        self.forming: list[Slot[EntryT]] = []
-        self.in_flight = in_flight
-        self.running = 0
-
-
-class Removal(NamedTuple):
-    """What a request leaves to do in `slot` when it is taken out.
-
-    Per input, the bytes from `start + length` to `end` move to `start`, and the last `length` before `end` are wiped.
-    """
-
-    slot: Slot[Any]
-    gaps: list[tuple[int, int, int]]  # start, length, end
-
-
-class Leaving(NamedTuple, Generic[EntryT]):
-    """A request that is taken out of its place: it fails with `error`, or, without one, its rows are to be copied out.
-
-    `removal`: where its rows are; None where they are not in a buffer, or are the worker's for good.
-    """
-
-    entry: EntryT
-    removal: Removal | None
-    error: HermeticError | None
+from hermetic.server.slots import (
+    FORMING,
+    FREE,
+    NO_KEY,
+    RUNNING,
+    EntryT,
+    Instance,
+    Key,
+    Leaving,
+    Removal,
+    Slot,
+)
+from hermetic.server.waiting import Waiting
 
 
 class Batcher(Generic[EntryT]):
@@ -121,14 +41,25 @@ class Batcher(Generic[EntryT]):
 
     rearranges = False
 
-    def __init__(self, max_rows: int, capacities: Sequence[int], delay_s: float, waiting_limit: int) -> None:
+    def __init__(
+        self,
+        max_rows: int,
+        capacities: Sequence[int],
+        delay_s: float,
+        waiting_limit: int,
+        *,
+        full_rows: int | None = None,
+        queue: Waiting[EntryT] | None = None,
+    ) -> None:
+        """`full_rows`: with so many a buffer takes no further request; 1 where each is a batch of its own."""
         self._max_rows = max_rows
+        self._full_rows = max_rows if full_rows is None else full_rows
         self._capacities = tuple(capacities)
         self._delay = delay_s
         self._waiting_limit = waiting_limit
         self._instances: list[Instance[EntryT]] = []
         self._open: dict[Key, Slot[EntryT]] = {}  # the buffer that takes further requests of a key
-        self._waiting: OrderedDict[Key, dict[EntryT, None]] = OrderedDict()
+        self._queue = Waiting[EntryT]() if queue is None else queue
         self.waiting = 0
 
     def add_instance(self, buffers: int, in_flight: int) -> Instance[EntryT]:
@@ -149,18 +80,18 @@ class Batcher(Generic[EntryT]):
             leaving += [self._leaving(slot, entry, None if movable else error) for entry in slot.entries]
             self._forget(slot)
         if not self._instances:
-            leaving += [Leaving(entry, None, error) for queue in self._waiting.values() for entry in queue]
-            self._waiting.clear()
+            waiting = list(self._queue)
+            leaving += [Leaving(entry, None, error) for entry in waiting]
+            for entry in waiting:
+                self._queue.discard(entry)
             self.waiting = 0
         return leaving
 
     def requeue(self, entries: Sequence[EntryT]) -> None:
         """Take requests back that were copied out: they wait before all others of their key, however many wait."""
-        for entry in sorted(entries, key=lambda entry: entry.arrived, reverse=True):
-            later = self._waiting.pop(entry.key, {})
-            self._waiting[entry.key] = {entry: None, **later}
-            self._waiting.move_to_end(entry.key, last=False)
-        self.waiting += len(entries)
+        if entries:
+            self._queue.put_back(sorted(entries, key=lambda entry: entry.arrived))
+            self.waiting += len(entries)
 
     def submit(self, entry: EntryT) -> bool:
         """Place `entry` and return True, or keep it waiting and return False.
@@ -168,30 +99,19 @@ class Batcher(Generic[EntryT]):
         Raises `InvalidRequestError` where it never fits, `OverloadedError` where too many wait already.
         """
         self._check_fits_at_all(entry)
-        if entry.key not in self._waiting and self._place(entry):
+        if not (self.waiting and self._queue.is_behind_others(entry)) and self._place(entry):
             return True
         if self.waiting >= self._waiting_limit:
             raise OverloadedError(
                 f"requests waiting for this model: wanted at most {self._waiting_limit}, got {self.waiting + 1}"
             )
-        self._waiting.setdefault(entry.key, {})[entry] = None
+        self._queue.add(entry)
         self.waiting += 1
         return False
 
     def place_waiting(self) -> list[EntryT]:
         """Place as many waiting requests as there is room for, keys in turn; return them."""
-        placed: list[EntryT] = []
-        for key in list(self._waiting):
-            queue = self._waiting[key]
-            before = len(placed)
-            while queue and self._place(next(iter(queue))):
-                entry = next(iter(queue))
-                del queue[entry]
-                placed.append(entry)
-            if not queue:
-                del self._waiting[key]
-            elif len(placed) > before:
-                self._waiting.move_to_end(key)
+        placed = self._queue.place(self._place)
         self.waiting -= len(placed)
         return placed
 
@@ -203,16 +123,21 @@ class Batcher(Generic[EntryT]):
         """Return the buffers to run now, oldest first; they count as running until `release`."""
         ready: list[Slot[EntryT]] = []
         for instance in self._instances:
-            while instance.forming and instance.running < instance.in_flight:
-                slot = next((slot for slot in instance.forming if self._is_due(slot, now)), None)
-                if slot is None:
-                    break
+            if instance.forming and instance.running < instance.in_flight:
+                self._take_from(instance, now, ready)
+        return ready
+
+    def _take_from(self, instance: Instance[EntryT], now: float, ready: list[Slot[EntryT]]) -> None:
+        for slot in instance.forming[:]:
+            if slot.closed or not self._delay or now - slot.opened >= self._delay:
                 instance.forming.remove(slot)
-                self._close(slot)
+                if not slot.closed:
+                    self._close(slot)
                 slot.state = RUNNING
                 instance.running += 1
                 ready.append(slot)
-        return ready
+                if instance.running == instance.in_flight:
+                    return
 
     def next_moment(self) -> float | None:
         """Return when the next forming buffer will have waited long enough, where only time is wanting."""
@@ -236,12 +161,7 @@ class Batcher(Generic[EntryT]):
         """Take `entry` out; None where it was waiting, or is running and stays."""
         slot = entry.slot
         if slot is None:
-            queue = self._waiting.get(entry.key, {})
-            if entry in queue:
-                del queue[entry]
-                self.waiting -= 1
-                if not queue:
-                    del self._waiting[entry.key]
+            self.waiting -= self._queue.discard(entry)
             return None
         if slot.state != FORMING or entry not in slot.entries:
             return None
@@ -289,7 +209,7 @@ class Batcher(Generic[EntryT]):
         slot.filled = [filled + length for filled, length in zip(slot.filled, entry.lengths, strict=True)]
         slot.rows += entry.rows
         slot.entries.append(entry)
-        if slot.rows >= self._max_rows:
+        if slot.rows >= self._full_rows:
             self._close(slot)
         return True
 
@@ -307,7 +227,7 @@ class Batcher(Generic[EntryT]):
         return slot
 
     def _fits(self, slot: Slot[EntryT], entry: EntryT) -> bool:
-        return slot.rows + entry.rows <= self._max_rows and all(
+        return slot.rows + entry.rows <= self._full_rows and all(
             filled + length <= capacity
             for filled, length, capacity in zip(slot.filled, entry.lengths, self._capacities, strict=True)
         )
@@ -320,9 +240,6 @@ class Batcher(Generic[EntryT]):
         for length, capacity in zip(entry.lengths, self._capacities, strict=True):
             if length > capacity:
                 raise InvalidRequestError(f"input: expected at most {capacity} bytes, got {length}")
-
-    def _is_due(self, slot: Slot[EntryT], now: float) -> bool:
-        return slot.closed or not self._delay or now - slot.opened >= self._delay
 
     def _close(self, slot: Slot[EntryT]) -> None:
         slot.closed = True

@@ -6,7 +6,7 @@ that there is to check of the data, whole requests are recognised by their form 
 (typed contents) are not kept. Cutting is scanner.py's, contents are contents.py's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Final, NamedTuple
 
@@ -20,6 +20,7 @@ from hermetic.server.contents import Buffer, check_raw, raw_from_typed
 from hermetic.server.forms import Form, Forms
 from hermetic.server.models import Models, ServedModel
 from hermetic.server.scanner import cut
+from hermetic.server.slots import NO_WISHES, Wishes
 
 PLANS_KEPT: Final = 1024  # headers whose plan is kept
 HEADER_LIMIT: Final = 2048  # bytes of a header that is worth keeping
@@ -45,6 +46,7 @@ class Plan(NamedTuple):
     order: tuple[int, ...]
     outputs: tuple[int, ...]
     checked_by_length: bool
+    wishes: Wishes
 
 
 class Decoded(NamedTuple):
@@ -138,6 +140,7 @@ def make_plan(model: ServedModel, request: pb.ModelInferRequest) -> Plan:
         order=order,
         outputs=_outputs(model, request),
         checked_by_length=all(spec.datatype != "BOOL" and ELEMENT_BYTES[spec.datatype] is not None for spec in specs),
+        wishes=_wishes(request),
     )
 
 
@@ -274,6 +277,25 @@ _RESERVED: Final[dict[str, tuple[str, ...]]] = {
     "timeout": ("int64_param", "uint64_param"),
     "triton_enable_empty_final_response": ("bool_param",),
 }
+
+
+def _wishes(request: pb.ModelInferRequest) -> Wishes:
+    """Return what the request's parameters, checked already, say about its place in the queue."""
+    parameters = request.parameters
+    if "priority" not in parameters and "timeout" not in parameters:
+        return NO_WISHES
+    priority, timeout = (_number(parameters, name) for name in ("priority", "timeout"))
+    return Wishes(priority, timeout)
+
+
+def _number(parameters: Mapping[str, pb.InferParameter], name: str) -> int:
+    if name not in parameters:
+        return 0
+    chosen = parameters[name]
+    value = chosen.uint64_param if chosen.WhichOneof("parameter_choice") == "uint64_param" else chosen.int64_param
+    if value < 0:
+        raise InvalidRequestError(f"parameter '{name}': expected at least 0, got {value}")
+    return value
 
 
 def _dimensions(shape: Sequence[int]) -> str:

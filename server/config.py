@@ -168,7 +168,7 @@ class ModelSettings(Section):
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     buffers: Annotated[int, Field(ge=2, le=64)] = 4
     batches_in_flight: Annotated[int, Field(ge=1, le=8)] = 2
-    max_queue_delay_us: Annotated[int, Field(ge=0)] = 0
+    max_queue_delay_us: Annotated[int, Field(ge=0)] | None = None  # None: as the model's configuration says
     requests_waiting: PositiveInt = 1024
     variable_tensor_bytes: PositiveInt = 4 * MIB
     memory_limit_bytes: PositiveInt = 8 * GIB

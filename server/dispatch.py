@@ -16,11 +16,12 @@ from hermetic.enclave.channel import Channel
 from hermetic.enclave.messages import STATUS_OK, STATUS_REFUSED, Done, Tensor, decode_done, encode_batch
 from hermetic.errors import BorderError, HermeticError, InvalidRequestError, WorkerLostError
 from hermetic.server.awaited import Awaited
-from hermetic.server.batcher import Instance, Leaving, Slot
 from hermetic.server.contents import Buffer
 from hermetic.server.hidden import HiddenTensors
+from hermetic.server.ordering import Order
 from hermetic.server.outputs import Output, checked_outputs
 from hermetic.server.scheduling import Scheduling
+from hermetic.server.slots import Instance, Leaving, Slot
 from hermetic.server.statistics import ModelStatistics
 from hermetic.server.work import Work
 from hermetic.server.worker_link import Running, WorkerLink
@@ -41,8 +42,12 @@ class Dispatcher:
         *,
         batched: bool,
         hidden: HiddenTensors | None = None,
+        ordered: bool = False,
     ) -> None:
-        """`post` and `wake_at` are the transport's; `batched`: the first dimension of every tensor is the row."""
+        """`post` and `wake_at` are the transport's; `batched`: the first dimension of every tensor is the row.
+
+        `ordered`: answers leave in the order of their requests' arrival.
+        """
         self._scheduler = scheduler
         self._statistics = statistics
         self._awaited = awaited
@@ -50,6 +55,7 @@ class Dispatcher:
         self._wake_at = wake_at
         self._batched = batched
         self._hidden = hidden
+        self._order = Order(self._deliver) if ordered else None
         self._links: dict[Instance[Work], WorkerLink] = {}
         self._sequence = 0
         self._alarm = 0.0
@@ -93,7 +99,10 @@ class Dispatcher:
 
         What can run is run after the calls that have arrived already: they fill the batch, which costs more than a row.
         """
-        if self._scheduler.submit(work):
+        placed = self._scheduler.submit(work)
+        if self._order is not None:
+            self._order.entered(work)
+        if placed:
             self._copy_in(work)
         elif not self._scheduler.rearranges:  # else it may have to be woken for what waits
             return
@@ -106,6 +115,8 @@ class Dispatcher:
         removal = self._scheduler.cancel(work)
         if removal is not None:
             self._links[removal.slot.instance].close_gap(removal)
+        if self._order is not None:
+            self._order.left(work)
         self._fill_and_run()
 
     def received(self, link: WorkerLink, frame: bytes) -> None:
@@ -157,6 +168,8 @@ class Dispatcher:
             self.on_link_closed(link)
             link.close()
         self._links.clear()
+        if self._order is not None:
+            self._order.close()
 
     def _outputs(self, link: WorkerLink, slot: Slot[Work], done: Done) -> list[Output]:
         if done.status != STATUS_OK:
@@ -170,23 +183,30 @@ class Dispatcher:
             try:
                 self._hidden.answered(slot, outputs)
             except HermeticError as error:
-                for work in slot.entries:
-                    work.fail(error)
+                self._fail_all(slot.entries, error)
                 return
         if done.status == STATUS_OK:
             most = int((time.monotonic() - sent) * 1e9)
             times = (min(done.input_ns, most), min(done.infer_ns, most), min(done.output_ns, most))
             self._statistics.executed(slot.rows, len(slot.entries), times, int(time.time() * 1000))
+            answer = self._deliver if self._order is None else self._order.answer
             for work in slot.entries:
-                try:
-                    work.answer(outputs, slot.rows, sent)
-                except Exception as error:  # noqa: BLE001 - one request's answer must not cost the others theirs
-                    _log.error("answer", exc_info=error)
-                    work.fail(HermeticError(f"answer: {error}"))
+                answer(work, outputs, slot.rows, sent)
             return
-        failure = _failure(done, mixed=not slot.key.tenant)
-        for work in slot.entries:
-            work.fail(failure)
+        self._fail_all(slot.entries, _failure(done, mixed=not slot.key.tenant))
+
+    def _deliver(self, work: Work, outputs: Sequence[Output], rows: int, sent: float) -> None:
+        try:
+            work.answer(outputs, rows, sent)
+        except Exception as error:  # noqa: BLE001 - one request's answer must not cost the others theirs
+            _log.error("answer", exc_info=error)
+            work.fail(HermeticError(f"answer: {error}"))
+
+    def _fail_all(self, works: Sequence[Work], error: HermeticError) -> None:
+        for work in works:
+            work.fail(error)
+            if self._order is not None:
+                self._order.left(work)
 
     def _copy_in(self, work: Work) -> None:
         if work.slot is not None:
@@ -206,7 +226,7 @@ class Dispatcher:
             if error is None:
                 moved.append(work)
             else:
-                work.fail(error)
+                self._fail_all((work,), error)
         self._scheduler.requeue(moved)
 
     def _fill_and_run(self) -> None:
@@ -229,8 +249,9 @@ class Dispatcher:
         self._run_posted = False
         now = time.monotonic()
         if self._scheduler.rearranges:
-            self._carry_out(self._scheduler.rearrange(now))
-            self._place_waiting()
+            while leaving := self._scheduler.rearrange(now):
+                self._carry_out(leaving)
+                self._place_waiting()
         for slot in self._scheduler.take_ready(now):
             self._send(slot, now)
         moment = self._scheduler.next_moment()

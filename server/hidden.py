@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from hermetic.enclave.messages import Tensor
-from hermetic.server.batcher import Slot
 from hermetic.server.outputs import Output
+from hermetic.server.slots import Slot
 from hermetic.server.work import Work
 
 

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from hermetic.enclave.zero_on_free import wipe_immutable_bytes_that_nobody_else_holds
-from hermetic.errors import HermeticError
+from hermetic.errors import HermeticError, QueueRefusedError
 from hermetic.server.asking import Asking
-from hermetic.server.batcher import Key
 from hermetic.server.codec import Decoded, Decoder
 from hermetic.server.models import Models
 from hermetic.server.outputs import Output, cut_rows
+from hermetic.server.slots import Key
 from hermetic.server.stream_messages import identifier
 from hermetic.server.streamed_request import StreamedRequest
 from hermetic.server.work import Work
@@ -31,7 +31,7 @@ class Inference(Work):
     def __init__(self, request: Asking, decoded: Decoded, message: bytes) -> None:
         plan = decoded.plan
         tenant = "" if plan.model.description.shared else request.tenant
-        super().__init__(Key(tenant, plan.row_shapes), plan.rows, decoded.raw, time.monotonic())
+        super().__init__(Key(tenant, plan.row_shapes), plan.rows, decoded.raw, time.monotonic(), plan.wishes)
         self._request = request
         self._decoded = decoded
         self._message = message
@@ -60,7 +60,7 @@ class Inference(Work):
     def fail(self, error: HermeticError) -> None:
         """Answer with `error`."""
         if not self._request.ended:
-            self._count_failure("BACKEND")
+            self._count_failure("REJECTED" if isinstance(error, QueueRefusedError) else "BACKEND")
             self._request.fail(error)
         self.forget_rows()
         self.copied()

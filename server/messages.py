@@ -68,7 +68,7 @@ class ModelReady(Frame):
     buffers: Annotated[int, Field(ge=1, le=64)]
     batches_in_flight: Annotated[int, Field(ge=1, le=8)]
     variable_tensor_bytes: Annotated[int, Field(ge=1)]
-    max_queue_delay_us: Annotated[int, Field(ge=0)]
+    max_queue_delay_us: Annotated[int, Field(ge=0)] | None = None  # None: as the model's configuration says
     requests_waiting: Annotated[int, Field(ge=1)]
 
 

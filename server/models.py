@@ -15,6 +15,7 @@ from hermetic.server.audit import model_part
 from hermetic.server.dispatch import Dispatcher
 from hermetic.server.messages import ModelReady, RepositoryEntry
 from hermetic.server.reply import ReplyTemplate
+from hermetic.server.scheduling import queue_delay_us
 from hermetic.server.statistics import ModelStatistics
 
 VERSION_DIGITS: Final = 18  # digits of a version in a request
@@ -34,7 +35,7 @@ class ServedModel:
         self.input_positions = {spec.name: at for at, spec in enumerate(self.description.inputs)}
         self.output_positions = {spec.name: at for at, spec in enumerate(self.description.outputs)}
         self.record_part = model_part(self.description.name, self.description.version, self.description.manifest_digest)
-        self.delay_us = settings.max_queue_delay_us
+        self.delay_us = queue_delay_us(settings)
         self.reply_row_bytes = reply_row_bytes(settings)
         self.stopping = False
 

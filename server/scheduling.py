@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from typing import Final, Protocol, TypeVar
 
 from hermetic.enclave.buffers import BufferLayout
+from hermetic.enclave.configuration import DynamicBatching
 from hermetic.enclave.messages import ModelDescription
 from hermetic.errors import HermeticError
-from hermetic.server.batcher import Batcher, Entry, Instance, Leaving, Removal, Slot
+from hermetic.server.batcher import Batcher
 from hermetic.server.hidden import HiddenTensors
 from hermetic.server.messages import ModelReady
+from hermetic.server.queue_policies import PolicyBatcher
+from hermetic.server.slots import Entry, Instance, Leaving, Removal, Slot
 from hermetic.server.work import Work
 
 MICROSECONDS: Final = 1e6
@@ -62,9 +65,30 @@ class Scheduling(Protocol[EntryT]):
 
 
 def new_scheduler(ready: ModelReady, place: BufferLayout) -> Scheduling[Work]:
-    """Return the scheduler of a model that has just become ready."""
-    capacities = [region.capacity for region in place.inputs[: len(ready.description.inputs)]]
-    return Batcher(place.max_rows, capacities, ready.max_queue_delay_us / MICROSECONDS, ready.requests_waiting)
+    """Return the scheduler of a model that has just become ready. What the operator sets goes before the model's."""
+    description = ready.description
+    capacities = [region.capacity for region in place.inputs[: len(description.inputs)]]
+    options = description.configuration.dynamic_batching
+    if options is None:
+        return Batcher(place.max_rows, capacities, 0.0, ready.requests_waiting, full_rows=1)
+    delay_s = queue_delay_us(ready) / MICROSECONDS
+    if options.model_copy(update={"max_queue_delay_us": 0}) == DynamicBatching():
+        return Batcher(place.max_rows, capacities, delay_s, ready.requests_waiting)
+    return PolicyBatcher(place.max_rows, capacities, delay_s, ready.requests_waiting, options)
+
+
+def queue_delay_us(ready: ModelReady) -> int:
+    """Return for how long a batch may wait for company, in microseconds: the operator's word, else the model's."""
+    options = ready.description.configuration.dynamic_batching
+    if ready.max_queue_delay_us is not None:
+        return ready.max_queue_delay_us
+    return options.max_queue_delay_us if options is not None else 0
+
+
+def is_ordered(description: ModelDescription) -> bool:
+    """Return whether answers must leave in the order of their requests' arrival."""
+    options = description.configuration.dynamic_batching
+    return options is not None and options.preserve_ordering
 
 
 def new_hidden(_description: ModelDescription) -> HiddenTensors | None:

@@ -47,6 +47,7 @@ _CALLER: Final[dict[type[errors.HermeticError], Code]] = {
     errors.AccessDeniedError: Code.PERMISSION_DENIED,
     errors.NotFoundError: Code.NOT_FOUND,
     errors.OverloadedError: Code.RESOURCE_EXHAUSTED,
+    errors.QueueRefusedError: Code.UNAVAILABLE,
     errors.NotReadyError: Code.UNAVAILABLE,
     errors.RepositoryError: Code.INTERNAL,
     errors.DeadlineError: Code.DEADLINE_EXCEEDED,

@@ -4,9 +4,9 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 from hermetic.errors import HermeticError
-from hermetic.server.batcher import NO_WISHES, Entry, Key, Wishes
 from hermetic.server.contents import Buffer
 from hermetic.server.outputs import Output
+from hermetic.server.slots import NO_WISHES, Entry, Key, Wishes
 from hermetic.server.wiping import wipe
 
 

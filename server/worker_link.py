@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from hermetic.enclave.buffers import BufferLayout, Region
 from hermetic.enclave.channel import Channel
-from hermetic.server.batcher import Instance, Removal, Slot
+from hermetic.server.slots import Instance, Removal, Slot
 from hermetic.server.wiping import wipe
 from hermetic.server.work import Work
 

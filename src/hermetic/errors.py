@@ -7,6 +7,7 @@
     │   ├── AccessDeniedError           identity known, no rule allows it
     │   ├── NotFoundError               no such model, version or resource
     │   ├── OverloadedError             a named limit is reached; try later
+    │   ├── QueueRefusedError           the model's queue policy: too many wait, or it waited too long
     │   ├── NotReadyError               known, but not serving now
     │   ├── RepositoryError             the model repository has nothing to load under this name
     │   ├── DeadlineError               the caller's deadline has passed
@@ -64,6 +65,10 @@ class NotFoundError(CallerError):
 
 class OverloadedError(CallerError):
     """A named limit is reached; the same request may pass later."""
+
+
+class QueueRefusedError(CallerError):
+    """The model's queue policy refuses: too many requests wait, or this one has waited too long."""
 
 
 class NotReadyError(CallerError):

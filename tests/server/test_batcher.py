@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from hermetic.errors import InvalidRequestError, OverloadedError, WorkerLostError
-from hermetic.server.batcher import FORMING, FREE, RUNNING, Batcher, Entry, Key, Slot
+from hermetic.server.batcher import Batcher
+from hermetic.server.slots import FORMING, FREE, RUNNING, Entry, Key, Slot
 
 CAPACITIES = (40, 24)
 MAX_ROWS = 4

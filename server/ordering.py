@@ -1,0 +1,79 @@
+"""Answers that leave in the order of their requests' arrival (`preserve_ordering`), over all instances of a model.
+
+The order is kept within each tenant: no tenant's answers wait for another's batch, unless the model is shared. An
+answer that is early is copied out of shared memory, its own rows only, and overwritten when it has left; so its buffer
+is free at once, and at most one such copy is held for each request that is accepted. Errors leave at once.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from hermetic.server.outputs import Output, cut_rows
+from hermetic.server.wiping import wipe
+from hermetic.server.work import Work
+
+Deliver = Callable[[Work, Sequence[Output], int, float], None]
+"""Answers a request: with the outputs of its batch, their rows, and when the batch was sent."""
+
+
+class Early(NamedTuple):
+    """A private copy of an answer that must wait, and when its batch was sent."""
+
+    outputs: list[Output]
+    sent: float
+
+
+class Order:
+    """Accepted requests in the order of their arrival."""
+
+    def __init__(self, deliver: Deliver) -> None:
+        """`deliver` answers a request, and never raises."""
+        self._deliver = deliver
+        self._lines: dict[str, dict[Work, Early | None]] = {}  # by tenant
+
+    def entered(self, work: Work) -> None:
+        """Take note of a request that is accepted."""
+        self._lines.setdefault(work.key.tenant, {})[work] = None
+
+    def answer(self, work: Work, outputs: Sequence[Output], rows: int, sent: float) -> None:
+        """Answer `work` from the outputs of its batch of `rows` rows, or keep its part until its turn."""
+        line = self._lines.get(work.key.tenant, {})
+        if work in line and next(iter(line)) is not work:
+            line[work] = Early([_own(output, work, rows) for output in outputs], sent)
+            return
+        self._deliver(work, outputs, rows, sent)
+        self.left(work)
+
+    def left(self, work: Work) -> None:
+        """Take note that `work` is answered, has failed, or is not wanted any more; what waited for it may leave."""
+        line = self._lines.get(work.key.tenant, {})
+        if work not in line:
+            return
+        _wipe(line.pop(work))
+        while line:
+            head = next(iter(line))
+            early = line[head]
+            if early is None:
+                return
+            head.row = 0
+            self._deliver(head, early.outputs, head.rows, early.sent)
+            _wipe(line.pop(head))
+        del self._lines[work.key.tenant]
+
+    def close(self) -> None:
+        """Overwrite what waits; nobody gets it any more."""
+        for line in self._lines.values():
+            for early in line.values():
+                _wipe(early)
+        self._lines.clear()
+
+
+def _own(output: Output, work: Work, rows: int) -> Output:
+    shape, data = cut_rows(output, work.row, work.rows, rows)
+    return Output(shape, bytearray(data), None)
+
+
+def _wipe(early: Early | None) -> None:
+    for output in early.outputs if early is not None else ():
+        if isinstance(output.data, bytearray):
+            wipe(memoryview(output.data))

@@ -119,7 +119,9 @@ class InferenceService:
             request.expect_reply(model.reply_row_bytes * work.rows)
         try:
             model.dispatcher.submit(work)
-        except HermeticError:
+        except HermeticError as error:
             request.on_cancel = None
             work.refuse()
+            if isinstance(error, QueueRefusedError):  # Triton's words
+                raise QueueRefusedError(f"[request id: {decoded.id.decode() or '<id_unknown>'}] {error}") from None
             raise

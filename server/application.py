@@ -19,15 +19,16 @@ from hermetic.enclave.buffers import layout
 from hermetic.enclave.channel import Channel, map_shared_memory
 from hermetic.enclave.messages import Frame, decode_control
 from hermetic.errors import BorderError, HermeticError
-from hermetic.server.access import AccessTable
 from hermetic.server.audit import Journal
 from hermetic.server.awaited import Awaited
 from hermetic.server.commands import Commands
-from hermetic.server.config import FrontEndSettings
+from hermetic.server.config import FrontEndSettings, Limits
+from hermetic.server.counters import Row, SharedAccounts, map_row_of_another
 from hermetic.server.dispatch import Dispatcher
+from hermetic.server.epochs import Epochs, checked, places
 from hermetic.server.gate import Gate
 from hermetic.server.health import Health
-from hermetic.server.identity import Identities
+from hermetic.server.limits import Accounts
 from hermetic.server.messages import (
     LINK_REASON_LIMIT,
     TO_FRONT_END,
@@ -47,6 +48,13 @@ from hermetic.server.models import Models, ServedModel
 from hermetic.server.reader import Reader, Source
 from hermetic.server.scheduling import is_ordered, new_hidden, new_scheduler
 from hermetic.server.service import InferenceMethods
+from hermetic.server.shared_messages import (
+    ApplyEpoch,
+    CountersGone,
+    CountersOf,
+    DropEpoch,
+    StageEpoch,
+)
 from hermetic.server.statistics import ModelStatistics
 from hermetic.server.transport import Call, Transport
 from hermetic.server.worker_link import WorkerLink
@@ -59,12 +67,15 @@ _log: Final = logging.getLogger(__name__)
 class FrontEnd:
     """The application. `attach` gives it its transport before anything is accepted."""
 
-    def __init__(self, settings: FrontEndSettings, supervisor: Channel) -> None:
-        """`supervisor` must not block. `ConfigurationError` where the settings do not fit together."""
+    def __init__(self, settings: FrontEndSettings, supervisor: Channel, row: Row | None = None) -> None:
+        """`supervisor` must not block; `row` is this front end's own where several share counters.
+
+        Raises `ConfigurationError` where the settings do not fit together.
+        """
         self._supervisor = supervisor
         self._models = Models()
         self._commands = Commands(self._send)
-        self._inference = InferenceMethods(self._models, self._commands, settings.limits)
+        self._inference = InferenceMethods(self._models, self._commands, settings.epoch.limits)
         self._health = Health(lambda: self._inference.ready)
         self._models.on_change.append(self._health.changed)
         self._awaited = Awaited()
@@ -72,21 +83,35 @@ class FrontEnd:
         self._unsaid: deque[bytes] = deque()
         self.on_new_key: Callable[[bytes, str], None] = lambda _key, _chain: None
         """Takes a new serving key (PEM) and its certificate chain; set by whoever owns the credentials."""
-        self.journal = Journal(self._send, settings.limits.records_waiting)
+        first = checked(settings.epoch)
+        limits = settings.epoch.limits
+        self.journal = Journal(self._send, limits.records_waiting)
+        self._shared = None if row is None else SharedAccounts(limits, row, places(settings.epoch))
         self.gate = Gate(
             {**self._inference.table(), **self._health.table()},
-            Identities(settings.authorities),
-            AccessTable(settings.access, settings.authorities),
-            settings.limits,
+            first.identities,
+            first.access,
+            limits,
             self.journal,
             self._inference.streaming(),
+            self._shared or Accounts(limits),
         )
-        self._batch_timeout_s = settings.limits.batch_timeout_s
+        self.epochs = Epochs(settings.epoch, self.gate, self._shared)
+        self.epochs.on_applied += (
+            lambda epoch: self._hold_to(epoch.limits),
+            lambda _: self._inference.streams.judge(self.gate.check_again),
+            lambda _: self._health.judge(self.gate.check_again),
+        )
+        self._hold_to(limits)
         self._transport: Transport | None = None
         self._reader: Reader | None = None
         self._drain_until: float | None = None
         self.failed_in_drain = 0
         self.supervisor_lost = False
+
+    def _hold_to(self, limits: Limits) -> None:
+        self._inference.streams.limit(limits)
+        self._batch_timeout_s = limits.batch_timeout_s
 
     def attach(self, transport: Transport, reader: Reader) -> None:
         """Use this transport, and this reader for workers and the supervisor."""
@@ -113,6 +138,8 @@ class FrontEnd:
         now = time.monotonic()
         self._send_unsaid()
         self.journal.flush()
+        if self._shared is not None:  # another front end may have given room back
+            self.gate.intake.serve(now)
         self.gate.expire(now)
         self._inference.streams.tick()
         for model in self._models.held():
@@ -142,6 +169,12 @@ class FrontEnd:
         if isinstance(message, NewServingKey):
             self.on_new_key(read_serving_key(descriptors), message.certificate_chain)
             return
+        if isinstance(message, StageEpoch):
+            self._say(self.epochs.stage(message, descriptors).encode())
+            return
+        if isinstance(message, CountersOf):
+            self._count_another(message, descriptors)
+            return
         if not isinstance(message, ModelReady):
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -167,6 +200,22 @@ class FrontEnd:
             self._model_stop(message)
         elif isinstance(message, Drain):
             self._drain(message.grace_s)
+        elif isinstance(message, ApplyEpoch):
+            self._say(self.epochs.apply(message).encode())
+        elif isinstance(message, DropEpoch):
+            self.epochs.drop(message)
+        elif isinstance(message, CountersGone) and self._shared is not None:
+            self._shared.remove_row(message.pid)
+
+    def _count_another(self, message: CountersOf, descriptors: Sequence[int]) -> None:
+        """Take in the row of another front end."""
+        try:
+            if self._shared is None or len(descriptors) != 1:
+                raise BorderError(f"counters: wanted one descriptor where front ends share, got {len(descriptors)}")
+            self._shared.add_row(message.pid, map_row_of_another(descriptors[0]))
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
 
     def _model_ready(self, ready: ModelReady, channel: int, memory: int) -> None:
         """Take a worker in service: of a new generation, a further instance, or a successor of a link that was lost."""

@@ -27,9 +27,10 @@ from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.errors import ConfigurationError
 from hermetic.server.attesting import Attesting
 from hermetic.server.catalogue import Catalogue
-from hermetic.server.config import FrontEndSettings, ServerConfig
+from hermetic.server.config import Epoch, FrontEndSettings, ServerConfig, read_text
 from hermetic.server.enrolled_tpm import EnrolledTpm
 from hermetic.server.loading import Loader
+from hermetic.server.reload import Current, first_epoch
 from hermetic.server.repository import Repository
 from hermetic.server.serving_key import ServingKey, make_serving_key
 from hermetic.server.supervisor import Supervisor
@@ -37,35 +38,42 @@ from hermetic.server.supervisor import Supervisor
 EVENT_LOG: Final = "event-log.json"
 
 
-def assemble(config: ServerConfig, resources: ExitStack, on_change: Callable[[Repository], None]) -> Supervisor:
+def assemble(
+    config: ServerConfig,
+    resources: ExitStack,
+    on_change: Callable[[Repository], None],
+    read_again: Callable[[], ServerConfig] | None = None,
+) -> Supervisor:
     """Return the supervisor of this configuration; `resources` closes log, TPM and broker connection.
 
+    `read_again` reads the configuration's file once more, when a reload is asked for; None: it cannot be.
     Raises `ConfigurationError`, `LogError`, `TpmError`, `BrokerRefusedError` or `BrokerUnreachableError`: whatever
     cannot be put together stops the start. A sealed file that is refused is a state of the repository, not an error.
     """
     _refuse_demo_material(config)
     log = resources.enter_context(_open_log(config))
-    publishers = TrustedPublishers.loads(read(config.publishers))
+    publishers = TrustedPublishers.loads(read_text(config.publishers))
     broker = resources.enter_context(_broker(config))
     attester = _attester(config, resources, broker)
     zeroing = zero_on_free.status()
-    attesting = Attesting(attester, broker, lambda: _host_claims(config, zeroing, publishers, log))
+    current = Current(config)
+    attesting = Attesting(attester, broker, lambda: _host_claims(current.config, zeroing, publishers, log))
     make_key = partial(make_serving_key, config.tls, attesting.certify_serving_key)
     serving_key = make_key()
     renew_key = None if config.tls.certificate_source == "files" else make_key
     catalogue = Catalogue(config.models, config.repository, publishers)
-    tenants = {rule.tenant for rule in config.access if "infer" in rule.roles}
-    loader = Loader(config.isolation, publishers, attesting, tenants)
-    settings = _front_end_settings(config, serving_key)
-    return Supervisor(config, settings, serving_key, renew_key, catalogue, loader, log, on_change)
+    loader = Loader(config.isolation, publishers, attesting, config.tenants)
+    settings = _front_end_settings(config, first_epoch(config), serving_key)
+    supervisor = Supervisor(current, settings, serving_key, renew_key, catalogue, loader, log, on_change)
+    if read_again is not None:
+        supervisor.read_again = partial(_checked_again, read_again)
+    return supervisor
 
 
-def read(path: Path) -> str:
-    """Return the text of a file that the configuration names; `ConfigurationError` where it cannot be read."""
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: {error}") from None
+def _checked_again(read_again: Callable[[], ServerConfig]) -> ServerConfig:
+    config = read_again()
+    _refuse_demo_material(config)
+    return config
 
 
 def _refuse_demo_material(config: ServerConfig) -> None:
@@ -74,7 +82,7 @@ def _refuse_demo_material(config: ServerConfig) -> None:
         return
     for path in (*config.tls.authorities.values(), config.broker.authority, config.broker.certificate):
         try:
-            certificates = x509.load_pem_x509_certificates(read(path).encode())
+            certificates = x509.load_pem_x509_certificates(read_text(path).encode())
         except ValueError as error:
             raise ConfigurationError(f"{path}: wanted certificates in PEM, got {error}") from None
         for certificate in certificates:
@@ -82,7 +90,7 @@ def _refuse_demo_material(config: ServerConfig) -> None:
 
 
 def _open_log(config: ServerConfig) -> Log:
-    return Log.open(config.log.folder, config.log.origin, NoteSigner.parse(read(config.log.key).strip()))
+    return Log.open(config.log.folder, config.log.origin, NoteSigner.parse(read_text(config.log.key).strip()))
 
 
 def _broker(config: ServerConfig) -> BrokerClient:
@@ -135,7 +143,7 @@ def _access_rules(config: ServerConfig) -> list[Mapping[str, JsonValue]]:
     return [rule.model_dump(mode="json") for rule in config.access]
 
 
-def _front_end_settings(config: ServerConfig, serving_key: ServingKey) -> FrontEndSettings:
+def _front_end_settings(config: ServerConfig, epoch: Epoch, serving_key: ServingKey) -> FrontEndSettings:
     return FrontEndSettings(
         profile=config.profile,
         host=config.listen.host,
@@ -143,9 +151,7 @@ def _front_end_settings(config: ServerConfig, serving_key: ServingKey) -> FrontE
         reuse_port=config.front_ends > 1,
         grpc=config.grpc,
         certificate_chain=serving_key.chain,
-        authorities={name: read(path) for name, path in config.tls.authorities.items()},
-        access=config.access,
-        limits=config.limits,
+        epoch=epoch,
         waived=tuple(name for name in config.isolation.waived if name in PROPERTIES),
         uid=config.isolation.uid,
         gid=config.isolation.gid,

@@ -27,8 +27,9 @@ class Journal:
     """Records on their way to the log. `send` hands over a frame, or returns False where the border is busy."""
 
     def __init__(self, send: Callable[[bytes], bool], records_waiting: int) -> None:
+        """Keep at most `records_waiting` records that are not durable yet; `bound` may change later."""
         self._send = send
-        self._bound = records_waiting
+        self.bound = records_waiting
         self._queue: deque[str] = deque()
         self._unwritten = 0
         self._refused = 0
@@ -40,7 +41,7 @@ class Journal:
 
     def check_room(self) -> None:
         """Raise `NotReadyError` while too many records wait to be written."""
-        if len(self._queue) + self._unwritten >= self._bound:
+        if len(self._queue) + self._unwritten >= self.bound:
             self._refused += 1
             raise NotReadyError("the log of requests is behind; try again")
 
@@ -75,7 +76,7 @@ class Journal:
 
     def flush(self) -> None:
         """Hand over what is queued, as far as the border takes it."""
-        if self._refused and len(self._queue) + self._unwritten < self._bound:
+        if self._refused and len(self._queue) + self._unwritten < self.bound:
             self._queue.append(
                 json.dumps({"event": "requests-refused", "reason": "log behind", "count": self._refused})
             )

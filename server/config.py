@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hermetic.enclave.configuration import INSTANCES_LIMIT, VersionPolicy
 from hermetic.errors import ConfigurationError
@@ -16,6 +16,9 @@ from hermetic.errors import ConfigurationError
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
+
+IDENTITIES_LIMIT: Final = 4095  # rows of the access table: each has its place in the shared counters (counters.py)
+REVOKED_LIMIT: Final = 65536  # rows of revoked identities
 
 Role = Literal["infer", "operate", "observe"]
 Profile = Literal["production", "demo"]
@@ -46,6 +49,37 @@ class AccessRule(Section):
     name: str
     tenant: str
     roles: tuple[Role, ...] = Field(min_length=1)
+
+
+class Revoked(Section):
+    """Someone who may not enter any more, by one mark: a name, a certificate's serial number, or a key.
+
+    `name` is as in `AccessRule`; `serial` is hexadecimal (colons and leading zeros do not matter) and, like a name, one
+    of an authority; `spki_sha256` is the SHA-256 of the certificate's SubjectPublicKeyInfo (DER), whoever issued it.
+    """
+
+    authority: str = ""
+    name: Annotated[str, Field(max_length=512)] = ""
+    serial: Annotated[str, Field(pattern="^([0-9a-f]{1,40})?$")] = ""
+    spki_sha256: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
+
+    @field_validator("spki_sha256", mode="before")
+    @classmethod
+    def _without_colons(cls, value: object) -> object:
+        return value.replace(":", "").lower() if isinstance(value, str) else value
+
+    @field_validator("serial", mode="before")
+    @classmethod
+    def _without_leading_zeros(cls, value: object) -> object:
+        return value.replace(":", "").lower().lstrip("0") if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_mark(self) -> Self:
+        if sum(map(bool, (self.name, self.serial, self.spki_sha256))) != 1:
+            raise ValueError("wanted exactly one of name, serial and spki_sha256")
+        if bool(self.authority) == bool(self.spki_sha256):
+            raise ValueError("wanted an authority with name or serial, and none with spki_sha256")
+        return self
 
 
 class Tls(Section):
@@ -214,7 +248,9 @@ class ServerConfig(Section):
     grpc: Literal["completion-queue", "grpc-server"] = "completion-queue"
     event_engine_listener: bool = False
     tls: Tls
-    access: tuple[AccessRule, ...] = Field(min_length=1)
+    access: tuple[AccessRule, ...] = Field(min_length=1, max_length=IDENTITIES_LIMIT)
+    revoked: tuple[Revoked, ...] = Field(default=(), max_length=REVOKED_LIMIT)
+    revoked_file: Path | None = None
     publishers: Path
     broker: Broker
     attestation: Attestation
@@ -243,8 +279,45 @@ class ServerConfig(Section):
         except (OSError, tomllib.TOMLDecodeError) as error:
             raise ConfigurationError(f"{path}: {error}") from None
         except ValidationError as error:
-            faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
-            raise ConfigurationError(f"{path}: {faults}") from None
+            raise ConfigurationError(f"{path}: {faults(error)}") from None
+
+    @property
+    def tenants(self) -> frozenset[str]:
+        """Who may ask models here."""
+        return frozenset(rule.tenant for rule in self.access if "infer" in rule.roles)
+
+    def all_revoked(self) -> tuple[Revoked, ...]:
+        """Return the rows of `[[revoked]]` here and in `revoked_file`; `ConfigurationError` where it cannot be read."""
+        if self.revoked_file is None:
+            return self.revoked
+        try:
+            further = RevokedFile.model_validate(tomllib.loads(read_text(self.revoked_file)))
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigurationError(f"{self.revoked_file}: {error}") from None
+        except ValidationError as error:
+            raise ConfigurationError(f"{self.revoked_file}: {faults(error)}") from None
+        if (got := len(self.revoked) + len(further.revoked)) > REVOKED_LIMIT:
+            raise ConfigurationError(f"{self.revoked_file}: wanted at most {REVOKED_LIMIT} revoked in all, got {got}")
+        return (*self.revoked, *further.revoked)
+
+
+class RevokedFile(Section):
+    """The file that `revoked_file` names: TOML, and its own, so that whoever revokes need not write server.toml."""
+
+    revoked: tuple[Revoked, ...] = Field(default=(), max_length=REVOKED_LIMIT)
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file that the configuration names; `ConfigurationError` where it cannot be read."""
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+
+
+def faults(error: ValidationError) -> str:
+    """Return every key at fault and why."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
 
 
 def _resolve(config: ServerConfig, folder: Path) -> ServerConfig:
@@ -262,6 +335,21 @@ def _absolute(value: object, folder: Path) -> object:
     return value
 
 
+class Epoch(Section):
+    """What may change while the server runs; every front end has the same one, known by its number.
+
+    `authorities`: key of the configuration -> PEM. `places` gives each row of `access` its place in the counters that
+    front ends share (counters.py); an identity keeps its place as long as it is listed.
+    """
+
+    number: Annotated[int, Field(ge=1)] = 1
+    authorities: dict[str, str]
+    access: tuple[AccessRule, ...] = Field(max_length=IDENTITIES_LIMIT)
+    places: tuple[Annotated[int, Field(ge=1, le=IDENTITIES_LIMIT)], ...] = ()
+    revoked: tuple[Revoked, ...] = Field(default=(), max_length=REVOKED_LIMIT)
+    limits: Limits
+
+
 class FrontEndSettings(Section):
     """What one front end is told at its start: everything it needs, and no path, key or broker."""
 
@@ -271,9 +359,7 @@ class FrontEndSettings(Section):
     reuse_port: bool
     grpc: Literal["completion-queue", "grpc-server"]
     certificate_chain: str
-    authorities: dict[str, str]
-    access: tuple[AccessRule, ...]
-    limits: Limits
+    epoch: Epoch
     waived: tuple[str, ...]
     uid: int
     gid: int

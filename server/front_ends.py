@@ -10,7 +10,9 @@ from hermetic.enclave.channel import Channel
 from hermetic.enclave.messages import Frame, decode_control
 from hermetic.enclave.zero_on_free import environment, interpreter
 from hermetic.errors import BorderError, WorkerLostError
+from hermetic.server import documents
 from hermetic.server.config import FrontEndSettings
+from hermetic.server.counters import close_to_writers, make_row
 from hermetic.server.messages import TO_SUPERVISOR, Listening, Start
 
 START_TIMEOUT_S: Final = 30
@@ -35,7 +37,15 @@ class FrontEnd:
                 stdin=subprocess.DEVNULL,
             )
         self.channel = Channel(ours)
-        self.channel.send(Start(settings=settings).encode(), (serving_key,))
+        self.listening = False
+        self.row = make_row() if settings.reuse_port else None
+        """Its counters, where several front ends share a port."""
+        document = documents.in_memory(documents.encoded(settings))
+        try:
+            row = () if self.row is None else (self.row,)
+            self.channel.send(Start().encode(), (serving_key, document, *row))
+        finally:
+            os.close(document)
 
     @property
     def pid(self) -> int:
@@ -56,6 +66,9 @@ class FrontEnd:
                 f"front end {self.pid}: wanted it to listen within {START_TIMEOUT_S} s, got {error}"
             ) from None
         self.channel.settimeout(BORDER_TIMEOUT_S)
+        if self.row is not None:
+            close_to_writers(self.row)  # its owner has mapped it
+        self.listening = True
         return listening
 
     def send(self, frame: Frame, descriptors: tuple[int, ...] = ()) -> None:
@@ -78,6 +91,13 @@ class FrontEnd:
         if descriptors:
             raise BorderError(f"front end: wanted no descriptors, got {len(descriptors)}")
         return decode_control(frame, TO_SUPERVISOR)
+
+    def close(self) -> None:
+        """Let go of the channel and the counters; the process has ended, or soon will."""
+        self.channel.close()
+        if self.row is not None:
+            os.close(self.row)
+            self.row = None
 
     def end(self) -> None:
         """Have the kernel end the process now; `wait` for it comes later."""

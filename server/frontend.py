@@ -1,6 +1,6 @@
 """A front end, as a process: `python -m hermetic.server.frontend <control descriptor>`, started by the supervisor.
 
-    1  everything is imported; the first frame is `Start`, with the serving key in a memfd
+    1  everything is imported; the first frame is `Start`, with serving key, settings and counters in memfds
     2  TLS 1.3 only is proved on a socket of our own; this also makes gRPC read what it needs from files, once
     3  locked down while there is one thread: own uid, no files, no devices, no capabilities
     4  the transport tests itself and binds
@@ -29,11 +29,12 @@ from hermetic.enclave.isolation.lockdown import (
     lock_front_end_before_threads,
 )
 from hermetic.enclave.isolation.process import thread_count
-from hermetic.errors import ConfigurationError, HermeticError, IsolationError
-from hermetic.server import tls
+from hermetic.errors import BorderError, ConfigurationError, HermeticError, IsolationError
+from hermetic.server import documents, tls
 from hermetic.server.access import HEALTH, INFERENCE
-from hermetic.server.application import FrontEnd, read_serving_key
+from hermetic.server.application import SERVING_KEY_LIMIT, FrontEnd
 from hermetic.server.config import FrontEndSettings
+from hermetic.server.counters import Row, map_own_row
 from hermetic.server.fallback import Fallback
 from hermetic.server.loop import Loop
 from hermetic.server.messages import Drained, Listening, Start
@@ -50,20 +51,20 @@ STREAMS: Final = frozenset({HEALTH + "Watch", INFERENCE + "ModelStreamInfer"})
 def main(arguments: list[str]) -> int:
     """Run a front end; return its exit status: 0 after `Drain`, 1 otherwise."""
     logging.basicConfig(level=logging.WARNING, format="front end %(process)d: %(levelname)s: %(message)s")
-    for ignored in (signal.SIGINT, signal.SIGTERM):  # the supervisor decides: it sends Drain
+    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the supervisor decides: it sends Drain
         signal.signal(ignored, signal.SIG_IGN)
     supervisor = Channel.of_descriptor(int(arguments[0]))
     try:
-        settings, key = _receive_start(supervisor)
+        settings, key, row = _receive_start(supervisor)
         zeroing = zero_on_free.status()
         chain = settings.certificate_chain.encode()
         tls.check_only_tls13(key, chain)
         supervisor.settimeout(0)
-        front_end = FrontEnd(settings, supervisor)
-        _check_descriptors(settings.limits.connections)
+        front_end = FrontEnd(settings, supervisor, row)
+        _check_descriptors(settings.epoch.limits.connections)
         _await_one_thread()
         layers = lock_front_end_before_threads(_room(settings), settings.port)
-        credentials = tls.ServingCredentials(key, chain, settings.authorities)
+        credentials = tls.ServingCredentials(key, chain, settings.epoch.authorities)
         transport = make_transport(settings, credentials, front_end)
         reader = Reader(transport.post)
         reader.start()
@@ -72,7 +73,8 @@ def main(arguments: list[str]) -> int:
     except HermeticError as error:
         logging.getLogger(__name__).error("cannot start: %s", error)  # noqa: TRY400 - it says what to do, a trace does not
         return 1
-    front_end.on_new_key = lambda new, its_chain: credentials.replace(new, its_chain.encode(), settings.authorities)
+    front_end.on_new_key = lambda new, its_chain: credentials.renew(new, its_chain.encode())
+    front_end.epochs.on_authorities = credentials.trust
     front_end.attach(transport, reader)
     _collect_seldom()
     transport.run()
@@ -106,16 +108,24 @@ def make_transport(settings: FrontEndSettings, credentials: tls.ServingCredentia
     """Return the transport that the settings name, bound to its port."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"{host}:{settings.port}"
-    options = tls.options(settings.limits, reuse_port=settings.reuse_port)
+    options = tls.options(settings.epoch.limits, reuse_port=settings.reuse_port)
     if settings.grpc == "grpc-server":
         return Fallback(address, credentials.grpc, options, front_end, STREAMS)
     return Loop(address, credentials.grpc, options, front_end)
 
 
-def _receive_start(supervisor: Channel) -> tuple[FrontEndSettings, bytes]:
+def _receive_start(supervisor: Channel) -> tuple[FrontEndSettings, bytes, Row | None]:
     frame, descriptors = supervisor.receive()
-    key = read_serving_key(descriptors)
-    return Start.decode(frame).settings, key
+    try:
+        Start.decode(frame)
+        if len(descriptors) not in (2, 3):
+            raise BorderError(f"start: wanted two or three descriptors, got {len(descriptors)}")
+        key = os.pread(descriptors[0], SERVING_KEY_LIMIT, 0)
+        settings = documents.decoded(documents.read(descriptors[1]), FrontEndSettings)
+        return settings, key, map_own_row(descriptors[2]) if len(descriptors) > 2 else None  # noqa: PLR2004 - as above
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def _await_one_thread() -> None:
@@ -130,7 +140,7 @@ def _await_one_thread() -> None:
 
 
 def _room(settings: FrontEndSettings) -> Room:
-    limits = settings.limits
+    limits = settings.epoch.limits
     return Room(settings.uid, settings.gid, limits.front_end_memory_bytes, limits.front_end_threads, settings.waived)
 
 

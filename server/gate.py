@@ -247,8 +247,12 @@ class Gate:
         limits: Limits,
         journal: Journal,
         streams: Mapping[str, Opener] = MappingProxyType({}),
+        accounts: Accounts | None = None,
     ) -> None:
-        """`streams`: methods with many messages. `ConfigurationError` where a method has no rule."""
+        """`streams`: methods with many messages. Without `accounts` this gate counts for itself alone.
+
+        Raises `ConfigurationError` where a method has no rule.
+        """
         check_every_method_has_a_rule((*methods, *streams))
         self._methods = {name: Method(name, handler, RULES[name]) for name, handler in methods.items()}
         self._methods |= {name: Method(name, _refuse, RULES[name], opener) for name, opener in streams.items()}
@@ -257,7 +261,7 @@ class Gate:
         self._access = access
         self._callers: dict[Identity, Caller] = {}
         self.journal = journal
-        self.accounts = Accounts(limits)
+        self.accounts = accounts or Accounts(limits)
         self.intake = Intake(self.accounts, limits)
         self.cancels = Cancels(limits)
         self.live = 0
@@ -290,6 +294,19 @@ class Gate:
             request.admit(caller.usage)
         except Exception as error:  # noqa: BLE001 - an error here is an answer, never the end of the loop
             request.fail(error)
+
+    def configure(self, identities: Identities, access: AccessTable, limits: Limits) -> None:
+        """Judge every call by these from now on, those of open connections too: nothing that was decided is kept."""
+        self._identities, self._access = identities, access
+        self._callers.clear()
+        for holder in (self.accounts, self.intake, self.cancels):
+            holder.limit(limits)
+        self.journal.bound = limits.records_waiting
+
+    def check_again(self, request: Request) -> None:
+        """Raise unless the caller of a call that is open would be let in now."""
+        identity = self._identities.identify(request.call.peer(), time.time())
+        check_access(self._access.principal(identity), request.method.roles)
 
     def ended(self) -> dict[tuple[str, Code], int]:
         """Return how many calls have ended, by method and status."""

@@ -10,7 +10,7 @@ from typing import Final
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-from hermetic.errors import InvalidRequestError, NotFoundError, OverloadedError
+from hermetic.errors import HermeticError, InvalidRequestError, NotFoundError, OverloadedError
 from hermetic.server.access import HEALTH
 from hermetic.server.gate import Handler, Request
 
@@ -40,6 +40,15 @@ class Health:
         self._told = not self._told
         for request, service in list(self._watchers.items()):
             request.call.send(self._status(service).SerializeToString())
+
+    def judge(self, check: Callable[[Request], None]) -> None:
+        """End the streams of those whom `check` refuses now."""
+        for request in list(self._watchers):
+            try:
+                check(request)
+            except HermeticError as error:
+                self._forget(request)
+                request.fail(error)
 
     def end(self) -> None:
         """End all streams: the server is going away."""

@@ -1,21 +1,25 @@
 """Who is calling: from a leaf certificate that TLS has verified to (issuing CA, name). No decision on access is here.
 
 The name is the certificate's one SPIFFE URI (SPIFFE X509-SVID section 2: exactly one URI SAN), else its subject as an
-RFC 4514 string. A parsed certificate is kept by the bytes of its PEM; how long it is valid is looked at on every call,
-because a resumed TLS session may outlive the certificate.
+RFC 4514 string. Who is revoked is known here too, because only here a certificate is looked at. A parsed certificate is
+kept by the bytes of its PEM; how long it is valid is looked at on every call, because a resumed TLS session may outlive
+the certificate.
 """
 
 import contextlib
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from hermetic.errors import ConfigurationError, UnauthenticatedError
+from hermetic.errors import AccessDeniedError, ConfigurationError, UnauthenticatedError
+from hermetic.server.config import Revoked
 from hermetic.server.transport import Peer
 
 TLS_VERSION: Final = b"TLSv1.3"
@@ -38,17 +42,49 @@ class _Parsed:
     not_after: float
 
 
+class _Revocations:
+    """The rows of `[[revoked]]`, by kind of mark."""
+
+    def __init__(self, rows: Iterable[Revoked], authorities: Mapping[str, str]) -> None:
+        marks = list(rows)
+        for row in marks:
+            if row.authority and row.authority not in authorities:
+                raise ConfigurationError(
+                    f"revoked: wanted one of the authorities {sorted(authorities)}, got {row.authority!r}"
+                )
+        self._names = {Identity(row.authority, row.name) for row in marks if row.name}
+        self._serials = {(row.authority, int(row.serial, 16)) for row in marks if row.serial}
+        self._keys = {row.spki_sha256 for row in marks if row.spki_sha256}
+
+    def check(self, identity: Identity, certificate: x509.Certificate) -> None:
+        """Raise where the caller is revoked."""
+        if identity in self._names:
+            raise AccessDeniedError("this identity is revoked")
+        spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        if (identity.authority, certificate.serial_number) in self._serials:
+            raise UnauthenticatedError("certificate: wanted one that is not revoked, got a revoked one")
+        if hashlib.sha256(spki).hexdigest() in self._keys:
+            raise UnauthenticatedError("certificate: wanted a key that is not revoked, got a revoked one")
+
+
 class Identities:
     """Reads callers' certificates against the configured authorities."""
 
-    def __init__(self, authorities: Mapping[str, str]) -> None:
-        """`authorities`: key of the configuration -> PEM of one or more CA certificates."""
+    def __init__(self, authorities: Mapping[str, str], revoked: Iterable[Revoked] = ()) -> None:
+        """`authorities`: key of the configuration -> PEM of one or more CA certificates.
+
+        Raises `ConfigurationError` where one does not parse, or somebody of an unknown authority is revoked.
+        """
         self._authorities = [(key, ca) for key, pem in authorities.items() for ca in _load_authority(key, pem)]
+        self._revoked = _Revocations(revoked, authorities)
         self._kept: dict[bytes, _Parsed] = {}
         self._rehearse()
 
     def identify(self, peer: Peer, now: float) -> Identity:
-        """Return who `peer` is at `now` (seconds, time.time()), or raise `UnauthenticatedError`."""
+        """Return who `peer` is at `now` (seconds, time.time()).
+
+        Raises `UnauthenticatedError`, or `AccessDeniedError` for somebody who is revoked by name.
+        """
         if peer.tls_version != TLS_VERSION:
             raise UnauthenticatedError(f"wanted TLS 1.3, got {(peer.tls_version or b'none').decode(errors='replace')}")
         if peer.certificate is None:
@@ -72,6 +108,7 @@ class Identities:
             certificate = x509.load_pem_x509_certificate(pem)
             _check_use(certificate)
             identity = Identity(self._issuer(certificate), _name(certificate))
+            self._revoked.check(identity, certificate)
         except ValueError as error:
             raise UnauthenticatedError(f"certificate: does not parse: {error}") from None
         return _Parsed(
@@ -83,6 +120,8 @@ class Identities:
         for _, authority in self._authorities:
             with contextlib.suppress(UnauthenticatedError):
                 self._issuer(authority)
+            with contextlib.suppress(UnauthenticatedError, AccessDeniedError):
+                self._revoked.check(Identity("", ""), authority)
             with contextlib.suppress(UnauthenticatedError):
                 _check_use(authority)
             _name(authority)
@@ -100,7 +139,7 @@ class Identities:
 def _load_authority(key: str, pem: str) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(pem.encode())
-    except ValueError as error:
+    except ValueError as error:  # also where there is none in it
         raise ConfigurationError(f"authority {key!r}: wanted PEM certificates, got {error}") from None
 
 

@@ -39,6 +39,10 @@ class Intake:
         self._serving = False
         self.waiting = 0
 
+    def limit(self, limits: Limits) -> None:
+        """Hold to these limits from now on; how large a message may be does not change."""
+        self._limits = limits
+
     def admit(self, call: Asker, usage: Usage, now: float) -> bool:
         """Ask `call` for its message and return True, or keep it waiting; `OverloadedError` where too many wait."""
         if usage.waiting or not self._accounts.reserve(usage, self._largest):

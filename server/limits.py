@@ -25,21 +25,38 @@ class Usage:
         self.window_started = 0.0
         self.waiting: OrderedDict[Any, float] = OrderedDict()
 
+    def count_cancel(self, now: float, window: float) -> None:
+        """Count one cancelled call at `now`; a window is so many seconds."""
+        if now - self.window_started >= window:
+            self.window_started, self.cancels = now, 0
+        self.cancels += 1
+
+    def recent_cancels(self, now: float, window: float) -> int:
+        """Return how many calls were cancelled in the window that `now` lies in."""
+        return self.cancels if now - self.window_started < window else 0
+
 
 class Accounts:
-    """One `Usage` per identity, and the sum of all. Identities come from the access table, so there are few."""
+    """One `Usage` per identity, and the sum of all. Identities come from the access table, so there are few.
+
+    Where several front ends share limits, theirs are `counters.SharedAccounts`.
+    """
 
     def __init__(self, limits: Limits) -> None:
-        self._per_client = limits.bytes_in_flight_per_client
-        self._all = limits.bytes_in_flight
+        self.limit(limits)
         self._usages: dict[Identity, Usage] = {}
         self.bytes_in_flight = 0
+
+    def limit(self, limits: Limits) -> None:
+        """Hold to these limits from now on."""
+        self._per_client = limits.bytes_in_flight_per_client
+        self._all = limits.bytes_in_flight
 
     def usage(self, identity: Identity) -> Usage:
         """Return the account of `identity`."""
         usage = self._usages.get(identity)
         if usage is None:
-            usage = self._usages[identity] = Usage()
+            usage = self._usages[identity] = self._new_usage(identity)
         return usage
 
     def reserve(self, usage: Usage, size: int) -> bool:
@@ -52,21 +69,12 @@ class Accounts:
 
     def take(self, usage: Usage, size: int) -> None:
         """Count `size` more bytes in flight, or raise `OverloadedError` and count nothing."""
-        if usage.bytes_in_flight + size > self._per_client:
-            raise OverloadedError(
-                f"bytes in flight of this client: wanted at most {self._per_client}, got {usage.bytes_in_flight + size}"
-            )
-        if self.bytes_in_flight + size > self._all:
-            raise OverloadedError(
-                f"bytes in flight of all clients: wanted at most {self._all}, got {self.bytes_in_flight + size}"
-            )
+        self._check(usage.bytes_in_flight + size, self.bytes_in_flight + size)
         self.add(usage, size)
 
     def has_room(self, usage: Usage, size: int) -> bool:
         """Whether waiting would help a message of `size` bytes no more: it would be taken, or it never will be."""
-        return (usage.bytes_in_flight + size <= self._per_client or size > self._per_client) and (
-            self.bytes_in_flight + size <= self._all or size > self._all
-        )
+        return self._fits(size, usage.bytes_in_flight, self.bytes_in_flight)
 
     def add(self, usage: Usage, size: int) -> None:
         """Count `size` more bytes in flight whatever the limit: an answer that is ready is worth sending."""
@@ -78,6 +86,21 @@ class Accounts:
         usage.bytes_in_flight -= size
         self.bytes_in_flight -= size
 
+    def _new_usage(self, identity: Identity) -> Usage:  # noqa: ARG002 - where it lies may depend on who it is
+        return Usage()
+
+    def _check(self, client: int, everyone: int) -> None:
+        """Raise `OverloadedError` where a client, or all together, would hold more bytes than they may."""
+        if client > self._per_client:
+            raise OverloadedError(f"bytes in flight of this client: wanted at most {self._per_client}, got {client}")
+        if everyone > self._all:
+            raise OverloadedError(f"bytes in flight of all clients: wanted at most {self._all}, got {everyone}")
+
+    def _fits(self, size: int, client: int, everyone: int) -> bool:
+        return (client + size <= self._per_client or size > self._per_client) and (
+            everyone + size <= self._all or size > self._all
+        )
+
 
 class Cancels:
     """Cancelled calls of one identity in one window: opening and resetting streams is free for an attacker.
@@ -87,18 +110,18 @@ class Cancels:
     """
 
     def __init__(self, limits: Limits) -> None:
+        self.limit(limits)
+
+    def limit(self, limits: Limits) -> None:
+        """Hold to these limits from now on."""
         self._most = limits.cancels_per_client
         self._window = limits.cancels_window_s
 
     def count(self, usage: Usage, now: float) -> None:
         """Count one cancelled call at `now` (monotonic seconds)."""
-        if now - usage.window_started >= self._window:
-            usage.window_started, usage.cancels = now, 0
-        usage.cancels += 1
+        usage.count_cancel(now, self._window)
 
     def check(self, usage: Usage, now: float) -> None:
         """Raise `OverloadedError` while the identity has cancelled too many calls."""
-        if usage.cancels > self._most and now - usage.window_started < self._window:
-            raise OverloadedError(
-                f"cancelled calls: wanted at most {self._most} in {self._window} s, got {usage.cancels}"
-            )
+        if (recent := usage.recent_cancels(now, self._window)) > self._most:
+            raise OverloadedError(f"cancelled calls: wanted at most {self._most} in {self._window} s, got {recent}")

@@ -43,8 +43,8 @@ class Loader:
     def __init__(
         self, isolation: Isolation, publishers: TrustedPublishers, attesting: Attesting, tenants: Collection[str]
     ) -> None:
-        """`tenants` are those who may ask this server's models; nothing is started."""
-        self._tenants = sorted(tenants)
+        """`tenants` are those who may ask this server's models now; nothing is started."""
+        self.tenants: Collection[str] = tenants
         self._isolation = isolation
         self._publishers = publishers
         self._attesting = attesting
@@ -56,7 +56,7 @@ class Loader:
         `BrokerUnreachableError`, a `PublisherError`, or `WorkerLostError`.
         """
         settings, manifest = file.settings, file.manifest
-        self._check_tenants(manifest)
+        check_tenants(manifest, self.tenants)
         if manifest.is_ensemble:
             raise ConfigurationError(
                 f"model {manifest.name}: expected a model of its own for a worker, got an ensemble"
@@ -79,13 +79,6 @@ class Loader:
             raise
         return Loaded(worker, opened, release)
 
-    def _check_tenants(self, manifest: Manifest) -> None:
-        """Refuse a program that several tenants could ask: it could keep what one sends for another to fetch."""
-        if manifest.is_code and not manifest.shared and len(self._tenants) > 1:
-            raise ConfigurationError(
-                f"model {manifest.name}: a program that is not sealed as shared serves one tenant, got {self._tenants}"
-            )
-
     def _worker_settings(self, settings: ModelSettings, manifest: Manifest) -> WorkerSettings:
         return WorkerSettings(
             profile=PROFILE_OF_FORMAT[manifest.format],
@@ -95,6 +88,14 @@ class Loader:
             waived=self._isolation.waived,
             uid=self._isolation.uid,
             gid=self._isolation.gid,
+        )
+
+
+def check_tenants(manifest: Manifest, tenants: Collection[str]) -> None:
+    """Refuse a program that several tenants could ask: it could keep what one sends for another to fetch."""
+    if manifest.is_code and not manifest.shared and len(tenants) > 1:
+        raise ConfigurationError(
+            f"model {manifest.name}: a program that is not sealed as shared serves one tenant, got {sorted(tenants)}"
         )
 
 

@@ -10,7 +10,15 @@ from typing import Annotated, ClassVar, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from hermetic.enclave.messages import NAME_LIMIT, Frame, LockdownReport, ModelDescription, Name
-from hermetic.server.config import FrontEndSettings
+from hermetic.server.shared_messages import (
+    ApplyEpoch,
+    CountersGone,
+    CountersOf,
+    DropEpoch,
+    EpochApplied,
+    EpochStaged,
+    StageEpoch,
+)
 
 CONFIGURATION_LIMIT: Final = 24 * 1024  # characters of the configuration that a load may come with
 RECORD_LIMIT: Final = 4096  # bytes of one record's JSON
@@ -38,10 +46,13 @@ class RepositoryEntry(BaseModel):
 
 
 class Start(Frame):
-    """Supervisor -> front end, first, with the descriptor of a memfd that holds the serving key (PEM, PKCS #8)."""
+    """Supervisor -> front end, first, with two or three descriptors.
+
+    The serving key (PEM, PKCS #8); a document (documents.py) with its `FrontEndSettings`; and, where several front ends
+    share a port, its own row of counters.
+    """
 
     kind: ClassVar[int] = 0x20
-    settings: FrontEndSettings
 
 
 class Listening(Frame):
@@ -177,8 +188,21 @@ class Drained(Frame):
     failed: int
 
 
-TO_FRONT_END: Final = (ModelReady, ModelStop, Repository, CommandReply, RecordsWritten, NewServingKey, Drain)
+TO_FRONT_END: Final = (
+    ModelReady,
+    ModelStop,
+    Repository,
+    CommandReply,
+    RecordsWritten,
+    NewServingKey,
+    Drain,
+    StageEpoch,
+    ApplyEpoch,
+    DropEpoch,
+    CountersOf,
+    CountersGone,
+)
 """What a front end accepts after `Start`."""
 
-TO_SUPERVISOR: Final = (ModelStopped, LinkLost, Command, Records, Drained)
+TO_SUPERVISOR: Final = (ModelStopped, LinkLost, Command, Records, Drained, EpochStaged, EpochApplied)
 """What the supervisor accepts after `Listening`."""

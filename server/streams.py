@@ -318,12 +318,16 @@ class Streams:
     def __init__(self, infer: Callable[[StreamedRequest, bytes], None], limits: Limits) -> None:
         """`infer` handles one request of a stream."""
         self.infer = infer
-        self.requests_per_stream = limits.requests_per_stream
-        self._per_client = limits.inference_streams_per_client
+        self.limit(limits)
         self._open: set[Stream] = set()
         self._of_client: Counter[Usage] = Counter()
         self._draining: NotReadyError | None = None
         self.stalled: set[Stream] = set()
+
+    def limit(self, limits: Limits) -> None:
+        """Hold to these limits from now on."""
+        self.requests_per_stream = limits.requests_per_stream
+        self._per_client = limits.inference_streams_per_client
 
     def open(self, gate: Gate, call: Call, moment: float) -> Stream:
         """Return what listens to a new call."""
@@ -353,6 +357,14 @@ class Streams:
         stalled, self.stalled = self.stalled, set()
         for stream in stalled:
             stream.read_on()
+
+    def judge(self, check: Callable[[Request], None]) -> None:
+        """End each stream whose caller `check` refuses now, when what it has asked is answered."""
+        for stream in list(self._open):
+            try:
+                check(stream)
+            except HermeticError as error:
+                stream.close(error)
 
     def drain(self) -> None:
         """Read no more, and end each stream when what it asked is answered."""

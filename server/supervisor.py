@@ -19,12 +19,12 @@ from hermetic.attestation.log import Log
 from hermetic.enclave.isolation.own_uid import OwnUid
 from hermetic.errors import BorderError, HermeticError, NotReadyError
 from hermetic.server.catalogue import Catalogue
-from hermetic.server.config import FrontEndSettings, ServerConfig
+from hermetic.server.config import Epoch, FrontEndSettings, ServerConfig
 from hermetic.server.curator import Curator
 from hermetic.server.event_loop import Event, EventLoop
 from hermetic.server.front_ends import FrontEnd
 from hermetic.server.generation import restart_delay
-from hermetic.server.loading import Loader
+from hermetic.server.loading import Loader, check_tenants
 from hermetic.server.messages import (
     Command,
     CommandReply,
@@ -40,8 +40,15 @@ from hermetic.server.messages import (
 from hermetic.server.messages import Repository as RepositoryFrame
 from hermetic.server.model_keeper import ModelKeeper
 from hermetic.server.record_desk import RecordDesk
+from hermetic.server.reload import Current, Reloader, changed_file
 from hermetic.server.repository import Repository
 from hermetic.server.serving_key import ServingKey
+from hermetic.server.shared_messages import (
+    CountersGone,
+    CountersOf,
+    EpochApplied,
+    EpochStaged,
+)
 
 PATIENCE_S: Final = 15  # beyond the drain time, for a front end to say that it is done
 RENEW_AGAIN_S: Final = 60  # until the next try, where a serving key could not be renewed
@@ -54,7 +61,7 @@ class Supervisor:
 
     def __init__(
         self,
-        config: ServerConfig,
+        current: Current,
         settings: FrontEndSettings,
         serving_key: ServingKey,
         renew_key: Callable[[], ServingKey] | None,
@@ -67,7 +74,7 @@ class Supervisor:
 
         `on_change` sees the repository after each change. Nothing is started before `run`.
         """
-        self._config = config
+        self._config = config = current.config
         self._settings = settings
         self._serving_key = serving_key
         self._renew_key = renew_key
@@ -94,6 +101,15 @@ class Supervisor:
         self._curator = Curator(
             config.repository, catalogue, repository, self._models, self._loop, self._record, self._publish
         )
+        self._loader = loader
+        self._reloader = Reloader(
+            current, settings.epoch, self._loop, self._front_ends, self._record, self._epoch_applied
+        )
+        self._reloader.check = self._check_models
+        self.read_again: Callable[[], ServerConfig] | None = None
+        """Reads the configuration's file once more; without it there is no reload."""
+        self.on_reload: Callable[[int, HermeticError | None], None] = lambda _epoch, _error: None
+        """Hears which epoch holds after a reload, and why it is no other."""
 
     def run(self, on_listening: Callable[[int], None]) -> None:
         """Serve until SIGTERM or SIGINT, drain, and return once no process is left.
@@ -102,6 +118,7 @@ class Supervisor:
         start raises; a model that does not load is a state of the repository, not an error here.
         """
         self._loop.on_signals((signal.SIGTERM, signal.SIGINT), self._drain)
+        self._loop.on_signals((signal.SIGHUP,), self._reload)
         try:
             self._curator.find()
             on_listening(self._start_front_ends())
@@ -133,6 +150,7 @@ class Supervisor:
             self._settings, self._serving_key.descriptor, event_engine_listener=self._config.event_engine_listener
         )
         self._front_ends[front_end.pid] = front_end
+        self._reloader.joined(front_end)
         return front_end
 
     def _listening(self, front_end: FrontEnd, listening: Listening) -> None:
@@ -143,7 +161,16 @@ class Supervisor:
             "front-end.listening",
             {"pid": front_end.pid, "port": listening.port, "lock-down": listening.report.model_dump(mode="json")},
         )
+        self._introduce(front_end)
         self._models.connect_all(front_end)
+
+    def _introduce(self, new: FrontEnd) -> None:
+        """Let a front end and all others that listen count each other's rows."""
+        for other in list(self._front_ends.values()):
+            if new.row is None or other.row is None or not other.listening or other is new:
+                continue
+            new.send(CountersOf(pid=other.pid), (other.row,))
+            other.send(CountersOf(pid=new.pid), (new.row,))
 
     def _hear(self, front_end: FrontEnd) -> None:
         """Handle one frame; a front end that breaks the protocol or is gone is replaced."""
@@ -160,6 +187,10 @@ class Supervisor:
             self._models.stopped_at(front_end.pid, frame.name, frame.version, frame.generation)
         elif isinstance(frame, LinkLost):
             self._models.link_lost(front_end, frame)
+        elif isinstance(frame, EpochStaged):
+            self._reloader.staged(front_end, frame)
+        elif isinstance(frame, EpochApplied):
+            self._reloader.applied(front_end, frame)
         elif isinstance(frame, Drained) and self._draining:
             self._retire(front_end)
         else:
@@ -217,7 +248,8 @@ class Supervisor:
 
     def _not_replaced(self, front_end: FrontEnd | None, reason: str) -> None:
         if front_end is not None:
-            self._front_ends.pop(front_end.pid, None)
+            self._forget(front_end)
+            front_end.close()
         self._record("front-end.not-started", {"reason": reason[:RECORD_TEXT_LIMIT]})
         delay = restart_delay(self._losses)
         self._losses += 1
@@ -227,10 +259,17 @@ class Supervisor:
         """Let a front end go: its records are written, and no model waits for it any more."""
         self._desk.write()
         self._loop.forget(front_end.channel.fileno())
-        front_end.channel.close()
+        front_end.close()
         front_end.wait()
-        self._front_ends.pop(front_end.pid, None)
+        self._forget(front_end)
         self._models.front_end_gone(front_end.pid)
+
+    def _forget(self, front_end: FrontEnd) -> None:
+        """A front end is gone: its counters count no more, and no epoch waits for it."""
+        self._front_ends.pop(front_end.pid, None)
+        for other in list(self._front_ends.values()):
+            other.send(CountersGone(pid=front_end.pid))
+        self._reloader.gone(front_end)
 
     def _publish(self) -> None:
         """Tell every front end, and whoever watches, which models are in which state."""
@@ -238,6 +277,32 @@ class Supervisor:
             for front_end in self._front_ends.values():
                 front_end.send(frame)
         self._on_change(self._models.repository)
+
+    # The configuration
+
+    def _reload(self) -> None:
+        """Have every front end take what server.toml says now, or none."""
+        read_again = self.read_again
+        if read_again is None or self._draining:
+            self._record("epoch.refused", {"reason": "there is no reload: draining, or no file"})
+            return
+        self._reloader.change(
+            lambda now, epoch: changed_file(read_again(), now, epoch),
+            {"by": "SIGHUP"},
+            lambda error: self.on_reload(self._reloader.epoch.number, error),
+        )
+
+    def _epoch_applied(self, config: ServerConfig, epoch: Epoch) -> None:
+        """From now on this is the configuration: also for front ends and models that start."""
+        self._config = config
+        self._settings = self._settings.model_copy(update={"epoch": epoch})
+        self._loader.tenants = config.tenants
+
+    def _check_models(self, config: ServerConfig) -> None:
+        """Refuse a configuration under which a model that is held would serve whom it may not."""
+        for slot in self._models.repository:
+            for generation in slot.held():
+                check_tenants(generation.file.manifest, config.tenants)
 
     # The serving key
 

@@ -36,13 +36,23 @@ class ServingCredentials:
 
     def __init__(self, key: bytes, chain: bytes, authorities: Mapping[str, str]) -> None:
         """PEM all; `ConfigurationError` where there is no client authority."""
+        self._key, self._chain, self._authorities = key, chain, authorities
         self._next: deque[grpc.ServerCertificateConfiguration] = deque(maxlen=1)
         first = _configuration(key, chain, authorities)
         self.grpc = grpc.dynamic_ssl_server_credentials(first, self._fetch, require_client_authentication=True)
 
     def replace(self, key: bytes, chain: bytes, authorities: Mapping[str, str]) -> None:
         """Use these from the next handshake on. Validate them first: gRPC would keep the old ones in silence."""
+        self._key, self._chain, self._authorities = key, chain, authorities
         self._next.append(_configuration(key, chain, authorities))
+
+    def renew(self, key: bytes, chain: bytes) -> None:
+        """Show another certificate from the next handshake on."""
+        self.replace(key, chain, self._authorities)
+
+    def trust(self, authorities: Mapping[str, str]) -> None:
+        """Take other client authorities from the next handshake on."""
+        self.replace(self._key, self._chain, authorities)
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
         try:

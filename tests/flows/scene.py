@@ -81,7 +81,7 @@ class Running(Served):
 
     def children(self, program: str) -> list[int]:
         """The process ids of `hermetic.server.frontend` or `hermetic.enclave.worker`."""
-        return [pid for pid in self.pids if program in Path(f"/proc/{pid}/cmdline").read_text().split("\0")]
+        return [pid for pid in self.pids if program in _arguments(pid)]
 
 
 @dataclass(slots=True)
@@ -197,6 +197,13 @@ def is_gone(pid: int) -> bool:
 def index_of(operator: Client) -> dict[str, tuple[str, str]]:
     """RepositoryIndex: name -> (state, reason)."""
     return {entry.name: (entry.state, entry.reason) for entry in operator.get_model_repository_index().models}
+
+
+def _arguments(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        return []
 
 
 def _model(file: Path) -> str:

@@ -18,8 +18,8 @@ def start(pki: Pki) -> Iterator[Any]:
     """A function that starts a front end with changed settings."""
     sides: list[FarSide] = []
 
-    def start_one(*, old_listener: bool = True, write: bool = True, **changes: Any) -> FarSide:
-        side = FarSide(pki, settings(pki, **changes), old_listener=old_listener, write=write)
+    def start_one(*, old_listener: bool = True, write: bool = True, row: int | None = None, **changes: Any) -> FarSide:
+        side = FarSide(pki, settings(pki, **changes), old_listener=old_listener, write=write, row=row)
         sides.append(side)
         return side
 

@@ -20,7 +20,8 @@ from hermetic.enclave.channel import Channel, data_channel, shared_memory
 from hermetic.enclave.messages import Frame, ModelDescription, TensorSpec, decode_control
 from hermetic.enclave.zero_on_free import environment, interpreter
 from hermetic.errors import BorderError
-from hermetic.server.config import AccessRule, FrontEndSettings, Limits
+from hermetic.server import documents
+from hermetic.server.config import AccessRule, Epoch, FrontEndSettings, Limits
 from hermetic.server.messages import (
     TO_SUPERVISOR,
     Command,
@@ -83,14 +84,24 @@ def settings(pki: Pki, **changes: Any) -> FrontEndSettings:
         "reuse_port": False,
         "grpc": "completion-queue",
         "certificate_chain": pki.server.certificate.decode(),
-        "authorities": {"clients": pki.authority.pem.decode(), "partners": pki.partners.pem.decode()},
-        "access": pki.rules(),
-        "limits": Limits(),
         "waived": (),
         "uid": 65534,
         "gid": 65534,
     }
-    return FrontEndSettings.model_validate({**values, **changes})
+    of_epoch = {name: changes.pop(name) for name in Epoch.model_fields if name in changes}
+    return FrontEndSettings.model_validate({**values, "epoch": epoch(pki, **of_epoch), **changes})
+
+
+def epoch(pki: Pki, **changes: Any) -> Epoch:
+    """Return an epoch."""
+    values: dict[str, Any] = {
+        "authorities": {"clients": pki.authority.pem.decode(), "partners": pki.partners.pem.decode()},
+        "access": pki.rules(),
+        "limits": Limits(),
+    }
+    values = {**values, **changes}
+    values.setdefault("places", tuple(range(1, 1 + len(values["access"]))))
+    return Epoch.model_validate(values)
 
 
 class Worker:
@@ -142,7 +153,15 @@ class Worker:
 class FarSide:
     """A front end's process, seen from its supervisor."""
 
-    def __init__(self, pki: Pki, front_end: FrontEndSettings, *, old_listener: bool = True, write: bool = True) -> None:
+    def __init__(
+        self,
+        pki: Pki,
+        front_end: FrontEndSettings,
+        *,
+        old_listener: bool = True,
+        write: bool = True,
+        row: int | None = None,
+    ) -> None:
         self.pki = pki
         ours, theirs = Channel.pair()
         key = os.memfd_create("key")
@@ -158,7 +177,9 @@ class FarSide:
         theirs.close()
         self.channel = ours
         self.channel.settimeout(TIMEOUT_S)
-        self.channel.send(Start(settings=front_end).encode(), (key,))
+        document = documents.in_memory(documents.encoded(front_end))
+        self.channel.send(Start().encode(), (key, document) if row is None else (key, document, row))
+        os.close(document)
         os.close(key)
         self.workers: list[Worker] = []
         self.records: list[dict[str, Any]] = []

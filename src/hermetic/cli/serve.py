@@ -2,10 +2,13 @@
 
 import contextlib
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from hermetic.errors import HermeticError
 
 
 def register(app: typer.Typer) -> None:
@@ -16,7 +19,8 @@ def register(app: typer.Typer) -> None:
 def serve(config: Annotated[Path, typer.Option("--config", "-c", help="The server's TOML file.")]) -> None:
     """Serve sealed models: prove this host to the key broker, open the models in memory, answer over mutual TLS.
 
-    SIGTERM drains: what is accepted is answered, every model is wiped, and the exit status is 0.
+    SIGTERM drains: what is accepted is answered, every model is wiped, and the exit status is 0. SIGHUP reads the file
+    again: what can change without a restart is taken by every front end, or by none.
     """
     from hermetic.enclave import zero_on_free
     from hermetic.server.assembly import assemble
@@ -35,7 +39,11 @@ def serve(config: Annotated[Path, typer.Option("--config", "-c", help="The serve
                 told[entry.name, entry.version] = line
                 typer.echo(line)
 
+    def on_reload(epoch: int, error: HermeticError | None) -> None:
+        typer.echo(f"configuration {epoch}: " + ("applied" if error is None else f"stays: {error}"))
+
     with contextlib.ExitStack() as resources:
-        supervisor = assemble(settings, resources, on_change)
+        supervisor = assemble(settings, resources, on_change, partial(ServerConfig.load, config))
+        supervisor.on_reload = on_reload
         supervisor.run(lambda port: typer.echo(f"listening on {settings.listen.host}:{port}"))
         typer.echo("drained")

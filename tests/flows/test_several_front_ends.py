@@ -1,0 +1,123 @@
+"""Two front ends that are one server: who is revoked at one is at the other, a reload is taken by both or by none."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+from cryptography import x509
+from tritonclient.utils import InferenceServerException
+
+from tests.flows.networks import Network, dense
+from tests.flows.scene import Client, Running, Scene, check_answers, scene
+
+pytestmark = pytest.mark.timeout(120)
+
+FRONT_END = "hermetic.server.frontend"
+TWO = ('profile = "demo"', 'profile = "demo"\nfront_ends = 2')
+CONNECTIONS = 12
+"""Each of its own, which the kernel gives to one of two front ends: all to the same once in 2048 runs."""
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Scene]:
+    with scene("sample") as place:
+        yield place
+
+
+@pytest.fixture(scope="module")
+def network(place: Scene) -> Network:
+    network = dense(place.workshop, "shared", seed=5)
+    place.seal(network)
+    return network
+
+
+@contextlib.contextmanager
+def connections(served: Running, network: Network) -> Iterator[list[Client]]:
+    """Open connections to both front ends; each has been answered."""
+    with contextlib.ExitStack() as resources:
+        clients = [resources.enter_context(served.client()) for _ in range(CONNECTIONS)]
+        for client in clients:
+            while not client.is_model_ready(network.name):
+                pass
+            check_answers(client, network)
+        yield clients
+
+
+def change(place: Scene, text: str, served: Running, *, wanted: str) -> str:
+    """Write to the end of the test's server.toml, have it read again, and wait for what is said of it."""
+    path = place.folder / "server" / "server-of-test.toml"
+    path.write_text(text)
+    before = served.ear.now
+    os.kill(served.server.pid, signal.SIGHUP)
+    return served.ear.wait_for(wanted, before)
+
+
+def text_of(place: Scene) -> str:
+    return (place.folder / "server" / "server-of-test.toml").read_text()
+
+
+def refusals(clients: list[Client]) -> set[str]:
+    """What each connection is told."""
+    told = set()
+    for client in clients:
+        try:
+            client.is_server_live()
+            told.add("live")
+        except InferenceServerException as error:
+            told.add(str(error.status()))
+    return told
+
+
+def wait_for_listening(place: Scene, times: int) -> None:
+    """Wait until so many front ends of the newest server have begun to listen."""
+
+    def count() -> int:
+        kinds = [record.kind for record in place.records("server")]
+        return kinds[len(kinds) - kinds[::-1].index("server.stopped") if "server.stopped" in kinds else 0 :].count(
+            "front-end.listening"
+        )
+
+    while count() < times:
+        pass
+
+
+def revoking(served: Running) -> str:
+    serial = x509.load_pem_x509_certificate(served.certificate_file.read_bytes()).serial_number
+    return f'\n[[revoked]]\nauthority = "clients"\nserial = "{serial:x}"\n'
+
+
+def test_who_is_revoked_is_refused_at_every_front_end_and_its_successor(place: Scene, network: Network) -> None:
+    with place.serve([place.sealed["shared"]], replace=[TWO]) as served, connections(served, network) as clients:
+        before = text_of(place)
+        assert refusals(clients) == {"live"}
+        change(place, before + revoking(served), served, wanted="^configuration 2: applied$")
+        assert refusals(clients) == {"StatusCode.UNAUTHENTICATED"}
+        one, other = served.children(FRONT_END)
+        os.kill(one, signal.SIGKILL)
+        wait_for_listening(place, 3)
+        assert other in served.children(FRONT_END)
+        with contextlib.ExitStack() as resources:
+            again = [resources.enter_context(served.client()) for _ in range(CONNECTIONS)]
+            assert "live" not in refusals(again)
+        change(place, before, served, wanted="^configuration 3: applied$")
+        for client in clients[:1]:  # those of the front end that was killed connect anew
+            check_answers(client, network)
+    kinds = [record.kind for record in place.records("server")]
+    assert kinds.count("epoch.applied") == 2
+
+
+def test_a_reload_that_is_wrong_leaves_everything_as_it_was(place: Scene, network: Network) -> None:
+    with place.serve([place.sealed["shared"]], replace=[TWO]) as served, connections(served, network) as clients:
+        before = text_of(place)
+        wrong = before + revoking(served)
+        line = change(
+            place, wrong.replace("front_ends = 2", "front_ends = 3"), served, wanted="^configuration 1: stays"
+        )
+        assert "got front_ends" in line
+        line = change(place, wrong + "colour = 1\n", served, wanted="^configuration 1: stays")
+        assert "colour" in line
+        assert refusals(clients) == {"live"}
+    refused = [record.fields for record in place.records("server") if record.kind == "epoch.refused"]
+    assert [(record["epoch"], record["stays"]) for record in refused] == [(2, 1), (3, 1)]

@@ -12,12 +12,23 @@ from typing import Any
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from onnx import TensorProto, helper
 
 from hermetic.enclave.attested_key import wrap_to
 from hermetic.enclave.memory_scan import forms, regions, scan
 from hermetic.enclave.zero_on_free import environment, interpreter
 from tests.enclave.front_end_double import FrontEnd
-from tests.enclave.sealed_models import Sealed, known_answers_of, linear, sealed, serving, settings, spec, tensor
+from tests.enclave.sealed_models import (
+    Sealed,
+    known_answers_of,
+    linear,
+    onnx_model,
+    sealed,
+    serving,
+    settings,
+    spec,
+    tensor,
+)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root reads the memory of a locked worker")
 
@@ -162,4 +173,35 @@ def test_neither_input_nor_output_is_left_in_the_worker_once_the_front_end_has_w
             view, _ = end.buffers.region(0, region)
             view[:] = bytes(len(view))
         assert scan(worker.pid, canaries).hits == ()
+        end.close()
+
+
+@pytest.mark.parametrize("rows", [1, 64])
+def test_nothing_that_the_model_computed_on_the_way_is_left_after_a_batch(rows: int) -> None:
+    """Small blocks and large ones; the second batch of a shape runs in memory that was planned in the first."""
+    size = 2048
+    nodes = [
+        helper.make_node("Mul", ["x", "x"], ["square"]),
+        helper.make_node("Sin", ["square"], ["sine"]),
+        helper.make_node("MatMul", ["sine", "weight"], ["y"]),
+    ]
+    ends: dict[str, Any] = {"inputs": [spec("x", "FP32", size)], "outputs": [spec("y", "FP32", size)]}
+    graph = onnx_model(
+        nodes,
+        {"x": (TensorProto.FLOAT, ["rows", size])},
+        {"y": (TensorProto.FLOAT, ["rows", size])},
+        {"weight": np.full((size, size), 1e-3, np.float32)},
+    )
+    files = {"model.onnx": graph.SerializeToString()}
+    given = np.random.default_rng(6).standard_normal((rows, size)).astype(np.float32)
+    with sealed(files, max_batch_size=rows, **ends) as draft:
+        cases = known_answers_of(draft, [(tensor("x", "FP32", given[:1] * 0),)])
+    with sealed(files, cases=cases, max_batch_size=rows, **ends) as final, serving(final) as worker:
+        end = FrontEnd(worker)
+        for _ in range(3):
+            end.ask([given])
+        square = given[0] * given[0]
+        canaries = {"square": square[1024:1040].tobytes(), "sine": np.sin(square)[1024:1036].tobytes()}
+        assert scan(worker.pid, canaries).hits == ()
+        assert scan(worker.pid, {"input": given[0, 1024:1040].tobytes()}).hits != ()  # the control: not wiped yet
         end.close()

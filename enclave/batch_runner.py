@@ -13,18 +13,20 @@ from math import prod
 from typing import Final
 
 from hermetic.enclave.buffers import BufferLayout, Region
+from hermetic.enclave.configuration import ABSENT_SHAPE
 from hermetic.enclave.datatypes import ELEMENT_BYTES
 from hermetic.enclave.messages import (
     STATUS_FAILED,
     STATUS_REFUSED,
     Batch,
     ModelDescription,
-    TensorSpec,
+    Tensor,
     encode_done,
     encode_not_done,
 )
+from hermetic.enclave.model_tensors import ModelTensor, fits, inputs_of, outputs_of, reshaped
 from hermetic.enclave.runtimes.interface import Input, Output, Runtime
-from hermetic.errors import BorderError, HermeticError, InvalidRequestError
+from hermetic.errors import BorderError, HermeticError, InvalidRequestError, ModelFormatError
 
 __all__ = ["BatchRunner", "SharedBuffers"]
 
@@ -57,9 +59,11 @@ class BatchRunner:
 
     def __init__(self, runtime: Runtime, description: ModelDescription) -> None:
         self._runtime = runtime
-        self._inputs = description.model_inputs
+        self._inputs = inputs_of(description)
+        self._outputs = outputs_of(description)
         self._max_rows = description.max_batch_size
-        self._private = [_PrivateMemory() for _ in description.model_inputs]
+        self._private = [_PrivateMemory() for _ in self._inputs]
+        self._reshapes = any(tensor.own.shape != tensor.spec.shape and not tensor.whole for tensor in self._outputs)
 
     def run(self, batch: Batch, buffers: SharedBuffers) -> bytes:
         """Return the frame that answers `batch`; a failure of the model or of a request's content is an answer too.
@@ -71,9 +75,11 @@ class BatchRunner:
         try:
             rows = self._check_shapes(batch)
             inputs = self._copy_inputs(batch, buffers)
-            outputs = self._outputs(batch.buffer, rows, buffers)
+            outputs = self._places(batch.buffer, rows, buffers)
             copied = time.monotonic_ns()
             tensors = self._runtime.run(inputs, outputs)
+            if self._reshapes:
+                tensors = [self._as_callers_see(*pair) for pair in zip(self._outputs, tensors, strict=True)]
             ran = time.monotonic_ns()
         except InvalidRequestError as error:
             return encode_not_done(batch.buffer, batch.sequence, STATUS_REFUSED, str(error))
@@ -101,7 +107,9 @@ class BatchRunner:
                 f"batch: wanted a buffer below {layout.buffers} and {len(self._inputs)} inputs, "
                 f"got {batch.buffer} and {len(batch.inputs)}"
             )
-        for region, (nbytes, shape) in zip(layout.inputs, batch.inputs, strict=True):
+        for known, region, (nbytes, shape) in zip(self._inputs, layout.inputs, batch.inputs, strict=True):
+            if known.optional and (nbytes, shape) == (0, ABSENT_SHAPE):
+                continue
             element = ELEMENT_BYTES[region.spec.datatype]
             fits = element is None or nbytes == element * prod(shape)
             if nbytes > region.capacity or any(dimension < 0 for dimension in shape) or not fits:
@@ -109,39 +117,64 @@ class BatchRunner:
                     f"batch: wanted {region.spec.name!r} {list(shape)} in at most {region.capacity} bytes, got {nbytes}"
                 )
 
-    def _check_shapes(self, batch: Batch) -> int:
-        """Return the rows of the batch (1 without batching)."""
-        rows = batch.inputs[0].shape[:1] if self._max_rows else (1,)
-        for spec, tensor in zip(self._inputs, batch.inputs, strict=True):
-            wanted = (*rows, *spec.shape) if self._max_rows else spec.shape
-            if len(wanted) != len(tensor.shape) or not all(map(_fits, wanted, tensor.shape)):
-                raise InvalidRequestError(f"input {spec.name!r}: wanted {list(wanted)}, got {list(tensor.shape)}")
-        if self._max_rows and not 1 <= rows[0] <= self._max_rows:
-            raise InvalidRequestError(f"batch: wanted 1 to {self._max_rows} rows, got {rows[0]}")
-        return rows[0]
+    def _check_shapes(self, batch: Batch) -> int | None:
+        """Return the rows of the batch: 1 without batching, None where no tensor of the batch tells."""
+        rows: int | None = None
+        for known, (_, shape) in zip(self._inputs, batch.inputs, strict=True):
+            if shape == ABSENT_SHAPE:
+                continue
+            if known.whole or not self._max_rows:
+                wanted = known.own.shape if known.whole else known.spec.shape
+            else:
+                rows = shape[0] if rows is None and shape else rows
+                wanted = (-1 if rows is None else rows, *known.spec.shape)
+            if len(wanted) != len(shape) or not all(map(fits, wanted, shape)):
+                raise InvalidRequestError(f"input {known.spec.name!r}: wanted {list(wanted)}, got {list(shape)}")
+        if not self._max_rows:
+            return 1
+        if rows is not None and not 1 <= rows <= self._max_rows:
+            raise InvalidRequestError(f"batch: wanted 1 to {self._max_rows} rows, got {rows}")
+        return rows
 
     def _copy_inputs(self, batch: Batch, buffers: SharedBuffers) -> list[Input]:
         inputs = []
-        for region, memory, (nbytes, shape) in zip(buffers.layout.inputs, self._private, batch.inputs, strict=True):
+        for known, region, memory, (nbytes, shape) in zip(
+            self._inputs, buffers.layout.inputs, self._private, batch.inputs, strict=True
+        ):
+            if shape == ABSENT_SHAPE:
+                continue
             view, address = buffers.region(batch.buffer, region)
             private, private_address = memory.copy(view, address, nbytes)
             if region.spec.datatype == "BOOL":
                 # A byte that is neither 0 nor 1 is undefined behaviour in a runtime.
                 private[:] = bytes(private).translate(_FALSE_AND_TRUE)
-            inputs.append(Input(region.spec, shape, private, private_address))
+            same = known.own is known.spec or known.whole
+            own = shape if same else reshaped(shape, known.spec.shape, known.own.shape)
+            inputs.append(Input(known.own, own, private, private_address))
         return inputs
 
-    def _outputs(self, buffer: int, rows: int, buffers: SharedBuffers) -> list[Output]:
+    def _places(self, buffer: int, rows: int | None, buffers: SharedBuffers) -> list[Output]:
         outputs = []
-        for region in buffers.layout.outputs:
+        for known, region in zip(self._outputs, buffers.layout.outputs, strict=True):
             view, address = buffers.region(buffer, region)
-            outputs.append(Output(region.spec, self._known_shape(region.spec, rows), view, address))
+            outputs.append(Output(known.own, self._known_shape(known, rows), view, address))
         return outputs
 
-    def _known_shape(self, spec: TensorSpec, rows: int) -> tuple[int, ...] | None:
-        if -1 in spec.shape or ELEMENT_BYTES[spec.datatype] is None:
+    def _known_shape(self, known: ModelTensor, rows: int | None) -> tuple[int, ...] | None:
+        spec = known.own
+        if rows is None or known.whole or -1 in spec.shape or ELEMENT_BYTES[spec.datatype] is None:
             return None
         return (rows, *spec.shape) if self._max_rows else spec.shape
+
+    def _as_callers_see(self, known: ModelTensor, tensor: Tensor) -> Tensor:
+        if known.own is known.spec or known.whole:
+            return tensor
+        rows = 1 if self._max_rows else 0
+        if len(tensor.shape) != rows + len(known.own.shape):
+            raise ModelFormatError(
+                f"output {known.own.name!r}: wanted {list(known.own.shape)}, got {list(tensor.shape)}"
+            )
+        return tensor._replace(shape=reshaped(tensor.shape, known.own.shape, known.spec.shape))
 
 
 class _PrivateMemory:
@@ -170,7 +203,3 @@ class _PrivateMemory:
 
 def _address_of(view: memoryview) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(view))
-
-
-def _fits(wanted: int, got: int) -> bool:
-    return wanted in (-1, got)

@@ -2,13 +2,14 @@
 
 import os
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from hermetic.enclave.batch_runner import BatchRunner, SharedBuffers
 from hermetic.enclave.buffers import layout
 from hermetic.enclave.channel import Channel, map_shared_memory
 from hermetic.enclave.messages import ModelDescription, decode_batch
+from hermetic.enclave.zero_on_free import wipe
 from hermetic.errors import BorderError
 
 __all__ = ["FrontEndChannels"]
@@ -24,8 +25,12 @@ class _FrontEnd(NamedTuple):
 class FrontEndChannels:
     """Data channels with their shared memory, beside the control channel, in one `poll`."""
 
-    def __init__(self, runner: BatchRunner, description: ModelDescription, control: Channel) -> None:
+    def __init__(
+        self, runner: BatchRunner, description: ModelDescription, control: Channel, files: Mapping[str, bytearray]
+    ) -> None:
+        """`files`: the payload's that front ends need, by name; they are wiped with the model."""
         self._runner = runner
+        self._files = files
         self._description = description
         self._control = control.fileno()
         self._front_ends: dict[int, _FrontEnd] = {}
@@ -36,7 +41,10 @@ class FrontEndChannels:
         """Serve one more front end. Takes both descriptors. `BorderError` where they are not what they should be."""
         try:
             places = layout(self._description, buffers, variable_tensor_bytes)
-            shared = SharedBuffers(map_shared_memory(memory, places.size), places)
+            mapped = map_shared_memory(memory, places.size)
+            for place in places.files:
+                mapped[place.offset : place.offset + place.file.size] = self._files[place.file.name]
+            shared = SharedBuffers(mapped, places)
         except BaseException:
             os.close(channel)
             raise
@@ -47,6 +55,11 @@ class FrontEndChannels:
         end.settimeout(0)
         self._front_ends[end.fileno()] = _FrontEnd(end, shared)
         self._poll.register(end.fileno(), select.POLLIN)
+
+    def wipe_files(self) -> None:
+        """Overwrite the files that were handed to front ends."""
+        for content in self._files.values():
+            wipe(content)
 
     def serve(self, on_control: Callable[[], bool]) -> None:
         """Run batches until `on_control`, called when a control frame waits, returns False."""

@@ -8,9 +8,11 @@ import mmap
 
 from hermetic.enclave.batch_runner import BatchRunner, SharedBuffers
 from hermetic.enclave.buffers import BufferLayout, layout
+from hermetic.enclave.configuration import ABSENT_SHAPE
 from hermetic.enclave.known_answer_file import KnownAnswer, NamedTensor, check_cases, decode, verify_answers
 from hermetic.enclave.manifest import Manifest
 from hermetic.enclave.messages import STATUS_OK, Batch, ModelDescription, Tensor, decode_done
+from hermetic.enclave.model_tensors import inputs_of
 from hermetic.errors import KnownAnswerError
 
 __all__ = ["layout_for", "outputs_in", "verify_known_answers", "write_inputs"]
@@ -42,17 +44,23 @@ def layout_for(
     description: ModelDescription, inputs: tuple[NamedTensor, ...], outputs: tuple[NamedTensor, ...]
 ) -> BufferLayout:
     """Return one buffer with room for exactly one batch of this size."""
-    rows = inputs[0].shape[0] if description.max_batch_size else 0
+    if any(tensor.whole for tensor in inputs_of(description)):
+        rows = description.max_batch_size  # the first input may have no rows
+    else:
+        rows = inputs[0].shape[0] if description.max_batch_size else 0
     variable = max(1, *(len(tensor.raw) for tensor in (*inputs, *outputs)))
-    return layout(description.model_copy(update={"max_batch_size": rows}), 1, variable)
+    return layout(description.model_copy(update={"max_batch_size": rows, "front_end_files": ()}), 1, variable)
 
 
 def write_inputs(buffers: SharedBuffers, inputs: tuple[NamedTensor, ...]) -> tuple[Tensor, ...]:
-    """Write a batch into the only buffer; return its tensors in the manifest's order."""
+    """Write a batch into the only buffer; return its tensors in the model's order. What is not given is absent."""
     by_name = {tensor.name: tensor for tensor in inputs}
     tensors = []
     for region in buffers.layout.inputs:
-        tensor = by_name[region.spec.name]
+        tensor = by_name.get(region.spec.name)
+        if tensor is None:
+            tensors.append(Tensor(0, ABSENT_SHAPE))
+            continue
         view, _ = buffers.region(0, region)
         view[: len(tensor.raw)] = tensor.raw
         tensors.append(Tensor(len(tensor.raw), tuple(tensor.shape)))

@@ -15,9 +15,11 @@ import numpy.typing as npt
 import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from hermetic.enclave.configuration import ModelConfiguration
 from hermetic.enclave.datatypes import BYTES, ELEMENT_BYTES
 from hermetic.enclave.manifest import explain
 from hermetic.enclave.messages import DIMENSIONS_LIMIT, NAME_LIMIT, TENSORS_LIMIT, TensorSpec
+from hermetic.enclave.model_tensors import ModelTensor, model_tensors
 from hermetic.errors import KnownAnswerError
 
 __all__ = [
@@ -110,6 +112,10 @@ class ModelSpecs(Protocol):
     def max_batch_size(self) -> int:
         """0: no batching, shapes are complete."""
 
+    @property
+    def configuration(self) -> ModelConfiguration:
+        """Which inputs and outputs it has beside."""
+
 
 class _Tensor(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -199,17 +205,22 @@ def decode(content: bytes | bytearray | memoryview) -> tuple[KnownAnswer, ...]:
 
 
 def check_cases(cases: Sequence[KnownAnswer], model: ModelSpecs) -> None:
-    """Refuse cases that do not give every input and expect every output of the model, in fitting shapes."""
+    """Refuse cases that do not give every input and expect every output of the model, in fitting shapes.
+
+    Hidden ones too: they are the model's. An optional input may be left out.
+    """
+    known_inputs, known_outputs = model_tensors(model.configuration, model.inputs, model.outputs)
     for number, case in enumerate(cases):
         outputs = [expected.tensor for expected in case.outputs]
-        for what, specs, tensors in (("input", model.inputs, case.inputs), ("output", model.outputs, outputs)):
+        for what, known, tensors in (("input", known_inputs, case.inputs), ("output", known_outputs, outputs)):
             by_name = {tensor.name: tensor for tensor in tensors}
-            if by_name.keys() != {spec.name for spec in specs}:
-                raise _malformed(
-                    f"case {number}: expected the {what}s {sorted(spec.name for spec in specs)}, got {sorted(by_name)}"
-                )
-            for spec in specs:
-                _check_fits(f"case {number}: {what} {spec.name!r}", spec, by_name[spec.name], model.max_batch_size)
+            names = {one.spec.name for one in known}
+            if not names - {one.spec.name for one in known if one.optional} <= by_name.keys() <= names:
+                raise _malformed(f"case {number}: expected the {what}s {sorted(names)}, got {sorted(by_name)}")
+            for one in known:
+                if one.spec.name in by_name:
+                    tensor = by_name[one.spec.name]
+                    _check_fits(f"case {number}: {what} {one.spec.name!r}", one, tensor, model.max_batch_size)
 
 
 def verify_answers(expected: KnownAnswer, got: Sequence[NamedTensor]) -> Sequence[NamedTensor]:
@@ -319,14 +330,16 @@ def _check_strings(name: str, raw: memoryview, count: int) -> None:
         raise _malformed(f"{name!r}: expected {count} strings in {len(raw)} bytes, got {found}")
 
 
-def _check_fits(label: str, spec: TensorSpec, tensor: NamedTensor, max_batch_size: int) -> None:
-    wanted = (-1, *spec.shape) if max_batch_size else spec.shape
+def _check_fits(label: str, known: ModelTensor, tensor: NamedTensor, max_batch_size: int) -> None:
+    spec = known.own if known.whole else known.spec
+    has_rows = max_batch_size and not known.whole
+    wanted = (-1, *spec.shape) if has_rows else spec.shape
     fits = len(wanted) == len(tensor.shape) and all(
         want in (-1, have) for want, have in zip(wanted, tensor.shape, strict=True)
     )
     if not fits or tensor.datatype != spec.datatype:
         raise _malformed(f"{label}: expected {spec.datatype}{list(wanted)}, got {tensor.datatype}{list(tensor.shape)}")
-    if max_batch_size and not 1 <= tensor.shape[0] <= max_batch_size:
+    if has_rows and not 1 <= tensor.shape[0] <= max_batch_size:
         raise _malformed(f"{label}: expected 1 to {max_batch_size} rows, got {tensor.shape[0]}")
 
 

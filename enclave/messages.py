@@ -204,13 +204,14 @@ class OpenModel(Frame):
 
 
 class Opened(Frame):
-    """Worker -> supervisor: decrypted, checked, loaded, known answers given. Times in milliseconds."""
+    """Worker -> supervisor: decrypted, checked, loaded, warm, known answers given. Times in milliseconds."""
 
     kind: ClassVar[int] = 0x04
     description: ModelDescription
     unseal_ms: Milliseconds
     load_ms: Milliseconds
     known_answer_ms: Milliseconds
+    warm_up_ms: Milliseconds = 0.0
 
 
 class Attach(Frame):

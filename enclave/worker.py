@@ -6,7 +6,7 @@
  (4) makes the attested key pair, tells its public half
  (5) receives the sealed model and the key; verifies, decrypts, checks; wipes both keys
  (6) loads the model: only now does a runtime see a byte of it
- (7) gives its known answers on the path that serves
+ (7) runs its publisher's warm-ups, and gives its known answers, on the path that serves
  (8) serves front ends until it is told to unload; wipes, ends
 
 Whatever goes wrong before (8) ends the process with a reason sent to the supervisor. After (3) nothing that a model
@@ -46,10 +46,12 @@ from hermetic.enclave.messages import (
     Wiped,
     decode_control,
 )
+from hermetic.enclave.model_tensors import model_tensors
 from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.enclave.runtimes.interface import ModelToLoad
 from hermetic.enclave.sealing import OpenedModel, open_payload, read_header, verify_manifest
 from hermetic.enclave.streaming_aead import KEY_BYTES
+from hermetic.enclave.warm_up import warm_up
 from hermetic.enclave.zero_on_free import RUNTIME_ENVIRONMENT, status, wipe
 from hermetic.errors import BorderError, ConfigurationError, HermeticError, KnownAnswerError, SealedModelError
 
@@ -139,10 +141,13 @@ class Worker:
             description = manifest.description()
             runner = BatchRunner(runtime, description)
             loaded = time.monotonic()
-            # (7) The known answers.
+            # (7) Warm-ups, then the known answers.
+            warm_up(runner, description, opened.view)
+            warm = time.monotonic()
             if manifest.known_answer is not None:
                 verify_known_answers(runner, description, manifest, opened.view(KNOWN_ANSWER_NAME))
             answered = time.monotonic()
+            files = {name: bytearray(opened.view(name)) for name in manifest.configuration.files()}
             if not runtime.holds_views:
                 opened.wipe()
         except BaseException:
@@ -154,10 +159,11 @@ class Worker:
                 description=description,
                 unseal_ms=1e3 * (unsealed - started),
                 load_ms=1e3 * (loaded - unsealed),
-                known_answer_ms=1e3 * (answered - loaded),
+                warm_up_ms=1e3 * (warm - loaded),
+                known_answer_ms=1e3 * (answered - warm),
             )
         )
-        return _Loaded(opened, description, runner, FrontEndChannels(runner, description, self._control))
+        return _Loaded(opened, description, runner, FrontEndChannels(runner, description, self._control, files))
 
     def _obey(self, loaded: _Loaded) -> bool:
         """Handle one control frame while serving; whether to go on."""
@@ -216,14 +222,16 @@ def _unseal(
 
 def _to_load(manifest: Manifest, opened: OpenedModel, prepare: Prepare) -> ModelToLoad:
     names = [entry.name for entry in manifest.files if entry.name != KNOWN_ANSWER_NAME]
+    inputs, outputs = model_tensors(manifest.configuration, manifest.inputs, manifest.outputs)
     return ModelToLoad(
         format=manifest.format,
         architecture=manifest.architecture,
         files={name: opened.view(name, writable=True) for name in names},
-        inputs=manifest.description().model_inputs,
-        outputs=manifest.description().model_outputs,
+        inputs=tuple(tensor.own for tensor in inputs),
+        outputs=tuple(tensor.own for tensor in outputs),
         max_batch_size=manifest.max_batch_size,
         threads=prepare.threads,
+        unbatched=frozenset(tensor.own.name for tensor in (*inputs, *outputs) if tensor.whole),
         spinning=prepare.spinning,
         prepack_limit_bytes=prepare.prepack_limit_bytes,
     )
@@ -231,6 +239,7 @@ def _to_load(manifest: Manifest, opened: OpenedModel, prepare: Prepare) -> Model
 
 def _wipe(loaded: _Loaded) -> None:
     loaded.runner.close()
+    loaded.front_ends.wipe_files()
     # What only cycles still hold is freed, and thereby overwritten, before the weights under it are.
     gc.collect()
     loaded.opened.wipe()

@@ -361,5 +361,6 @@ def _release_facts(loaded: Loaded) -> dict[str, JsonValue]:
         "broker-checkpoint": None if checkpoint is None else checkpoint.decode(errors="replace")[:CHECKPOINT_LIMIT],
         "unseal-ms": round(opened.unseal_ms, 3),
         "load-ms": round(opened.load_ms, 3),
+        "warm-up-ms": round(opened.warm_up_ms, 3),
         "known-answer-ms": round(opened.known_answer_ms, 3),
     }

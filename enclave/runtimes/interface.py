@@ -13,6 +13,7 @@ __all__ = ["Input", "ModelToLoad", "Output", "Runtime"]
 class ModelToLoad:
     """A verified model: its files (name -> writable view; the first is the model itself), and how to run it.
 
+    `inputs` and `outputs` are the model's own, hidden ones too; those in `unbatched` have no batch dimension.
     `spinning`: threads of the runtime wait actively; quicker alone, harmful on shared cores. More weights than
     `prepack_limit_bytes` are used as they lie.
     """
@@ -24,6 +25,7 @@ class ModelToLoad:
     outputs: tuple[TensorSpec, ...]
     max_batch_size: int
     threads: int
+    unbatched: frozenset[str] = frozenset()
     spinning: bool = False
     prepack_limit_bytes: int = PREPACK_LIMIT_DEFAULT
 

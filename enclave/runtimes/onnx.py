@@ -172,14 +172,28 @@ def load(model: ModelToLoad) -> OnnxRuntime:
             "onnxruntime: wanted no BF16 output beside a BYTES input, got both: its Python API cannot"
         )
     sizes = {name: len(view) for name, view in model.files.items()}
-    weights = resolve_external_data(graph, model.files, sizes)
+    weights = _put_defaults_back(graph, resolve_external_data(graph, model.files, sizes), model)
     session, values = _open(graph, weights, model, main)
     session.disable_fallback()
     session._model_bytes = None  # noqa: SLF001 - kept for a fallback that we do not want
-    _check_ends("input", model.inputs, session.get_inputs(), batched=model.max_batch_size > 0)
-    _check_ends("output", model.outputs, session.get_outputs(), batched=model.max_batch_size > 0)
+    _check_ends("input", model.inputs, _inputs_of(session, model), model)
+    _check_ends("output", model.outputs, session.get_outputs(), model)
     read_again = frozenset(name for node in graph.graph.node for name in node.input)
     return OnnxRuntime(session, list(values.values()), model, read_again & {spec.name for spec in model.outputs})
+
+
+def _put_defaults_back(
+    graph: onnx.ModelProto, weights: Mapping[str, Weight], model: ModelToLoad
+) -> Mapping[str, Weight]:
+    """Return the weights without those that a request may replace: a session looks for these in the graph."""
+    named = {spec.name for spec in model.inputs}
+    defaults = {name: weight for name, weight in weights.items() if name in named}
+    inline(graph, {name: _copy_of(weight, model.files) for name, weight in defaults.items()})
+    return {name: weight for name, weight in weights.items() if name not in defaults}
+
+
+def _copy_of(weight: Weight, files: Mapping[str, memoryview]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.frombuffer(files[weight.file], np.uint8)[weight.offset : weight.offset + weight.length].copy()
 
 
 def _open(
@@ -271,7 +285,13 @@ def _here_exists() -> bool:
         return False
 
 
-def _check_ends(what: str, specs: Sequence[TensorSpec], found: Sequence[Any], *, batched: bool) -> None:
+def _inputs_of(session: ort.InferenceSession, model: ModelToLoad) -> list[Any]:
+    """Return the session's inputs, with those that have a default where the manifest names them."""
+    named = {spec.name for spec in model.inputs}
+    return [*session.get_inputs(), *(end for end in session.get_overridable_initializers() if end.name in named)]
+
+
+def _check_ends(what: str, specs: Sequence[TensorSpec], found: Sequence[Any], model: ModelToLoad) -> None:
     """Refuse a session whose inputs or outputs are not the manifest's; outputs that nobody asks for are ignored."""
     by_name = {end.name: end for end in found}
     names = {spec.name for spec in specs}
@@ -280,6 +300,7 @@ def _check_ends(what: str, specs: Sequence[TensorSpec], found: Sequence[Any], *,
     for spec in specs:
         end = by_name[spec.name]
         shape = tuple(d if isinstance(d, int) and d >= 0 else -1 for d in end.shape)
+        batched = model.max_batch_size > 0 and spec.name not in model.unbatched
         wanted = (-1, *spec.shape) if batched else spec.shape
         fits = len(shape) == len(wanted) and all(
             -1 in pair or pair[0] == pair[1] for pair in zip(shape, wanted, strict=True)

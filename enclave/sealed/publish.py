@@ -19,6 +19,7 @@ from hermetic.enclave.known_answer_file import (
     verify_answers,
 )
 from hermetic.enclave.manifest import KNOWN_ANSWER_NAME, Manifest
+from hermetic.enclave.model_tensors import model_tensors
 from hermetic.enclave.publishers import TrustedPublishers, verify_signatures
 from hermetic.enclave.sealed.collect import CollectedModel, collect
 from hermetic.enclave.sealed.description import Description
@@ -154,14 +155,20 @@ def _facts(label: Label, description: Description, model: CollectedModel) -> Mod
 
 
 def _cases(model: CollectedModel, description: Description, golden: Path | None) -> list[KnownAnswer]:
-    if golden is not None:
-        from hermetic.enclave.sealed.golden import load_golden  # noqa: PLC0415 - needs ml_dtypes
+    from hermetic.enclave.sealed.golden import load_golden  # noqa: PLC0415 - needs ml_dtypes
+    from hermetic.enclave.sealed.samples import make_inputs, with_hidden_inputs  # noqa: PLC0415 - needs ml_dtypes
 
-        return load_golden(golden, model.inputs, model.outputs)
-    from hermetic.enclave.sealed.samples import make_inputs  # noqa: PLC0415 - needs ml_dtypes
+    def read(name: str) -> bytes:
+        file = next(file for file in model.files if file.name == name)
+        content = bytearray(file.size)
+        file.read_into(memoryview(content), 0)
+        return bytes(content)
 
-    made = make_inputs(model.inputs, model.max_batch_size, description.known_answer)
-    return [KnownAnswer(inputs, ()) for inputs in made]
+    if golden is None:
+        return [KnownAnswer(inputs, ()) for inputs in make_inputs(model, description.known_answer, read)]
+    inputs, outputs = model_tensors(model.configuration, model.inputs, model.outputs)
+    cases = load_golden(golden, [tensor.spec for tensor in inputs], [tensor.spec for tensor in outputs])
+    return [with_hidden_inputs(case, model, read) for case in cases]
 
 
 def _answered(

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hermetic.enclave.batch_runner import SharedBuffers
-from hermetic.enclave.buffers import layout
+from hermetic.enclave.buffers import FilePlace, layout
 from hermetic.enclave.channel import Channel, data_channel, map_shared_memory, shared_memory
 from hermetic.enclave.messages import Done, Tensor, decode_done, encode_batch
 from hermetic.enclave.supervisor import Worker
@@ -20,11 +20,13 @@ class FrontEnd:
     """One data channel and its shared memory. `write` and `read` are by position, as the layout is."""
 
     def __init__(self, worker: Worker, buffers: int = 2) -> None:
+        self.worker = worker
         self.layout = layout(worker.description, buffers, VARIABLE)
         memory = shared_memory(self.layout.size)
         ours, theirs = data_channel()
         try:
-            self.buffers = SharedBuffers(map_shared_memory(memory, self.layout.size), self.layout)
+            self.memory = map_shared_memory(memory, self.layout.size)
+            self.buffers = SharedBuffers(self.memory, self.layout)
             self.channel = Channel.of_descriptor(ours)
             self.channel.settimeout(30)
             worker.attach(theirs, memory, buffers=buffers, variable_tensor_bytes=VARIABLE)
@@ -56,6 +58,9 @@ class FrontEnd:
         done = self.done()
         assert done.status == 0, done.text
         return self.read(done)
+
+    def file(self, place: FilePlace) -> bytes:
+        return self.memory[place.offset : place.offset + place.file.size]
 
     def close(self) -> None:
         self.channel.close()

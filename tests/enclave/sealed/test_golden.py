@@ -3,20 +3,22 @@
 import json
 import math
 import pickle
+import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from hermetic.enclave.configuration import INFERRED, ModelConfiguration
 from hermetic.enclave.datatypes import ELEMENT_BYTES
-from hermetic.enclave.known_answer_file import DEFAULT_TOLERANCE, KnownAnswer, Tolerance, decode, encode
+from hermetic.enclave.known_answer_file import DEFAULT_TOLERANCE, KnownAnswer, NamedTensor, Tolerance, decode, encode
 from hermetic.enclave.messages import TensorSpec
 from hermetic.enclave.sealed.description import SampleRules
 from hermetic.enclave.sealed.golden import NUMPY_OF, load_golden
-from hermetic.enclave.sealed.samples import make_inputs
+from hermetic.enclave.sealed.samples import make_inputs, with_hidden_inputs
 from hermetic.errors import ConfigurationError
 
 
@@ -172,34 +174,95 @@ def test_rubbish(tmp_path: Path, name: str, content: bytes) -> None:
 # ------------------------------------------------------------------------------------------------------ inputs made up
 
 
+class Specs(NamedTuple):
+    """A model as far as inputs are made for it."""
+
+    inputs: tuple[TensorSpec, ...]
+    max_batch_size: int
+    outputs: tuple[TensorSpec, ...] = (spec("y", "FP32", 1),)
+    configuration: ModelConfiguration = INFERRED
+
+
+def made(specs: list[TensorSpec], max_batch_size: int, rules: SampleRules, **configuration: Any) -> list[Any]:
+    model = Specs(tuple(specs), max_batch_size, configuration=ModelConfiguration.model_validate(configuration))
+    return make_inputs(model, rules, lambda name: name.encode())
+
+
 @pytest.mark.parametrize("datatype", ELEMENT_BYTES)
 def test_inputs_of_every_datatype(datatype: str) -> None:
-    made = make_inputs([spec("x", datatype, -1, 3)], 8, SampleRules(rows=5, free_dimension=7))
-    assert [case[0].shape for case in made] == [(1, 7, 3), (5, 7, 3)]
+    cases = made([spec("x", datatype, -1, 3)], 8, SampleRules(rows=5, free_dimension=7))
+    assert [case[0].shape for case in cases] == [(1, 7, 3), (5, 7, 3)]
     element = ELEMENT_BYTES[datatype]
     if element is not None:
-        assert [len(case[0].raw) for case in made] == [element * 21, element * 105]
+        assert [len(case[0].raw) for case in cases] == [element * 21, element * 105]
 
 
 def test_inputs_without_batching_and_with_small_batches() -> None:
-    assert [case[0].shape for case in make_inputs([spec("x", "FP32", 2)], 0, SampleRules())] == [(2,)]
-    assert [case[0].shape for case in make_inputs([spec("x", "FP32", 2)], 2, SampleRules())] == [(1, 2), (2, 2)]
-    assert [case[0].shape for case in make_inputs([spec("x", "FP32", 2)], 1, SampleRules())] == [(1, 2)]
+    assert [case[0].shape for case in made([spec("x", "FP32", 2)], 0, SampleRules())] == [(2,)]
+    assert [case[0].shape for case in made([spec("x", "FP32", 2)], 2, SampleRules())] == [(1, 2), (2, 2)]
+    assert [case[0].shape for case in made([spec("x", "FP32", 2)], 1, SampleRules())] == [(1, 2)]
 
 
 def test_ranges_are_kept() -> None:
     rules = SampleRules(ranges={"n": (5, 9), "x": (0.5, 0.75)})
-    (case,) = make_inputs([spec("n", "INT64", 500), spec("x", "FP32", 500)], 0, rules)
+    (case,) = made([spec("n", "INT64", 500), spec("x", "FP32", 500)], 0, rules)
     assert set(np.frombuffer(case[0].raw, np.int64)) == {5, 6, 7, 8}
     floats = np.frombuffer(case[1].raw, np.float32)
     assert 0.5 <= floats.min() < floats.max() <= 0.75
 
 
 def test_inputs_are_the_same_each_time() -> None:
-    assert make_inputs([X], 4, SampleRules()) == make_inputs([X], 4, SampleRules())
+    assert made([X], 4, SampleRules()) == made([X], 4, SampleRules())
 
 
 @pytest.mark.parametrize("ranges", [{"q": (0, 1)}, {"x": (1, 1)}, {"x": (2, 1)}])
 def test_rules_that_do_not_fit(ranges: dict[str, tuple[float, float]]) -> None:
     with pytest.raises(ConfigurationError, match="ranges"):
-        make_inputs([X], 0, SampleRules(ranges=ranges))
+        made([X], 0, SampleRules(ranges=ranges))
+
+
+SEQUENCE = {
+    "strategy": "direct",
+    "controls": [
+        {"name": "start", "kind": "START", "datatype": "INT32", "false_true": [-1, 1]},
+        {"name": "id", "kind": "CORRID", "datatype": "BYTES"},
+    ],
+    "states": [
+        {"input_name": "s", "output_name": "s_out", "datatype": "FP32", "shape": [-1]},
+        {"input_name": "f", "output_name": "f_out", "datatype": "INT8", "shape": [4], "initial_file": "file"},
+    ],
+}
+
+
+def test_hidden_inputs_are_made_too() -> None:
+    one, several = [{t.name: t for t in case} for case in made([X], 4, SampleRules(rows=3), sequence_batching=SEQUENCE)]
+    assert list(one) == ["x", "start", "id", "s", "f"]
+    assert (one["start"].raw, one["id"].raw) == (struct.pack("<i", 1), struct.pack("<I", 1) + b"1")
+    assert (one["s"].shape, one["s"].raw, one["f"].raw) == ((1, 1), bytes(4), b"file")
+    assert several["start"].raw == struct.pack("<3i", -1, 1, -1)
+    assert any(several["s"].raw)
+    assert several["f"].shape == (3, 4)
+
+
+def test_optional_inputs_are_left_out_once() -> None:
+    cases = made([X, spec("z", "FP32", 1)], 0, SampleRules(), inputs=[{"name": "z", "optional": True}])
+    assert [[tensor.name for tensor in case] for case in cases] == [["x", "z"], ["x"]]
+
+
+def test_ragged_inputs_and_what_is_made_of_their_shapes() -> None:
+    configuration = {
+        "inputs": [{"name": "r", "ragged": True}],
+        "batch_inputs": [{"kind": "BATCH_ELEMENT_COUNT", "names": ["n"], "datatype": "INT32", "sources": ["r"]}],
+    }
+    one, several = made([X, spec("r", "FP32", -1)], 4, SampleRules(rows=3, free_dimension=5), **configuration)
+    assert [(tensor.name, tensor.shape) for tensor in one[1:]] == [("r", (5,)), ("n", (1,))]
+    assert [(tensor.name, tensor.shape) for tensor in several[1:]] == [("r", (12,)), ("n", (3,))]
+    assert several[2].raw == struct.pack("<3i", 5, 4, 3)
+
+
+def test_a_publishers_case_gets_the_hidden_inputs_that_it_leaves_out() -> None:
+    model = Specs((X,), 4, configuration=ModelConfiguration.model_validate({"sequence_batching": SEQUENCE}))
+    given = (NamedTensor("x", "FP32", (2, 2), bytes(16)), NamedTensor("s", "FP32", (2, 1), b"12345678"))
+    case = with_hidden_inputs(KnownAnswer(given, ()), model, lambda name: name.encode())
+    assert [(t.name, t.shape) for t in case.inputs[2:]] == [("start", (2, 1)), ("id", (2, 1)), ("f", (2, 4))]
+    assert case.inputs[-1].raw == b"filefile"

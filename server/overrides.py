@@ -1,13 +1,14 @@
 """The configuration that a load may come with: JSON of Triton's ModelConfig, taken for the fields that are safe. Pure.
 
 What a publisher signed says what a model is; a load may change how it is scheduled: dynamic batching with its
-priorities and queue policies, the number of instances, the version policy. Fields that say what the model is are
-accepted where they say the same; every other field is refused by its name. JSON is read as protobuf reads it, in
-snake_case and camelCase, and what a field may say is what `config.pbtxt` may say. This runs in the supervisor: a front
-end only carries the text.
+priorities and queue policies, the number of instances, the version policy. Every other field is accepted where it says
+what is sealed, so that a configuration can be read, changed and sent back; else it is refused by its name. JSON is read
+as protobuf reads it, in snake_case and camelCase, and what a field may say is what `config.pbtxt` may say. This runs in
+the supervisor: a front end only carries the text.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,7 +28,7 @@ __all__ = ["NO_OVERRIDE", "Override", "parse"]
 NESTING_LIMIT: Final = 16  # levels of JSON
 
 _SAME: Final = ("name", "platform", "backend", "max_batch_size", "input", "output")
-"""Fields that say what the model is."""
+"""Fields that say what the model is: what a load says of them is shown beside what is sealed."""
 
 _TAKEN: Final[Mapping[str, str]] = {
     "dynamic_batching": "dynamic_batching",
@@ -35,6 +36,9 @@ _TAKEN: Final[Mapping[str, str]] = {
     "version_policy": "version_policy",
 }
 """Fields that a load may set, and the member of `Override` and `ModelConfiguration` that each sets."""
+
+_NAME_OF_GROUP: Final = re.compile(r"instance_group\[\d+\]\.name:")
+"""The one thing that may be said without effect: Triton's clients send back the names that Triton makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +70,15 @@ class Override:
         sealed = rendered(manifest.description(), 0)
         for name, raw in self.stated:
             wanted, got = getattr(sealed, name), getattr(config_pb.ModelConfig.FromString(raw), name)
-            if wanted != got:
+            if wanted == got:
+                continue
+            if name in _SAME:
                 raise InvalidRequestError(
                     f"model configuration: field '{name}': expected what is sealed, {_short(wanted)}, got {_short(got)}"
                 )
+            raise InvalidRequestError(
+                f"model configuration: field '{name}' cannot be set by a load: it is sealed with the model"
+            )
 
 
 NO_OVERRIDE: Final = Override()
@@ -88,14 +97,11 @@ def parse(text: str) -> Override:
     # Which fields are there is asked of the JSON: protobuf does not tell a zero from nothing.
     fields = {str(field.json_name): str(field.name) for field in config.DESCRIPTOR.fields}
     present = [fields.get(str(name), str(name)) for name, value in members.items() if value is not None]
-    for name in present:
-        if name not in _SAME and name not in _TAKEN:
-            raise InvalidRequestError(
-                f"model configuration: field '{name}' cannot be set by a load: it is sealed with the model"
-            )
+    if len(set(present)) != len(present):
+        raise InvalidRequestError(f"model configuration: expected each field once, got {sorted(present)}")
     configuration = _read(_only(config, [name for name in present if name in _TAKEN]))
     parts = {_TAKEN[name]: getattr(configuration, _TAKEN[name]) for name in present if name in _TAKEN}
-    stated = tuple((name, _only(config, [name]).SerializeToString()) for name in present if name in _SAME)
+    stated = tuple((name, _only(config, [name]).SerializeToString()) for name in present if name not in _TAKEN)
     return Override(**parts, stated=stated)
 
 
@@ -113,8 +119,9 @@ def _read(config: config_pb.ModelConfig) -> ModelConfiguration:
         read = read_config(text_format.MessageToString(config))
     except ModelFormatError as error:
         raise InvalidRequestError(f"model configuration: {error}") from None
-    if read.notes:
-        raise InvalidRequestError(f"model configuration: {'; '.join(read.notes)}")
+    notes = [note for note in read.notes if not _NAME_OF_GROUP.search(note)]
+    if notes:
+        raise InvalidRequestError(f"model configuration: {'; '.join(notes)}")
     return read.configuration
 
 

@@ -50,7 +50,7 @@ class EventLoop:
     def post(self, event: Event) -> None:
         """Run `event` in the loop; from any thread."""
         self._events.put(event)
-        with contextlib.suppress(BlockingIOError):  # a full bell wakes the loop as well
+        with contextlib.suppress(OSError):  # a full bell wakes the loop as well; a closed one has nobody to wake
             self._clapper.send(b"!")
 
     def in_thread(self, work: Callable[[], Event]) -> None:

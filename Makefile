@@ -1,9 +1,10 @@
 # Every target does its own set-up. `make test` and `make demo` are the two to start with.
-.PHONY: help setup demo test check bench fmt protos docs lock clean
+.PHONY: help setup demo test check bench fuzz fmt protos docs lock clean
 
 PY := .venv/bin/python
 # Kept low: the suite starts real servers, brokers and TPMs, and must not starve them.
 TEST_PROCESSES ?= 2
+FUZZ_MINUTES ?= 5
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -22,6 +23,10 @@ bench: setup ## Measure the server beside what gRPC and the model allow
 	@mkdir -p build
 	$(PY) -m hermetic bench quick --json build/bench-quick.json
 	$(PY) -m hermetic bench unseal --json build/bench-unseal.json
+
+fuzz: setup ## Fuzz every decoder for FUZZ_MINUTES each, from tests/corpus on
+	$(PY) -m pip install -qq --disable-pip-version-check --no-deps --require-hashes --root-user-action=ignore -r requirements/fuzz.txt
+	$(PY) -m tests.fuzz.run --minutes $(FUZZ_MINUTES)
 
 check: setup ## Format, lint, types, import rules, generated files, wheel contents, Dockerfile
 	$(PY) -m ruff format --check .

@@ -77,8 +77,7 @@ class Decoder:
             return Decoded(form.plan, identifier, [view[start:end] for start, end in form.raw])
         pieces = cut(message)
         if pieces is None:
-            request = _parse(message)
-            return self._from_message(request, request.id.encode(), list(request.raw_input_contents))
+            return self.parse_whole(message)
         if not pieces.id.isascii():
             _check_utf8(pieces.id)
         plan = self._plans.get(pieces.header)
@@ -94,6 +93,11 @@ class Decoder:
                 self._plans.clear()
             self._plans[pieces.header] = decoded.plan
         return decoded
+
+    def parse_whole(self, message: bytes) -> Decoded:
+        """Return the same by protobuf alone, nothing cut and nothing kept: what decides where a message is unusual."""
+        request = _parse(message)
+        return self._from_message(request, request.id.encode(), list(request.raw_input_contents))
 
     def _from_message(self, request: pb.ModelInferRequest, identifier: bytes, raw: Sequence[Buffer]) -> Decoded:
         model = self._models.resolve(request.model_name, request.model_version)
@@ -210,7 +214,7 @@ def _check_shape(model: ServedModel, spec: TensorSpec, shape: tuple[int, ...]) -
             f"unexpected shape for input '{spec.name}' for model '{model.description.name}'. "
             f"expected {_dimensions(wanted)}, got {_dimensions(shape)}"
         )
-    if prod(shape) > ELEMENTS_LIMIT:
+    if prod(max(1, size) for size in shape) > ELEMENTS_LIMIT:  # 2**62 times nothing too: runtimes multiply in 64 bits
         raise InvalidRequestError(
             f"shape of input '{spec.name}': expected at most {ELEMENTS_LIMIT} elements, got {_dimensions(shape)}"
         )

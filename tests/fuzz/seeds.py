@@ -1,0 +1,101 @@
+"""Sound inputs of every target, where a corpus starts: python -m tests.fuzz.seeds writes those that are missing."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from hermetic.enclave import messages as border
+from hermetic.server import messages as control
+from tests.fuzz.targets import SEPARATOR
+from tests.server.calls import infer_request
+from tests.server.far_side import description
+from tests.server.wire_data import GROUP, GROUP_END, field, tag, varint
+
+VECTORS = Path(__file__).resolve().parents[1] / "vectors"
+CORPUS = Path(__file__).resolve().parents[1] / "corpus"
+
+
+def requests() -> Iterator[bytes]:
+    """One request and its like; typed contents; strings; fields out of order; a group."""
+    small = infer_request("echo", (1, 2, 3, 4), request_id="an id").SerializeToString()
+    yield small
+    yield SEPARATOR.join((small, small.replace(b"an id", b"other")))
+    typed = infer_request("echo", (1, 2, 3, 4))
+    del typed.raw_input_contents[:]
+    typed.inputs[0].contents.fp32_contents.extend((1, 2, 3, 4))
+    yield typed.SerializeToString()
+    strings = field(5, field(1, b"A") + field(2, b"INT8") + field(3, b"\1\3"))
+    strings += field(5, field(1, b"B") + field(2, b"BYTES") + field(3, b"\1\1"))
+    yield field(7, b"abc") + strings + field(1, b"two") + field(7, b"\1\0\0\0z") + field(6, field(1, b"A"))
+    flags = field(1, b"flags") + field(5, field(1, b"F") + field(2, b"BOOL") + field(3, b"\2")) + field(7, b"\1\2")
+    yield flags
+    yield flags + tag(9, GROUP) + tag(9, GROUP_END)
+    yield flags + field(4, field(1, b"priority") + field(2, b"\x08\1"))
+    yield tag(1, 2, 1) + varint(4, 2) + b"none"
+
+
+def batches() -> Iterator[bytes]:
+    """With and without tensors."""
+    yield border.encode_batch(1, 2, [])
+    yield border.encode_batch(1, 2, [border.Tensor(16, (1, 4)), border.Tensor(0, (-1,))])
+
+
+def dones() -> Iterator[bytes]:
+    """Answered, and not."""
+    yield border.encode_done(1, 2, [border.Tensor(16, (1, 4))], 3, 4, 5)
+    yield border.encode_not_done(1, 2, border.STATUS_REFUSED, "no such token")
+
+
+def frames() -> Iterator[bytes]:
+    """Some of each direction."""
+    yield control.ModelReady(
+        description=description(), instance=0, buffers=2, batches_in_flight=1, variable_tensor_bytes=1,
+        max_queue_delay_us=0, requests_waiting=1,
+    ).encode()  # fmt: skip
+    yield control.Drain(grace_s=1.0).encode()
+    yield control.Records(records=('{"event":"x"}',)).encode()
+    yield control.RecordsWritten(count=1).encode()
+    yield border.OpenModel(jwe=b"jwe", manifest_digest="ab" * 32).encode()
+    yield border.Attach(buffers=2, variable_tensor_bytes=1).encode()
+    yield border.Failed(error="ModelFormatError", text="no").encode()
+
+
+def manifests() -> Iterator[bytes]:
+    """Those of the sealed files among the vectors."""
+    for sealed in sealed_headers():
+        start = sealed.find(b"{")
+        end = json.JSONDecoder().raw_decode(sealed[start:].decode(errors="replace"))[1]
+        yield sealed[start : start + end]
+
+
+def sealed_headers() -> Iterator[bytes]:
+    """The first bytes of small sealed files."""
+    for path in sorted((VECTORS / "sealed-model" / "files").glob("*.sealed"))[:6]:
+        yield path.read_bytes()[:4096]
+
+
+def configurations() -> Iterator[bytes]:
+    """The vectors of the model configuration."""
+    for path in sorted((VECTORS / "model-configuration").glob("*/*.pbtxt")):
+        yield path.read_bytes()
+
+
+SEEDS = {
+    "requests": requests,
+    "batches": batches,
+    "dones": dones,
+    "frames": frames,
+    "manifests": manifests,
+    "sealed-headers": sealed_headers,
+    "configurations": configurations,
+}
+
+if __name__ == "__main__":
+    for target, seeds in SEEDS.items():
+        folder = CORPUS / target
+        folder.mkdir(parents=True, exist_ok=True)
+        for seed in seeds():
+            path = folder / hashlib.sha1(seed, usedforsecurity=False).hexdigest()
+            if not path.exists():
+                path.write_bytes(seed)

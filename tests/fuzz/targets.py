@@ -1,0 +1,117 @@
+"""What is fuzzed: each a function of bytes that raises where a decoder crashes, or means something it must not.
+
+Errors of ours are answers, not findings. `make fuzz` runs them under atheris, test_corpus.py on what was kept.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from hermetic.enclave import messages as border
+from hermetic.enclave.manifest import Manifest
+from hermetic.enclave.sealed.config_pbtxt import read_config
+from hermetic.enclave.sealed.header import parse_unverified_manifest, read_header
+from hermetic.errors import BorderError, HermeticError, ModelFormatError, SealedModelError
+from hermetic.server import messages as control
+from tests.server.reading import Readers
+
+SEPARATOR: Final = b"\xf0\x9f\x8d\xb0"  # between the messages of one input
+TO_WORKER: Final = (border.Prepare, border.OpenModel, border.Attach, border.Unload)
+FROM_WORKER: Final = (border.Locked, border.Opened, border.Attached, border.Wiped, border.Failed)
+EVERY_DIRECTION: Final[Sequence[Sequence[type[border.Frame]]]] = (
+    TO_WORKER, FROM_WORKER, control.TO_FRONT_END, control.TO_SUPERVISOR, (control.Start,), (control.Listening,),
+)  # fmt: skip
+
+Target = Callable[[bytes], None]
+
+
+class FoundError(AssertionError):
+    """A target means something that it must not."""
+
+
+def requests(data: bytes) -> None:
+    """Requests one after the other, each read three times: as protobuf reads them."""
+    readers = Readers()
+    for message in data.split(SEPARATOR)[:8]:
+        for _ in range(3):
+            difference = readers.difference(message)
+            if difference is not None:
+                raise FoundError(difference)
+
+
+def batches(data: bytes) -> None:
+    """Batch frames: refused, or the same when written again."""
+    try:
+        batch = border.decode_batch(data)
+    except BorderError:
+        return
+    if border.encode_batch(*batch) != data:
+        raise FoundError(f"batch: {batch}")
+
+
+def dones(data: bytes) -> None:
+    """Done frames: refused, or the same when written again."""
+    try:
+        done = border.decode_done(data)
+    except BorderError:
+        return
+    if done.status == border.STATUS_OK:
+        again = border.encode_done(
+            done.buffer, done.sequence, done.outputs, done.input_ns, done.infer_ns, done.output_ns
+        )
+        if again != data:
+            raise FoundError(f"done: {done}")
+
+
+def frames(data: bytes) -> None:
+    """Control frames in every direction: refused, or the same message when written again."""
+    for allowed in EVERY_DIRECTION:
+        try:
+            frame = border.decode_control(data, allowed)
+        except BorderError:
+            continue
+        if border.decode_control(frame.encode(), allowed) != frame:
+            raise FoundError(f"frame: {frame}")
+
+
+def manifests(data: bytes) -> None:
+    """Manifests: refused, or canonical."""
+    try:
+        manifest = Manifest.parse(data)
+    except SealedModelError:
+        return
+    if manifest.encode() != data:
+        raise FoundError(f"manifest: {manifest}")
+
+
+def sealed_headers(data: bytes) -> None:
+    """The public part of a sealed file."""
+    descriptor = os.memfd_create("sealed")
+    try:
+        os.write(descriptor, data)
+        parse_unverified_manifest(read_header(descriptor))
+    except SealedModelError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def configurations(data: bytes) -> None:
+    """A model's config.pbtxt."""
+    try:
+        read_config(data.decode())
+    except (UnicodeDecodeError, ModelFormatError, SealedModelError):
+        pass
+    except HermeticError as error:
+        raise FoundError(f"configuration: expected ModelFormatError, got {error!r}") from error
+
+
+TARGETS: Final[dict[str, Target]] = {
+    "requests": requests,
+    "batches": batches,
+    "dones": dones,
+    "frames": frames,
+    "manifests": manifests,
+    "sealed-headers": sealed_headers,
+    "configurations": configurations,
+}

@@ -11,21 +11,23 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from hermetic.enclave.buffers import layout
+from hermetic.enclave.buffers import BufferLayout, layout
 from hermetic.enclave.channel import Channel, map_shared_memory
 from hermetic.enclave.messages import Frame, decode_control
 from hermetic.errors import BorderError, HermeticError
 from hermetic.server.audit import Journal
 from hermetic.server.awaited import Awaited
+from hermetic.server.classification import labels_of
 from hermetic.server.commands import Commands
 from hermetic.server.config import FrontEndSettings, Limits
 from hermetic.server.counters import Row, SharedAccounts, map_row_of_another
 from hermetic.server.dispatch import Dispatcher
 from hermetic.server.epochs import Epochs, checked, places
+from hermetic.server.front_end_files import front_end_files
 from hermetic.server.gate import Gate
 from hermetic.server.health import Health
 from hermetic.server.limits import Accounts
@@ -184,7 +186,11 @@ class FrontEnd:
             for descriptor in descriptors:
                 os.close(descriptor)
             raise BorderError(f"ModelReady: wanted two descriptors, got {len(descriptors)}")
-        self._model_ready(message, *descriptors)
+        try:
+            self._model_ready(message, *descriptors)
+        except BorderError as error:  # nothing of this worker has been used, and others may serve the model
+            about = message.description
+            self._say_lost(about.name, about.version, message.generation, message.instance, message.link, str(error))
 
     def _handle_plain(self, message: Frame) -> None:
         if isinstance(message, RecordsWritten):
@@ -222,6 +228,7 @@ class FrontEnd:
         try:
             place = layout(ready.description, ready.buffers, ready.variable_tensor_bytes)
             mapped = map_shared_memory(memory, place.size)
+            files = front_end_files(mapped, place)
         except BaseException:
             os.close(channel)
             raise
@@ -231,7 +238,7 @@ class FrontEnd:
         worker.settimeout(0)
         model = self._models.find(ready.description.name, ready.description.version, ready.generation)
         if model is None or model.stopping:
-            model = self._new_model(ready)
+            model = self._new_model(ready, place, files)
             self._models.put(model)
         link = model.dispatcher.attach(worker, mapped, place, ready.batches_in_flight)
         model.links[link] = (ready.instance, ready.link)
@@ -247,9 +254,8 @@ class FrontEnd:
             )
         self._models.changed()
 
-    def _new_model(self, ready: ModelReady) -> ServedModel:
+    def _new_model(self, ready: ModelReady, place: BufferLayout, files: Mapping[str, bytes]) -> ServedModel:
         description = ready.description
-        place = layout(description, ready.buffers, ready.variable_tensor_bytes)
         statistics = ModelStatistics()
         dispatcher = Dispatcher(
             new_scheduler(ready, place),
@@ -262,22 +268,24 @@ class FrontEnd:
             ordered=is_ordered(description),
         )
         model = ServedModel(ready, dispatcher, statistics)
+        model.labels = labels_of(description, files)
         dispatcher.on_link_lost = partial(self._link_lost, model)
         dispatcher.on_link_closed = self._forget
         return model
 
     def _link_lost(self, model: ServedModel, link: WorkerLink, error: HermeticError) -> None:
         """Tell the supervisor, who has a new link made, or a new worker."""
-        name, version = model.description.name, model.description.version
         instance, number = model.links.pop(link, (0, 0))
-        reason = str(error)[:LINK_REASON_LIMIT]
+        about = model.description
+        self._say_lost(about.name, about.version, model.generation, instance, number, str(error))
+        self._models.changed()
+
+    def _say_lost(self, name: str, version: int, generation: int, instance: int, link: int, why: str) -> None:
+        reason = why[:LINK_REASON_LIMIT]
         _log.warning("model %s version %d instance %d: lost a worker: %s", name, version, instance, reason)
         self.journal.append(json.dumps({"event": "worker-lost", "model": name, "version": version, "reason": reason}))
-        lost = LinkLost(
-            name=name, version=version, generation=model.generation, instance=instance, link=number, reason=reason
-        )
+        lost = LinkLost(name=name, version=version, generation=generation, instance=instance, link=link, reason=reason)
         self._say(lost.encode())
-        self._models.changed()
 
     def _model_stop(self, stop: ModelStop) -> None:
         model = self._models.find(stop.name, stop.version, stop.generation)

@@ -16,6 +16,7 @@ from hermetic.enclave.datatypes import ELEMENT_BYTES
 from hermetic.enclave.messages import DIMENSIONS_LIMIT, TensorSpec
 from hermetic.errors import InvalidRequestError, UnsupportedError
 from hermetic.protos.inference import grpc_service_pb2 as pb
+from hermetic.server.classification import wanted_classes
 from hermetic.server.contents import Buffer, check_raw, raw_from_typed
 from hermetic.server.forms import Form, Forms
 from hermetic.server.models import Models, ServedModel
@@ -34,7 +35,7 @@ class Plan(NamedTuple):
 
     Per input of the model: `shapes`, `counts` of elements, fixed `lengths` in bytes (None: BYTES), and `order`, where
     its data stand in the request. `row_shapes` is what requests must share to be mixed. `checked_by_length`: data of
-    the right length are right.
+    the right length are right. `classes`: of each wanted output how many, empty where none are wanted.
     """
 
     model: ServedModel
@@ -47,6 +48,7 @@ class Plan(NamedTuple):
     outputs: tuple[int, ...]
     checked_by_length: bool
     wishes: Wishes
+    classes: tuple[int, ...]
 
 
 class Decoded(NamedTuple):
@@ -121,6 +123,7 @@ def make_plan(model: ServedModel, request: pb.ModelInferRequest) -> Plan:
     specs = model.description.inputs
     _check_parameters(request)
     order = _order(model, request)
+    outputs = _outputs(model, request)
     shapes = tuple(tuple(request.inputs[at].shape) for at in order)
     for spec, at, shape in zip(specs, order, shapes, strict=True):
         datatype = request.inputs[at].datatype
@@ -142,9 +145,10 @@ def make_plan(model: ServedModel, request: pb.ModelInferRequest) -> Plan:
         counts=counts,
         lengths=tuple(None if size is None else size * count for size, count in zip(elements, counts, strict=True)),
         order=order,
-        outputs=_outputs(model, request),
+        outputs=outputs,
         checked_by_length=all(spec.datatype != "BOOL" and ELEMENT_BYTES[spec.datatype] is not None for spec in specs),
         wishes=_wishes(request),
+        classes=_classes(model, request, outputs),
     )
 
 
@@ -254,6 +258,15 @@ def _outputs(model: ServedModel, request: pb.ModelInferRequest) -> tuple[int, ..
     return tuple(chosen)
 
 
+def _classes(model: ServedModel, request: pb.ModelInferRequest, outputs: Sequence[int]) -> tuple[int, ...]:
+    """Return how many classes are wanted of each output; nothing where none are wanted of any."""
+    specs = model.description.outputs
+    if not any(output.parameters for output in request.outputs):
+        return ()
+    classes = [wanted_classes(output, specs[at]) for output, at in zip(request.outputs, outputs, strict=True)]
+    return tuple(classes) if any(classes) else ()
+
+
 def _check_parameters(request: pb.ModelInferRequest) -> None:
     """Refuse what is reserved and would be ignored in silence otherwise."""
     named = [(tensor.name, tensor.parameters) for tensor in request.inputs]
@@ -265,8 +278,6 @@ def _check_parameters(request: pb.ModelInferRequest) -> None:
                     f"'{name}': {key}: shared memory with a client is not offered: its pages would be open to the "
                     "host of a confidential machine"
                 )
-            if key == "classification":
-                raise UnsupportedError(f"output '{name}': classification is not offered")
     for key, kinds in _RESERVED.items():
         kind = request.parameters[key].WhichOneof("parameter_choice") if key in request.parameters else kinds[0]
         if kind not in kinds:

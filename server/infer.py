@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from hermetic.enclave.zero_on_free import wipe_immutable_bytes_that_nobody_else_holds
-from hermetic.errors import HermeticError, QueueRefusedError
+from hermetic.errors import HermeticError, InvalidRequestError, QueueRefusedError
 from hermetic.server.asking import Asking
+from hermetic.server.classification import Piece, classified
 from hermetic.server.codec import Decoded, Decoder
 from hermetic.server.models import Models
 from hermetic.server.outputs import Output, cut_rows
@@ -49,10 +50,17 @@ class Inference(Work):
             return
         plan = self._decoded.plan
         specs = plan.model.description.outputs
-        pieces = []
+        pieces: list[Piece] = []
         for at in plan.outputs:
             shape, data = cut_rows(outputs[at], self.row, self.rows, total_rows)
             pieces.append((specs[at], shape, data))
+        if plan.classes:
+            try:
+                batched = plan.model.description.max_batch_size > 0
+                pieces = classified(pieces, plan.classes, plan.model.labels, batched=batched)
+            except InvalidRequestError as error:
+                self.fail(error)
+                return
         request.reply(plan.model.template.build(self._decoded.id, pieces), secret=True)
         now = time.monotonic()
         plan.model.statistics.succeeded(int((now - self.arrived) * _NS), int((started - self.arrived) * _NS))

@@ -4,7 +4,7 @@
 but not serving -> NotReadyError. Versions are positive integers; an empty version means the highest that is ready.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Final
 
@@ -31,7 +31,10 @@ class ServedModel:
         self.links: dict[object, tuple[int, int]] = {}
         self.dispatcher = dispatcher
         self.statistics = statistics
-        self.template = ReplyTemplate(self.description.name, str(self.description.version))
+        self.template = ReplyTemplate(
+            self.description.name, str(self.description.version), self.description.configuration.response_parameters
+        )
+        self.labels: Mapping[str, Sequence[bytes]] = {}  # of outputs, for classification
         self.input_positions = {spec.name: at for at, spec in enumerate(self.description.inputs)}
         self.output_positions = {spec.name: at for at, spec in enumerate(self.description.outputs)}
         self.record_part = model_part(self.description.name, self.description.version, self.description.manifest_digest)

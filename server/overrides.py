@@ -21,7 +21,7 @@ from hermetic.enclave.manifest import Manifest, explain
 from hermetic.enclave.sealed.config_pbtxt import read_config
 from hermetic.errors import InvalidRequestError, ModelFormatError
 from hermetic.protos.inference import model_config_pb2 as config_pb
-from hermetic.server.rendering import configuration as rendered
+from hermetic.server.model_config import configuration as rendered
 
 __all__ = ["NO_OVERRIDE", "Override", "parse"]
 

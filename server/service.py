@@ -17,8 +17,9 @@ from hermetic.server.commands import Commands
 from hermetic.server.config import Limits
 from hermetic.server.gate import Handler, Opener, Request
 from hermetic.server.infer import InferenceService
+from hermetic.server.model_config import configuration
 from hermetic.server.models import Models, parse_version
-from hermetic.server.rendering import EXTENSIONS, configuration, metadata
+from hermetic.server.rendering import EXTENSIONS, metadata
 from hermetic.server.streams import Streams
 
 MessageT = TypeVar("MessageT", bound=Message)

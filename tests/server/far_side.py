@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -107,9 +107,19 @@ def epoch(pki: Pki, **changes: Any) -> Epoch:
 class Worker:
     """A stand-in worker's process."""
 
-    def __init__(self, description: ModelDescription, ready: ModelReady, function: str, *, report: bool) -> None:
-        size = layout(description, ready.buffers, ready.variable_tensor_bytes).size
-        self.memory = shared_memory(size)
+    def __init__(
+        self,
+        description: ModelDescription,
+        ready: ModelReady,
+        function: str,
+        *,
+        report: bool,
+        files: Mapping[str, bytes] | None = None,
+    ) -> None:
+        place = layout(description, ready.buffers, ready.variable_tensor_bytes)
+        self.memory = shared_memory(place.size)
+        for file in place.files:
+            os.pwrite(self.memory, (files or {})[file.file.name], file.offset)
         self.front_end_side, worker_side = data_channel()
         self._orders, orders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._orders.settimeout(TIMEOUT_S)
@@ -225,7 +235,13 @@ class FarSide:
         return frame
 
     def serve(
-        self, description: ModelDescription, function: str = "echo", *, report: bool = True, **changes: int
+        self,
+        description: ModelDescription,
+        function: str = "echo",
+        *,
+        report: bool = True,
+        files: Mapping[str, bytes] | None = None,
+        **changes: int,
     ) -> Worker:
         """Give the front end a worker for a model, and wait until it serves."""
         values = {
@@ -237,7 +253,7 @@ class FarSide:
             "requests_waiting": 256,
         }
         ready = ModelReady(description=description, **{**values, **changes})
-        worker = Worker(description, ready, function, report=report)
+        worker = Worker(description, ready, function, report=report, files=files)
         self.channel.send(ready.encode(), (worker.front_end_side, worker.memory))
         os.close(worker.front_end_side)
         os.close(worker.memory)

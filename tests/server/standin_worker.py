@@ -65,7 +65,7 @@ class StandIn:
                         return
                     self.take(decode_batch(frame))
 
-    def obey(self, order: str) -> bool:  # noqa: C901 - one branch per order
+    def obey(self, order: str) -> bool:  # noqa: C901, PLR0912 - one branch per order
         if order in ("", "exit"):
             return False
         if order == "hold":
@@ -81,6 +81,9 @@ class StandIn:
             self.data.send(os.urandom(64))
         elif order == "empty":
             self.data.send(b"")
+        elif order == "other-files":
+            for place in self.place.files:
+                self.memory[place.offset : place.offset + place.file.size] = b"?" * place.file.size
         elif order == "flood":
             try:
                 for _ in range(100_000):

@@ -15,8 +15,8 @@ from hermetic.enclave.configuration import (
 )
 from hermetic.enclave.manifest import Manifest
 from hermetic.errors import InvalidRequestError
+from hermetic.server.model_config import configuration as rendered
 from hermetic.server.overrides import NO_OVERRIDE, Override, parse
-from hermetic.server.rendering import configuration as rendered
 from tests.enclave.sealed_by_hand import manifest_of
 
 MANIFEST = Manifest.model_validate(manifest_of([("model.onnx", b"g")]), strict=False)

@@ -274,12 +274,9 @@ def test_garbage_is_an_invalid_argument(channel: grpc.Channel, message: bytes) -
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_shared_memory_and_classification_are_refused_with_the_reason(channel: grpc.Channel) -> None:
+def test_shared_memory_is_refused_with_the_reason(channel: grpc.Channel) -> None:
     request = infer_request("echo", (1, 2, 3, 4))
     request.inputs[0].parameters["shared_memory_region"].string_param = "region"
-    assert refused(channel, request)[0] == grpc.StatusCode.UNIMPLEMENTED
-    request = infer_request("echo", (1, 2, 3, 4))
-    request.outputs.add(name="OUTPUT0").parameters["classification"].int64_param = 1
     assert refused(channel, request)[0] == grpc.StatusCode.UNIMPLEMENTED
     with pytest.raises(grpc.RpcError) as caught:
         method(channel, "SystemSharedMemoryStatus")(pb.SystemSharedMemoryStatusRequest(), timeout=TIMEOUT_S)

@@ -5,6 +5,7 @@ per worker. A worker that breaks the protocol, or does not answer in time, is ki
 model's key: it carries a JWE.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -38,7 +39,7 @@ from hermetic.enclave.messages import (
 from hermetic.enclave.zero_on_free import environment, interpreter
 from hermetic.errors import BorderError, HermeticError, WorkerLostError
 
-__all__ = ["Worker", "WorkerSettings", "data_channel", "shared_memory"]
+__all__ = ["Worker", "WorkerSettings", "data_channel", "pin", "shared_memory"]
 
 _Answer = TypeVar("_Answer", bound=Frame)
 
@@ -69,7 +70,8 @@ class WorkerSettings:
     `publishers` is the text of the trusted publishers' list. `threads` are the runtime's. `memory_limit_bytes` bounds
     what the worker maps beyond its libraries: model, shared memory and everything else. `waived` may name other
     waivers too; only those of isolation properties reach the worker. Where the supervisor is root, each worker gets a
-    uid of its own, from `uid` on. `draft` opens models without known answers, to compute them. ONNX weights up to
+    uid of its own, from `uid` on. `cores` are those it may run on (none: any); it cannot change
+    them. `draft` opens models without known answers, to compute them. ONNX weights up to
     `prepack_limit_bytes` in all are packed: two to three times as quick for batches through large matrices, and a
     second copy of them in memory.
     """
@@ -82,6 +84,7 @@ class WorkerSettings:
     uid: int
     gid: int
     spinning: bool = False
+    cores: tuple[int, ...] = ()
     draft: bool = False
     prepack_limit_bytes: int = PREPACK_LIMIT_DEFAULT
 
@@ -112,7 +115,7 @@ class Worker:
         ours, theirs = Channel.pair()
         uid = OwnUid(settings.uid)
         with theirs:
-            process = _spawner().submit(_spawn, theirs.fileno()).result()
+            process = _spawner().submit(_spawn, theirs.fileno(), settings.cores).result()
         worker = cls(process, ours, uid)
         prepare = Prepare(
             profile=settings.profile,
@@ -278,9 +281,9 @@ def _spawner() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix="spawner")
 
 
-def _spawn(control: int) -> subprocess.Popen[bytes]:
+def _spawn(control: int, cores: tuple[int, ...]) -> subprocess.Popen[bytes]:
     command = [*interpreter(), "-m", "hermetic.enclave.worker", str(control), str(os.getpid())]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command,
         env=environment(),
         pass_fds=(control,),
@@ -289,6 +292,15 @@ def _spawn(control: int) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         start_new_session=True,  # a terminal's Ctrl-C is for the supervisor, which then unloads
     )
+    pin(process.pid, cores)
+    return process
+
+
+def pin(pid: int, cores: tuple[int, ...]) -> None:
+    """Confine a process that has just been started, while it has one thread, to these cores (none: leave it)."""
+    if cores:
+        with contextlib.suppress(ProcessLookupError):  # it has ended, and will be missed
+            os.sched_setaffinity(pid, cores)
 
 
 def _describe_end(status: int) -> str:

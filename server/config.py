@@ -194,12 +194,15 @@ class ModelSettings(Section):
     """How one model is served here, beside what its publisher sealed with it.
 
     `instances` are workers (None: as many as the publisher says), `threads` the runtime's in each, `buffers` batches in
-    shared memory for each front end and instance. `version_policy` of the highest version counts for all versions.
+    shared memory for each front end and instance. `spinning`, and `cores` for all of its workers, go before `[cpu]`.
+    `version_policy` of the highest version counts for all versions.
     """
 
     instances: Annotated[int, Field(ge=1, le=INSTANCES_LIMIT)] | None = None
     version_policy: VersionPolicy | None = None
-    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
+    spinning: bool | None = None
+    cores: tuple[Annotated[int, Field(ge=0)], ...] = ()
     buffers: Annotated[int, Field(ge=2, le=64)] = 4
     batches_in_flight: Annotated[int, Field(ge=1, le=8)] = 2
     max_queue_delay_us: Annotated[int, Field(ge=0)] | None = None  # None: as the model's configuration says
@@ -219,6 +222,14 @@ class Model(ModelSettings):
     def settings(self) -> ModelSettings:
         """The settings alone."""
         return ModelSettings.model_validate(self.model_dump(exclude={"path", "load_at_start"}))
+
+
+class CpuSettings(Section):
+    """How processes share the cores (cpu_plan.py). `auto` decides from the machine; names of cores are the kernel's."""
+
+    pinning: Literal["auto", "on", "off"] = "auto"
+    spinning: Literal["auto", "on", "off"] = "auto"
+    front_end_cores: tuple[Annotated[int, Field(ge=0)], ...] = ()
 
 
 class RepositorySettings(Section):
@@ -259,6 +270,7 @@ class ServerConfig(Section):
     limits: Limits = Limits()
     models: tuple[Model, ...] = Field(default=(), max_length=96)
     repository: RepositorySettings = RepositorySettings()
+    cpu: CpuSettings = CpuSettings()
 
     @model_validator(mode="after")
     def _profile_allows(self) -> Self:

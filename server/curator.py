@@ -9,6 +9,7 @@ serves, each version takes over as soon as it can, and only when all of them are
 fails, the rest stays.
 """
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -19,14 +20,15 @@ from typing import Final
 from hermetic.enclave.configuration import ModelConfiguration
 from hermetic.errors import ConfigurationError, HermeticError, InvalidRequestError, NotReadyError, RepositoryError
 from hermetic.server.catalogue import Catalogue, Listing
-from hermetic.server.config import RepositorySettings
-from hermetic.server.event_loop import Event, EventLoop
+from hermetic.server.config import ModelSettings, RepositorySettings
+from hermetic.server.cpu_plan import CpuPlan
+from hermetic.server.event_loop import Event
 from hermetic.server.generation import Reply, SealedFile, to_nobody
-from hermetic.server.links import Recorder
 from hermetic.server.messages import Command, RepositoryEntry
 from hermetic.server.model_keeper import ModelKeeper
 from hermetic.server.overrides import NO_OVERRIDE, Override, parse
 from hermetic.server.repository import Repository, Shelf, Slot
+from hermetic.server.surroundings import Surroundings
 from hermetic.server.version_policy import describe
 
 UNLOADED: Final = "unloaded"
@@ -51,18 +53,18 @@ class Curator:
         catalogue: Catalogue,
         repository: Repository,
         keeper: ModelKeeper,
-        loop: EventLoop,
-        record: Recorder,
-        publish: Event,
+        cpu: CpuPlan,
+        around: Surroundings,
     ) -> None:
         """Nothing is looked for, and nothing loaded, before `start`."""
         self._settings = settings
         self._catalogue = catalogue
         self._repository = repository
         self._keeper = keeper
-        self._loop = loop
-        self._record = record
-        self._publish = publish
+        self._loop = around.loop
+        self._record = around.record
+        self._publish = around.publish
+        self._cpu = cpu
         self._queues: dict[str, _Queue] = {}
         self._looking = False
         self._after_look: list[Event] = []
@@ -72,7 +74,6 @@ class Curator:
     def start(self) -> None:
         """Load what is to be loaded at the start; begin to poll, in that mode."""
         for shelf in self._repository.shelves():
-            shelf.wanted = self._at_start(shelf)
             if shelf.wanted:
                 self._enqueue(shelf.name, partial(self._converge, shelf.name, to_nobody))
         if self._settings.mode == "poll":
@@ -82,6 +83,18 @@ class Curator:
         """Take in what is there, before anything is started. Blocks; `ConfigurationError` where a named file is not."""
         self._catalogue.check()
         self._take_in(self._catalogue.look(settled=False))
+        for shelf in self._repository.shelves():
+            shelf.wanted = self._at_start(shelf)
+
+    def expected(self) -> list[ModelSettings]:
+        """Return the settings of every worker that is to serve, one entry for each process."""
+        workers: list[ModelSettings] = []
+        for shelf in self._repository.shelves():
+            files = shelf.files() if shelf.wanted else {}
+            for version in shelf.chosen() if shelf.wanted else ():
+                with contextlib.suppress(HermeticError):  # it will not be loaded, which is told where it is tried
+                    workers += [files[version].settings] * shelf.configuration(files[version]).instances
+        return workers
 
     def stop(self) -> None:
         """Decide nothing more."""
@@ -265,6 +278,7 @@ class Curator:
         return plan
 
     def _carry_out(self, shelf: Shelf, plan: dict[Slot, ModelConfiguration], reply: Reply, done: Event) -> None:
+        self._cpu.expect(self.expected())
         rest = [slot for slot in shelf.slots.values() if slot not in plan]
         to_load = [(slot, slot.file, wanted) for slot, wanted in plan.items() if slot.file and _needs(slot, wanted)]
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from hermetic.enclave.channel import Channel
 from hermetic.enclave.messages import Frame, decode_control
+from hermetic.enclave.supervisor import pin
 from hermetic.enclave.zero_on_free import environment, interpreter
 from hermetic.errors import BorderError, WorkerLostError
 from hermetic.server import documents
@@ -26,8 +27,20 @@ TLS13_ONLY_SUITES: Final = "ECDHE-PSK-AES128-CBC-SHA"
 class FrontEnd:
     """One front-end process and its control channel."""
 
-    def __init__(self, settings: FrontEndSettings, serving_key: int, *, event_engine_listener: bool) -> None:
-        """Start the process and hand it the serving key; `await_listening` comes next."""
+    def __init__(
+        self,
+        settings: FrontEndSettings,
+        serving_key: int,
+        *,
+        event_engine_listener: bool,
+        number: int = 0,
+        cores: tuple[int, ...] = (),
+    ) -> None:
+        """Start the process, on these cores (none: any), and hand it the serving key; `await_listening` comes next.
+
+        `number` is its place among the front ends, which its successor has too.
+        """
+        self.number = number
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         with theirs:
             self._process = subprocess.Popen(
@@ -36,6 +49,7 @@ class FrontEnd:
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
             )
+        pin(self._process.pid, cores)
         self.channel = Channel(ours)
         self.listening = False
         self.row = make_row() if settings.reuse_port else None

@@ -19,6 +19,7 @@ from hermetic.enclave.messages import ModelDescription
 from hermetic.enclave.supervisor import Worker
 from hermetic.errors import HermeticError
 from hermetic.server.config import ModelSettings
+from hermetic.server.cpu_plan import Place
 
 RESTART_DELAYS_S: Final = (1, 2, 5, 10, 30, 60)
 """Seconds before the first, second, ... restart of what was lost; the last one repeats."""
@@ -55,6 +56,7 @@ class Instance:
     number: int
     worker: Worker | None = None
     starting: bool = False
+    place: Place | None = None
     ready_at: float = 0.0
     losses: int = 0
     restart_at: float | None = None

@@ -7,26 +7,23 @@ in the supervisor's loop, which alone owns the state.
 import os
 import select
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from hermetic.attestation.evidence import JsonValue
 from hermetic.enclave.buffers import layout
 from hermetic.enclave.channel import data_channel, shared_memory
 from hermetic.enclave.supervisor import Worker
 from hermetic.errors import ConfigurationError, HermeticError, WorkerLostError
-from hermetic.server.event_loop import Event, EventLoop
+from hermetic.server.event_loop import Event
 from hermetic.server.front_ends import FrontEnd
 from hermetic.server.generation import Generation, Instance
 from hermetic.server.link_ledger import LinkLedger
 from hermetic.server.messages import LinkLost, ModelReady
+from hermetic.server.surroundings import Surroundings
 
 ATTACH_TIMEOUT_S: Final = 330  # a front end gives a batch up after 300 s; until then its worker may be busy
-
-Recorder = Callable[[str, Mapping[str, JsonValue]], None]
-"""Writes one record of this kind, durably."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +40,13 @@ class _Made:
 
 
 class Links:
-    """Makes links. `front_ends` is the supervisor's own mapping, which changes."""
+    """Makes links."""
 
-    def __init__(
-        self,
-        loop: EventLoop,
-        front_ends: Mapping[int, FrontEnd],
-        record: Recorder,
-        on_worker_lost: Callable[[Generation, Instance, Worker], None],
-    ) -> None:
+    def __init__(self, around: Surroundings, on_worker_lost: Callable[[Generation, Instance, Worker], None]) -> None:
         """`on_worker_lost` is told of a worker that has ended, in the loop."""
-        self._loop = loop
-        self._front_ends = front_ends
-        self._record = record
+        self._loop = around.loop
+        self._front_ends = around.front_ends
+        self._record = around.record
         self._on_worker_lost = on_worker_lost
         self._ledger = LinkLedger()
 

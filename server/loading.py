@@ -17,6 +17,7 @@ from hermetic.enclave.supervisor import Worker, WorkerSettings
 from hermetic.errors import BorderError, ConfigurationError
 from hermetic.server.attesting import Attesting, Release
 from hermetic.server.config import Isolation, ModelSettings
+from hermetic.server.cpu_plan import Place
 from hermetic.server.generation import SealedFile
 
 PROFILE_OF_FORMAT: Final[Mapping[str, Literal["onnx-cpu", "torch-cpu"]]] = {
@@ -49,8 +50,8 @@ class Loader:
         self._publishers = publishers
         self._attesting = attesting
 
-    def load(self, file: SealedFile, _instance: int) -> Loaded:
-        """Return one instance of the model, loaded; whatever fails, no process is left behind.
+    def load(self, file: SealedFile, place: Place) -> Loaded:
+        """Return one instance of the model, loaded, at this place; whatever fails, no process is left behind.
 
         Raises `ConfigurationError` where the file is gone, `IsolationError`, `BrokerRefusedError`,
         `BrokerUnreachableError`, a `PublisherError`, or `WorkerLostError`.
@@ -61,7 +62,7 @@ class Loader:
             raise ConfigurationError(
                 f"model {manifest.name}: expected a model of its own for a worker, got an ensemble"
             )
-        worker = Worker.start(self._worker_settings(settings, manifest))  # 1.
+        worker = Worker.start(self._worker_settings(settings, manifest, place))  # 1.
         try:
             release = self._attesting.release_key(manifest, worker.public_key, worker.report)  # 2. to 5.
             sealed = _open(file.path)
@@ -79,11 +80,13 @@ class Loader:
             raise
         return Loaded(worker, opened, release)
 
-    def _worker_settings(self, settings: ModelSettings, manifest: Manifest) -> WorkerSettings:
+    def _worker_settings(self, settings: ModelSettings, manifest: Manifest, place: Place) -> WorkerSettings:
         return WorkerSettings(
             profile=PROFILE_OF_FORMAT[manifest.format],
             publishers=self._publishers.text,
-            threads=settings.threads,
+            threads=place.threads,
+            spinning=place.spinning,
+            cores=place.cores,
             memory_limit_bytes=settings.memory_limit_bytes,
             waived=self._isolation.waived,
             uid=self._isolation.uid,

@@ -7,7 +7,7 @@ unloaded, and who may ask for it, is decided before (curator.py).
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -15,13 +15,15 @@ from hermetic.attestation.evidence import JsonValue
 from hermetic.enclave.configuration import ModelConfiguration
 from hermetic.enclave.supervisor import Worker
 from hermetic.errors import BrokerUnreachableError, HermeticError, NotReadyError, WorkerLostError
-from hermetic.server.event_loop import Event, EventLoop
+from hermetic.server.cpu_plan import UNPLANNED, CpuPlan, Place
+from hermetic.server.event_loop import Event
 from hermetic.server.front_ends import FrontEnd
 from hermetic.server.generation import Generation, Instance, Reply, SealedFile, to_nobody
-from hermetic.server.links import Links, Recorder, check_ready_frame
+from hermetic.server.links import Links, check_ready_frame
 from hermetic.server.loading import Loaded, Loader
 from hermetic.server.messages import LinkLost, ModelStop
 from hermetic.server.repository import Repository, Slot, printable
+from hermetic.server.surroundings import Surroundings
 
 UNLOAD_TIMEOUT_S: Final = 20
 CHECKPOINT_LIMIT: Final = 4096  # characters of a broker's checkpoint that a record keeps
@@ -30,35 +32,34 @@ PASSING: Final = (BrokerUnreachableError, WorkerLostError)
 
 
 class ModelKeeper:
-    """The generations of this server's models. `front_ends` is the supervisor's own mapping, which changes."""
+    """The generations of this server's models."""
 
     def __init__(
         self,
         repository: Repository,
         loader: Loader,
-        loop: EventLoop,
-        front_ends: Mapping[int, FrontEnd],
-        record: Recorder,
-        publish: Callable[[], None],
+        cpu: CpuPlan,
+        around: Surroundings,
         *,
         patience_s: float,
         loads_at_once: int,
     ) -> None:
-        """`publish` tells everyone of a change; `patience_s` is how long a front end may take to let go of a model."""
+        """`patience_s` is how long a front end may take to let go of a model."""
         self.repository = repository
         self.on_passing: Callable[[Slot], None] = lambda _: None
         """Told of a version whose load failed for a reason that may pass."""
         self._loader = loader
-        self._loop = loop
-        self._front_ends = front_ends
-        self._record = record
-        self._publish = publish
+        self._loop = around.loop
+        self._front_ends = around.front_ends
+        self._record = around.record
+        self._publish = around.publish
+        self._cpu = cpu
         self._patience_s = patience_s
         self._loads_at_once = loads_at_once
         self._to_start: deque[tuple[Slot, Generation, Instance]] = deque()
         self._starting = 0
         self._workers: set[Worker] = set()
-        self._links = Links(loop, front_ends, record, self._worker_lost)
+        self._links = Links(around, self._worker_lost)
         self._ending = False
 
     # Loading
@@ -92,11 +93,12 @@ class ModelKeeper:
                 self._not_started(slot, generation, instance)
                 continue
             self._starting += 1
-            self._loop.in_thread(partial(self._load_in_thread, slot, generation, instance))
+            instance.place = place = self._cpu.take(generation.file.settings)
+            self._loop.in_thread(partial(self._load_in_thread, slot, generation, instance, place))
 
-    def _load_in_thread(self, slot: Slot, generation: Generation, instance: Instance) -> Event:
+    def _load_in_thread(self, slot: Slot, generation: Generation, instance: Instance, place: Place) -> Event:
         try:
-            loaded = self._loader.load(generation.file, instance.number)
+            loaded = self._loader.load(generation.file, place)
         except HermeticError as error:
             return partial(self._not_loaded, slot, generation, instance, error)
         except Exception as error:  # noqa: BLE001 - one model's load may not end every other model
@@ -106,6 +108,7 @@ class ModelKeeper:
 
     def _not_loaded(self, slot: Slot, generation: Generation, instance: Instance, error: HermeticError) -> None:
         self._starting -= 1
+        self._give_place_back(instance)
         about = {**generation.names(), "instance": instance.number}
         self._record("model.refused", {**about, "error": type(error).__name__, "text": str(error)})
         if not generation.takes_links:
@@ -137,7 +140,7 @@ class ModelKeeper:
         self._starting -= 1
         worker = loaded.worker
         about = {**generation.names(), "instance": instance.number}
-        self._record("model.loaded", {**about, **_release_facts(loaded)})
+        self._record("model.loaded", {**about, **_release_facts(loaded), **_place_facts(instance)})
         self._workers.add(worker)
         instance.ready(worker, time.monotonic())
         self._loop.watch(worker.pidfd, partial(self._worker_lost_here, slot, generation, instance, worker))
@@ -168,6 +171,11 @@ class ModelKeeper:
         self._publish()
         reply, generation.reply = generation.reply, to_nobody
         reply(None if generation.alive else WorkerLostError(f"model {slot.name}: {slot.reason}"))
+
+    def _give_place_back(self, instance: Instance) -> None:
+        if instance.place is not None:
+            self._cpu.give_back(instance.place)
+            instance.place = None
 
     # Front ends
 
@@ -212,6 +220,7 @@ class ModelKeeper:
         self._loop.forget(worker.pidfd)
         self._workers.discard(worker)
         self._links.forget(worker.pid)
+        self._give_place_back(instance)
         reason = worker.reap()
         self._record("worker.lost", {**generation.names(), "instance": instance.number, "reason": reason})
         if generation.takes_links:
@@ -305,6 +314,7 @@ class ModelKeeper:
 
     def _wiped(self, slot: Slot, generation: Generation, instance: Instance, *, wiped: bool) -> None:
         instance.given_up()
+        self._give_place_back(instance)
         generation.wiped &= wiped
         self._look_whether_gone(slot, generation)
 
@@ -349,6 +359,12 @@ class ModelKeeper:
 
 def _words(error: HermeticError) -> str:
     return f"{type(error).__name__}: {error}"
+
+
+def _place_facts(instance: Instance) -> dict[str, JsonValue]:
+    """What the log keeps of where a worker runs."""
+    place = instance.place or UNPLANNED
+    return {"threads": place.threads, "spinning": place.spinning, "cores": list(place.cores)}
 
 
 def _release_facts(loaded: Loaded) -> dict[str, JsonValue]:

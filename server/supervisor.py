@@ -20,6 +20,8 @@ from hermetic.enclave.isolation.own_uid import OwnUid
 from hermetic.errors import BorderError, HermeticError, NotReadyError
 from hermetic.server.catalogue import Catalogue
 from hermetic.server.config import Epoch, FrontEndSettings, ServerConfig
+from hermetic.server.cores import cores_here
+from hermetic.server.cpu_plan import CpuPlan
 from hermetic.server.curator import Curator
 from hermetic.server.event_loop import Event, EventLoop
 from hermetic.server.front_ends import FrontEnd
@@ -49,6 +51,7 @@ from hermetic.server.shared_messages import (
     EpochApplied,
     EpochStaged,
 )
+from hermetic.server.surroundings import Surroundings
 
 PATIENCE_S: Final = 15  # beyond the drain time, for a front end to say that it is done
 RENEW_AGAIN_S: Final = 60  # until the next try, where a serving key could not be renewed
@@ -88,19 +91,11 @@ class Supervisor:
         self._draining = False
         patience = config.limits.drain_s + PATIENCE_S
         repository = Repository()
-        self._models = ModelKeeper(
-            repository,
-            loader,
-            self._loop,
-            self._front_ends,
-            self._record,
-            self._publish,
-            patience_s=patience,
-            loads_at_once=config.repository.loads_at_once,
-        )
-        self._curator = Curator(
-            config.repository, catalogue, repository, self._models, self._loop, self._record, self._publish
-        )
+        self._cpu = CpuPlan(cores_here(), config.cpu, config.front_ends)
+        around = Surroundings(self._loop, self._front_ends, self._record, self._publish)
+        at_once = config.repository.loads_at_once
+        self._models = ModelKeeper(repository, loader, self._cpu, around, patience_s=patience, loads_at_once=at_once)
+        self._curator = Curator(config.repository, catalogue, repository, self._models, self._cpu, around)
         self._loader = loader
         self._reloader = Reloader(
             current, settings.epoch, self._loop, self._front_ends, self._record, self._epoch_applied
@@ -121,6 +116,7 @@ class Supervisor:
         self._loop.on_signals((signal.SIGHUP,), self._reload)
         try:
             self._curator.find()
+            self._plan_cpu()
             on_listening(self._start_front_ends())
             self._publish()
             self._renew_in_time()
@@ -132,6 +128,11 @@ class Supervisor:
             self._record("server.stopped", {})
         finally:
             self._kill_everything()
+
+    def _plan_cpu(self) -> None:
+        """Share the cores out among front ends and the workers that are to come."""
+        self._cpu.begin(self._curator.expected())
+        self._record("cpu.planned", self._cpu.describe())
 
     # Front ends
 
@@ -146,8 +147,14 @@ class Supervisor:
         return self._settings.port
 
     def _spawn(self) -> FrontEnd:
+        taken = {front_end.number for front_end in self._front_ends.values()}
+        number = next(number for number in range(self._config.front_ends) if number not in taken)
         front_end = FrontEnd(
-            self._settings, self._serving_key.descriptor, event_engine_listener=self._config.event_engine_listener
+            self._settings,
+            self._serving_key.descriptor,
+            event_engine_listener=self._config.event_engine_listener,
+            number=number,
+            cores=self._cpu.front_end(number).cores,
         )
         self._front_ends[front_end.pid] = front_end
         self._reloader.joined(front_end)

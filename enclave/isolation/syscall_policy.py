@@ -23,7 +23,7 @@ futex read write readv writev close fstat lseek munmap brk mremap madvise poll p
 sendmsg sendto clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday sched_yield getrandom getpid gettid
 getppid getuid geteuid getgid getegid getcpu membarrier rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack
 set_robust_list set_tid_address rseq restart_syscall exit exit_group mlock munlock mlock2 sched_getaffinity
-sched_setaffinity sched_getparam sched_getscheduler sched_get_priority_max sched_get_priority_min getpriority sysinfo
+sched_getparam sched_getscheduler sched_get_priority_max sched_get_priority_min getpriority sysinfo
 uname times getrusage dup eventfd2 epoll_wait epoll_pwait epoll_ctl get_mempolicy getsockname getpeername getsockopt
 shutdown pread64 preadv preadv2
 """
@@ -31,7 +31,8 @@ shutdown pread64 preadv preadv2
 # Tried by libraries, which take no for an answer.
 _TRIED: Final = """
 open openat openat2 stat lstat newfstatat statx access faccessat faccessat2 readlink readlinkat getcwd getdents64
-socket socketpair connect bind sched_setscheduler sched_setparam set_mempolicy mbind mincore fadvise64 getrlimit
+socket socketpair connect bind sched_setaffinity sched_setscheduler sched_setparam set_mempolicy mbind mincore fadvise64
+getrlimit
 """
 
 # gRPC's server: takes connections on the socket that it already listens on, and makes its own wake-up descriptors.

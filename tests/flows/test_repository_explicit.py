@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -21,7 +22,18 @@ pytestmark = pytest.mark.timeout(180)
 
 WORKER = "hermetic.enclave.worker"
 TURNS = 10_000  # of the slow model's loop: some 50 ms for each request
-FOLDER = ("[log]", '[repository]\nfolder = "models"\n\n[repository.models.pair]\ninstances = 2\n\n[log]')
+CORES = sorted(os.sched_getaffinity(0))
+SETTINGS = f"""[cpu]
+front_end_cores = [{CORES[0]}]
+
+[repository]
+folder = "models"
+
+[repository.models.pair]
+instances = 2
+cores = [{CORES[-1]}]
+
+[log]"""
 
 
 @dataclass(slots=True)
@@ -65,7 +77,7 @@ def cast() -> Iterator[Cast]:
         pair = slow(place.workshop, "pair", seed=33, turns=TURNS)
         for network in (quick, pair):
             place.seal(network)
-        with place.serve([], replace=[FOLDER]) as served, served.client(operator=True) as operator:
+        with place.serve([], replace=[("[log]", SETTINGS)]) as served, served.client(operator=True) as operator:
             for network in (quick, pair):
                 served.wait_until_ready(place.models / f"{network.name}-1.sealed")
             yield Cast(place, served, quick, newer, pair, operator)
@@ -112,6 +124,22 @@ class Asking:
                 continue
             return
         check_answers(client, self.network)
+
+
+def cores_of(pid: int) -> set[str]:
+    """The cores that each thread of a process may run on, as the kernel says."""
+    statuses = [task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/status")]
+    return {line.split()[1] for text in statuses for line in text.splitlines() if line.startswith("Cpus_allowed_list:")}
+
+
+def test_every_thread_runs_on_the_cores_that_the_configuration_names(cast: Cast) -> None:
+    (front_end,) = cast.served.children("hermetic.server.frontend")
+    assert cores_of(front_end) == {str(CORES[0])}
+    for record in cast.loads("pair"):
+        assert cores_of(record.fields["pid"]) == {str(CORES[-1])}
+        assert (record.fields["cores"], record.fields["threads"]) == ([CORES[-1]], 1)
+    (planned,) = [record for record in cast.scene.records("server") if record.kind == "cpu.planned"]
+    assert (planned.fields["cores"], planned.fields["front-end-cores"]) == (len(CORES), [[CORES[0]]])
 
 
 def test_each_instance_is_a_worker_with_a_key_of_its_own(cast: Cast) -> None:

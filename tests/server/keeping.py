@@ -15,12 +15,15 @@ from hermetic.enclave.messages import Frame, LockdownReport, Opened
 from hermetic.enclave.supervisor import Worker
 from hermetic.errors import HermeticError
 from hermetic.server.attesting import Release
+from hermetic.server.config import CpuSettings
+from hermetic.server.cpu_plan import Cores, CpuPlan, Place
 from hermetic.server.event_loop import EventLoop
 from hermetic.server.front_ends import FrontEnd
 from hermetic.server.generation import SealedFile
 from hermetic.server.loading import Loaded, Loader
 from hermetic.server.model_keeper import ModelKeeper
 from hermetic.server.repository import Repository
+from hermetic.server.surroundings import Surroundings
 
 TIMEOUT_S = 20
 
@@ -88,21 +91,21 @@ class FrontEndDouble:
 
 @dataclass
 class LoaderDouble:
-    """`errors` are what the loads of these instances raise, in order; none: they succeed. `hold` keeps them waiting."""
+    """`errors` are what the next loads raise; none: they succeed. They wait as long as `may_load` is not set."""
 
-    errors: dict[int, deque[HermeticError]] = field(default_factory=dict)
+    errors: deque[HermeticError] = field(default_factory=deque)
     workers: list[WorkerDouble] = field(default_factory=list)
     at_once: int = 0
     most_at_once: int = 0
     may_load: threading.Event = field(default_factory=threading.Event)
 
-    def load(self, file: SealedFile, instance: int) -> Loaded:
+    def load(self, file: SealedFile, _place: Place) -> Loaded:
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         assert self.may_load.wait(TIMEOUT_S)
         self.at_once -= 1
-        if self.errors.get(instance):
-            raise self.errors[instance].popleft()
+        if self.errors:
+            raise self.errors.popleft()
         worker = WorkerDouble(file)
         self.workers.append(worker)
         opened = Opened(description=worker.description, unseal_ms=0, load_ms=0, known_answer_ms=0)
@@ -120,13 +123,18 @@ class Keeping:
         self.records: list[tuple[str, dict[str, Any]]] = []
         self.repository = Repository()
         self.published: list[tuple[tuple[str, int, str], ...]] = []
-        self.keeper = ModelKeeper(
-            self.repository,
-            cast(Loader, self.loader),
+        self.cpu = CpuPlan(Cores((0, 1)), CpuSettings(), front_ends=1)
+        self.around = Surroundings(
             self.loop,
             cast(dict[int, FrontEnd], self.front_ends),
             lambda kind, fields: self.records.append((kind, dict(fields))),
             self._publish,
+        )
+        self.keeper = ModelKeeper(
+            self.repository,
+            cast(Loader, self.loader),
+            self.cpu,
+            self.around,
             patience_s=TIMEOUT_S,
             loads_at_once=loads_at_once,
         )

@@ -10,6 +10,7 @@ from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.errors import ConfigurationError
 from hermetic.server.attesting import Attesting
 from hermetic.server.config import Isolation, ModelSettings
+from hermetic.server.cpu_plan import UNPLANNED
 from hermetic.server.generation import SealedFile
 from hermetic.server.loading import Loader
 from tests.enclave.sealed_by_hand import manifest_of
@@ -28,7 +29,7 @@ def test_a_program_that_is_not_shared_serves_one_tenant() -> None:
     """It could keep what one tenant sends, for another to fetch."""
     program = manifest(format="torchscript", shared=False)
     with pytest.raises(ConfigurationError, match="serves one tenant, got \\['first', 'second'\\]"):
-        loader("first", "second").load(SealedFile(Path("/nowhere.sealed"), ModelSettings(), program), 0)
+        loader("first", "second").load(SealedFile(Path("/nowhere.sealed"), ModelSettings(), program), UNPLANNED)
 
 
 def test_the_description_is_the_manifests_in_every_field() -> None:

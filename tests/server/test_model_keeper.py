@@ -1,6 +1,5 @@
 """Generations come, take over, lose workers and go: all instances or none, and nothing is left behind."""
 
-from collections import deque
 from collections.abc import Iterator
 from typing import cast
 
@@ -72,7 +71,7 @@ def test_a_model_is_ready_when_all_instances_have_answered_and_every_front_end_i
 
 def test_one_instance_that_cannot_be_loaded_fails_all_and_leaves_none_behind(keeping: Keeping) -> None:
     front_end = keeping.front_end(1)
-    keeping.loader.errors[1] = deque([KnownAnswerError("model iris: y differs")])
+    keeping.loader.errors.append(KnownAnswerError("model iris: y differs"))
     told = Told()
     slot = load(keeping, sealed(instances=3), told)
     keeping.settle()
@@ -121,7 +120,7 @@ def test_a_new_generation_is_linked_everywhere_before_the_old_one_stops(keeping:
 def test_a_generation_that_fails_leaves_the_one_before_serving(keeping: Keeping) -> None:
     file = sealed()
     slot = loaded(keeping, file)
-    keeping.loader.errors[0] = deque([BrokerRefusedError("no")])
+    keeping.loader.errors.append(BrokerRefusedError("no"))
     told = Told()
     keeping.keeper.load(slot, file, file.manifest.configuration, told)
     keeping.settle()
@@ -151,7 +150,7 @@ def test_a_lost_instance_is_replaced_and_the_others_serve_on(keeping: Keeping) -
 
 def test_a_worker_that_the_broker_refuses_now_is_not_tried_again(keeping: Keeping) -> None:
     slot = loaded(keeping, sealed())
-    keeping.loader.errors[0] = deque([BrokerRefusedError("below the floor")])
+    keeping.loader.errors.append(BrokerRefusedError("below the floor"))
     keeping.loader.workers[0].crash()
     keeping.turn_until(lambda: bool(keeping.recorded("model.refused")))
     assert slot.entry.reason == "BrokerRefusedError: below the floor"

@@ -74,7 +74,7 @@ def test_the_policies_on_every_machine(architecture: str, front_end: bool) -> No
         "perf_event_open mount unshare setns pidfd_open pidfd_getfd kill tkill chroot pivot_root personality seccomp"
     )
     assert {name for name in killed.split() if answer(name) != KILL} == set()
-    for name in ("openat", "socket", "connect", "bind", "newfstatat", "statx"):
+    for name in ("openat", "socket", "connect", "bind", "newfstatat", "statx", "sched_setaffinity"):
         assert answer(name) == refuse()
     assert (answer("accept4") == ALLOW) is front_end
     assert answer("memfd_create") in (KILL, refuse())

@@ -245,3 +245,69 @@ def test_inspect_does_not_let_a_name_steer_the_terminal(desk: Desk) -> None:
     assert result.exit_code == 0
     assert "\x1b]0" not in result.stdout
     assert "\\x1b]0;owned" in result.stdout
+
+
+# ------------------------------------------------------------------------------------------------------- configuration
+
+CONFIG = """
+name: "m"  max_batch_size: 4
+input { name: "x" data_type: TYPE_FP32 dims: 4 }
+output { name: "y" data_type: TYPE_FP32 dims: 2048 label_filename: "labels.txt" }
+dynamic_batching { preferred_batch_size: [ 2, 4 ] }
+instance_group { count: 2 kind: KIND_CPU name: "pair" }
+"""
+ENSEMBLE = """
+platform: "ensemble"
+input { name: "A" data_type: TYPE_FP32 dims: 4 }
+output { name: "B" data_type: TYPE_FP32 dims: 4 }
+ensemble_scheduling { step { model_name: "one" input_map { key: "x" value: "A" } output_map { key: "y" value: "B" } } }
+"""
+
+
+def repository(desk: Desk, config: str) -> Path:
+    folder = desk.folder / "repository"
+    small.write(small.matmul(), folder / "1" / "model.onnx")
+    (folder / "config.pbtxt").write_text(config)
+    (folder / "labels.txt").write_text("a\nb\n")
+    return folder
+
+
+def test_a_triton_repository_is_sealed_and_its_configuration_shown(desk: Desk) -> None:
+    result = desk.seal("--golden", desk.golden, "--key-out", desk.key_out, source=repository(desk, CONFIG))
+    assert result.exit_code == 0, result.output + result.stderr
+    assert "instance_group[0].name: taken without effect" in " ".join(result.stderr.split())
+    document = json.loads(desk.inspect("--json").stdout)
+    assert document["manifest"]["configuration"] == {
+        "dynamic_batching": {"preferred_batch_sizes": [2, 4]},
+        "instances": 2,
+        "outputs": [{"labels": "labels.txt", "name": "y"}],
+    }
+    shown = desk.inspect().stdout
+    for row in ("instances", "dynamic_batching.preferred_batch_sizes", "outputs[0].labels"):
+        assert row in shown
+
+
+def test_what_is_not_supported_is_refused_by_name(desk: Desk) -> None:
+    config = CONFIG + "response_cache { enable: true } instance_group { kind: KIND_GPU gpus: 0 }"
+    result = desk.seal("--key-out", desk.key_out, source=repository(desk, config))
+    assert result.exit_code == 3
+    for name in ("response_cache.enable", "instance_group[1].gpus"):
+        assert f"{name}: not supported" in " ".join(result.stderr.split())
+    assert desk.names() == {"repository"}
+
+
+def test_an_ensemble_needs_no_key(desk: Desk) -> None:
+    (desk.folder / "pipeline").mkdir()
+    (desk.folder / "pipeline" / "config.pbtxt").write_text(ENSEMBLE)
+    arguments = ["seal", desk.folder / "pipeline", "--name", "p", "--version", "1", "-o", desk.sealed]
+    arguments += ["--publisher-key", desk.publisher_key, "--publishers", desk.publishers]
+    result = CliRunner().invoke(build(), [*map(str, arguments)])
+    assert result.exit_code == 0, result.output + result.stderr
+    assert desk.names() == {"pipeline", "m-1.sealed"}
+    assert "whose models have theirs" in " ".join(desk.inspect("--publishers", desk.publishers).stdout.split())
+    document = json.loads(desk.inspect("--json").stdout)["manifest"]
+    assert (document["format"], [file["name"] for file in document["files"]]) == ("ensemble", ["config.pbtxt"])
+
+
+def test_any_other_model_needs_one(desk: Desk) -> None:
+    assert "the key must go somewhere" in desk.seal().stderr

@@ -1,5 +1,6 @@
 """`hermetic inspect`: what a sealed file says of itself, who signed it, whether it is whole. Needs no key."""
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,7 +69,7 @@ def _document(
     signed: "SignedManifest", manifest: "Manifest", file_bytes: int, state: str, refusals: list[str]
 ) -> dict[str, Any]:
     return {
-        "manifest": manifest.model_dump(mode="json"),
+        "manifest": json.loads(manifest.encode()),
         "manifest_digest": signed.digest().hex(),
         "signatures": dict.fromkeys(sorted(signed.signatures), state),
         "sizes": {
@@ -91,7 +92,7 @@ def _tables(manifest: "Manifest", document: dict[str, Any]) -> RenderableType:
         "key": manifest.key_id,
         "manifest digest": document["manifest_digest"],
         "batches of": manifest.max_batch_size or "one (not batched)",
-        "known answers": "inside" if manifest.known_answer else "none: a draft, which no server opens",
+        "known answers": _known_answers(manifest),
         "sizes": ", ".join(f"{name} {size}" for name, size in document["sizes"].items()) + " bytes",
     }
     tensors = [
@@ -103,8 +104,30 @@ def _tables(manifest: "Manifest", document: dict[str, Any]) -> RenderableType:
     return Group(
         output.facts("sealed model", rows),
         output.table("tensors", ("", "name", "datatype", "shape"), tensors),
+        output.table("configuration", ("", "value"), _configuration(manifest)),
         output.table("files", ("name", "bytes", "sha256"), files),
     )
+
+
+def _known_answers(manifest: "Manifest") -> str:
+    if manifest.is_ensemble:
+        return "none: an ensemble, whose models have theirs"
+    return "inside" if manifest.known_answer else "none: a draft, which no server opens"
+
+
+def _configuration(manifest: "Manifest") -> list[tuple[str, str]]:
+    """Return what the configuration says, each with its place: one row per value that is not a list of members."""
+    rows: list[tuple[str, str]] = []
+    waiting: list[tuple[str, Any]] = list(reversed(manifest.configuration.dump().items()))
+    while waiting:
+        place, value = waiting.pop()
+        if isinstance(value, dict) and value:
+            waiting += [(f"{place}.{name}", inner) for name, inner in reversed(value.items())]
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            waiting += [(f"{place}[{at}]", inner) for at, inner in reversed(list(enumerate(value)))]
+        else:
+            rows.append((_visible(place), _visible("on" if value == {} else str(value))))
+    return rows or [("each request", "a batch of its own")]
 
 
 def _visible(text: str) -> str:

@@ -92,3 +92,8 @@ def test_a_field_that_the_tables_do_not_know_is_refused(monkeypatch: pytest.Monk
 def test_a_text_that_is_too_long() -> None:
     with pytest.raises(ModelFormatError, match="expected at most"):
         read_config("#" * (CONFIG_LIMIT + 1))
+
+
+def test_the_specification_names_every_field_that_is_not_supported() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "spec" / "model-configuration.md").read_text()
+    assert not [name for name in (*HINTS, *REFUSED) if f"`{name}`" not in page]

@@ -9,7 +9,6 @@ serves, each version takes over as soon as it can, and only when all of them are
 fails, the rest stays.
 """
 
-import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -20,7 +19,7 @@ from typing import Final
 from hermetic.enclave.configuration import ModelConfiguration
 from hermetic.errors import ConfigurationError, HermeticError, InvalidRequestError, NotReadyError, RepositoryError
 from hermetic.server.catalogue import Catalogue, Listing
-from hermetic.server.config import ModelSettings, RepositorySettings
+from hermetic.server.config import RepositorySettings
 from hermetic.server.cpu_plan import CpuPlan
 from hermetic.server.event_loop import Event
 from hermetic.server.generation import Reply, SealedFile, to_nobody
@@ -85,16 +84,6 @@ class Curator:
         self._take_in(self._catalogue.look(settled=False))
         for shelf in self._repository.shelves():
             shelf.wanted = self._at_start(shelf)
-
-    def expected(self) -> list[ModelSettings]:
-        """Return the settings of every worker that is to serve, one entry for each process."""
-        workers: list[ModelSettings] = []
-        for shelf in self._repository.shelves():
-            files = shelf.files() if shelf.wanted else {}
-            for version in shelf.chosen() if shelf.wanted else ():
-                with contextlib.suppress(HermeticError):  # it will not be loaded, which is told where it is tried
-                    workers += [files[version].settings] * shelf.configuration(files[version]).instances
-        return workers
 
     def stop(self) -> None:
         """Decide nothing more."""
@@ -278,7 +267,7 @@ class Curator:
         return plan
 
     def _carry_out(self, shelf: Shelf, plan: dict[Slot, ModelConfiguration], reply: Reply, done: Event) -> None:
-        self._cpu.expect(self.expected())
+        self._cpu.expect(self._repository.expected())
         rest = [slot for slot in shelf.slots.values() if slot not in plan]
         to_load = [(slot, slot.file, wanted) for slot, wanted in plan.items() if slot.file and _needs(slot, wanted)]
 

@@ -3,10 +3,13 @@
 Pure bookkeeping. Finding files is catalogue.py, deciding what is to be served is curator.py, doing it model_keeper.py.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from hermetic.enclave.configuration import ModelConfiguration, VersionPolicy
+from hermetic.errors import HermeticError
+from hermetic.server.config import ModelSettings
 from hermetic.server.generation import Generation, SealedFile, restart_delay
 from hermetic.server.messages import REASON_LIMIT, RepositoryEntry, State
 from hermetic.server.overrides import NO_OVERRIDE, Override
@@ -161,6 +164,16 @@ class Repository:
         slot = shelf.slots.setdefault(version, Slot(name, version))
         slot.file = file
         return slot
+
+    def expected(self) -> list[ModelSettings]:
+        """Return the settings of every worker that is to serve, one entry for each process."""
+        workers: list[ModelSettings] = []
+        for shelf in self.shelves():
+            files = shelf.files() if shelf.wanted else {}
+            for version in shelf.chosen() if shelf.wanted else ():
+                with contextlib.suppress(HermeticError):  # it will not be loaded, which is told where it is tried
+                    workers += [files[version].settings] * shelf.configuration(files[version]).instances
+        return workers
 
     def tidy(self) -> None:
         """Forget versions whose file has vanished and of which no process is left."""

@@ -131,7 +131,7 @@ class Supervisor:
 
     def _plan_cpu(self) -> None:
         """Share the cores out among front ends and the workers that are to come."""
-        self._cpu.begin(self._curator.expected())
+        self._cpu.begin(self._models.repository.expected())
         self._record("cpu.planned", self._cpu.describe())
 
     # Front ends

@@ -37,13 +37,17 @@ def doctor(
 
     from hermetic.provision.host import KINDS, examine
     from hermetic.provision.installation import examine_server
+    from hermetic.provision.processors import examine_cores, examine_plan
     from hermetic.server.config import ServerConfig
+    from hermetic.server.cores import cores_here
 
-    findings = examine()
+    findings = [*examine(), *examine_cores(cores_here())]
     waived: tuple[str, ...] = ()
     if config is not None:
         findings += examine_server(config)
-        waived = ServerConfig.load(config).isolation.waived
+        server = ServerConfig.load(config)
+        findings += examine_plan(server, cores_here())
+        waived = server.isolation.waived
     document = {"findings": [dataclasses.asdict(finding) for finding in findings], "waived": list(waived)}
     output.show(document, as_json=as_json, human=lambda: _table(findings))
     lacking = [f for f in findings if f.area in KINDS and f.state == "missing" and f.name not in waived]

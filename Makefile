@@ -1,5 +1,5 @@
 # Every target does its own set-up. `make test` and `make demo` are the two to start with.
-.PHONY: help setup demo test check bench fuzz fmt protos docs lock clean
+.PHONY: help setup demo test check bench fuzz fmt protos triton-vectors docs lock clean
 
 PY := .venv/bin/python
 # Kept low: the suite starts real servers, brokers and TPMs, and must not starve them.
@@ -7,7 +7,7 @@ TEST_PROCESSES ?= 2
 FUZZ_MINUTES ?= 5
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 setup: ## Make .venv and install what is missing (quick when nothing is)
 	@requirements/install
@@ -43,6 +43,9 @@ fmt: setup ## Format the code and fix what the linter can
 
 protos: setup ## Generate the protobuf modules from protos/
 	$(PY) protos/generate.py
+
+triton-vectors: setup ## Record anew what a real Triton answers (installs it from PyPI, takes minutes)
+	$(PY) tests/vectors/triton/record.py
 
 docs: setup ## Build the user guide into site/
 	$(PY) -m pip install -qq --disable-pip-version-check --no-deps --require-hashes --root-user-action=ignore -r requirements/docs.txt

@@ -18,7 +18,6 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -68,8 +67,11 @@ def install(folder: Path | None = None) -> Path:
         with tempfile.TemporaryDirectory(prefix="triton-", dir=folder.parent) as scratch:
             unpacked = Path(scratch) / "unpacked"
             _pip(Path(scratch), unpacked)
-            with suppress(FileExistsError):  # another process was quicker
+            try:
                 unpacked.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # else another process was quicker
+                    raise
     return folder / SERVER / "bin" / "tritonserver"
 
 

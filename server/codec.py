@@ -16,10 +16,12 @@ from hermetic.enclave.datatypes import ELEMENT_BYTES
 from hermetic.enclave.messages import DIMENSIONS_LIMIT, TensorSpec
 from hermetic.errors import InvalidRequestError, UnsupportedError
 from hermetic.protos.inference import grpc_service_pb2 as pb
+from hermetic.server import refusals
 from hermetic.server.classification import wanted_classes
 from hermetic.server.contents import Buffer, check_raw, raw_from_typed
 from hermetic.server.forms import Form, Forms
 from hermetic.server.models import Models, ServedModel
+from hermetic.server.refusals import RequestRefusedError
 from hermetic.server.scanner import cut
 from hermetic.server.slots import NO_WISHES, Wishes
 
@@ -70,6 +72,12 @@ class Decoder:
 
     def decode(self, message: bytes) -> Decoded:
         """Return what `message` asks for; raises `InvalidRequestError`, `NotFoundError` or `NotReadyError`."""
+        try:
+            return self._decode(message)
+        except RequestRefusedError as error:
+            raise error.with_id(_id_of(message)) from None
+
+    def _decode(self, message: bytes) -> Decoded:
         form = self._forms.find(message)
         if form is not None:
             identifier = message[form.id_start : form.id_end]
@@ -104,18 +112,21 @@ class Decoder:
     def _from_message(self, request: pb.ModelInferRequest, identifier: bytes, raw: Sequence[Buffer]) -> Decoded:
         model = self._models.resolve(request.model_name, request.model_version)
         plan = make_plan(model, request)
-        typed = [tensor.name for tensor in request.inputs if tensor.HasField("contents")]
-        if typed and raw:
-            raise InvalidRequestError(
-                f"contents field must not be specified when using raw_input_contents for '{typed[0]}' "
-                f"for model '{request.model_name}'"
-            )
-        if not raw and plan.counts:
-            raw = [
-                raw_from_typed(tensor.name, tensor.datatype, prod(tensor.shape), tensor.contents)
-                for tensor in request.inputs
-            ]
-        return Decoded(plan, identifier, arrange(plan, raw))
+        return Decoded(plan, identifier, arrange(plan, _contents(model, request, raw)))
+
+
+def _contents(model: ServedModel, request: pb.ModelInferRequest, raw: Sequence[Buffer]) -> Sequence[Buffer]:
+    """Return the raw bytes of each input, in the request's order: as they came, or made of its typed contents."""
+    name = model.description.name
+    if not raw:
+        for tensor in request.inputs:
+            if not tensor.HasField("contents"):
+                raise refusals.no_data(tensor.name, name)
+        return [raw_from_typed(t.name, name, t.datatype, prod(t.shape), t.contents) for t in request.inputs]
+    for tensor in request.inputs:
+        if tensor.HasField("contents"):
+            raise refusals.two_contents(tensor.name, name)
+    return raw
 
 
 def make_plan(model: ServedModel, request: pb.ModelInferRequest) -> Plan:
@@ -128,10 +139,7 @@ def make_plan(model: ServedModel, request: pb.ModelInferRequest) -> Plan:
     for spec, at, shape in zip(specs, order, shapes, strict=True):
         datatype = request.inputs[at].datatype
         if datatype != spec.datatype:
-            raise InvalidRequestError(
-                f"inference input '{spec.name}' data-type is '{datatype}', but model '{model.description.name}' "
-                f"expects '{spec.datatype}': expected '{spec.datatype}', got '{datatype}'"
-            )
+            raise refusals.wrong_datatype(spec.name, model.description.name, datatype, spec.datatype)
         _check_shape(model, spec, shape)
     batched = model.description.max_batch_size > 0
     rows = _rows(model, shapes) if batched else 1
@@ -155,16 +163,17 @@ def make_plan(model: ServedModel, request: pb.ModelInferRequest) -> Plan:
 def arrange(plan: Plan, raw: Sequence[Buffer]) -> list[Buffer]:
     """Return `raw`, which stands in the request's order, in the model's; checks every length."""
     if len(raw) != len(plan.order):
-        raise InvalidRequestError(
-            f"raw_input_contents: expected {len(plan.order)} elements, one per input, got {len(raw)}"
-        )
+        for spec, at in zip(plan.model.description.inputs, plan.order, strict=True):
+            if at == len(raw):
+                raise refusals.no_data(spec.name, plan.model.description.name)
+        raise refusals.too_many_contents(len(plan.order), len(raw))
     arranged: list[Buffer] = []
     for spec, at, count, length in zip(
         plan.model.description.inputs, plan.order, plan.counts, plan.lengths, strict=True
     ):
         data = raw[at]
         if length != len(data) or spec.datatype == "BOOL":
-            data = check_raw(spec.name, spec.datatype, count, data)
+            data = check_raw(spec.name, plan.model.description.name, spec.datatype, count, data)
         arranged.append(data)
     return arranged
 
@@ -176,6 +185,12 @@ def _parse(message: bytes) -> pb.ModelInferRequest:
         raise InvalidRequestError(
             "message: expected a serialised ModelInferRequest, got bytes that do not parse as one"
         ) from None
+
+
+def _id_of(message: bytes) -> bytes:
+    """Return the id of a message that has been understood so far, for a refusal."""
+    pieces = cut(message)
+    return pieces.id if pieces is not None else _parse(message).id.encode()
 
 
 def _check_utf8(identifier: bytes) -> None:
@@ -191,19 +206,13 @@ def _order(model: ServedModel, request: pb.ModelInferRequest) -> tuple[int, ...]
     places: dict[str, int] = {}
     for at, tensor in enumerate(request.inputs):
         if tensor.name not in model.input_positions:
-            raise InvalidRequestError(
-                f"unexpected inference input '{tensor.name}' for model '{name}': "
-                f"expected one of {sorted(model.input_positions)}, got '{tensor.name}'"
-            )
+            raise refusals.unexpected_input(tensor.name, name, model.input_positions)
         if tensor.name in places:
-            raise InvalidRequestError(f"input '{tensor.name}' for model '{name}': expected once, got it twice")
+            raise refusals.repeated_input(tensor.name)
         places[tensor.name] = at
-    missing = sorted(model.input_positions.keys() - places.keys())
+    missing = model.input_positions.keys() - places.keys()
     if missing:
-        raise InvalidRequestError(
-            f"expected {len(model.input_positions)} inputs but got {len(places)} inputs for model '{name}'. "
-            f"Got input(s) {sorted(places)}, but missing required input(s) {missing}"
-        )
+        raise refusals.missing_inputs(name, len(model.input_positions), places, missing)
     return tuple(places[spec.name] for spec in model.description.inputs)
 
 
@@ -214,48 +223,33 @@ def _check_shape(model: ServedModel, spec: TensorSpec, shape: tuple[int, ...]) -
         got >= 0 and want in (-1, got) for want, got in zip(wanted, shape, strict=True)
     )
     if not fits:
-        raise InvalidRequestError(
-            f"unexpected shape for input '{spec.name}' for model '{model.description.name}'. "
-            f"expected {_dimensions(wanted)}, got {_dimensions(shape)}"
-        )
+        raise refusals.wrong_shape(spec.name, model.description.name, wanted, shape, batched=batched)
     if prod(max(1, size) for size in shape) > ELEMENTS_LIMIT:  # 2**62 times nothing too: runtimes multiply in 64 bits
-        raise InvalidRequestError(
-            f"shape of input '{spec.name}': expected at most {ELEMENTS_LIMIT} elements, got {_dimensions(shape)}"
-        )
+        raise refusals.too_many_elements(spec.name, model.description.name, ELEMENTS_LIMIT, shape)
 
 
 def _rows(model: ServedModel, shapes: tuple[tuple[int, ...], ...]) -> int:
     if not shapes:
         return 1
-    rows = {shape[0] for shape in shapes}
-    most = model.description.max_batch_size
-    if len(rows) != 1:
-        raise InvalidRequestError(
-            f"batch-size: expected the same for all inputs of '{model.description.name}', got {sorted(rows)}"
-        )
-    if not 1 <= shapes[0][0] <= most:
-        raise InvalidRequestError(
-            f"inference request batch-size must be <= {most} for '{model.description.name}': "
-            f"expected 1 to {most}, got {shapes[0][0]}"
-        )
-    return shapes[0][0]
+    name, most, rows = model.description.name, model.description.max_batch_size, shapes[0][0]
+    for spec, shape in zip(model.description.inputs, shapes, strict=True):
+        if shape[0] != rows:
+            raise refusals.unequal_rows(spec.name, name, rows, shape[0])
+    if not 1 <= rows <= most:
+        raise refusals.wrong_rows(name, most, rows)
+    return rows
 
 
 def _outputs(model: ServedModel, request: pb.ModelInferRequest) -> tuple[int, ...]:
     if not request.outputs:
         return tuple(range(len(model.description.outputs)))
-    chosen: list[int] = []
+    chosen: set[int] = set()
     for output in request.outputs:
         at = model.output_positions.get(output.name)
         if at is None:
-            raise InvalidRequestError(
-                f"unexpected inference output '{output.name}' for model '{model.description.name}': "
-                f"expected one of {sorted(model.output_positions)}, got '{output.name}'"
-            )
-        if at in chosen:
-            raise InvalidRequestError(f"output '{output.name}': expected once, got it twice")
-        chosen.append(at)
-    return tuple(chosen)
+            raise refusals.unexpected_output(output.name, model.description.name, model.output_positions)
+        chosen.add(at)
+    return tuple(sorted(chosen))
 
 
 def _classes(model: ServedModel, request: pb.ModelInferRequest, outputs: Sequence[int]) -> tuple[int, ...]:
@@ -263,8 +257,10 @@ def _classes(model: ServedModel, request: pb.ModelInferRequest, outputs: Sequenc
     specs = model.description.outputs
     if not any(output.parameters for output in request.outputs):
         return ()
-    classes = [wanted_classes(output, specs[at]) for output, at in zip(request.outputs, outputs, strict=True)]
-    return tuple(classes) if any(classes) else ()
+    wanted = {
+        output.name: wanted_classes(output, specs[model.output_positions[output.name]]) for output in request.outputs
+    }
+    return tuple(wanted[specs[at].name] for at in outputs) if any(wanted.values()) else ()
 
 
 def _check_parameters(request: pb.ModelInferRequest) -> None:
@@ -278,18 +274,24 @@ def _check_parameters(request: pb.ModelInferRequest) -> None:
                     f"'{name}': {key}: shared memory with a client is not offered: its pages would be open to the "
                     "host of a confidential machine"
                 )
-    for key, kinds in _RESERVED.items():
-        kind = request.parameters[key].WhichOneof("parameter_choice") if key in request.parameters else kinds[0]
-        if kind not in kinds:
-            raise InvalidRequestError(f"parameter '{key}': expected {' or '.join(kinds)}, got {kind}")
+    for key, parameter in request.parameters.items():
+        kind = parameter.WhichOneof("parameter_choice")
+        wanted = _RESERVED.get(key)
+        if wanted is not None and kind not in wanted:
+            raise refusals.wrong_kind(key, wanted, kind)
+        if wanted is None and key.startswith(_PREFIX):
+            raise refusals.reserved_parameter(name for name in _RESERVED if name.startswith(_PREFIX))
+        if kind is None:
+            raise refusals.empty_parameter(key)
 
 
+_PREFIX: Final = "triton_"
 _RESERVED: Final[dict[str, tuple[str, ...]]] = {
-    "sequence_id": ("int64_param", "uint64_param", "string_param"),
+    "sequence_id": ("int64_param", "string_param"),
     "sequence_start": ("bool_param",),
     "sequence_end": ("bool_param",),
-    "priority": ("uint64_param", "int64_param"),
-    "timeout": ("int64_param", "uint64_param"),
+    "priority": ("int64_param", "uint64_param"),
+    "timeout": ("int64_param",),
     "triton_enable_empty_final_response": ("bool_param",),
 }
 
@@ -311,7 +313,3 @@ def _number(parameters: Mapping[str, pb.InferParameter], name: str) -> int:
     if value < 0:
         raise InvalidRequestError(f"parameter '{name}': expected at least 0, got {value}")
     return value
-
-
-def _dimensions(shape: Sequence[int]) -> str:
-    return "[" + ",".join(map(str, shape)) + "]"

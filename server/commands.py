@@ -36,7 +36,9 @@ class Commands:
         """Pass an unload on, or raise what its parameters deserve."""
         unknown = sorted(asked.parameters.keys() - {DEPENDENTS})
         if unknown:
-            raise InvalidRequestError(f"unload parameters: expected only {DEPENDENTS}, got {unknown}")
+            raise InvalidRequestError(f"unrecognized unload parameter '{unknown[0][:NAME_LIMIT]}'.")
+        if DEPENDENTS in asked.parameters and not asked.parameters[DEPENDENTS].HasField("bool_param"):
+            raise InvalidRequestError(f"invalid value type for '{DEPENDENTS}' parameter, expected bool_param.")
         reply = pb.RepositoryModelUnloadResponse().SerializeToString()
         dependents = DEPENDENTS in asked.parameters and asked.parameters[DEPENDENTS].bool_param
         self._ask(request, "unload", asked.model_name, reply, dependents=dependents)

@@ -10,10 +10,13 @@ from array import array
 from typing import Final
 
 from hermetic.enclave.datatypes import BYTES, ELEMENT_BYTES
-from hermetic.errors import ConfigurationError, InvalidRequestError
+from hermetic.errors import ConfigurationError
 from hermetic.protos.inference import grpc_service_pb2 as pb
+from hermetic.server import refusals
 
 Buffer = bytes | bytearray | memoryview
+
+RAW: Final = "raw_input_contents"
 
 _LENGTH: Final = struct.Struct("<I")
 _FIELDS: Final[dict[str, tuple[str, str]]] = {  # datatype -> field of InferTensorContents, array typecode
@@ -30,57 +33,74 @@ _FIELDS: Final[dict[str, tuple[str, str]]] = {  # datatype -> field of InferTens
     "FP64": ("fp64_contents", "d"),
     BYTES: ("bytes_contents", ""),
 }
+_NAMES: Final = {
+    "bool_contents": "BOOL",
+    "int_contents": "INT32",
+    "int64_contents": "INT64",
+    "uint_contents": "UINT32",
+    "uint64_contents": "UINT64",
+    "fp32_contents": "FP32",
+    "fp64_contents": "FP64",
+    "bytes_contents": BYTES,
+}
+"""Field of InferTensorContents -> what Triton calls its contents."""
 _BOOLS: Final = bytes([0]) + bytes([1]) * 255
 
 if sys.byteorder != "little":
     raise ConfigurationError("tensors are little-endian: wanted a little-endian machine, got a big-endian one")
 
 
-def raw_from_typed(name: str, datatype: str, count: int, contents: pb.InferTensorContents) -> bytes:
+def raw_from_typed(name: str, model: str, datatype: str, count: int, contents: pb.InferTensorContents) -> bytes:
     """Return `count` elements of `contents` as raw bytes, or raise `InvalidRequestError`."""
-    filled = [field.name for field, _ in contents.ListFields()]
-    if datatype not in _FIELDS:
-        raise InvalidRequestError(
-            f"input '{name}': datatype {datatype} is expected in raw_input_contents, got typed contents"
-        )
-    field, typecode = _FIELDS[datatype]
-    if filled not in ([field], []):
-        raise InvalidRequestError(f"input '{name}': expected {datatype} in {field}, got {', '.join(filled)}")
-    values = getattr(contents, field)
-    if len(values) != count:
-        raise InvalidRequestError(f"input '{name}': expected {count} elements in {field}, got {len(values)}")
+    field, typecode = _FIELDS.get(datatype, ("", ""))
+    for filled, _ in contents.ListFields():
+        if filled.name != field:
+            raise refusals.wrong_field(name, model, _NAMES[filled.name], datatype, field or RAW)
+    values = getattr(contents, field) if field else ()
     if datatype == BYTES:
+        if len(values) != count:
+            raise (refusals.too_few_strings if len(values) < count else refusals.too_many_strings)(
+                name, model, count, len(values)
+            )
         return b"".join(piece for value in values for piece in (_LENGTH.pack(len(value)), value))
+    size = ELEMENT_BYTES[datatype] or 0
+    if len(values) != count:
+        raise refusals.wrong_size(name, model, count * size, len(values) * size)
     try:
         return array(typecode, values).tobytes()
-    except OverflowError as error:
-        raise InvalidRequestError(f"input '{name}': expected values of {datatype}, got {error}") from None
+    except OverflowError:
+        raise refusals.out_of_range(name, datatype) from None
 
 
-def check_raw(name: str, datatype: str, count: int, raw: Buffer) -> Buffer:
+def check_raw(name: str, model: str, datatype: str, count: int, raw: Buffer) -> Buffer:
     """Return `raw` where it holds `count` elements, or raise `InvalidRequestError`.
 
     BOOL comes back with every true element as 1: any other value is undefined in most runtimes.
     """
     element = ELEMENT_BYTES[datatype]
     if element is None:
-        check_strings(name, count, raw)
+        check_strings(name, model, count, raw)
         return raw
     if len(raw) != count * element:
-        raise InvalidRequestError(
-            f"input byte size mismatch for input '{name}': expected {count * element}, got {len(raw)}"
-        )
+        raise refusals.wrong_size(name, model, count * element, len(raw))
     return bytes(raw).translate(_BOOLS) if datatype == "BOOL" else raw
 
 
-def check_strings(name: str, count: int, raw: Buffer) -> None:
+def check_strings(name: str, model: str, count: int, raw: Buffer) -> None:
     """Raise `InvalidRequestError` unless `raw` is exactly `count` elements of BYTES."""
     ends = string_ends(raw, count)
-    if len(ends) != count or (ends[-1] if ends else 0) != len(raw):
-        raise InvalidRequestError(
-            f"input '{name}': expected {count} BYTES elements in {len(raw)} bytes, "
-            f"got {len(ends)} elements in {ends[-1] if ends else 0} bytes"
-        )
+    if len(ends) == count and (ends[-1] if ends else 0) == len(raw):
+        return
+    ends = string_ends(raw, len(raw))  # the whole, to say what is wrong
+    at = ends[-1] if ends else 0
+    left = len(raw) - at
+    if left >= _LENGTH.size:
+        raise refusals.cut_string(name, _LENGTH.unpack_from(raw, at)[0], left - _LENGTH.size)
+    if left:
+        raise refusals.cut_length(name, model, left)
+    if len(ends) < count:
+        raise refusals.too_few_strings(name, model, count, len(ends))
+    raise refusals.too_many_strings(name, model, count, len(ends))
 
 
 def string_ends(raw: Buffer, count: int) -> list[int]:

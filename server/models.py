@@ -76,8 +76,10 @@ class Models:
             ready = [model for model in served.values() if model.ready]
             if ready:
                 return max(ready, key=lambda model: model.description.version)
-            if served or any(known == name for known, _ in self._repository):
+            if served:  # its workers come back: that is worth another try
                 raise NotReadyError(f"Request for unknown model: '{name}' has no available versions")
+            if any(known == name for known, _ in self._repository):
+                raise NotFoundError(f"Request for unknown model: '{name}' has no available versions")
             raise NotFoundError(f"Request for unknown model: '{name}' is not found")
         model = served.get(number)
         if model is not None and model.ready:
@@ -154,8 +156,13 @@ def parse_version(version: str) -> int | None:
     """Return the number in a request's version, None for an empty one, or raise `InvalidRequestError`."""
     if not version:
         return None
-    if not version.isascii() or not version.isdigit() or len(version) > VERSION_DIGITS or int(version) == 0:
+    if not version.isascii() or not version.removeprefix("-").isdigit() or len(version) > VERSION_DIGITS:
         raise InvalidRequestError(
-            f"model version: expected an integer greater than 0, got '{version[:VERSION_DIGITS]}'"
+            f"failed to get model version from specified version string '{version[: VERSION_DIGITS + 2]}' "
+            "(details: stol), version should be an integral value > 0"
+        )
+    if int(version) < 0:
+        raise InvalidRequestError(
+            f"invalid model version specified '{version}' , version should be an integral value > 0"
         )
     return int(version)

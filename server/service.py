@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from hermetic.errors import InvalidRequestError, NotReadyError, UnsupportedError
+from hermetic.errors import InvalidRequestError, NotFoundError, NotReadyError, UnsupportedError
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server.access import INFERENCE
 from hermetic.server.commands import Commands
@@ -18,7 +18,7 @@ from hermetic.server.config import Limits
 from hermetic.server.gate import Handler, Opener, Request
 from hermetic.server.infer import InferenceService
 from hermetic.server.model_config import configuration
-from hermetic.server.models import Models, parse_version
+from hermetic.server.models import Models, ServedModel, parse_version
 from hermetic.server.rendering import EXTENSIONS, metadata
 from hermetic.server.streams import Streams
 
@@ -94,7 +94,7 @@ class InferenceMethods:
     def _model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         try:
             self._models.resolve(request.name, request.version)
-        except NotReadyError:
+        except (NotReadyError, NotFoundError):
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=not self.draining)
 
@@ -103,7 +103,8 @@ class InferenceMethods:
 
     def _model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
         model = self._models.resolve(request.name, request.version)
-        return metadata(model.description, self._models.ready_versions(request.name))
+        versions = [model.description.version] if request.version else self._models.ready_versions(request.name)
+        return metadata(model.description, versions)
 
     def _model_config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
         model = self._models.resolve(request.name, request.version)
@@ -111,17 +112,22 @@ class InferenceMethods:
 
     def _model_statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
         if request.name:
-            if request.version:
-                models = [self._models.resolve(request.name, request.version)]
-            else:
-                self._models.resolve(request.name, "")
-                models = [model for model in self._models.served() if model.description.name == request.name]
+            models = self._with_statistics(request.name, parse_version(request.version))
         else:
             parse_version(request.version)
             models = self._models.served()
         return pb.ModelStatisticsResponse(
             model_stats=[m.statistics.message(m.description.name, m.description.version) for m in models]
         )
+
+    def _with_statistics(self, name: str, version: int | None) -> list[ServedModel]:
+        models = [model for model in self._models.served() if model.description.name == name]
+        if not models:
+            raise InvalidRequestError(f"requested model '{name}' is not available")
+        models = [model for model in models if version in (None, model.description.version)]
+        if not models:
+            raise InvalidRequestError(f"requested model version is not available for model '{name}'")
+        return models
 
     def _repository_index(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
         _check_repository(request.repository_name)

@@ -32,4 +32,4 @@ def test_triton_serves_an_onnx_model(tmp_path: Path) -> None:
         log = triton.log
     np.testing.assert_allclose(answer, model.answer(rows), atol=1e-4)
     assert not log.exists()
-    assert not list(SHARED_MEMORY.glob("hermetic-triton-*"))
+    assert not list(SHARED_MEMORY.glob(f"hermetic-triton-{triton.grpc.split(':')[1]}-*"))

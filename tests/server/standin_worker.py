@@ -1,7 +1,8 @@
 """The far side of a data channel, for tests: a process that answers batches, honestly or not.
 
 Run as `python standin_worker.py DATA MEMORY ORDERS SETTINGS`: three descriptors and a JSON object with the model's
-description and layout. Its outputs are its inputs, region by region (with `"function": "double"`: FP32 times two).
+description and layout. Its outputs are its inputs, region by region; hidden inputs are not among them. `"function"` may
+be "double" (FP32 times two), "failing", or "slow".
 
 Orders come as datagrams: "hold" keeps batches, "go" answers what is kept, any name of `TRICKS` is played on the next
 batch, "exit" ends it. An order that was taken is reported as `{"obeyed": order}`, each batch that arrives as
@@ -15,6 +16,7 @@ import select
 import socket
 import struct
 import sys
+import time
 from array import array
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +34,8 @@ from hermetic.enclave.messages import (
     encode_not_done,
 )
 
+SLOW_S = 0.3  # seconds that a slow model takes for a batch
+
 Trick = Callable[[Any, Batch, list[Tensor]], Any]
 
 
@@ -43,7 +47,7 @@ class StandIn:
         self.place: BufferLayout = layout(description, settings["buffers"], settings["variable_tensor_bytes"])
         self.memory = mmap.mmap(memory, self.place.size)
         self.report = settings.get("report", True)
-        self.double = settings.get("function") == "double"
+        self.function = settings.get("function", "echo")
         self.held: list[Batch] = []
         self.holding = False
         self.trick = ""
@@ -112,14 +116,16 @@ class StandIn:
         return memoryview(self.memory)[start : start + length]
 
     def answer(self, batch: Batch) -> None:
+        if self.function == "slow":
+            time.sleep(SLOW_S)
         outputs = []
-        for region, source, tensor in zip(self.place.outputs, self.place.inputs, batch.inputs, strict=True):
+        for region, source, tensor in zip(self.place.outputs, self.place.inputs, batch.inputs, strict=False):
             data = self.view(batch, source.offset, tensor.nbytes)
-            if self.double:
+            if self.function == "double":
                 data = memoryview(array("f", [2 * x for x in array("f", bytes(data))]).tobytes())
             self.view(batch, region.offset, tensor.nbytes)[:] = data
             outputs.append(tensor)
-        trick, self.trick = self.trick, ""
+        trick, self.trick = self.trick or ("failed" if self.function == "failing" else ""), ""
         frame = (
             TRICKS[trick](self, batch, outputs)
             if trick

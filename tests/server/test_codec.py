@@ -8,6 +8,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hermetic.enclave.datatypes import ELEMENT_BYTES
 from hermetic.enclave.messages import TensorSpec
 from hermetic.errors import InvalidRequestError
 from hermetic.protos.inference import grpc_service_pb2 as pb
@@ -154,8 +155,8 @@ def test_length_prefix_is_a_varint(length: int) -> None:
 
 @given(st.lists(st.binary(max_size=20), max_size=8))
 def test_strings_typed_and_raw_are_the_same(words: list[bytes]) -> None:
-    raw = raw_from_typed("x", "BYTES", len(words), pb.InferTensorContents(bytes_contents=words))
-    check_strings("x", len(words), raw)
+    raw = raw_from_typed("x", "m", "BYTES", len(words), pb.InferTensorContents(bytes_contents=words))
+    check_strings("x", "m", len(words), raw)
     assert len(string_ends(raw, len(words))) == len(words)
 
 
@@ -168,7 +169,7 @@ def test_any_bytes_as_strings(raw: bytes, count: int) -> None:
         words += 1
     valid = words == count and at == len(raw)
     try:
-        check_strings("x", count, raw)
+        check_strings("x", "m", count, raw)
     except InvalidRequestError:
         assert not valid
     else:
@@ -194,10 +195,11 @@ def test_any_bytes_as_strings(raw: bytes, count: int) -> None:
 )
 def test_typed_contents_of_every_datatype(datatype: str, field: str, values: list[Any], raw: bytes) -> None:
     contents = pb.InferTensorContents(**{field: values})
-    assert raw_from_typed("x", datatype, len(values), contents) == raw
-    assert check_raw("x", datatype, len(values), raw) == raw
-    with pytest.raises(InvalidRequestError, match="expected 9 elements"):
-        raw_from_typed("x", datatype, 9, contents)
+    assert raw_from_typed("x", "m", datatype, len(values), contents) == raw
+    assert check_raw("x", "m", datatype, len(values), raw) == raw
+    bytes_or_elements = 9 * (ELEMENT_BYTES[datatype] or 1)
+    with pytest.raises(InvalidRequestError, match=f"[Ee]xpected {bytes_or_elements}"):
+        raw_from_typed("x", "m", datatype, 9, contents)
 
 
 @pytest.mark.parametrize(
@@ -206,19 +208,19 @@ def test_typed_contents_of_every_datatype(datatype: str, field: str, values: lis
 def test_typed_values_that_do_not_fit(datatype: str, field: str, value: int) -> None:
     contents: Any = {field: [value]}
     with pytest.raises(InvalidRequestError, match="expected values of"):
-        raw_from_typed("x", datatype, 1, pb.InferTensorContents(**contents))
+        raw_from_typed("x", "m", datatype, 1, pb.InferTensorContents(**contents))
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "BF16"])
 def test_half_floats_have_no_typed_contents(datatype: str) -> None:
     with pytest.raises(InvalidRequestError, match="raw_input_contents"):
-        raw_from_typed("x", datatype, 1, pb.InferTensorContents(fp32_contents=[1.0]))
+        raw_from_typed("x", "m", datatype, 1, pb.InferTensorContents(fp32_contents=[1.0]))
 
 
 def test_contents_in_the_wrong_field() -> None:
-    with pytest.raises(InvalidRequestError, match="expected INT32 in int_contents, got fp32_contents"):
-        raw_from_typed("x", "INT32", 1, pb.InferTensorContents(fp32_contents=[1.0]))
+    with pytest.raises(InvalidRequestError, match="of type 'FP32', expected datatype 'INT32'"):
+        raw_from_typed("x", "m", "INT32", 1, pb.InferTensorContents(fp32_contents=[1.0]))
 
 
 def test_booleans_become_zero_or_one() -> None:
-    assert check_raw("x", "BOOL", 4, memoryview(b"\0\1\2\xff")) == b"\0\1\1\1"
+    assert check_raw("x", "m", "BOOL", 4, memoryview(b"\0\1\2\xff")) == b"\0\1\1\1"

@@ -61,6 +61,12 @@ def changed(request: pb.ModelInferRequest, change: Callable[[pb.ModelInferReques
     return request
 
 
+def without_inputs(request: pb.ModelInferRequest) -> None:
+    """Take out every input, and its contents."""
+    request.ClearField("inputs")
+    request.ClearField("raw_input_contents")
+
+
 def with_parameters(request: pb.ModelInferRequest, **parameters: Any) -> pb.ModelInferRequest:
     """Return the request with these parameters; the type of a value chooses the field."""
     for name, value in parameters.items():
@@ -189,7 +195,7 @@ def _infer_cases() -> list[Case]:
         "reshaped, in the model's own shape": infer("reshaped", row(2, 2, 2, raw=floats(*range(8)))),
         "decoupled": infer("decoupled", row(1, datatype="INT32", raw=integers(1))),
     }
-    requests["no inputs"] = changed(infer(), lambda r: (r.ClearField("inputs"), r.ClearField("raw_input_contents")))
+    requests["no inputs"] = changed(infer(), without_inputs)
     requests["raw contents without inputs"] = changed(infer(), lambda r: r.ClearField("inputs"))
     return [Case(name, "ModelInfer", (request,)) for name, request in requests.items()]
 
@@ -457,7 +463,7 @@ def _stream_cases() -> list[Case]:
                     infer("direct", row(1, 1, datatype="INT32", raw=integers(at)), id=str(at)),
                     sequence_id=21,
                     sequence_start=at == 0,
-                    sequence_end=at == 2,  # noqa: PLR2004
+                    sequence_end=at == 2,
                 )
                 for at in range(3)
             ),
@@ -473,7 +479,7 @@ def _ensemble_cases() -> list[Case]:
         "wrong input": infer("chain", row(1, 4, name="INPUT9")),
         "wrong datatype": infer("chain", row(1, 4, datatype="INT32")),
         "wrong width": infer("chain", row(1, 5, raw=floats(*range(5)))),
-        "missing input": changed(infer("chain"), lambda r: (r.ClearField("inputs"), r.ClearField("raw_input_contents"))),
+        "missing input": changed(infer("chain"), without_inputs),
         "unknown output": infer("chain", outputs=["OUTPUT9"]),
         "a tensor between as an output": infer("chain", outputs=["between"]),
         "a step fails": infer("chain-that-fails", id="1"),
@@ -592,7 +598,7 @@ def _settings_cases() -> list[Case]:
         trace("count", "", trace_count=["5"]),
         trace("count below minus one", "", trace_count=["-2"]),
         trace("frequency", "", log_frequency=["3"]),
-        trace("a file", "", trace_file=["/tmp/elsewhere"]),  # noqa: S108
+        trace("a file", "", trace_file=["/tmp/elsewhere"]),
         trace("mode", "", trace_mode=["opentelemetry"]),
         trace("no such setting", "", colour=["red"]),
         trace("cleared", "echo", trace_rate=[]),
@@ -608,7 +614,7 @@ def _settings_cases() -> list[Case]:
         log("format", log_format="ISO8601"),
         log("format as before", log_format="default"),
         log("no such format", log_format="prose"),
-        log("a file", log_file="/tmp/elsewhere"),  # noqa: S108
+        log("a file", log_file="/tmp/elsewhere"),
         log("number for a truth value", log_info=1),
         log("truth value for a number", log_verbose_level=True),
         log("text for a number", log_verbose_level="1"),

@@ -25,7 +25,7 @@ KINDS: Final = {
 """Datatype of the protocol -> its name in a configuration. FP16 has no typed contents, and a model of its own; BF16 is
 not there: Triton's Python backend has none."""
 
-PROGRAM: Final = '''\
+PROGRAM: Final = """\
 import json
 import time
 
@@ -63,7 +63,7 @@ class TritonPythonModel:
         for _ in range(int(values.flat[0])):
             sender.send(triton.InferenceResponse([triton.Tensor(self.outputs[0], values)]))
         sender.send(flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-'''
+"""
 
 SEQUENCE_CONTROLS: Final = """
     control_input [

@@ -33,7 +33,7 @@ from tests.vectors.triton.calls import GROUPS, Case  # noqa: E402
 from tests.vectors.triton.models import write_repository  # noqa: E402
 
 SERVICE: Final = "/inference.GRPCInferenceService/"
-TIMEOUT_S: Final = 20
+TIMEOUT_S: Final = 10
 ARGUMENTS: Final[dict[str, tuple[str, ...]]] = {"load": ("--model-control-mode=explicit",)}
 """What the server of a group is started with."""
 CRASHED: Final = "CRASHED"

@@ -68,7 +68,14 @@ MEMBERS: dict[str, list[Any]] = {
     "created": ["2026-11-22", "2026-11-22T12:00:00", "2026-11-22T12:00:00+00:00", "2026-11-22T12:00:00Z\n"],
     "shared": [0, "false", None],
     "payload": [{}, None],
-    "configuration": [None, {"unknown": 1}, {"instances": 0}, {"outputs": [{"name": "y", "labels": "not-there.txt"}]}],
+    "configuration": [
+        None,
+        {"unknown": 1},
+        {"instances": 0},
+        {"dynamic_batching": {"preferred_batch_sizes": [9]}},
+        {"ensemble": {"steps": []}},
+        {"outputs": [{"name": "y", "labels": "not-there.txt"}]},
+    ],
 }
 
 

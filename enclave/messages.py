@@ -17,7 +17,7 @@ front end anywhere. There is no pickle, and nothing here does I/O.
 
 import struct
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, ClassVar, Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -34,6 +34,7 @@ PREPACK_LIMIT_DEFAULT: Final = 64 << 20  # bytes of weights
 FAILURE_TEXT_LIMIT: Final = 4096  # characters of why a worker refused a step
 PROBLEMS_LIMIT: Final = 3  # faults of a frame that are named
 NAME_LIMIT: Final = 256  # characters of a model's or tensor's name
+FRAMES_KEPT: Final = 256  # descriptions of a batch's tensors that are not decoded or encoded anew
 
 VERSION: Final = 1
 _CONTROL: Final = struct.Struct("<BBHI")
@@ -278,7 +279,7 @@ class Done(NamedTuple):
 
 def encode_batch(buffer: int, sequence: int, inputs: Sequence[Tensor]) -> bytes:
     """Return the frame of a batch."""
-    return _BATCH.pack(BATCH_KIND, 0, len(inputs), buffer, sequence) + _encode_tensors(inputs)
+    return _BATCH.pack(BATCH_KIND, 0, len(inputs), buffer, sequence) + _encode_tensors(tuple(inputs))
 
 
 def decode_batch(frame: bytes) -> Batch:
@@ -287,7 +288,7 @@ def decode_batch(frame: bytes) -> Batch:
     kind, zero, count, buffer, sequence = _BATCH.unpack_from(frame)
     if (kind, zero) != (BATCH_KIND, 0):
         raise BorderError(f"batch frame: wanted kind {BATCH_KIND:#x}, got {kind:#x}")
-    return Batch(buffer, sequence, _decode_tensors(frame, _BATCH.size, count, "batch"))
+    return Batch(buffer, sequence, _decode_tensors(frame[_BATCH.size :], count, "batch"))
 
 
 def encode_done(
@@ -295,7 +296,7 @@ def encode_done(
 ) -> bytes:
     """Return the frame of a batch that was answered."""
     head = _DONE.pack(DONE_KIND, STATUS_OK, len(outputs), buffer, sequence, input_ns, infer_ns, output_ns)
-    return head + _encode_tensors(outputs)
+    return head + _encode_tensors(tuple(outputs))
 
 
 def encode_not_done(buffer: int, sequence: int, status: int, text: str) -> bytes:
@@ -316,7 +317,7 @@ def decode_done(frame: bytes) -> Done:
             buffer,
             sequence,
             status,
-            _decode_tensors(frame, _DONE.size, count, "done"),
+            _decode_tensors(frame[_DONE.size :], count, "done"),
             input_ns,
             infer_ns,
             output_ns,
@@ -326,16 +327,21 @@ def decode_done(frame: bytes) -> Done:
     return Done(buffer, sequence, status, (), 0, 0, 0, text)
 
 
-def _encode_tensors(tensors: Sequence[Tensor]) -> bytes:
+# Batches of one model repeat themselves, so what their tensors look like is kept. Pure, bounded, and no content.
+@lru_cache(FRAMES_KEPT)
+def _encode_tensors(tensors: tuple[Tensor, ...]) -> bytes:
     return b"".join(
         _TENSOR.pack(nbytes, len(shape)) + struct.pack(f"<{len(shape)}q", *shape) for nbytes, shape in tensors
     )
 
 
-def _decode_tensors(frame: bytes, at: int, count: int, what: str) -> tuple[Tensor, ...]:
+@lru_cache(FRAMES_KEPT)
+def _decode_tensors(frame: bytes, count: int, what: str) -> tuple[Tensor, ...]:
+    """Return the tensors that make up the rest of a frame."""
     if count > TENSORS_LIMIT:
         raise BorderError(f"{what} frame: wanted at most {TENSORS_LIMIT} tensors, got {count}")
     tensors: list[Tensor] = []
+    at = 0
     for _ in range(count):
         if at + _TENSOR.size > len(frame):
             raise BorderError(f"{what} frame: wanted {count} tensors, got {len(tensors)}")

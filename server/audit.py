@@ -30,18 +30,21 @@ class Journal:
         """Keep at most `records_waiting` records that are not durable yet; `bound` may change later."""
         self._send = send
         self.bound = records_waiting
-        self._queue: deque[str] = deque()
+        self._queue: list[str] = []  # the frame that is filling
+        self._size = 0  # of its text
+        self._frames: deque[tuple[bytes, int]] = deque()  # frames that the border has not taken, and their records
+        self._unsent = 0  # records in them
         self._unwritten = 0
         self._refused = 0
 
     @property
     def waiting(self) -> int:
         """Records that are not durable yet."""
-        return len(self._queue) + self._unwritten
+        return len(self._queue) + self._unsent + self._unwritten
 
     def check_room(self) -> None:
         """Raise `NotReadyError` while too many records wait to be written."""
-        if len(self._queue) + self._unwritten >= self.bound:
+        if len(self._queue) + self._unsent + self._unwritten >= self.bound:
             self._refused += 1
             raise NotReadyError("the log of requests is behind; try again")
 
@@ -68,32 +71,30 @@ class Journal:
 
     def append(self, record: str) -> None:
         """Add one record, a JSON object; cut to a plain note where it is larger than `RECORD_LIMIT`."""
-        if len(record) > RECORD_LIMIT:
-            record = json.dumps({"event": "record-too-large", "bytes": len(record)})
+        size = len(record)
+        if size > RECORD_LIMIT:
+            record = json.dumps({"event": "record-too-large", "bytes": size})
+            size = len(record)
+        if self._size + size > FRAME_TEXT_LIMIT:
+            self.flush()
         self._queue.append(record)
+        self._size += size
         if len(self._queue) >= RECORDS_LIMIT:
             self.flush()
 
     def flush(self) -> None:
         """Hand over what is queued, as far as the border takes it."""
-        if self._refused and len(self._queue) + self._unwritten < self.bound:
-            self._queue.append(
-                json.dumps({"event": "requests-refused", "reason": "log behind", "count": self._refused})
-            )
-            self._refused = 0
-        while self._queue:
-            batch: list[str] = []
-            size = 0
-            for record in self._queue:
-                size += len(record)
-                if batch and (size > FRAME_TEXT_LIMIT or len(batch) == RECORDS_LIMIT):
-                    break
-                batch.append(record)
-            if not self._send(Records(records=tuple(batch)).encode()):
-                return
-            for _ in batch:
-                self._queue.popleft()
-            self._unwritten += len(batch)
+        if self._refused and self.waiting < self.bound:
+            refused, self._refused = self._refused, 0
+            self.append(json.dumps({"event": "requests-refused", "reason": "log behind", "count": refused}))
+        if self._queue:
+            self._frames.append((Records(records=tuple(self._queue)).encode(), len(self._queue)))
+            self._unsent += len(self._queue)
+            self._queue, self._size = [], 0
+        while self._frames and self._send(self._frames[0][0]):
+            _, records = self._frames.popleft()
+            self._unsent -= records
+            self._unwritten += records
 
     def written(self, count: int) -> None:
         """Take note that `count` more records are durable."""

@@ -49,12 +49,17 @@ class Batcher(Generic[EntryT]):
         waiting_limit: int,
         *,
         full_rows: int | None = None,
+        fixed: bool = False,
         queue: Waiting[EntryT] | None = None,
     ) -> None:
-        """`full_rows`: with so many a buffer takes no further request; 1 where each is a batch of its own."""
+        """`full_rows`: with so many a buffer takes no further request; 1 where each is a batch of its own.
+
+        `fixed`: every row takes the same bytes, so what fits by its rows fits by its bytes.
+        """
         self._max_rows = max_rows
         self._full_rows = max_rows if full_rows is None else full_rows
-        self._capacities = tuple(capacities)
+        self._inputs = len(capacities)
+        self._capacities = () if fixed else tuple(capacities)  # what is to be compared with
         self._delay = delay_s
         self._waiting_limit = waiting_limit
         self._instances: list[Instance[EntryT]] = []
@@ -64,7 +69,7 @@ class Batcher(Generic[EntryT]):
 
     def add_instance(self, buffers: int, in_flight: int) -> Instance[EntryT]:
         """Return a new instance, all of whose buffers are free."""
-        instance: Instance[EntryT] = Instance(buffers, in_flight, len(self._capacities))
+        instance: Instance[EntryT] = Instance(buffers, in_flight, self._inputs)
         self._instances.append(instance)
         return instance
 
@@ -227,7 +232,9 @@ class Batcher(Generic[EntryT]):
         return slot
 
     def _fits(self, slot: Slot[EntryT], entry: EntryT) -> bool:
-        return slot.rows + entry.rows <= self._full_rows and all(
+        if slot.rows + entry.rows > self._full_rows:
+            return False
+        return not self._capacities or all(
             filled + length <= capacity
             for filled, length, capacity in zip(slot.filled, entry.lengths, self._capacities, strict=True)
         )
@@ -237,9 +244,10 @@ class Batcher(Generic[EntryT]):
             raise InvalidRequestError(
                 f"inference request batch-size: expected at most {self._max_rows}, got {entry.rows}"
             )
-        for length, capacity in zip(entry.lengths, self._capacities, strict=True):
-            if length > capacity:
-                raise InvalidRequestError(f"input: expected at most {capacity} bytes, got {length}")
+        if self._capacities:
+            for length, capacity in zip(entry.lengths, self._capacities, strict=True):
+                if length > capacity:
+                    raise InvalidRequestError(f"input: expected at most {capacity} bytes, got {length}")
 
     def _close(self, slot: Slot[EntryT]) -> None:
         slot.closed = True
@@ -250,4 +258,4 @@ class Batcher(Generic[EntryT]):
         self._close(slot)
         slot.state, slot.closed, slot.key, slot.rows = FREE, False, NO_KEY, 0
         slot.entries = []
-        slot.filled = [0] * len(self._capacities)
+        slot.filled = [0] * self._inputs

@@ -22,6 +22,7 @@ from hermetic.server.contents import Buffer, check_raw, raw_from_typed
 from hermetic.server.forms import Form, Forms
 from hermetic.server.models import Models, ServedModel
 from hermetic.server.refusals import RequestRefusedError
+from hermetic.server.reply import FixedReply
 from hermetic.server.scanner import cut
 from hermetic.server.slots import NO_WISHES, Wishes
 
@@ -37,7 +38,8 @@ class Plan(NamedTuple):
 
     Per input of the model: `shapes`, `counts` of elements, fixed `lengths` in bytes (None: BYTES), and `order`, where
     its data stand in the request. `row_shapes` is what requests must share to be mixed. `checked_by_length`: data of
-    the right length are right. `classes`: of each wanted output how many, empty where none are wanted.
+    the right length are right. `classes`: of each wanted output how many, empty where none are wanted. `reply`
+    builds the answer, where all of its outputs are of fixed size.
     """
 
     model: ServedModel
@@ -51,6 +53,7 @@ class Plan(NamedTuple):
     checked_by_length: bool
     wishes: Wishes
     classes: tuple[int, ...]
+    reply: FixedReply | None
 
 
 class Decoded(NamedTuple):
@@ -145,6 +148,8 @@ def make_plan(model: ServedModel, request: pb.ModelInferRequest) -> Plan:
     rows = _rows(model, shapes) if batched else 1
     counts = tuple(map(prod, shapes))
     elements = [ELEMENT_BYTES[spec.datatype] for spec in specs]
+    classes = _classes(model, request, outputs)
+    wanted = [(at, model.description.outputs[at]) for at in outputs]
     return Plan(
         model=model,
         rows=rows,
@@ -156,7 +161,8 @@ def make_plan(model: ServedModel, request: pb.ModelInferRequest) -> Plan:
         outputs=outputs,
         checked_by_length=all(spec.datatype != "BOOL" and ELEMENT_BYTES[spec.datatype] is not None for spec in specs),
         wishes=_wishes(request),
-        classes=_classes(model, request, outputs),
+        classes=classes,
+        reply=None if classes else model.template.fixed(wanted, rows, batched=batched),
     )
 
 

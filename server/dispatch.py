@@ -19,7 +19,7 @@ from hermetic.server.awaited import Awaited
 from hermetic.server.contents import Buffer
 from hermetic.server.hidden import HiddenTensors
 from hermetic.server.ordering import Order
-from hermetic.server.outputs import Output, checked_outputs
+from hermetic.server.outputs import Output
 from hermetic.server.scheduling import Scheduling
 from hermetic.server.slots import Instance, Leaving, Slot
 from hermetic.server.statistics import ModelStatistics
@@ -84,7 +84,8 @@ class Dispatcher:
 
     def attach(self, channel: Channel, memory: mmap.mmap, layout: BufferLayout, in_flight: int) -> WorkerLink:
         """Take a worker in service."""
-        link = WorkerLink(channel, memory, layout, self._scheduler.add_instance(layout.buffers, in_flight))
+        instance = self._scheduler.add_instance(layout.buffers, in_flight)
+        link = WorkerLink(channel, memory, layout, instance, batched=self._batched)
         self._links[link.instance] = link
         self._fill_and_run()
         return link
@@ -174,9 +175,7 @@ class Dispatcher:
     def _outputs(self, link: WorkerLink, slot: Slot[Work], done: Done) -> list[Output]:
         if done.status != STATUS_OK:
             return []
-        return checked_outputs(
-            link.layout.outputs, link.outputs[slot.index], done.outputs, slot.rows, batched=self._batched
-        )
+        return link.claims.outputs(link.outputs[slot.index], done.outputs, slot.rows)
 
     def _answer(self, slot: Slot[Work], done: Done, outputs: list[Output], sent: float) -> None:
         if done.status == STATUS_OK and self._hidden is not None:

@@ -36,6 +36,7 @@ from hermetic.server.application import SERVING_KEY_LIMIT, FrontEnd
 from hermetic.server.config import FrontEndSettings
 from hermetic.server.counters import Row, map_own_row
 from hermetic.server.fallback import Fallback
+from hermetic.server.intake import calls_at_once
 from hermetic.server.loop import Loop
 from hermetic.server.messages import Drained, Listening, Start
 from hermetic.server.reader import Reader
@@ -111,7 +112,7 @@ def make_transport(settings: FrontEndSettings, credentials: tls.ServingCredentia
     options = tls.options(settings.epoch.limits, reuse_port=settings.reuse_port)
     if settings.grpc == "grpc-server":
         return Fallback(address, credentials.grpc, options, front_end, STREAMS)
-    return Loop(address, credentials.grpc, options, front_end)
+    return Loop(address, credentials.grpc, options, front_end, calls_at_once(settings.epoch.limits))
 
 
 def _receive_start(supervisor: Channel) -> tuple[FrontEndSettings, bytes, Row | None]:

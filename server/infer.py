@@ -48,22 +48,32 @@ class Inference(Work):
         request = self._request
         if request.ended:
             return
+        decoded = self._decoded
+        plan = decoded.plan
+        if plan.reply is not None:
+            message = plan.reply.build(decoded.id, outputs, self.row)
+        else:
+            try:
+                message = plan.model.template.build(decoded.id, self._pieces(outputs, total_rows))
+            except InvalidRequestError as error:
+                self.fail(error)
+                return
+        request.reply(message, secret=True)
+        arrived = self.arrived
+        plan.model.statistics.succeeded(int((time.monotonic() - arrived) * _NS), int((started - arrived) * _NS))
+
+    def _pieces(self, outputs: Sequence[Output], total_rows: int) -> list[Piece]:
+        """Return this request's rows of the outputs it asked for, as classes where it asked for those."""
         plan = self._decoded.plan
         specs = plan.model.description.outputs
         pieces: list[Piece] = []
         for at in plan.outputs:
             shape, data = cut_rows(outputs[at], self.row, self.rows, total_rows)
             pieces.append((specs[at], shape, data))
-        if plan.classes:
-            try:
-                batched = plan.model.description.max_batch_size > 0
-                pieces = classified(pieces, plan.classes, plan.model.labels, batched=batched)
-            except InvalidRequestError as error:
-                self.fail(error)
-                return
-        request.reply(plan.model.template.build(self._decoded.id, pieces), secret=True)
-        now = time.monotonic()
-        plan.model.statistics.succeeded(int((now - self.arrived) * _NS), int((started - self.arrived) * _NS))
+        if not plan.classes:
+            return pieces
+        batched = plan.model.description.max_batch_size > 0
+        return classified(pieces, plan.classes, plan.model.labels, batched=batched)
 
     def fail(self, error: HermeticError) -> None:
         """Answer with `error`."""

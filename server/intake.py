@@ -17,6 +17,15 @@ from hermetic.server.config import Limits
 from hermetic.server.limits import Accounts, Usage
 
 
+def calls_at_once(limits: Limits) -> int:
+    """Return how many calls of one client can be asked for their message with none waiting for room; at least one.
+
+    A transport that takes no more than so many calls before it looks at the first one's message spares small requests
+    the waiting: their room is given back before the next one needs it.
+    """
+    return max(1, limits.bytes_in_flight_per_client // limits.message_bytes - 1)
+
+
 class Asker(Protocol):
     """A call as the intake sees it."""
 

@@ -32,7 +32,7 @@ from hermetic.server.status import Code
 from hermetic.server.timers import Timers
 from hermetic.server.transport import TICK_S, Application, Listener, Peer
 
-CALLS_ASKED_FOR: Final = 64  # calls that gRPC may hand over before we ask again
+CALLS_AT_ONCE: Final = 64  # calls that gRPC may hand over before we ask again, at most
 SELF_TEST_TIMEOUT_S: Final = 10.0
 CANCEL_GRACE_S: Final = 5.0  # seconds for cancelled calls to end
 SENDS_WAITING: Final = 64  # messages of one stream that wait for the client
@@ -208,9 +208,11 @@ class Loop:
         credentials: grpc.ServerCredentials | None,
         options: Sequence[tuple[str, int]],
         application: Application,
+        calls_at_once: int = CALLS_AT_ONCE,
     ) -> None:
         """Test the private layer, then listen on `address` (host:port); credentials None is plaintext, for tests.
 
+        `calls_at_once`: so many calls are taken from gRPC before the first one's message is looked at.
         Raises `ConfigurationError` where the layer does not behave or the address cannot be had.
         """
         self._application = application
@@ -230,7 +232,7 @@ class Loop:
         self._server.start()
         self._stopping = False
         self._stopped = False
-        for _ in range(CALLS_ASKED_FOR):
+        for _ in range(min(calls_at_once, CALLS_AT_ONCE)):
             self._ask()
 
     def run(self) -> None:

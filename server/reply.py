@@ -12,6 +12,7 @@ A property test compares the whole with protobuf's own serialisation.
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from hermetic.enclave.buffers import row_bytes
 from hermetic.enclave.messages import TensorSpec
 from hermetic.protos.inference import grpc_service_pb2 as pb
 
@@ -44,6 +45,19 @@ class ReplyTemplate:
             pieces += (_RAW, length_prefix(len(raw)), raw)
         return b"".join(pieces)
 
+    def fixed(self, chosen: Sequence[tuple[int, TensorSpec]], rows: int, *, batched: bool) -> "FixedReply | None":
+        """Return the builder of replies of `rows` rows with these outputs; None where one's size is not known yet.
+
+        `chosen`: each output's place among the model's, and its spec; `batched`: shapes get the rows in front.
+        """
+        sizes = [row_bytes(spec) for _, spec in chosen]
+        shapes = [(rows, *spec.shape) if batched else spec.shape for _, spec in chosen]
+        descriptors = b"".join(self._descriptor(spec, shape) for (_, spec), shape in zip(chosen, shapes, strict=True))
+        parts = [(at, size) for (at, _), size in zip(chosen, sizes, strict=True) if size is not None]
+        if len(parts) < len(chosen):
+            return None
+        return FixedReply(self._head, self._parameters + descriptors, rows, parts)
+
     def _descriptor(self, spec: TensorSpec, shape: tuple[int, ...]) -> bytes:
         key = (spec.name, spec.datatype, shape)
         descriptor = self._descriptors.get(key)
@@ -56,10 +70,40 @@ class ReplyTemplate:
         return descriptor
 
 
+class FixedReply:
+    """Builds replies that differ in id and contents only: all outputs are of fixed size.
+
+    Byte for byte what `ReplyTemplate.build` would return.
+    """
+
+    __slots__ = ("_head", "_parts", "_tail")
+
+    def __init__(self, head: bytes, tail: bytes, rows: int, parts: Iterable[tuple[int, int]]) -> None:
+        """`head` comes before the id, `tail` after it; `parts`: each output's place, and its bytes in one row."""
+        self._head = head
+        self._tail = tail
+        self._parts = tuple((at, row, row * rows, _RAW + length_prefix(row * rows)) for at, row in parts)
+
+    def build(self, identifier: bytes, outputs: Sequence[tuple[object, Raw, object]], row: int) -> bytes:
+        """Return the reply for the rows from `row` on. `outputs`: of the whole batch, the second member the bytes."""
+        pieces: list[Raw]
+        if identifier:
+            pieces = [self._head, _ID, length_prefix(len(identifier)), identifier, self._tail]
+        else:
+            pieces = [self._head, self._tail]
+        for at, row_size, size, prefix in self._parts:
+            start = row * row_size
+            pieces += (prefix, outputs[at][1][start : start + size])
+        return b"".join(pieces)
+
+
+_SHORT_LENGTHS: Final = tuple(bytes((length,)) for length in range(_SHORT))
+
+
 def length_prefix(length: int) -> bytes:
     """Return `length` as a protobuf varint."""
     if length < _SHORT:
-        return bytes((length,))
+        return _SHORT_LENGTHS[length]
     pieces = bytearray()
     while length >= _SHORT:
         pieces.append(length & 0x7F | 0x80)

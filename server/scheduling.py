@@ -8,7 +8,7 @@ does not use.
 from collections.abc import Sequence
 from typing import Final, Protocol, TypeVar
 
-from hermetic.enclave.buffers import BufferLayout
+from hermetic.enclave.buffers import BufferLayout, row_bytes
 from hermetic.enclave.configuration import DynamicBatching
 from hermetic.enclave.messages import ModelDescription
 from hermetic.errors import HermeticError
@@ -68,12 +68,13 @@ def new_scheduler(ready: ModelReady, place: BufferLayout) -> Scheduling[Work]:
     """Return the scheduler of a model that has just become ready. What the operator sets goes before the model's."""
     description = ready.description
     capacities = [region.capacity for region in place.inputs[: len(description.inputs)]]
+    fixed = all(row_bytes(spec) is not None for spec in description.inputs)
     options = description.configuration.dynamic_batching
     if options is None:
-        return Batcher(place.max_rows, capacities, 0.0, ready.requests_waiting, full_rows=1)
+        return Batcher(place.max_rows, capacities, 0.0, ready.requests_waiting, full_rows=1, fixed=fixed)
     delay_s = queue_delay_us(ready) / MICROSECONDS
     if options.model_copy(update={"max_queue_delay_us": 0}) == DynamicBatching():
-        return Batcher(place.max_rows, capacities, delay_s, ready.requests_waiting)
+        return Batcher(place.max_rows, capacities, delay_s, ready.requests_waiting, fixed=fixed)
     return PolicyBatcher(place.max_rows, capacities, delay_s, ready.requests_waiting, options)
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from hermetic.enclave.buffers import BufferLayout, Region
 from hermetic.enclave.channel import Channel
+from hermetic.server.outputs import Claims
 from hermetic.server.slots import Instance, Removal, Slot
 from hermetic.server.wiping import wipe
 from hermetic.server.work import Work
@@ -27,10 +28,13 @@ class Running(NamedTuple):
 class WorkerLink:
     """One worker of a model: its socket, its shared memory cut into views, and the batches it has."""
 
-    def __init__(self, channel: Channel, memory: mmap.mmap, layout: BufferLayout, instance: Instance[Work]) -> None:
+    def __init__(
+        self, channel: Channel, memory: mmap.mmap, layout: BufferLayout, instance: Instance[Work], *, batched: bool
+    ) -> None:
         self.channel = channel
         self.layout = layout
         self.instance = instance
+        self.claims = Claims(layout.outputs, batched=batched)
         self.running: dict[int, Running] = {}  # by buffer
         self._memory = memory
         whole = memoryview(memory)

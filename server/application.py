@@ -48,7 +48,7 @@ from hermetic.server.messages import (
 from hermetic.server.metrics import Counts, render
 from hermetic.server.models import Models, ServedModel
 from hermetic.server.reader import Reader, Source
-from hermetic.server.scheduling import is_ordered, new_hidden, new_scheduler
+from hermetic.server.scheduling import new_hidden, new_scheduler
 from hermetic.server.service import InferenceMethods
 from hermetic.server.shared_messages import (
     ApplyEpoch,
@@ -265,7 +265,6 @@ class FrontEnd:
             self._wake_at,
             batched=description.max_batch_size > 0,
             hidden=new_hidden(description),
-            ordered=is_ordered(description),
         )
         model = ServedModel(ready, dispatcher, statistics)
         model.labels = labels_of(description, files)

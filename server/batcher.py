@@ -40,6 +40,7 @@ class Batcher(Generic[EntryT]):
     """Buffers and waiting requests of one model version, over all of its instances."""
 
     rearranges = False
+    ordered = False
 
     def __init__(
         self,
@@ -134,7 +135,7 @@ class Batcher(Generic[EntryT]):
 
     def _take_from(self, instance: Instance[EntryT], now: float, ready: list[Slot[EntryT]]) -> None:
         for slot in instance.forming[:]:
-            if slot.closed or not self._delay or now - slot.opened >= self._delay:
+            if slot.closed or not self._delay or now >= slot.opened + self._delay:
                 instance.forming.remove(slot)
                 if not slot.closed:
                     self._close(slot)

@@ -42,12 +42,9 @@ class Dispatcher:
         *,
         batched: bool,
         hidden: HiddenTensors | None = None,
-        ordered: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`post` and `wake_at` are the transport's; `batched`: the first dimension of every tensor is the row.
-
-        `ordered`: answers leave in the order of their requests' arrival.
-        """
+        """`post` and `wake_at` are the transport's; `batched`: the first dimension of every tensor is the row."""
         self._scheduler = scheduler
         self._statistics = statistics
         self._awaited = awaited
@@ -55,7 +52,8 @@ class Dispatcher:
         self._wake_at = wake_at
         self._batched = batched
         self._hidden = hidden
-        self._order = Order(self._deliver) if ordered else None
+        self._clock = clock
+        self._order = Order(self._deliver) if scheduler.ordered else None
         self._links: dict[Instance[Work], WorkerLink] = {}
         self._sequence = 0
         self._alarm = 0.0
@@ -185,7 +183,7 @@ class Dispatcher:
                 self._fail_all(slot.entries, error)
                 return
         if done.status == STATUS_OK:
-            most = int((time.monotonic() - sent) * 1e9)
+            most = int((self._clock() - sent) * 1e9)
             times = (min(done.input_ns, most), min(done.infer_ns, most), min(done.output_ns, most))
             self._statistics.executed(slot.rows, len(slot.entries), times, int(time.time() * 1000))
             answer = self._deliver if self._order is None else self._order.answer
@@ -246,7 +244,7 @@ class Dispatcher:
 
     def _run_ready(self) -> None:
         self._run_posted = False
-        now = time.monotonic()
+        now = self._clock()
         if self._scheduler.rearranges:
             while leaving := self._scheduler.rearrange(now):
                 self._carry_out(leaving)

@@ -46,6 +46,7 @@ class PolicyBatcher(Batcher[EntryT]):
         largest = max(options.preferred_batch_sizes, default=max_rows)
         queue = Ranked[EntryT](by_tenant if options.preserve_ordering else by_key)
         super().__init__(max_rows, capacities, delay_s, waiting_limit, full_rows=largest, queue=queue)
+        self.ordered = options.preserve_ordering
         self._preferred = frozenset(options.preferred_batch_sizes)
         self._levels = options.priority_levels
         self._default_level = options.default_priority_level
@@ -134,7 +135,7 @@ class PolicyBatcher(Batcher[EntryT]):
         return due[:room]
 
     def _is_due(self, slot: Slot[EntryT], now: float) -> bool:
-        if slot.closed or not self._delay or now - slot.opened >= self._delay:
+        if slot.closed or not self._delay or now >= slot.opened + self._delay:
             return True
         return bool(self._preferred) and self._preferred_entries(slot) > 0
 
@@ -151,7 +152,7 @@ class PolicyBatcher(Batcher[EntryT]):
         leaving: list[Leaving[EntryT]] = []
         for slot in self._due(instance, now):
             keep = self._preferred_entries(slot)
-            if 0 < keep < len(slot.entries) and not (self._delay and now - slot.opened >= self._delay):
+            if 0 < keep < len(slot.entries) and not (self._delay and now >= slot.opened + self._delay):
                 self._close(slot)  # what is taken out must not come back into it
                 leaving += [Leaving(entry, self._remove(slot, entry), None) for entry in reversed(slot.entries[keep:])]
         return leaving

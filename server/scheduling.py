@@ -33,6 +33,9 @@ class Scheduling(Protocol[EntryT]):
     rearranges: bool
     """Whether `rearrange` ever has anything to do; constant."""
 
+    ordered: bool
+    """Whether answers leave in the order of their requests' arrival; constant."""
+
     def add_instance(self, buffers: int, in_flight: int) -> Instance[EntryT]:
         """Return a new instance, all of whose buffers are free."""
 
@@ -84,12 +87,6 @@ def queue_delay_us(ready: ModelReady) -> int:
     if ready.max_queue_delay_us is not None:
         return ready.max_queue_delay_us
     return options.max_queue_delay_us if options is not None else 0
-
-
-def is_ordered(description: ModelDescription) -> bool:
-    """Return whether answers must leave in the order of their requests' arrival."""
-    options = description.configuration.dynamic_batching
-    return options is not None and options.preserve_ordering
 
 
 def new_hidden(_description: ModelDescription) -> HiddenTensors | None:

@@ -17,6 +17,7 @@ import grpc
 
 from hermetic.enclave.buffers import layout
 from hermetic.enclave.channel import Channel, data_channel, shared_memory
+from hermetic.enclave.configuration import INFERRED, ModelConfiguration
 from hermetic.enclave.messages import Frame, ModelDescription, TensorSpec, decode_control
 from hermetic.enclave.zero_on_free import environment, interpreter
 from hermetic.errors import BorderError
@@ -318,6 +319,7 @@ def description(
     outputs: Sequence[tuple[str, str, tuple[int, ...]]] | None = None,
     max_batch_size: int = 8,
     shared: bool = False,
+    configuration: ModelConfiguration = INFERRED,
 ) -> ModelDescription:
     """Return a model that a stand-in can serve: its outputs are its inputs under other names."""
 
@@ -336,4 +338,5 @@ def description(
         outputs=specs(outputs),
         max_batch_size=max_batch_size,
         shared=shared,
+        configuration=configuration,
     )

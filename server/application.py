@@ -50,6 +50,7 @@ from hermetic.server.models import Models, ServedModel
 from hermetic.server.reader import Reader, Source
 from hermetic.server.scheduling import new_hidden, new_scheduler
 from hermetic.server.service import InferenceMethods
+from hermetic.server.shaping import new_shaping
 from hermetic.server.shared_messages import (
     ApplyEpoch,
     CountersGone,
@@ -263,7 +264,7 @@ class FrontEnd:
             self._awaited,
             self._post,
             self._wake_at,
-            batched=description.max_batch_size > 0,
+            shaping=new_shaping(description),
             hidden=new_hidden(description),
         )
         model = ServedModel(ready, dispatcher, statistics)

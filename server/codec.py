@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from hermetic.enclave.configuration import ABSENT_SHAPE
 from hermetic.enclave.datatypes import ELEMENT_BYTES
 from hermetic.enclave.messages import DIMENSIONS_LIMIT, TensorSpec
 from hermetic.errors import InvalidRequestError, UnsupportedError
@@ -24,10 +25,12 @@ from hermetic.server.models import Models, ServedModel
 from hermetic.server.refusals import RequestRefusedError
 from hermetic.server.reply import FixedReply
 from hermetic.server.scanner import cut
+from hermetic.server.shaping import RAGGED_SHAPE
 from hermetic.server.slots import NO_WISHES, Wishes
 
 PLANS_KEPT: Final = 1024  # headers whose plan is kept
 HEADER_LIMIT: Final = 2048  # bytes of a header that is worth keeping
+ABSENT: Final = -1  # in an order: an optional input that the request does not have
 ELEMENTS_LIMIT: Final = 2**40  # elements of one input: far above any message, far below overflow
 
 _SHARED_MEMORY: Final = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
@@ -36,10 +39,10 @@ _SHARED_MEMORY: Final = ("shared_memory_region", "shared_memory_byte_size", "sha
 class Plan(NamedTuple):
     """What a header asks for.
 
-    Per input of the model: `shapes`, `counts` of elements, fixed `lengths` in bytes (None: BYTES), and `order`, where
-    its data stand in the request. `row_shapes` is what requests must share to be mixed. `checked_by_length`: data of
-    the right length are right. `classes`: of each wanted output how many, empty where none are wanted. `reply`
-    builds the answer, where all of its outputs are of fixed size.
+    Per input of the model: `shapes`, (0,) where it is absent, `counts` of elements, fixed `lengths` in bytes (None:
+    BYTES), and `order`, where its data stand in the request. `row_shapes` is what requests must share to be mixed.
+    `checked_by_length`: data of the right length are right. `classes`: of each wanted output how many, empty where none
+    are wanted. `reply` builds the answer, where all of its outputs are of fixed size.
     """
 
     model: ServedModel
@@ -138,14 +141,16 @@ def make_plan(model: ServedModel, request: pb.ModelInferRequest) -> Plan:
     _check_parameters(request)
     order = _order(model, request)
     outputs = _outputs(model, request)
-    shapes = tuple(tuple(request.inputs[at].shape) for at in order)
+    shapes = tuple(tuple(request.inputs[at].shape) if at != ABSENT else (0,) for at in order)
     for spec, at, shape in zip(specs, order, shapes, strict=True):
+        if at == ABSENT:
+            continue
         datatype = request.inputs[at].datatype
         if datatype != spec.datatype:
             raise refusals.wrong_datatype(spec.name, model.description.name, datatype, spec.datatype)
         _check_shape(model, spec, shape)
     batched = model.description.max_batch_size > 0
-    rows = _rows(model, shapes) if batched else 1
+    rows = _rows(model, shapes, order) if batched else 1
     counts = tuple(map(prod, shapes))
     elements = [ELEMENT_BYTES[spec.datatype] for spec in specs]
     classes = _classes(model, request, outputs)
@@ -153,31 +158,33 @@ def make_plan(model: ServedModel, request: pb.ModelInferRequest) -> Plan:
     return Plan(
         model=model,
         rows=rows,
-        row_shapes=tuple(shape[1:] for shape in shapes) if batched else shapes,
+        row_shapes=_row_shapes(model, shapes, order),
         shapes=shapes,
         counts=counts,
         lengths=tuple(None if size is None else size * count for size, count in zip(elements, counts, strict=True)),
         order=order,
         outputs=outputs,
-        checked_by_length=all(spec.datatype != "BOOL" and ELEMENT_BYTES[spec.datatype] is not None for spec in specs),
+        checked_by_length=ABSENT not in order
+        and all(spec.datatype != "BOOL" and ELEMENT_BYTES[spec.datatype] is not None for spec in specs),
         wishes=_wishes(request),
         classes=classes,
-        reply=None if classes else model.template.fixed(wanted, rows, batched=batched),
+        reply=None if classes or model.scatters else model.template.fixed(wanted, rows, batched=batched),
     )
 
 
 def arrange(plan: Plan, raw: Sequence[Buffer]) -> list[Buffer]:
     """Return `raw`, which stands in the request's order, in the model's; checks every length."""
-    if len(raw) != len(plan.order):
+    wanted = len(plan.order) - plan.order.count(ABSENT)
+    if len(raw) != wanted:
         for spec, at in zip(plan.model.description.inputs, plan.order, strict=True):
             if at == len(raw):
                 raise refusals.no_data(spec.name, plan.model.description.name)
-        raise refusals.too_many_contents(len(plan.order), len(raw))
+        raise refusals.too_many_contents(wanted, len(raw))
     arranged: list[Buffer] = []
     for spec, at, count, length in zip(
         plan.model.description.inputs, plan.order, plan.counts, plan.lengths, strict=True
     ):
-        data = raw[at]
+        data = raw[at] if at != ABSENT else b""
         if length != len(data) or spec.datatype == "BOOL":
             data = check_raw(spec.name, plan.model.description.name, spec.datatype, count, data)
         arranged.append(data)
@@ -216,10 +223,24 @@ def _order(model: ServedModel, request: pb.ModelInferRequest) -> tuple[int, ...]
         if tensor.name in places:
             raise refusals.repeated_input(tensor.name)
         places[tensor.name] = at
-    missing = model.input_positions.keys() - places.keys()
+    missing = model.input_positions.keys() - places.keys() - model.optional_inputs
     if missing:
         raise refusals.missing_inputs(name, len(model.input_positions), places, missing)
-    return tuple(places[spec.name] for spec in model.description.inputs)
+    return tuple(places.get(spec.name, ABSENT) for spec in model.description.inputs)
+
+
+def _row_shapes(
+    model: ServedModel, shapes: Sequence[tuple[int, ...]], order: Sequence[int]
+) -> tuple[tuple[int, ...], ...]:
+    """Return what requests must share to be mixed: sets of inputs, and the shape of a row of those that have one."""
+    batched = model.description.max_batch_size > 0
+    row_shapes = [shape[1:] for shape in shapes] if batched else list(shapes)
+    for position, spec in enumerate(model.description.inputs):
+        if order[position] == ABSENT:
+            row_shapes[position] = ABSENT_SHAPE
+        elif spec.name in model.ragged_inputs:
+            row_shapes[position] = RAGGED_SHAPE
+    return tuple(row_shapes)
 
 
 def _check_shape(model: ServedModel, spec: TensorSpec, shape: tuple[int, ...]) -> None:
@@ -234,13 +255,18 @@ def _check_shape(model: ServedModel, spec: TensorSpec, shape: tuple[int, ...]) -
         raise refusals.too_many_elements(spec.name, model.description.name, ELEMENTS_LIMIT, shape)
 
 
-def _rows(model: ServedModel, shapes: tuple[tuple[int, ...], ...]) -> int:
-    if not shapes:
-        return 1
-    name, most, rows = model.description.name, model.description.max_batch_size, shapes[0][0]
-    for spec, shape in zip(model.description.inputs, shapes, strict=True):
-        if shape[0] != rows:
+def _rows(model: ServedModel, shapes: Sequence[tuple[int, ...]], order: Sequence[int]) -> int:
+    name, most = model.description.name, model.description.max_batch_size
+    rows: int | None = None
+    for spec, shape, at in zip(model.description.inputs, shapes, order, strict=True):
+        if at == ABSENT:
+            continue
+        if rows is None:
+            rows = shape[0]
+        elif shape[0] != rows:
             raise refusals.unequal_rows(spec.name, name, rows, shape[0])
+    if rows is None:
+        return 1
     if not 1 <= rows <= most:
         raise refusals.wrong_rows(name, most, rows)
     return rows

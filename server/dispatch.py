@@ -13,7 +13,7 @@ from typing import Final
 
 from hermetic.enclave.buffers import BufferLayout
 from hermetic.enclave.channel import Channel
-from hermetic.enclave.messages import STATUS_OK, STATUS_REFUSED, Done, Tensor, decode_done, encode_batch
+from hermetic.enclave.messages import STATUS_OK, STATUS_REFUSED, Done, decode_done, encode_batch
 from hermetic.errors import BorderError, HermeticError, InvalidRequestError, WorkerLostError
 from hermetic.server.awaited import Awaited
 from hermetic.server.contents import Buffer
@@ -21,8 +21,10 @@ from hermetic.server.hidden import HiddenTensors
 from hermetic.server.ordering import Order
 from hermetic.server.outputs import Output
 from hermetic.server.scheduling import Scheduling
+from hermetic.server.shaping import Shaping
 from hermetic.server.slots import Instance, Leaving, Slot
 from hermetic.server.statistics import ModelStatistics
+from hermetic.server.wiping import wipe
 from hermetic.server.work import Work
 from hermetic.server.worker_link import Running, WorkerLink
 
@@ -40,17 +42,17 @@ class Dispatcher:
         post: Callable[[Callable[[], None]], None],
         wake_at: Callable[[float, Callable[[], None]], None],
         *,
-        batched: bool,
+        shaping: Shaping,
         hidden: HiddenTensors | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`post` and `wake_at` are the transport's; `batched`: the first dimension of every tensor is the row."""
+        """`post` and `wake_at` are the transport's."""
         self._scheduler = scheduler
         self._statistics = statistics
         self._awaited = awaited
         self._post = post
         self._wake_at = wake_at
-        self._batched = batched
+        self._shaping = shaping
         self._hidden = hidden
         self._clock = clock
         self._order = Order(self._deliver) if scheduler.ordered else None
@@ -83,7 +85,7 @@ class Dispatcher:
     def attach(self, channel: Channel, memory: mmap.mmap, layout: BufferLayout, in_flight: int) -> WorkerLink:
         """Take a worker in service."""
         instance = self._scheduler.add_instance(layout.buffers, in_flight)
-        link = WorkerLink(channel, memory, layout, instance, batched=self._batched)
+        link = WorkerLink(channel, memory, layout, instance, batched=self._shaping.batched)
         self._links[link.instance] = link
         self._fill_and_run()
         return link
@@ -173,7 +175,7 @@ class Dispatcher:
     def _outputs(self, link: WorkerLink, slot: Slot[Work], done: Done) -> list[Output]:
         if done.status != STATUS_OK:
             return []
-        return link.claims.outputs(link.outputs[slot.index], done.outputs, slot.rows)
+        return self._shaping.outputs(slot, link.claims, link.outputs[slot.index], done.outputs)
 
     def _answer(self, slot: Slot[Work], done: Done, outputs: list[Output], sent: float) -> None:
         if done.status == STATUS_OK and self._hidden is not None:
@@ -259,10 +261,13 @@ class Dispatcher:
     def _send(self, slot: Slot[Work], now: float) -> None:
         link = self._links[slot.instance]
         self._sequence += 1
-        rows = (slot.rows,) if self._batched else ()
-        tensors = [Tensor(filled, rows + shape) for filled, shape in zip(slot.filled, slot.key.row_shapes, strict=True)]
+        tensors = self._shaping.tensors(slot)
         if self._hidden is not None:
-            hidden = self._hidden.write(slot, link.inputs[slot.index][len(tensors) :])
+            try:
+                hidden = self._hidden.write(slot, link.inputs[slot.index][len(tensors) :])
+            except HermeticError as error:
+                self._abandon(link, slot, error)
+                return
             slot.filled = [*slot.filled, *(tensor.nbytes for tensor in hidden)]
             tensors += hidden
         link.running[slot.index] = Running(slot, self._sequence, now)
@@ -272,6 +277,14 @@ class Dispatcher:
         except (BorderError, OSError) as error:  # a full socket too: an honest worker reads its few batches
             failure = WorkerLostError(f"worker: {error}")
             self._wake_at(now, lambda: self.lost(link, failure))
+
+    def _abandon(self, link: WorkerLink, slot: Slot[Work], error: HermeticError) -> None:
+        """Fail a batch that cannot be sent."""
+        self._fail_all(slot.entries, error)
+        for view in link.inputs[slot.index]:
+            wipe(view)
+        self._scheduler.release(slot)
+        self._post(self._fill_and_run)
 
 
 def _failure(done: Done, *, mixed: bool) -> HermeticError:

@@ -20,7 +20,7 @@ class HiddenTensors(Protocol):
         """Write the hidden inputs of the batch in `slot`, just before it is sent; return their tensors.
 
         `memory`: one view per hidden input of this buffer; it holds zeros. What the tensors cover is wiped when the
-        batch has ended. Raises nothing: what cannot be written is refused before.
+        batch has ended. A `HermeticError` fails the requests of this batch.
         """
 
     def answered(self, slot: Slot[Work], outputs: Sequence[Output]) -> None:

@@ -37,6 +37,11 @@ class Inference(Work):
         self._decoded = decoded
         self._message = message
 
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The whole shape of each input; (0,) of one that is absent."""
+        return self._decoded.plan.shapes
+
     def copied(self) -> None:
         """Take note that the rows are in shared memory: overwrite the request's own bytes."""
         self._decoded.raw.clear()

@@ -36,6 +36,10 @@ class ServedModel:
         )
         self.labels: Mapping[str, Sequence[bytes]] = {}  # of outputs, for classification
         self.input_positions = {spec.name: at for at, spec in enumerate(self.description.inputs)}
+        options = self.description.configuration.inputs
+        self.optional_inputs = frozenset(option.name for option in options if option.optional)
+        self.scatters = bool(self.description.configuration.batch_outputs)
+        self.ragged_inputs = frozenset(option.name for option in options if option.ragged)
         self.output_positions = {spec.name: at for at, spec in enumerate(self.description.outputs)}
         self.record_part = model_part(self.description.name, self.description.version, self.description.manifest_digest)
         self.delay_us = queue_delay_us(settings)

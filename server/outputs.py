@@ -5,7 +5,7 @@ from the layout alone. Fixed-size elements mean something whatever their bytes; 
 walked afterwards, so that they cannot change in between.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Final, NamedTuple
 
@@ -17,13 +17,19 @@ from hermetic.server.contents import Buffer, string_ends
 
 CLAIMS_KEPT: Final = 256  # shapes of outputs, with the rows of their batch, that were found good
 
+Parts = dict[int, tuple[tuple[int, ...], int, int]]
+"""Of a scattered output: by the first row of a request, the shape of its part, and where its bytes start and end."""
+
 
 class Output(NamedTuple):
-    """One output of a whole batch. `row_ends`: where each row's bytes end, for BYTES; else rows are of equal size."""
+    """One output of a whole batch. `row_ends`: where each row's bytes end, for BYTES; else rows are of equal size.
+
+    A scattered output has `Parts` there.
+    """
 
     shape: tuple[int, ...]
     data: Buffer
-    row_ends: list[int] | None
+    row_ends: list[int] | Parts | None
 
 
 class Claims:
@@ -33,7 +39,7 @@ class Claims:
     """
 
     def __init__(self, regions: Sequence[Region], *, batched: bool) -> None:
-        self._regions = tuple(regions)
+        self.regions = tuple(regions)
         self._batched = batched
         self._strings = [ELEMENT_BYTES[region.spec.datatype] is None for region in regions]
         self._good: set[tuple[tuple[Tensor, ...], int]] = set()
@@ -43,39 +49,72 @@ class Claims:
         if (tensors, rows) not in self._good:
             self._check(tensors, rows)
         outputs = []
-        for region, view, (nbytes, shape), strings in zip(self._regions, memory, tensors, self._strings, strict=True):
+        for region, view, (nbytes, shape), strings in zip(self.regions, memory, tensors, self._strings, strict=True):
             if strings:
                 outputs.append(_strings(region, bytes(view[:nbytes]), shape, rows))
             else:
                 outputs.append(Output(shape, view[:nbytes], None))
         return outputs
 
+    def check_count(self, tensors: Sequence[Tensor]) -> None:
+        """`BorderError` unless there is one tensor per region."""
+        if len(tensors) != len(self.regions):
+            raise BorderError(f"done frame: wanted {len(self.regions)} outputs, got {len(tensors)}")
+
     def _check(self, tensors: tuple[Tensor, ...], rows: int) -> None:
-        if len(tensors) != len(self._regions):
-            raise BorderError(f"done frame: wanted {len(self._regions)} outputs, got {len(tensors)}")
-        for region, tensor in zip(self._regions, tensors, strict=True):
-            _check_claim(region, tensor, rows if self._batched else None)
+        self.check_count(tensors)
+        for region, tensor in zip(self.regions, tensors, strict=True):
+            _check_claim(region, tensor, (rows, *region.spec.shape) if self._batched else region.spec.shape)
         if len(self._good) >= CLAIMS_KEPT:
             self._good.clear()
         self._good.add((tensors, rows))
+def checked_output(region: Region, view: memoryview, tensor: Tensor, wanted: tuple[int, ...], rows: int) -> Output:
+    """Return one output, which must be of the shape `wanted`, -1 being free; BYTES are cut into `rows` equal rows."""
+    _check_claim(region, tensor, wanted)
+    if ELEMENT_BYTES[region.spec.datatype] is None:
+        return _strings(region, bytes(view[: tensor.nbytes]), tensor.shape, rows)
+    return Output(tensor.shape, view[: tensor.nbytes], None)
+
+
+def scattered(output: Output, shapes: Mapping[int, tuple[int, ...]]) -> Output:
+    """Return an output of one element per element of `shapes`, which are those of the requests by their first rows.
+
+    The elements of one request follow those of the one before; each request gets them in its own shape.
+    """
+    if len(shapes) == 1:
+        return Output(next(iter(shapes.values())), output.data, None)
+    ends = output.row_ends
+    size = len(output.data) // max(1, output.shape[0])
+    parts: Parts = {}
+    element = 0
+    for row, shape in shapes.items():
+        first, element = element, element + prod(shape)
+        if isinstance(ends, list):
+            parts[row] = (shape, ends[first - 1] if first else 0, ends[element - 1] if element else 0)
+        else:
+            parts[row] = (shape, first * size, element * size)
+    return Output(output.shape, output.data, parts)
 
 
 def cut_rows(output: Output, row: int, rows: int, total: int) -> tuple[tuple[int, ...], Buffer]:
     """Return shape and bytes of `rows` rows from `row` on, of a batched output of `total` rows."""
     if rows == total:
         return output.shape, output.data
-    if output.row_ends is None:
+    ends = output.row_ends
+    if ends is None:
         size = len(output.data) // total
         start, end = row * size, (row + rows) * size
+    elif isinstance(ends, list):
+        start = ends[row - 1] if row else 0
+        end = ends[row + rows - 1]
     else:
-        start = output.row_ends[row - 1] if row else 0
-        end = output.row_ends[row + rows - 1]
+        shape, start, end = ends[row]
+        return shape, output.data[start:end]
     return (rows, *output.shape[1:]), output.data[start:end]
 
 
-def _check_claim(region: Region, tensor: Tensor, rows: int | None) -> None:
+def _check_claim(region: Region, tensor: Tensor, wanted: tuple[int, ...]) -> None:
     spec = region.spec
-    wanted = spec.shape if rows is None else (rows, *spec.shape)
     if len(tensor.shape) != len(wanted) or any(
         got < 0 or want not in (-1, got) for want, got in zip(wanted, tensor.shape, strict=True)
     ):
@@ -97,6 +136,6 @@ def _strings(region: Region, data: bytes, shape: tuple[int, ...], rows: int) -> 
         raise BorderError(
             f"output '{region.spec.name}': wanted {count} BYTES elements in {len(data)} bytes, got {len(ends)}"
         )
-    per_row = count // rows
+    per_row = count // max(1, rows)
     row_ends = [ends[(row + 1) * per_row - 1] for row in range(rows)] if per_row else [0] * rows
     return Output(shape, data, row_ends)

@@ -16,6 +16,7 @@ from hermetic.server.batcher import Batcher
 from hermetic.server.hidden import HiddenTensors
 from hermetic.server.messages import ModelReady
 from hermetic.server.queue_policies import PolicyBatcher
+from hermetic.server.shape_tensors import ShapeTensors
 from hermetic.server.slots import Entry, Instance, Leaving, Removal, Slot
 from hermetic.server.work import Work
 
@@ -89,6 +90,6 @@ def queue_delay_us(ready: ModelReady) -> int:
     return options.max_queue_delay_us if options is not None else 0
 
 
-def new_hidden(_description: ModelDescription) -> HiddenTensors | None:
+def new_hidden(description: ModelDescription) -> HiddenTensors | None:
     """Return what fills the inputs that no caller sends; None where the model has none."""
-    return None
+    return ShapeTensors(description) if description.configuration.batch_inputs else None

@@ -19,6 +19,11 @@ class Work(Entry):
         super().__init__(key, rows, [len(data) for data in raw], arrived, wishes)
         self.raw = raw
 
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The whole shape of each input, as the request has it; (0,) of one that is absent."""
+        return ()
+
     def forget_rows(self) -> None:
         """Let go of the rows; those that were copied out of a buffer are overwritten."""
         for data in self.raw:

@@ -18,6 +18,7 @@ from hermetic.server.dispatch import Dispatcher
 from hermetic.server.messages import ModelReady
 from hermetic.server.outputs import Output, cut_rows
 from hermetic.server.scheduling import new_scheduler
+from hermetic.server.shaping import Shaping
 from hermetic.server.slots import FORMING, FREE, RUNNING, Key, Slot, Wishes
 from hermetic.server.statistics import ModelStatistics
 from hermetic.server.work import Work
@@ -96,7 +97,7 @@ class Stage:
             Awaited(),
             self.posted.append,
             lambda moment, action: self.alarms.append((moment, action)),
-            batched=True,
+            shaping=Shaping(batched=True),
             clock=lambda: self.now,
         )
         self.links: list[tuple[WorkerLink, Wire, mmap.mmap]] = []

@@ -6,6 +6,7 @@ from hermetic.server.dispatch import Dispatcher
 from hermetic.server.messages import ModelReady
 from hermetic.server.metrics import Counts, render
 from hermetic.server.models import ServedModel
+from hermetic.server.shaping import Shaping
 from hermetic.server.statistics import ModelStatistics
 from hermetic.server.status import Code
 from hermetic.server.work import Work
@@ -19,7 +20,9 @@ def served(name: str) -> ServedModel:
     )  # fmt: skip
     statistics = ModelStatistics()
     batcher: Batcher[Work] = Batcher(1, (1,), 0.0, 1)
-    dispatcher = Dispatcher(batcher, statistics, Awaited(), lambda _: None, lambda *_: None, batched=True)
+    dispatcher = Dispatcher(
+        batcher, statistics, Awaited(), lambda _: None, lambda *_: None, shaping=Shaping(batched=True)
+    )
     return ServedModel(ready, dispatcher, statistics)
 
 

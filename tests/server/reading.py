@@ -13,6 +13,7 @@ from hermetic.server.codec import Decoded, Decoder
 from hermetic.server.dispatch import Dispatcher
 from hermetic.server.messages import ModelReady
 from hermetic.server.models import Models, ServedModel
+from hermetic.server.shaping import Shaping
 from hermetic.server.statistics import ModelStatistics
 from hermetic.server.status import Code, status_of
 from hermetic.server.work import Work
@@ -68,7 +69,9 @@ def _served(one: ModelDescription) -> ServedModel:
     )  # fmt: skip
     statistics = ModelStatistics()
     batcher: Batcher[Work] = Batcher(1, (1,) * len(one.inputs), 0.0, 1)
-    dispatcher = Dispatcher(batcher, statistics, Awaited(), lambda _: None, lambda *_: None, batched=True)
+    dispatcher = Dispatcher(
+        batcher, statistics, Awaited(), lambda _: None, lambda *_: None, shaping=Shaping(batched=True)
+    )
     return AlwaysReady(ready, dispatcher, statistics)
 
 

@@ -68,6 +68,8 @@ class Claims:
         if len(self._good) >= CLAIMS_KEPT:
             self._good.clear()
         self._good.add((tensors, rows))
+
+
 def checked_output(region: Region, view: memoryview, tensor: Tensor, wanted: tuple[int, ...], rows: int) -> Output:
     """Return one output, which must be of the shape `wanted`, -1 being free; BYTES are cut into `rows` equal rows."""
     _check_claim(region, tensor, wanted)

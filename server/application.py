@@ -226,6 +226,11 @@ class FrontEnd:
 
     def _model_ready(self, ready: ModelReady, channel: int, memory: int) -> None:
         """Take a worker in service: of a new generation, a further instance, or a successor of a link that was lost."""
+        if ready.generation < self._models.newest(ready.description.name, ready.description.version):
+            # A busy worker's link, come after its successor's: it is closed, and about to be stopped.
+            os.close(channel)
+            os.close(memory)
+            return
         try:
             place = layout(ready.description, ready.buffers, ready.variable_tensor_bytes)
             mapped = map_shared_memory(memory, place.size)

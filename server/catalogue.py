@@ -115,6 +115,8 @@ class Catalogue:
             found: Manifest | str = read_manifest(path, self._publishers)
         except HermeticError as error:
             found = f"{type(error).__name__}: {error}"
+        except Exception as error:  # noqa: BLE001 - one hostile file may not end the look at all others
+            found = f"{type(error).__name__}: it cannot be read as a sealed file"
         self._read[path] = (stamp, found)
         return found
 

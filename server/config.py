@@ -249,6 +249,12 @@ class RepositorySettings(Section):
     defaults: ModelSettings = ModelSettings()
     models: dict[str, ModelSettings] = Field(default={}, max_length=512)
 
+    @model_validator(mode="after")
+    def _somebody_can_load(self) -> Self:
+        if not self.load_at_start and self.mode != "explicit":
+            raise ValueError(f'load_at_start: false needs mode = "explicit", got "{self.mode}": nobody could load')
+        return self
+
 
 class ServerConfig(Section):
     """The whole file. Relative paths are taken from the file's folder."""

@@ -112,6 +112,11 @@ class Models:
                 return model
         return None
 
+    def newest(self, name: str, version: int) -> int:
+        """Return the generation that requests for a model version go to; 0 where there is none."""
+        current = self._served.get(name, {}).get(version)
+        return 0 if current is None or current.stopping else current.generation
+
     def put(self, model: ServedModel) -> None:
         """Take a generation in: requests go to it from now on, the one before finishes."""
         versions = self._served.setdefault(model.description.name, {})

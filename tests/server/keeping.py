@@ -99,7 +99,7 @@ class LoaderDouble:
     most_at_once: int = 0
     may_load: threading.Event = field(default_factory=threading.Event)
 
-    def load(self, file: SealedFile, _place: Place) -> Loaded:
+    def load(self, file: SealedFile, place: Place) -> Loaded:
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         assert self.may_load.wait(TIMEOUT_S)
@@ -115,9 +115,9 @@ class LoaderDouble:
 class Keeping:
     """A model keeper and everything around it."""
 
-    def __init__(self, *, loads_at_once: int = 8) -> None:
+    def __init__(self, *, loads_at_once: int = 8, loader: LoaderDouble | None = None) -> None:
         self.loop = EventLoop()
-        self.loader = LoaderDouble()
+        self.loader = loader or LoaderDouble()
         self.loader.may_load.set()
         self.front_ends: dict[int, FrontEndDouble] = {}
         self.records: list[tuple[str, dict[str, Any]]] = []

@@ -59,6 +59,14 @@ def test_a_generation_takes_over_without_a_refusal_and_the_old_one_finishes(
     assert answer(channel, "swap") == new
 
 
+def test_a_link_that_comes_after_its_successor_changes_nothing(side: FarSide, channel: grpc.Channel) -> None:
+    side.serve(description("late"), "double", report=False, generation=2)
+    await_ready(channel, "late")
+    late = side.serve(description("late"), report=False, generation=1)
+    assert late.process.wait(TIMEOUT_S) == 0  # its data channel was closed
+    assert answer(channel, "late") == floats(2, 4, 6, 8)
+
+
 def test_a_generation_that_has_taken_over_can_go_too(side: FarSide, channel: grpc.Channel) -> None:
     side.serve(description("goes"), report=False)
     side.serve(description("goes"), report=False, generation=2)

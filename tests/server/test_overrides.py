@@ -1,10 +1,13 @@
 """The configuration that a load comes with: what is taken, what must say the same, what is refused by its name."""
 
+import contextlib
 import json
 from typing import Any
 
 import pytest
 from google.protobuf import json_format
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hermetic.enclave.configuration import (
     DynamicBatching,
@@ -15,6 +18,7 @@ from hermetic.enclave.configuration import (
 )
 from hermetic.enclave.manifest import Manifest
 from hermetic.errors import InvalidRequestError
+from hermetic.protos.inference import model_config_pb2 as config_pb
 from hermetic.server.model_config import configuration as rendered
 from hermetic.server.overrides import NO_OVERRIDE, Override, parse
 from tests.enclave.sealed_by_hand import manifest_of
@@ -145,3 +149,18 @@ def test_only_what_a_load_says_is_changed() -> None:
     sealed = ModelConfiguration(dynamic_batching=DynamicBatching(max_queue_delay_us=9), metric_tags=(("a", "b"),))
     changed = Override(instances=2).applied(sealed, MANIFEST)
     assert changed == sealed.model_copy(update={"instances": 2})
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+_FIELDS = st.sampled_from([field.name for field in config_pb.ModelConfig.DESCRIPTOR.fields])
+
+
+@given(st.text(max_size=200) | st.dictionaries(_FIELDS | st.text(max_size=8), _JSON, max_size=4).map(json.dumps))
+def test_whatever_a_front_end_sends_is_an_override_or_an_invalid_request(text: str) -> None:
+    """It runs in the supervisor: any other error would end it."""
+    with contextlib.suppress(InvalidRequestError):
+        parse(text).applied(MANIFEST.configuration, MANIFEST)

@@ -8,7 +8,6 @@ the supervisor: a front end only carries the text.
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -36,9 +35,6 @@ _TAKEN: Final[Mapping[str, str]] = {
     "version_policy": "version_policy",
 }
 """Fields that a load may set, and the member of `Override` and `ModelConfiguration` that each sets."""
-
-_NAME_OF_GROUP: Final = re.compile(r"instance_group\[\d+\]\.name:")
-"""The one thing that may be said without effect: Triton's clients send back the names that Triton makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +110,11 @@ def _only(config: config_pb.ModelConfig, names: Sequence[str]) -> config_pb.Mode
 
 
 def _read(config: config_pb.ModelConfig) -> ModelConfiguration:
-    """Return what the configuration says, by the rules of `config.pbtxt`; what would have no effect is refused too."""
+    """Return what the configuration says, by the rules of `config.pbtxt`; names of instance groups have no effect."""
     try:
         read = read_config(text_format.MessageToString(config))
     except ModelFormatError as error:
         raise InvalidRequestError(f"model configuration: {error}") from None
-    notes = [note for note in read.notes if not _NAME_OF_GROUP.search(note)]
-    if notes:
-        raise InvalidRequestError(f"model configuration: {'; '.join(notes)}")
     return read.configuration
 
 

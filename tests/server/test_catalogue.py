@@ -44,7 +44,9 @@ def test_sealed_files_of_the_folder_are_found_and_others_are_not_looked_at(folde
     (folder / "iris-4.sealed.part").write_bytes(content(version=4))
     (folder / "folder.sealed").mkdir()
     os.mkfifo(folder / "pipe.sealed")
-    assert names(catalogue_of(folder)) == {"iris-1.sealed": ("iris", 1), "iris-2.sealed": ("iris", 2)}
+    one = catalogue_of(folder)
+    assert names(one) == {"iris-1.sealed": ("iris", 1), "iris-2.sealed": ("iris", 2)}
+    assert one.look(settled=False).refused == {}
 
 
 def test_what_nobody_trusted_has_signed_is_refused_under_its_files_name(folder: Path) -> None:

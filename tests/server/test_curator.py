@@ -17,6 +17,7 @@ from hermetic.server.catalogue import Catalogue
 from hermetic.server.config import RepositorySettings
 from hermetic.server.curator import Curator
 from hermetic.server.messages import Command
+from hermetic.server.overrides import NO_OVERRIDE
 from tests.enclave import sealed_by_hand
 from tests.enclave.sealed_by_hand import forge
 from tests.server.keeping import Keeping, Told
@@ -236,6 +237,9 @@ def test_a_configuration_that_is_refused_changes_nothing(explicit: House, text: 
     explicit.start()
     assert explicit.answered(explicit.ask("load")) is None
     assert isinstance(explicit.answered(explicit.ask("load", text)), InvalidRequestError)
+    shelf = explicit.keeping.repository.shelf("iris")
+    assert shelf is not None
+    assert shelf.override == NO_OVERRIDE
     assert explicit.states == {1: "READY"}
     assert explicit.answered(explicit.ask("load")) is None
     assert len(explicit.keeping.loader.workers) == 1

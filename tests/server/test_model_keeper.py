@@ -235,7 +235,8 @@ def test_word_of_a_link_that_is_not_there_changes_nothing(keeping: Keeping) -> N
     assert len(keeping.recorded("link.lost")) == 1
 
 
-def test_word_of_a_dead_worker_is_not_held_against_anyone(keeping: Keeping) -> None:
+def test_word_of_a_dead_worker_is_not_held_against_anyone(keeping: Keeping, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hermetic.server.link_ledger.RENEWAL_DELAYS_S", ())
     front_end = keeping.front_end(1)
     loaded(keeping, sealed())
     keeping.loader.workers[0].crash()

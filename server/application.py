@@ -23,8 +23,8 @@ from hermetic.server.audit import Journal
 from hermetic.server.awaited import Awaited
 from hermetic.server.classification import labels_of
 from hermetic.server.commands import Commands
-from hermetic.server.config import FrontEndSettings, Limits
-from hermetic.server.counters import Row, SharedAccounts, map_row_of_another
+from hermetic.server.config import Limits
+from hermetic.server.counters import Row, SharedAccounts
 from hermetic.server.dispatch import Dispatcher
 from hermetic.server.epochs import Epochs, checked, places
 from hermetic.server.front_end_files import front_end_files
@@ -45,20 +45,15 @@ from hermetic.server.messages import (
     Repository,
     RepositoryEntry,
 )
-from hermetic.server.metrics import Counts, render
 from hermetic.server.models import Models, ServedModel
 from hermetic.server.reader import Reader, Source
 from hermetic.server.scheduling import new_hidden, new_scheduler
 from hermetic.server.service import InferenceMethods
+from hermetic.server.settings import FrontEndSettings
 from hermetic.server.shaping import new_shaping
-from hermetic.server.shared_messages import (
-    ApplyEpoch,
-    CountersGone,
-    CountersOf,
-    DropEpoch,
-    StageEpoch,
-)
 from hermetic.server.statistics import ModelStatistics
+from hermetic.server.together import FRAMES, Together
+from hermetic.server.totals import Totals
 from hermetic.server.transport import Call, Transport
 from hermetic.server.worker_link import WorkerLink
 
@@ -78,7 +73,8 @@ class FrontEnd:
         self._supervisor = supervisor
         self._models = Models()
         self._commands = Commands(self._send)
-        self._inference = InferenceMethods(self._models, self._commands, settings.epoch.limits)
+        self._totals = Totals(self._models, self._say)
+        self._inference = InferenceMethods(self._models, self._commands, self._totals, settings.epoch.limits)
         self._health = Health(lambda: self._inference.ready)
         self._models.on_change.append(self._health.changed)
         self._awaited = Awaited()
@@ -89,7 +85,7 @@ class FrontEnd:
         first = checked(settings.epoch)
         limits = settings.epoch.limits
         self.journal = Journal(self._send, limits.records_waiting)
-        self._shared = None if row is None else SharedAccounts(limits, row, places(settings.epoch))
+        shared = None if row is None else SharedAccounts(limits, row, places(settings.epoch))
         self.gate = Gate(
             {**self._inference.table(), **self._health.table()},
             first.identities,
@@ -97,14 +93,16 @@ class FrontEnd:
             limits,
             self.journal,
             self._inference.streaming(),
-            self._shared or Accounts(limits),
+            shared or Accounts(limits),
         )
-        self.epochs = Epochs(settings.epoch, self.gate, self._shared)
+        self._totals.gate = self.gate
+        self.epochs = Epochs(settings.epoch, self.gate, shared)
         self.epochs.on_applied += (
             lambda epoch: self._hold_to(epoch.limits),
             lambda _: self._inference.streams.judge(self.gate.check_again),
             lambda _: self._health.judge(self.gate.check_again),
         )
+        self._together = Together(self.epochs, shared, self._totals, self._say)
         self._hold_to(limits)
         self._transport: Transport | None = None
         self._reader: Reader | None = None
@@ -141,25 +139,12 @@ class FrontEnd:
         now = time.monotonic()
         self._send_unsaid()
         self.journal.flush()
-        if self._shared is not None:  # another front end may have given room back
-            self.gate.intake.serve(now)
         self.gate.expire(now)
         self._inference.streams.tick()
+        self._totals.push(now)
         for model in self._models.held():
             model.dispatcher.lose_stuck(now, self._batch_timeout_s)
         self._health.changed()
-
-    def metrics(self) -> str:
-        """Return the metrics page."""
-        counts = Counts(
-            requests=self.gate.ended(),
-            live=self.gate.live,
-            bytes_in_flight=self.gate.accounts.bytes_in_flight,
-            undelivered=self.gate.undelivered,
-            records_waiting=self.journal.waiting,
-            draining=self._inference.draining,
-        )
-        return render(self._models.served(), counts)
 
     def close(self) -> None:
         """Wipe every buffer and let go of every worker. The transport has stopped."""
@@ -172,11 +157,8 @@ class FrontEnd:
         if isinstance(message, NewServingKey):
             self.on_new_key(read_serving_key(descriptors), message.certificate_chain)
             return
-        if isinstance(message, StageEpoch):
-            self._say(self.epochs.stage(message, descriptors).encode())
-            return
-        if isinstance(message, CountersOf):
-            self._count_another(message, descriptors)
+        if isinstance(message, FRAMES):
+            self._together.handle(message, descriptors)
             return
         if not isinstance(message, ModelReady):
             for descriptor in descriptors:
@@ -207,22 +189,6 @@ class FrontEnd:
             self._model_stop(message)
         elif isinstance(message, Drain):
             self._drain(message.grace_s)
-        elif isinstance(message, ApplyEpoch):
-            self._say(self.epochs.apply(message).encode())
-        elif isinstance(message, DropEpoch):
-            self.epochs.drop(message)
-        elif isinstance(message, CountersGone) and self._shared is not None:
-            self._shared.remove_row(message.pid)
-
-    def _count_another(self, message: CountersOf, descriptors: Sequence[int]) -> None:
-        """Take in the row of another front end."""
-        try:
-            if self._shared is None or len(descriptors) != 1:
-                raise BorderError(f"counters: wanted one descriptor where front ends share, got {len(descriptors)}")
-            self._shared.add_row(message.pid, map_row_of_another(descriptors[0]))
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
 
     def _model_ready(self, ready: ModelReady, channel: int, memory: int) -> None:
         """Take a worker in service: of a new generation, a further instance, or a successor of a link that was lost."""
@@ -310,6 +276,7 @@ class FrontEnd:
 
     def _drain(self, grace_s: float) -> None:
         """Accept nothing more, and stop when everything accepted is answered, or after `grace_s` seconds."""
+        self._totals.draining = True
         self._inference.drain()
         self._health.end()
         self._drain_until = time.monotonic() + grace_s
@@ -339,6 +306,7 @@ class FrontEnd:
         self.supervisor_lost = True
         self._inference.draining = True
         self._commands.fail_all("the supervisor is gone")
+        self._totals.fail_all("the supervisor is gone")
         if self._transport is not None:
             self._transport.stop(0)
 

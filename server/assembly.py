@@ -27,12 +27,13 @@ from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.errors import ConfigurationError
 from hermetic.server.attesting import Attesting
 from hermetic.server.catalogue import Catalogue
-from hermetic.server.config import Epoch, FrontEndSettings, ServerConfig, read_text
+from hermetic.server.config import ServerConfig, read_text
 from hermetic.server.enrolled_tpm import EnrolledTpm
 from hermetic.server.loading import Loader
 from hermetic.server.reload import Current, first_epoch
 from hermetic.server.repository import Repository
 from hermetic.server.serving_key import ServingKey, make_serving_key
+from hermetic.server.settings import Epoch, FrontEndSettings
 from hermetic.server.supervisor import Supervisor
 
 EVENT_LOG: Final = "event-log.json"

@@ -1,7 +1,6 @@
 """The server's configuration: one TOML file, read once at the edge; unknown keys refused, every limit with its unit.
 
-`ServerConfig` is the operator's file. `FrontEndSettings` is the part that a front end is given: certificates and rules
-as text, no path, no key (the serving key travels in a memfd of its own).
+`ServerConfig` is the operator's file. What each process is told of it is settings.py.
 """
 
 import tomllib
@@ -19,6 +18,8 @@ GIB: Final = 1024 * MIB
 
 IDENTITIES_LIMIT: Final = 4095  # rows of the access table: each has its place in the shared counters (counters.py)
 REVOKED_LIMIT: Final = 65536  # rows of revoked identities
+
+LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
 Role = Literal["infer", "operate", "observe"]
 Profile = Literal["production", "demo"]
@@ -256,6 +257,20 @@ class RepositorySettings(Section):
         return self
 
 
+class Metrics(Section):
+    """Where counts are offered as Prometheus text. Without `tls` anyone on this machine can read them."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8002
+    tls: bool = True
+
+    @model_validator(mode="after")
+    def _plain_is_local(self) -> Self:
+        if not self.tls and self.host not in LOOPBACK:
+            raise ValueError(f"tls = false: wanted a loopback host, got {self.host}")
+        return self
+
+
 class ServerConfig(Section):
     """The whole file. Relative paths are taken from the file's folder."""
 
@@ -274,15 +289,16 @@ class ServerConfig(Section):
     log: Log
     isolation: Isolation = Isolation()
     limits: Limits = Limits()
+    metrics: Metrics | None = None
     models: tuple[Model, ...] = Field(default=(), max_length=96)
     repository: RepositorySettings = RepositorySettings()
     cpu: CpuSettings = CpuSettings()
 
     @model_validator(mode="after")
     def _profile_allows(self) -> Self:
-        loopback = self.listen.host in ("127.0.0.1", "::1", "localhost")
-        if self.profile == "demo" and not loopback:
-            raise ValueError(f'listen.host: profile "demo" wanted loopback, got {self.listen.host}')
+        for table, host in (("listen", self.listen.host), ("metrics", self.metrics.host if self.metrics else "")):
+            if self.profile == "demo" and host and host not in LOOPBACK:
+                raise ValueError(f'{table}.host: profile "demo" wanted loopback, got {host}')
         if self.profile != "demo" and self.attestation.tee == "sample":
             raise ValueError('attestation.tee: "sample" proves nothing and needs profile = "demo"')
         if self.tls.certificate_source == "files" and "serving_key_from_file" not in self.isolation.waived:
@@ -351,33 +367,3 @@ def _absolute(value: object, folder: Path) -> object:
     if isinstance(value, (tuple, list)):
         return tuple(_absolute(item, folder) for item in value)
     return value
-
-
-class Epoch(Section):
-    """What may change while the server runs; every front end has the same one, known by its number.
-
-    `authorities`: key of the configuration -> PEM. `places` gives each row of `access` its place in the counters that
-    front ends share (counters.py); an identity keeps its place as long as it is listed.
-    """
-
-    number: Annotated[int, Field(ge=1)] = 1
-    authorities: dict[str, str]
-    access: tuple[AccessRule, ...] = Field(max_length=IDENTITIES_LIMIT)
-    places: tuple[Annotated[int, Field(ge=1, le=IDENTITIES_LIMIT)], ...] = ()
-    revoked: tuple[Revoked, ...] = Field(default=(), max_length=REVOKED_LIMIT)
-    limits: Limits
-
-
-class FrontEndSettings(Section):
-    """What one front end is told at its start: everything it needs, and no path, key or broker."""
-
-    profile: Profile
-    host: str
-    port: Port
-    reuse_port: bool
-    grpc: Literal["completion-queue", "grpc-server"]
-    certificate_chain: str
-    epoch: Epoch
-    waived: tuple[str, ...]
-    uid: int
-    gid: int

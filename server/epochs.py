@@ -11,10 +11,10 @@ from typing import NamedTuple
 from hermetic.errors import BorderError, ConfigurationError, HermeticError
 from hermetic.server import documents
 from hermetic.server.access import AccessTable
-from hermetic.server.config import Epoch
 from hermetic.server.counters import SharedAccounts
 from hermetic.server.gate import Gate
 from hermetic.server.identity import Identities, Identity
+from hermetic.server.settings import Epoch
 from hermetic.server.shared_messages import (
     ERROR_LIMIT,
     ApplyEpoch,

@@ -33,13 +33,13 @@ from hermetic.errors import BorderError, ConfigurationError, HermeticError, Isol
 from hermetic.server import documents, tls
 from hermetic.server.access import HEALTH, INFERENCE
 from hermetic.server.application import SERVING_KEY_LIMIT, FrontEnd
-from hermetic.server.config import FrontEndSettings
 from hermetic.server.counters import Row, map_own_row
 from hermetic.server.fallback import Fallback
 from hermetic.server.intake import calls_at_once
 from hermetic.server.loop import Loop
 from hermetic.server.messages import Drained, Listening, Start
 from hermetic.server.reader import Reader
+from hermetic.server.settings import FrontEndSettings
 from hermetic.server.transport import Transport
 
 DESCRIPTORS_OF_ITS_OWN: Final = 256  # workers, the supervisor, gRPC's own

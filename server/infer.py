@@ -19,6 +19,7 @@ from hermetic.server.outputs import Output, cut_rows
 from hermetic.server.slots import Key
 from hermetic.server.stream_messages import identifier
 from hermetic.server.streamed_request import StreamedRequest
+from hermetic.server.tally import Reason
 from hermetic.server.work import Work
 
 _NS: Final = 1_000_000_000
@@ -102,7 +103,7 @@ class Inference(Work):
         self.forget_rows()
         self.copied()
 
-    def _count_failure(self, reason: str) -> None:
+    def _count_failure(self, reason: Reason) -> None:
         self._decoded.plan.model.statistics.failed(int((time.monotonic() - self.arrived) * _NS), reason)
 
 

@@ -12,12 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from hermetic.enclave.messages import NAME_LIMIT, Frame, LockdownReport, ModelDescription, Name
 from hermetic.server.shared_messages import (
     ApplyEpoch,
+    AskTally,
+    AskTotals,
     CountersGone,
     CountersOf,
     DropEpoch,
     EpochApplied,
     EpochStaged,
     StageEpoch,
+    TallyPart,
+    TotalsReply,
 )
 
 CONFIGURATION_LIMIT: Final = 24 * 1024  # characters of the configuration that a load may come with
@@ -201,8 +205,20 @@ TO_FRONT_END: Final = (
     DropEpoch,
     CountersOf,
     CountersGone,
+    AskTally,
+    TotalsReply,
 )
 """What a front end accepts after `Start`."""
 
-TO_SUPERVISOR: Final = (ModelStopped, LinkLost, Command, Records, Drained, EpochStaged, EpochApplied)
+TO_SUPERVISOR: Final = (
+    ModelStopped,
+    LinkLost,
+    Command,
+    Records,
+    Drained,
+    EpochStaged,
+    EpochApplied,
+    TallyPart,
+    AskTotals,
+)
 """What the supervisor accepts after `Listening`."""

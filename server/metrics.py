@@ -1,108 +1,121 @@
-"""The counts of a front end as Prometheus text: Triton's nv_inference_* names, and hermetic_* for what is ours. Pure.
+"""Counts as Prometheus text: Triton's nv_inference_* names, and hermetic_* for what is ours. Pure.
 
-Who serves the text is not here: a front end has one listener, and that one speaks gRPC. Format:
+Who serves the text is metrics_port.py; what is counted is tally.py. Format:
 https://prometheus.io/docs/instrumenting/exposition_formats/ (text, version 0.0.4).
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Annotated, Final
 
-from hermetic.server.models import ServedModel
+from pydantic import BaseModel, ConfigDict, Field
+
+from hermetic.server.messages import RepositoryEntry
 from hermetic.server.status import Code
+from hermetic.server.tally import Count, ModelTally, Tally
 
 _US: Final = 1000  # nanoseconds in a microsecond
 
 
-class Counts(NamedTuple):
-    """What the gate and the journal know, beside the models' own statistics."""
+class Facts(BaseModel):
+    """What the supervisor alone knows: the epoch that holds, its processes, the state of models, what is waived."""
 
-    requests: Mapping[tuple[str, Code], int]
-    live: int
-    bytes_in_flight: int
-    undelivered: int
-    records_waiting: int
-    draining: bool
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    profile: str
+    waived: tuple[str, ...]
+    epoch: Annotated[int, Field(ge=1)]
+    epochs_refused: Count
+    front_ends: Count
+    front_ends_lost: Count
+    models: tuple[RepositoryEntry, ...]
 
 
-_MODEL_COUNTERS: Final[tuple[tuple[str, str, Callable[[ServedModel], int]], ...]] = (
-    ("nv_inference_request_success", "Number of successful inference requests", lambda m: m.statistics.success.count),
-    (
-        "nv_inference_count",
-        "Number of inferences performed, batched rows counted each",
-        lambda m: m.statistics.inference_count,
-    ),
-    ("nv_inference_exec_count", "Number of model executions performed", lambda m: m.statistics.execution_count),
+class Page(BaseModel):
+    """Everything that the metrics page shows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    tally: Tally
+    facts: Facts
+
+
+_MODEL_COUNTERS: Final[tuple[tuple[str, str, Callable[[ModelTally], int]], ...]] = (
+    ("nv_inference_request_success", "Number of successful inference requests", lambda m: m.success[0]),
+    ("nv_inference_count", "Number of inferences performed, batched rows counted each", lambda m: m.inferences),
+    ("nv_inference_exec_count", "Number of model executions performed", lambda m: m.executions),
     (
         "nv_inference_request_duration_us",
         "Cumulative request duration",
-        lambda m: (m.statistics.success.ns + m.statistics.fail.ns) // _US,
+        lambda m: (m.success[1] + m.fail[1]) // _US,
     ),
-    ("nv_inference_queue_duration_us", "Cumulative queuing duration", lambda m: m.statistics.queue.ns // _US),
+    ("nv_inference_queue_duration_us", "Cumulative queuing duration", lambda m: m.queue[1] // _US),
     (
         "nv_inference_compute_input_duration_us",
         "Cumulative compute input duration",
-        lambda m: m.statistics.compute_input.ns // _US,
+        lambda m: m.compute_input[1] // _US,
     ),
     (
         "nv_inference_compute_infer_duration_us",
         "Cumulative compute inference duration",
-        lambda m: m.statistics.compute_infer.ns // _US,
+        lambda m: m.compute_infer[1] // _US,
     ),
     (
         "nv_inference_compute_output_duration_us",
         "Cumulative compute output duration",
-        lambda m: m.statistics.compute_output.ns // _US,
+        lambda m: m.compute_output[1] // _US,
     ),
 )
 
 
-def render(models: Iterable[ServedModel], counts: Counts) -> str:
-    """Return the metrics page."""
-    served = list(models)
+def render(page: Page) -> str:
+    """Return the text."""
     lines: list[str] = []
+    _models(lines, page.tally)
+    _calls(lines, page.tally)
+    _facts(lines, page.facts)
+    return "\n".join(lines) + "\n"
+
+
+def _models(lines: list[str], tally: Tally) -> None:
+    newest = {(model.name, model.version): model for model in sorted(tally.models, key=lambda model: model.key)}
     for name, text, value in _MODEL_COUNTERS:
-        _family(lines, name, "counter", text, ((_labels(model), value(model)) for model in served))
+        _family(lines, name, "counter", text, ((_labels(model), value(model)) for model in newest.values()))
     failures = (
-        (_labels(model, reason=reason), count)
-        for model in served
-        for reason, count in model.statistics.failures.items()
+        (_labels(model, reason=reason), model.failures.get(reason, 0))
+        for model in newest.values()
+        for reason in ("REJECTED", "CANCELED", "BACKEND", "OTHER")
     )
     _family(lines, "nv_inference_request_failure", "counter", "Number of failed inference requests", failures)
-    pending = ((_labels(model), model.dispatcher.pending) for model in served)
-    _family(
-        lines, "nv_inference_pending_request_count", "gauge", "Number of requests that wait to be executed", pending
-    )
-    requests = (
-        (f'method="{_escaped(method)}",status="{code.name}"', count)
-        for (method, code), count in sorted(counts.requests.items())
-    )
+    pending = ((_labels(model), model.pending) for model in newest.values())
+    text = "Number of requests that wait to be executed"
+    _family(lines, "nv_inference_pending_request_count", "gauge", text, pending)
+
+
+def _calls(lines: list[str], tally: Tally) -> None:
+    requests = ((_text(method=method, status=Code(code).name), count) for method, code, count in tally.requests)
     _family(lines, "hermetic_requests", "counter", "Number of requests, by method and status", requests)
-    _family(lines, "hermetic_requests_live", "gauge", "Number of requests without an answer yet", [("", counts.live)])
-    _family(
-        lines,
-        "hermetic_bytes_in_flight",
-        "gauge",
-        "Bytes of requests and answers in memory",
-        [("", counts.bytes_in_flight)],
-    )
-    _family(
-        lines,
-        "hermetic_answers_undelivered",
-        "counter",
-        "Number of answers that no client took",
-        [("", counts.undelivered)],
-    )
-    _family(
-        lines,
-        "hermetic_records_waiting",
-        "gauge",
-        "Number of records that are not durable yet",
-        [("", counts.records_waiting)],
-    )
-    _family(
-        lines, "hermetic_draining", "gauge", "1 while the front end takes nothing more", [("", int(counts.draining))]
-    )
-    return "\n".join(lines) + "\n"
+    for name, kind, text, value in (
+        ("requests_live", "gauge", "Number of requests without an answer yet", tally.live),
+        ("bytes_in_flight", "gauge", "Bytes of requests and answers in memory", tally.bytes_in_flight),
+        ("answers_undelivered", "counter", "Number of answers that no client took", tally.undelivered),
+        ("records_waiting", "gauge", "Number of records that are not durable yet", tally.records_waiting),
+        ("draining", "gauge", "Number of front ends that take nothing more", tally.draining),
+    ):
+        _family(lines, f"hermetic_{name}", kind, text, [("", value)])
+
+
+def _facts(lines: list[str], facts: Facts) -> None:
+    states = ((_text(model=one.name, version=str(one.version), state=one.state), 1) for one in facts.models)
+    _family(lines, "hermetic_model_state", "gauge", "1 for the state that a model version is in", states)
+    for name, kind, text, value in (
+        ("config_epoch", "gauge", "Number of the configuration that holds", facts.epoch),
+        ("config_refused", "counter", "Number of configurations that were refused", facts.epochs_refused),
+        ("front_ends", "gauge", "Number of front ends", facts.front_ends),
+        ("front_ends_lost", "counter", "Number of front ends that ended unasked", facts.front_ends_lost),
+    ):
+        _family(lines, f"hermetic_{name}", kind, text, [("", value)])
+    waivers = ((_text(name=name), 1) for name in facts.waived)
+    _family(lines, "hermetic_waiver", "gauge", "1 for each property that this server goes without", waivers)
+    profile = [(_text(profile=facts.profile), 1)]
+    _family(lines, "hermetic_profile", "gauge", "1 for the profile; demo is not for secrets", profile)
 
 
 def _family(lines: list[str], name: str, kind: str, text: str, samples: Iterable[tuple[str, int]]) -> None:
@@ -110,8 +123,11 @@ def _family(lines: list[str], name: str, kind: str, text: str, samples: Iterable
     lines += (f"{name}{{{labels}}} {value}" if labels else f"{name} {value}" for labels, value in samples)
 
 
-def _labels(model: ServedModel, **more: str) -> str:
-    labels = {"model": model.description.name, "version": str(model.description.version), **more}
+def _labels(model: ModelTally, **more: str) -> str:
+    return _text(model=model.name, version=str(model.version), **more)
+
+
+def _text(**labels: str) -> str:
     return ",".join(f'{key}="{_escaped(value)}"' for key, value in labels.items())
 
 

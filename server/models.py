@@ -47,6 +47,11 @@ class ServedModel:
         self.stopping = False
 
     @property
+    def key(self) -> tuple[str, int, int]:
+        """Name, version and generation."""
+        return self.description.name, self.description.version, self.generation
+
+    @property
     def ready(self) -> bool:
         """Whether requests are accepted for it."""
         return not self.stopping and self.dispatcher.has_instances

@@ -5,7 +5,7 @@ from typing import Final
 
 from hermetic.attestation.log import Log
 from hermetic.server.event_loop import EventLoop
-from hermetic.server.front_ends import FrontEnd
+from hermetic.server.locked_process import LockedProcess
 from hermetic.server.messages import Records, RecordsWritten
 
 DELAY_S: Final = 0.05  # between a record's arrival and its sync, at most
@@ -19,9 +19,9 @@ class RecordDesk:
         """Keep both."""
         self._log = log
         self._loop = loop
-        self._kept: list[tuple[FrontEnd, Records]] = []
+        self._kept: list[tuple[LockedProcess, Records]] = []
 
-    def take(self, front_end: FrontEnd, frame: Records) -> None:
+    def take(self, front_end: LockedProcess, frame: Records) -> None:
         """Keep a frame; the first one kept decides when all are written."""
         if not self._kept:
             self._loop.call_at(time.monotonic() + DELAY_S, self.write)

@@ -22,11 +22,12 @@ from typing import Final
 from hermetic.attestation.evidence import JsonValue
 from hermetic.errors import ConfigurationError, HermeticError, NotReadyError, OperatorError, OverloadedError
 from hermetic.server import documents
-from hermetic.server.config import IDENTITIES_LIMIT, AccessRule, Epoch, Limits, ServerConfig, read_text
+from hermetic.server.config import IDENTITIES_LIMIT, AccessRule, Limits, ServerConfig, read_text
 from hermetic.server.epochs import checked
 from hermetic.server.event_loop import EventLoop
 from hermetic.server.front_ends import FrontEnd
 from hermetic.server.identity import Identity
+from hermetic.server.settings import Epoch
 from hermetic.server.shared_messages import (
     ApplyEpoch,
     DropEpoch,
@@ -163,6 +164,8 @@ class Reloader:
         self._front_ends = front_ends
         self._record = record
         self._on_applied = on_applied
+        self.refused = 0
+        """How many changes were refused."""
         self._number = epoch.number
         self._queue: deque[tuple[Change, Mapping[str, JsonValue], Reply]] = deque()
         self._pending: _Pending | None = None
@@ -300,6 +303,7 @@ class Reloader:
         self._next()
 
     def _refused(self, why: Mapping[str, JsonValue], number: int, error: HermeticError, reply: Reply) -> None:
+        self.refused += 1
         reason = f"{type(error).__name__}: {error}"[:REASON_LIMIT]
         self._record("epoch.refused", {"epoch": number, "stays": self.epoch.number, "reason": reason, **why})
         reply(error)

@@ -140,6 +140,10 @@ class Repository:
         self._shelves: dict[str, Shelf] = {}
         self.refused: tuple[RepositoryEntry, ...] = ()
 
+    def generations(self) -> frozenset[tuple[str, int, int]]:
+        """Return name, version and number of every generation that may have processes."""
+        return frozenset((slot.name, slot.version, one.number) for slot in self for one in slot.held())
+
     def __iter__(self) -> Iterator[Slot]:
         """All versions of all models."""
         return iter([slot for shelf in self._shelves.values() for slot in shelf.slots.values()])

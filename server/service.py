@@ -20,7 +20,10 @@ from hermetic.server.infer import InferenceService
 from hermetic.server.model_config import configuration
 from hermetic.server.models import Models, ServedModel, parse_version
 from hermetic.server.rendering import EXTENSIONS, metadata
+from hermetic.server.statistics import statistics_message
 from hermetic.server.streams import Streams
+from hermetic.server.tally import Tally
+from hermetic.server.totals import Totals
 
 MessageT = TypeVar("MessageT", bound=Message)
 
@@ -38,9 +41,10 @@ _NO_SETTINGS: Final = (
 class InferenceMethods:
     """GRPCInferenceService over the models at hand. `draining`: the server is going away and takes nothing more."""
 
-    def __init__(self, models: Models, commands: Commands, limits: Limits) -> None:
+    def __init__(self, models: Models, commands: Commands, totals: Totals, limits: Limits) -> None:
         self._models = models
         self._commands = commands
+        self._totals = totals
         self._infer = InferenceService(models)
         self.streams = Streams(self._infer.infer_streamed, limits)
         self.draining = False
@@ -54,7 +58,7 @@ class InferenceMethods:
             "ServerMetadata": _cold(pb.ServerMetadataRequest, self._server_metadata),
             "ModelMetadata": _cold(pb.ModelMetadataRequest, self._model_metadata),
             "ModelConfig": _cold(pb.ModelConfigRequest, self._model_config),
-            "ModelStatistics": _cold(pb.ModelStatisticsRequest, self._model_statistics),
+            "ModelStatistics": self._model_statistics,
             "ModelInfer": self._model_infer,
             "RepositoryIndex": _cold(pb.RepositoryIndexRequest, self._repository_index),
             "RepositoryModelLoad": self._load,
@@ -110,15 +114,21 @@ class InferenceMethods:
         model = self._models.resolve(request.name, request.version)
         return pb.ModelConfigResponse(config=configuration(model.description, model.delay_us))
 
-    def _model_statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
-        if request.name:
-            models = self._with_statistics(request.name, parse_version(request.version))
-        else:
-            parse_version(request.version)
-            models = self._models.served()
-        return pb.ModelStatisticsResponse(
-            model_stats=[m.statistics.message(m.description.name, m.description.version) for m in models]
-        )
+    def _model_statistics(self, request: Request, message: bytes) -> None:
+        """Answer with the sums over all front ends: the supervisor knows them."""
+        wanted = [model.key for model in self._models_meant(_parsed(pb.ModelStatisticsRequest, message))]
+
+        def answer(everyone: Tally) -> bytes:
+            found = {tally.key: tally for tally in everyone.models}
+            return pb.ModelStatisticsResponse(
+                model_stats=[statistics_message(found[key]) for key in wanted if key in found]
+            ).SerializeToString()
+
+        self._totals.ask(request, answer)
+
+    def _models_meant(self, request: pb.ModelStatisticsRequest) -> list[ServedModel]:
+        version = parse_version(request.version)
+        return self._with_statistics(request.name, version) if request.name else self._models.served()
 
     def _with_statistics(self, name: str, version: int | None) -> list[ServedModel]:
         models = [model for model in self._models.served() if model.description.name == name]

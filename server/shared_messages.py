@@ -1,7 +1,7 @@
 """What crosses the border between supervisor and front ends so that several of these are one server.
 
 Control frames like those of messages.py, which has one front end's life, and says who may send what. Here: epochs of
-the configuration, and counters.
+the configuration, counters, what was counted since the start (tally.py), and the metrics port.
 """
 
 from typing import Annotated, ClassVar, Final
@@ -10,6 +10,7 @@ from pydantic import Field
 
 from hermetic.enclave.messages import Frame
 
+TALLY_TEXT_LIMIT: Final = 24 * 1024  # characters of a part of a tally: JSON inside JSON at most doubles
 ERROR_LIMIT: Final = 1024  # characters of why something is refused
 
 Number = Annotated[int, Field(ge=1)]
@@ -67,3 +68,56 @@ class CountersGone(Frame):
 
     kind: ClassVar[int] = 0x66
     pid: Number
+
+
+class TallyPart(Frame):
+    """Front end -> supervisor: a piece of a `Tally` (JSON) with the models that have counted since the last one.
+
+    `ask` is the number that it was asked with, 0 for unasked.
+    """
+
+    kind: ClassVar[int] = 0x67
+    ask: Annotated[int, Field(ge=0)]
+    text: Annotated[str, Field(max_length=TALLY_TEXT_LIMIT)]
+    last: bool
+
+
+class AskTally(Frame):
+    """Supervisor -> front end: tell what has changed in your tally by now."""
+
+    kind: ClassVar[int] = 0x68
+    ask: Number
+
+
+class AskTotals(Frame):
+    """Front end -> supervisor, just after its own tally: say what all front ends have counted."""
+
+    kind: ClassVar[int] = 0x69
+    id: Number
+
+
+class TotalsReply(Frame):
+    """Supervisor -> front end, with a document (`Tally`): what all have counted, ended ones and the asker included."""
+
+    kind: ClassVar[int] = 0x6A
+    id: Number
+
+
+class StartMetrics(Frame):
+    """Supervisor -> metrics port, first, with descriptors: the serving key, and a document (`MetricsSettings`)."""
+
+    kind: ClassVar[int] = 0x6B
+
+
+class AskPage(Frame):
+    """Metrics port -> supervisor: somebody who may wants to see the counts."""
+
+    kind: ClassVar[int] = 0x6C
+    id: Number
+
+
+class PageReply(Frame):
+    """Supervisor -> metrics port, with a document (`Page`)."""
+
+    kind: ClassVar[int] = 0x6D
+    id: Number

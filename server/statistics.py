@@ -6,6 +6,7 @@ Times in nanoseconds.
 """
 
 from hermetic.protos.inference import grpc_service_pb2 as pb
+from hermetic.server.tally import ModelTally, Reason, Sum
 
 
 class Duration:
@@ -26,6 +27,10 @@ class Duration:
         """Return the protocol's message."""
         return pb.StatisticDuration(count=self.count, ns=self.ns)
 
+    def sum(self) -> Sum:
+        """Return both."""
+        return self.count, self.ns
+
 
 class ModelStatistics:
     """Counts of one model version, since it became ready here."""
@@ -40,7 +45,7 @@ class ModelStatistics:
         self.inference_count = 0
         self.execution_count = 0
         self.last_inference_ms = 0
-        self.failures: dict[str, int] = {"REJECTED": 0, "CANCELED": 0, "BACKEND": 0, "OTHER": 0}
+        self.failures: dict[Reason, int] = {"REJECTED": 0, "CANCELED": 0, "BACKEND": 0, "OTHER": 0}
         self.batches: dict[int, tuple[Duration, Duration, Duration]] = {}
 
     def executed(self, rows: int, requests: int, times_ns: tuple[int, int, int], now_ms: int) -> None:
@@ -66,10 +71,54 @@ class ModelStatistics:
         queue.count += 1
         queue.ns += queue_ns
 
-    def failed(self, total_ns: int, reason: str) -> None:
+    def failed(self, total_ns: int, reason: Reason) -> None:
         """Count one request that was not answered; `reason` is one of Triton's four."""
         self.fail.add(total_ns)
         self.failures[reason] += 1
+
+    @property
+    def mark(self) -> tuple[int, int, int]:
+        """Something that is another thing whenever anything was counted."""
+        return self.success.count, self.fail.count, self.execution_count
+
+    def numbers(self) -> dict[str, object]:
+        """Return the counts as `ModelTally` has them, as plain values: it is asked for on the thread that serves."""
+        return {
+            "success": self.success.sum(),
+            "fail": self.fail.sum(),
+            "queue": self.queue.sum(),
+            "compute_input": self.compute_input.sum(),
+            "compute_infer": self.compute_infer.sum(),
+            "compute_output": self.compute_output.sum(),
+            "inferences": self.inference_count,
+            "executions": self.execution_count,
+            "last_inference_ms": self.last_inference_ms,
+            "failures": {reason: count for reason, count in self.failures.items() if count},
+            "batches": tuple(
+                (rows, one.count, one.ns, two.ns, three.ns) for rows, (one, two, three) in sorted(self.batches.items())
+            ),
+        }
+
+    def include(self, tally: ModelTally) -> None:
+        """Add what was counted elsewhere."""
+        for mine, other in (
+            (self.success, tally.success),
+            (self.fail, tally.fail),
+            (self.queue, tally.queue),
+            (self.compute_input, tally.compute_input),
+            (self.compute_infer, tally.compute_infer),
+            (self.compute_output, tally.compute_output),
+        ):
+            mine.add(other[1], other[0])
+        self.inference_count += tally.inferences
+        self.execution_count += tally.executions
+        self.last_inference_ms = max(self.last_inference_ms, tally.last_inference_ms)
+        for reason, count in tally.failures.items():
+            self.failures[reason] += count
+        for rows, count, *times in tally.batches:
+            durations = self.batches.setdefault(rows, (Duration(), Duration(), Duration()))
+            for duration, ns in zip(durations, times, strict=True):
+                duration.add(ns, count)
 
     def message(self, name: str, version: int) -> pb.ModelStatistics:
         """Return the protocol's message."""
@@ -97,3 +146,10 @@ class ModelStatistics:
                 for rows, times in sorted(self.batches.items())
             ],
         )
+
+
+def statistics_message(tally: ModelTally) -> pb.ModelStatistics:
+    """Return the protocol's message of what was counted, here or elsewhere."""
+    statistics = ModelStatistics()
+    statistics.include(tally)
+    return statistics.message(tally.name, tally.version)

@@ -3,10 +3,14 @@
 import contextlib
 import os
 import signal
+import ssl
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
 from cryptography import x509
+from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.utils import InferenceServerException
 
 from tests.flows.networks import Network, dense
@@ -106,6 +110,77 @@ def test_who_is_revoked_is_refused_at_every_front_end_and_its_successor(place: S
             check_answers(client, network)
     kinds = [record.kind for record in place.records("server")]
     assert kinds.count("epoch.applied") == 2
+
+
+def inferences(client: Client, network: Network) -> int:
+    (statistics,) = client.get_inference_statistics(network.name).model_stats
+    assert statistics.inference_stats.success.count == statistics.execution_count
+    return int(statistics.inference_count)
+
+
+def test_statistics_are_those_of_all_whichever_is_asked(place: Scene, network: Network) -> None:
+    """Counts rise by what was asked, on whichever connection one looks, also over the death of a front end."""
+    rows = len(network.rows())
+    with (
+        place.serve([place.sealed["shared"]], replace=[TWO]) as served,
+        connections(served, network) as clients,
+        contextlib.ExitStack() as resources,
+    ):
+        operators = [resources.enter_context(served.client(operator=True)) for _ in range(CONNECTIONS)]
+        asked = CONNECTIONS * rows
+        assert {inferences(operator, network) for operator in operators} == {asked}
+        for client, operator in zip(clients, operators, strict=True):
+            check_answers(client, network)
+            asked += rows
+            assert inferences(operator, network) == asked
+        one, _ = served.children(FRONT_END)
+        os.kill(one, signal.SIGKILL)
+        wait_for_listening(place, 3)
+        again = [resources.enter_context(served.client(operator=True)) for _ in range(CONNECTIONS)]
+        for operator in again:
+            while not operator.is_model_ready(network.name):
+                pass
+            assert inferences(operator, network) == asked
+
+
+def scrape(address: str, context: ssl.SSLContext | None = None) -> dict[tuple[str, str], float]:
+    """Metric and model (or ""), as Prometheus' own parser reads them."""
+    scheme = "http" if context is None else "https"
+    with urllib.request.urlopen(f"{scheme}://{address}/metrics", timeout=10, context=context) as answer:
+        text = answer.read().decode()
+    families = text_string_to_metric_families(text)
+    return {(one.name, one.labels.get("model", "")): one.value for family in families for one in family.samples}
+
+
+def test_metrics_are_totals_and_follow_the_configuration(place: Scene, network: Network) -> None:
+    metrics = ("[log]", "[metrics]\nport = 0\n\n[log]")
+    with (
+        place.serve([place.sealed["shared"]], replace=[TWO, metrics]) as served,
+        connections(served, network) as clients,
+    ):
+        for client in clients:
+            check_answers(client, network)
+        port = served.ear.wait_for("^metrics on ", 0).rsplit(":", 1)[1]
+        context = ssl.create_default_context(cafile=served.ca_file)
+        drawer = place.folder / "authority" / "operator"
+        context.load_cert_chain(drawer / "operator.pem", drawer / "operator.key")
+        wanted = 2 * CONNECTIONS * len(network.rows())
+        page: dict[tuple[str, str], float] = {}
+        while page.get(("nv_inference_count_total", "shared")) != wanted:
+            page = scrape(f"localhost:{port}", context)
+        assert page["hermetic_front_ends", ""] == 2
+        assert page["hermetic_config_epoch", ""] == 1
+        caller = ssl.create_default_context(cafile=served.ca_file)
+        caller.load_cert_chain(served.certificate_file, served.key_file)
+        assert scrape(f"localhost:{port}", caller)  # the demo's caller may observe
+        before = served.ear.now
+        change(place, text_of(place) + revoking(served), served, wanted="^configuration 2: applied$")
+        assert served.ear.wait_for("^metrics on ", before).rsplit(":", 1)[1] == port
+        assert scrape(f"localhost:{port}", context)["hermetic_config_epoch", ""] == 2
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            scrape(f"localhost:{port}", caller)
+    kinds = [record.kind for record in place.records("server")]
+    assert kinds.count("metrics.listening") == 2
 
 
 def test_a_reload_that_is_wrong_leaves_everything_as_it_was(place: Scene, network: Network) -> None:

@@ -22,7 +22,7 @@ from hermetic.enclave.messages import Frame, ModelDescription, TensorSpec, decod
 from hermetic.enclave.zero_on_free import environment, interpreter
 from hermetic.errors import BorderError
 from hermetic.server import documents
-from hermetic.server.config import AccessRule, Epoch, FrontEndSettings, Limits
+from hermetic.server.config import AccessRule, Limits
 from hermetic.server.messages import (
     TO_SUPERVISOR,
     Command,
@@ -40,6 +40,9 @@ from hermetic.server.messages import (
     RepositoryEntry,
     Start,
 )
+from hermetic.server.settings import Epoch, FrontEndSettings
+from hermetic.server.shared_messages import AskTotals, TallyPart, TotalsReply
+from hermetic.server.tally import Tally, total
 from tests.server.certificates import Authority, Pair, subject
 
 TIMEOUT_S = 20
@@ -196,6 +199,9 @@ class FarSide:
         self.records: list[dict[str, Any]] = []
         self.frames: queue.SimpleQueue[Frame] = queue.SimpleQueue()
         self.lost_links: queue.SimpleQueue[LinkLost] = queue.SimpleQueue()
+        self._tally_text = ""
+        self.tally = Tally()  # what the front end said last that it has counted
+        self.counted_elsewhere = Tally()  # what it is told that others have
         self.write = write  # whether records are acknowledged
         self.obey: Callable[[Command], CommandReply] = lambda command: CommandReply(id=command.id, error="", text="")
         try:
@@ -221,6 +227,10 @@ class FarSide:
                 self.records += map(json.loads, message.records)
                 if self.write:
                     self.channel.send(RecordsWritten(count=len(message.records)).encode())
+            elif isinstance(message, TallyPart):
+                self._take_tally(message)
+            elif isinstance(message, AskTotals):
+                self._tell_totals(message)
             elif isinstance(message, LinkLost):
                 self.lost_links.put(message)
             elif isinstance(message, Command):
@@ -228,6 +238,19 @@ class FarSide:
                 self.channel.send(self.obey(message).encode())
             else:
                 self.frames.put(message)
+
+    def _take_tally(self, part: TallyPart) -> None:
+        self._tally_text += part.text
+        if part.last:
+            self.tally = self.tally.followed_by(Tally.model_validate_json(self._tally_text))
+            self._tally_text = ""
+            if part.ask:
+                self.frames.put(part)
+
+    def _tell_totals(self, asked: AskTotals) -> None:
+        document = documents.in_memory(documents.encoded(total((self.tally, self.counted_elsewhere))))
+        self.channel.send(TotalsReply(id=asked.id).encode(), (document,))
+        os.close(document)
 
     def next_frame(self, kind: type[Frame]) -> Frame:
         """Return the next frame that is no record; it must be of `kind`."""

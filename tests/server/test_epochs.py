@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hermetic.errors import BorderError, ConfigurationError
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server import documents
-from hermetic.server.config import Epoch, Limits, Revoked
+from hermetic.server.config import Limits, Revoked
 from hermetic.server.epochs import checked
+from hermetic.server.settings import Epoch
 from hermetic.server.shared_messages import (
     ApplyEpoch,
     DropEpoch,

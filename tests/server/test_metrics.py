@@ -1,55 +1,79 @@
-"""The metrics page: Triton's names, valid text, labels that cannot break out."""
+"""The metrics page: Triton's names, text that Prometheus reads, labels that cannot break out."""
 
-from hermetic.server.awaited import Awaited
-from hermetic.server.batcher import Batcher
-from hermetic.server.dispatch import Dispatcher
-from hermetic.server.messages import ModelReady
-from hermetic.server.metrics import Counts, render
-from hermetic.server.models import ServedModel
-from hermetic.server.shaping import Shaping
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from hermetic.server.messages import RepositoryEntry
+from hermetic.server.metrics import Facts, Page, render
 from hermetic.server.statistics import ModelStatistics
 from hermetic.server.status import Code
-from hermetic.server.work import Work
-from tests.server.far_side import description
+from hermetic.server.tally import ModelTally, Tally
+
+FACTS = Facts(
+    profile="demo",
+    waived=("no-exec",),
+    epoch=7,
+    epochs_refused=2,
+    front_ends=3,
+    front_ends_lost=1,
+    models=(RepositoryEntry(name="m", version=2, state="LOADING"),),
+)
 
 
-def served(name: str) -> ServedModel:
-    ready = ModelReady(
-        description=description(name), instance=0, buffers=2, batches_in_flight=1, variable_tensor_bytes=1,
-        max_queue_delay_us=0, requests_waiting=1,
-    )  # fmt: skip
+def tally_of(name: str, generation: int = 1) -> ModelTally:
     statistics = ModelStatistics()
-    batcher: Batcher[Work] = Batcher(1, (1,), 0.0, 1)
-    dispatcher = Dispatcher(
-        batcher, statistics, Awaited(), lambda _: None, lambda *_: None, shaping=Shaping(batched=True)
+    statistics.executed(4, 2, (1000, 2000, 3000), 5)
+    statistics.succeeded(9000, 1000)
+    statistics.failed(1000, "CANCELED")
+    return ModelTally.model_validate(
+        {"name": name, "version": 1, "generation": generation, "pending": 6, **statistics.numbers()}
     )
-    return ServedModel(ready, dispatcher, statistics)
+
+
+def samples(page: Page) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """What Prometheus' own parser reads: name and labels -> value."""
+    families = list(text_string_to_metric_families(render(page)))
+    assert len({family.name for family in families}) == len(families)
+    assert all(family.documentation for family in families)
+    every = [sample for family in families for sample in family.samples]
+    # The parser gives counters the name that OpenMetrics has for them.
+    return {(s.name.removesuffix("_total"), tuple(sorted(s.labels.items()))): s.value for s in every}
 
 
 def test_the_page() -> None:
-    model = served('evil"\nname\\')
-    model.statistics.executed(4, 2, (1000, 2000, 3000), 5)
-    model.statistics.succeeded(9000, 1000)
-    model.statistics.failed(1000, "CANCELED")
-    counts = Counts({("/a/b", Code.OK): 3}, 1, 2, 3, 4, draining=True)
-    page = render([model], counts)
-    label = r'model="evil\"\nname\\",version="1"'
-    assert f"nv_inference_request_success{{{label}}} 1\n" in page
-    assert f"nv_inference_count{{{label}}} 4\n" in page
-    assert f"nv_inference_exec_count{{{label}}} 1\n" in page
-    assert f"nv_inference_compute_infer_duration_us{{{label}}} 4\n" in page
-    assert f'nv_inference_request_failure{{{label},reason="CANCELED"}} 1\n' in page
-    assert 'hermetic_requests{method="/a/b",status="OK"} 3\n' in page
-    assert "hermetic_draining 1\n" in page
-    names = [line.split()[2] for line in page.splitlines() if line.startswith("# TYPE")]
-    assert len(names) == len(set(names))
-    assert all(line.startswith("#") or len(line.rsplit(" ", 1)) == 2 for line in page.splitlines())
+    name = 'evil"\nname\\'
+    requests = (("/a/b", int(Code.OK), 3),)
+    tally = Tally(models=(tally_of(name),), requests=requests, live=1, bytes_in_flight=2, undelivered=3, draining=1)
+    found = samples(Page(tally=tally, facts=FACTS))
+    model = (("model", name), ("version", "1"))
+    assert found["nv_inference_request_success", model] == 1
+    assert found["nv_inference_count", model] == 4
+    assert found["nv_inference_exec_count", model] == 1
+    assert found["nv_inference_request_duration_us", model] == 10
+    assert found["nv_inference_compute_infer_duration_us", model] == 4
+    assert found["nv_inference_pending_request_count", model] == 6
+    reasons = {reason: found["nv_inference_request_failure", (model[0], ("reason", reason), model[1])] for reason in
+               ("REJECTED", "CANCELED", "BACKEND", "OTHER")}  # fmt: skip
+    assert reasons == {"REJECTED": 0, "CANCELED": 1, "BACKEND": 0, "OTHER": 0}
+    assert found["hermetic_requests", (("method", "/a/b"), ("status", "OK"))] == 3
+    assert found["hermetic_config_epoch", ()] == 7
+    assert found["hermetic_front_ends", ()] == 3
+    assert found["hermetic_draining", ()] == 1
+    assert found["hermetic_waiver", (("name", "no-exec"),)] == 1
+    assert found["hermetic_model_state", (("model", "m"), ("state", "LOADING"), ("version", "2"))] == 1
 
 
-def test_statistics_as_the_protocol_has_them() -> None:
-    statistics = ModelStatistics()
-    statistics.executed(4, 2, (10, 20, 30), 5)
-    message = statistics.message("m", 3)
-    assert (message.inference_count, message.execution_count, message.last_inference) == (4, 1, 5)
-    assert (message.inference_stats.compute_infer.count, message.inference_stats.compute_infer.ns) == (2, 40)
-    assert (message.batch_stats[0].batch_size, message.batch_stats[0].compute_infer.ns) == (4, 20)
+def test_the_newest_generation_is_shown() -> None:
+    """Two samples with the same labels would be no valid page."""
+    tally = Tally(models=(tally_of("m", 2), ModelTally(name="m", version=1, generation=1, inferences=99)))
+    found = samples(Page(tally=tally, facts=FACTS))
+    assert found["nv_inference_count", (("model", "m"), ("version", "1"))] == 4
+
+
+@pytest.mark.parametrize("kind", ["counter", "gauge"])
+def test_every_family_is_announced(kind: str) -> None:
+    lines = render(Page(tally=Tally(), facts=FACTS)).splitlines()
+    helped = {line.split()[2] for line in lines if line.startswith("# HELP")}
+    typed = {line.split()[2] for line in lines if line.startswith("# TYPE")}
+    assert helped == typed
+    assert any(line.endswith(f" {kind}") for line in lines)

@@ -10,11 +10,12 @@ from hermetic.attestation.evidence import JsonValue
 from hermetic.enclave.messages import Frame
 from hermetic.errors import ConfigurationError, HermeticError, OverloadedError
 from hermetic.server import reload
-from hermetic.server.config import IDENTITIES_LIMIT, AccessRule, Epoch, Revoked, ServerConfig
+from hermetic.server.config import IDENTITIES_LIMIT, AccessRule, Revoked, ServerConfig
 from hermetic.server.event_loop import EventLoop
 from hermetic.server.front_ends import FrontEnd
 from hermetic.server.identity import Identity
 from hermetic.server.reload import Current, Reloader, allotted, changed_file, first_epoch
+from hermetic.server.settings import Epoch
 from hermetic.server.shared_messages import (
     ApplyEpoch,
     DropEpoch,

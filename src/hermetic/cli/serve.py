@@ -45,5 +45,8 @@ def serve(config: Annotated[Path, typer.Option("--config", "-c", help="The serve
     with contextlib.ExitStack() as resources:
         supervisor = assemble(settings, resources, on_change, partial(ServerConfig.load, config))
         supervisor.on_reload = on_reload
+        if settings.metrics is not None:
+            host = settings.metrics.host
+            supervisor.on_metrics = lambda port: typer.echo(f"metrics on {host}:{port}")
         supervisor.run(lambda port: typer.echo(f"listening on {settings.listen.host}:{port}"))
         typer.echo("drained")

@@ -1,0 +1,62 @@
+"""What front ends and the metrics port are told: certificates and rules as text, no path, no key.
+
+The serving key travels in a memfd of its own. What the operator writes is config.py.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hermetic.server.config import (
+    IDENTITIES_LIMIT,
+    REVOKED_LIMIT,
+    AccessRule,
+    Limits,
+    Port,
+    Profile,
+    Revoked,
+    Section,
+)
+
+
+class Epoch(Section):
+    """What may change while the server runs; every front end has the same one, known by its number.
+
+    `authorities`: key of the configuration -> PEM. `places` gives each row of `access` its place in the counters that
+    front ends share (counters.py); an identity keeps its place as long as it is listed.
+    """
+
+    number: Annotated[int, Field(ge=1)] = 1
+    authorities: dict[str, str]
+    access: tuple[AccessRule, ...] = Field(max_length=IDENTITIES_LIMIT)
+    places: tuple[Annotated[int, Field(ge=1, le=IDENTITIES_LIMIT)], ...] = ()
+    revoked: tuple[Revoked, ...] = Field(default=(), max_length=REVOKED_LIMIT)
+    limits: Limits
+
+
+class FrontEndSettings(Section):
+    """What one front end is told at its start: everything it needs, and no path, key or broker."""
+
+    profile: Profile
+    host: str
+    port: Port
+    reuse_port: bool
+    grpc: Literal["completion-queue", "grpc-server"]
+    certificate_chain: str
+    epoch: Epoch
+    waived: tuple[str, ...]
+    uid: int
+    gid: int
+
+
+class MetricsSettings(Section):
+    """What the process that offers metrics is told at its start."""
+
+    host: str
+    port: Port
+    tls: bool
+    certificate_chain: str
+    epoch: Epoch
+    waived: tuple[str, ...]
+    uid: int
+    gid: int

@@ -1,5 +1,6 @@
-"""How much memory has a process held at most, and now? From /proc/PID/status (proc(5))."""
+"""How much memory has a process held at most, and now? From /proc/PID/status and smaps_rollup (proc(5))."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,24 @@ def resident(pid: int) -> Resident:
         return Resident(_kib(fields["VmRSS"]), _kib(fields["VmHWM"]))
     except KeyError:  # a zombie has no memory
         raise MeasurementError(f"process {pid} has ended before its memory was read") from None
+
+
+def proportional(pids: Iterable[int]) -> int:
+    """Return what `pids` hold together, in bytes: a page that several map counts once (PSS).
+
+    `MeasurementError` where one has ended. Reading another user's process needs root.
+    """
+    return sum(map(_proportional, pids))
+
+
+def _proportional(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        raise MeasurementError(f"process {pid} has ended before its memory was read") from None
+    except PermissionError:
+        return resident(pid).now  # not ours to look into: what it holds, shared pages counted in full
+    return next((_kib(line.partition(":")[2]) for line in lines if line.startswith("Pss:")), 0)
 
 
 def _kib(field: str) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hermetic.cli import output
+from hermetic.cli import bench_costs, output
 from hermetic.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def register(app: typer.Typer) -> None:
     bench.command("peers")(_peers)
     bench.command("unseal")(_unseal)
     bench.command("model")(_model)
+    bench_costs.register(bench)
     app.add_typer(bench)
 
 
@@ -98,7 +99,7 @@ def _peers(
     quick: Annotated[bool, typer.Option("--quick", help="A hundred calls of the small model: does it work?")] = False,
 ) -> None:
     """Measure beside Triton, KServe, MLServer and the bare model: all in one run, in turns. Installs them at first."""
-    from hermetic.bench import report
+    from hermetic.bench import publish, report
     from hermetic.bench.context import context
     from hermetic.bench.peers import compare
     from hermetic.bench.peers.report import peers_document, peers_table
@@ -115,6 +116,7 @@ def _peers(
         task = progress.add_task("measuring", total=rounds * len(chosen) * sum(len(p.concurrencies) for p in asked))
         compared = compare.compare(asked, chosen, client, rounds, lambda *_: progress.update(task, advance=1))
     facts |= {
+        "kind": publish.PEERS,
         "load_client": client.name,
         "shared_machine": report.SHARED_MACHINE,
         "settings": {"rounds": rounds, "seconds": {plan.model: plan.seconds for plan in asked}},

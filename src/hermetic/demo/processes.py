@@ -18,14 +18,23 @@ KEPT_LINES: Final = 200  # of a process' output, for the text of an error
 class Command:
     """`hermetic ...` as a process of its own; its output is read line by line, in a thread."""
 
-    def __init__(self, arguments: Sequence[str], on_line: Callable[[str], None] = lambda _: None) -> None:
-        """Start it; `on_line` gets each line that it prints, on either stream."""
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        on_line: Callable[[str], None] = lambda _: None,
+        *,
+        program: Sequence[str] = ("-m", "hermetic"),
+    ) -> None:
+        """Start it; `on_line` gets each line that it prints, on either stream.
+
+        `program` is what the interpreter is told to run; the benchmarks have variants.
+        """
         self._name = " ".join(arguments[:2])
         self._lines: list[str] = []
         self._changed = threading.Condition()
         self._on_line = on_line
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "hermetic", *arguments],
+            [sys.executable, *program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -173,8 +173,15 @@ class Serving:
     `drain` is its SIGTERM and exit status; leaving the context drains too.
     """
 
-    def __init__(self, installation: Installation, on_line: Say = lambda _: None) -> None:
-        """Nothing is started before the context is entered."""
+    def __init__(
+        self,
+        installation: Installation,
+        on_line: Say = lambda _: None,
+        *,
+        program: Sequence[str] = ("-m", "hermetic"),
+    ) -> None:
+        """Nothing is started before the context is entered. `program` is what runs as `hermetic serve`."""
+        self._program = program
         self._installation = installation
         self._on_line = on_line
         self._began: dict[str, float] = {}
@@ -185,7 +192,7 @@ class Serving:
         for model in self._installation.models:
             self._installation.add_to_server(model)
         configuration = self._installation.folder / "server" / "server.toml"
-        self._server = Command(["serve", "--config", str(configuration)], self._hear)
+        self._server = Command(["serve", "--config", str(configuration)], self._hear, program=self._program)
         try:
             port = int(self._server.wait_for(r"^listening on .*:(\d+)$", START_TIMEOUT_S)[1])
             for model in self._installation.models:

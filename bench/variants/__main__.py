@@ -1,0 +1,50 @@
+"""Runs a program of the server as a variant: `python -m hermetic.bench.variants VARIANT -m MODULE ARGUMENTS`.
+
+What that program starts (front ends, workers) is started as the same variant.
+"""
+
+import os
+import sys
+from typing import NoReturn
+
+from hermetic.bench.variants.patches import FRONT_END, HERMETIC, WORKER, apply
+from hermetic.errors import ConfigurationError
+
+
+def main(arguments: list[str]) -> NoReturn:
+    """Apply the variant, then run the module's own main function."""
+    variant, _, module, *rest = arguments
+    if module == FRONT_END:
+        from hermetic.server import frontend
+
+        apply(variant, module)
+        frontend.end(rest)
+    if module == WORKER:
+        from hermetic.enclave import worker
+
+        apply(variant, module)
+        os._exit(worker.main(rest))
+    if module == HERMETIC:
+        _refuse_all_but_the_demo(rest)
+        from hermetic import cli
+
+        apply(variant, module)
+        sys.argv = ["hermetic", *rest]
+        cli.main()
+        sys.exit(0)
+    raise ConfigurationError(f"variant: wanted {FRONT_END}, {WORKER} or {HERMETIC}, got {module}")
+
+
+def _refuse_all_but_the_demo(arguments: list[str]) -> None:
+    from pathlib import Path
+
+    from hermetic.server.config import ServerConfig
+
+    command, option, path = arguments
+    profile = ServerConfig.load(Path(path)).profile
+    if (command, option, profile) != ("serve", "--config", "demo"):
+        raise ConfigurationError(f'variant: wanted serve --config FILE with profile = "demo", got {command}, {profile}')
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

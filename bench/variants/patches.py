@@ -1,0 +1,211 @@
+"""What is replaced in each variant. Every replaced name must be there: a server that has moved on is noticed.
+
+The demo's own broker refuses a server without zero-on-free or isolation, so those variants say what is not true.
+
+all          nothing is replaced: what the others are compared with
+mutual-tls   plaintext, and every caller is the one identity of the configuration that may infer
+zero-on-free the allocators' own defaults: freed memory is not overwritten
+wiping       request bytes, replies and rows in shared memory are left as they are
+records      no record of requests is made
+lock-down    no layer of isolation is applied, to front ends and workers
+floor        ModelInfer is answered with fixed bytes as soon as the request is there: gRPC, TLS and the loop alone
+steps        clocks around the front end's functions; what they say is logged when it ends (steps.py)
+"""
+
+import sys
+from base64 import b64decode
+from collections.abc import Callable
+from dataclasses import replace
+from types import ModuleType
+from typing import Any, Final
+
+from hermetic.errors import ConfigurationError, MeasurementError
+
+ALL: Final = "all"
+MUTUAL_TLS: Final = "mutual-tls"
+ZERO_ON_FREE: Final = "zero-on-free"
+WIPING: Final = "wiping"
+RECORDS: Final = "records"
+LOCK_DOWN: Final = "lock-down"
+FLOOR: Final = "floor"
+STEPS: Final = "steps"
+PROTECTIONS: Final = (MUTUAL_TLS, ZERO_ON_FREE, WIPING, RECORDS, LOCK_DOWN)
+
+HERMETIC: Final = "hermetic"
+FRONT_END: Final = "hermetic.server.frontend"
+WORKER: Final = "hermetic.enclave.worker"
+MODEL_INFER: Final = "/inference.GRPCInferenceService/ModelInfer"
+_WIPE_BYTES: Final = "wipe_immutable_bytes_that_nobody_else_holds"
+
+
+def apply(variant: str, module: str) -> None:
+    """Make this process, which is about to run `module`, one of the variant "NAME" or "NAME=ARGUMENT"."""
+    name, _, argument = variant.partition("=")
+    if name not in _PATCHES:
+        raise ConfigurationError(f"variant: wanted one of {', '.join(_PATCHES)}, got {name!r}")
+    if module == HERMETIC:
+        _hand_on(variant)
+    _PATCHES[name](module, argument)
+
+
+def swap(holder: Any, name: str, new: Any) -> Any:  # noqa: ANN401 - modules and classes, functions and values
+    """Replace an attribute and return the old one; `MeasurementError` where there is none."""
+    try:
+        old = getattr(holder, name)
+    except AttributeError:
+        raise MeasurementError(f"variant: {holder.__name__} has no {name} any more") from None
+    setattr(holder, name, new)
+    return old
+
+
+def swap_everywhere(name: str, old: object, new: object) -> int:
+    """Replace a function in every module of ours that has imported it; returns in how many."""
+    found = [module for module in _ours() if module.__dict__.get(name) is old]
+    for module in found:
+        setattr(module, name, new)
+    if not found:
+        raise MeasurementError(f"variant: nobody uses {name} any more")
+    return len(found)
+
+
+def _ours() -> list[ModuleType]:
+    return [module for name, module in list(sys.modules.items()) if name.startswith("hermetic.")]
+
+
+def _hand_on(variant: str) -> None:
+    """Have front ends and workers started as the same variant."""
+    from hermetic.enclave import supervisor, zero_on_free
+    from hermetic.server import front_ends
+
+    def interpreter() -> list[str]:
+        return [*zero_on_free.interpreter(), "-m", "hermetic.bench.variants", variant]
+
+    swap(front_ends, "interpreter", interpreter)
+    swap(supervisor, "interpreter", interpreter)
+
+
+def _nothing(*_arguments: object, **_named: object) -> None:
+    return
+
+
+def _without_zero_on_free(module: str, _argument: str) -> None:
+    from hermetic.enclave import zero_on_free
+
+    swap_everywhere("status", zero_on_free.status, lambda: "enforced")
+    if module != HERMETIC:
+        return
+    from hermetic.enclave import supervisor
+    from hermetic.server import front_ends
+
+    plain = {name: value for name, value in zero_on_free.environment().items() if name not in zero_on_free.ENVIRONMENT}
+    swap(zero_on_free, "ensure", _nothing)
+    swap(front_ends, "environment", lambda: dict(plain))
+    swap(supervisor, "environment", lambda: dict(plain))
+
+
+def _without_wiping(module: str, _argument: str) -> None:
+    if module != FRONT_END:
+        return
+    from hermetic.enclave import zero_on_free
+    from hermetic.server import wiping
+
+    swap_everywhere(_WIPE_BYTES, getattr(zero_on_free, _WIPE_BYTES), _nothing)
+    swap_everywhere("wipe", wiping.wipe, _nothing)
+
+
+def _without_records(module: str, _argument: str) -> None:
+    if module == FRONT_END:
+        from hermetic.server.audit import Journal
+
+        swap(Journal, "request", _nothing)
+
+
+def _without_lock_down(module: str, _argument: str) -> None:
+    if module == HERMETIC:
+        return
+    from hermetic.enclave.isolation import lockdown, process, properties
+
+    make, decide = lockdown.Room, properties.decide
+
+    def room(*arguments: Any, **named: Any) -> lockdown.Room:  # noqa: ANN401
+        return replace(make(*arguments, **named), layers=frozenset())
+
+    def every(wanted: Any, _layers: object, *_more: object) -> properties.Decision:  # noqa: ANN401
+        return decide(wanted, properties.OWN_LAYERS)
+
+    swap_everywhere("Room", make, room)
+    swap(properties, "decide", every)
+    swap(process, "refuse_executable_memory", _nothing)  # of a worker; not a layer of its own
+
+
+def _without_mutual_tls(module: str, _argument: str) -> None:
+    if module != FRONT_END:
+        return
+    from hermetic.server import frontend, loop
+    from hermetic.server.access import AccessTable
+    from hermetic.server.identity import Identities, Identity
+
+    callers: list[Identity] = []
+    enter = AccessTable.__init__
+
+    def remember(table: AccessTable, rules: Any, authorities: Any) -> None:  # noqa: ANN401
+        rows = tuple(rules)
+        callers[:] = [Identity(rule.authority, rule.name) for rule in rows if "infer" in rule.roles]
+        enter(table, rows, authorities)
+
+    listen = loop.Loop
+
+    def without_tls(address: str, _credentials: object, options: Any, application: Any) -> loop.Loop:  # noqa: ANN401
+        return listen(address, None, options, application)
+
+    swap(AccessTable, "__init__", remember)
+    swap(Identities, "identify", lambda *_: callers[0])
+    swap(frontend, "Loop", without_tls)
+
+
+def _floor(module: str, argument: str) -> None:
+    if module != FRONT_END:
+        return
+    from hermetic.server.gate import Gate
+
+    canned = b64decode(argument)
+    accept = Gate.accept
+
+    class Answer:
+        __slots__ = ("call",)
+
+        def __init__(self, call: Any) -> None:  # noqa: ANN401
+            self.call = call
+
+        def received(self, message: bytes | None) -> None:
+            if message is not None:
+                self.call.reply(canned)
+
+        closed = sent = sent_one = _nothing
+
+    def take(gate: Gate, call: Any) -> None:  # noqa: ANN401
+        if call.method == MODEL_INFER:
+            call.receive(Answer(call))
+        else:
+            accept(gate, call)
+
+    swap(Gate, "accept", take)
+
+
+def _steps(module: str, _argument: str) -> None:
+    if module == FRONT_END:
+        from hermetic.bench.variants.steps import put_clocks_in
+
+        put_clocks_in()
+
+
+_PATCHES: Final[dict[str, Callable[[str, str], None]]] = {
+    ALL: _nothing,
+    MUTUAL_TLS: _without_mutual_tls,
+    ZERO_ON_FREE: _without_zero_on_free,
+    WIPING: _without_wiping,
+    RECORDS: _without_records,
+    LOCK_DOWN: _without_lock_down,
+    FLOOR: _floor,
+    STEPS: _steps,
+}

@@ -1,0 +1,57 @@
+"""Variants of the server: every replaced name is there, and nothing but the demo can be run as one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hermetic.bench.variants import __main__ as program
+from hermetic.bench.variants.patches import (
+    FRONT_END,
+    HERMETIC,
+    PROTECTIONS,
+    STEPS,
+    WORKER,
+    apply,
+    swap,
+    swap_everywhere,
+)
+from hermetic.errors import ConfigurationError, MeasurementError
+
+ENTRY = {FRONT_END: "hermetic.server.frontend", WORKER: "hermetic.enclave.worker", HERMETIC: "hermetic.server.assembly"}
+
+
+@pytest.mark.parametrize("variant", [*PROTECTIONS, STEPS, "floor=AAAA", "all"])
+def test_what_a_variant_replaces_is_there(variant: str) -> None:
+    """In processes of their own: what is replaced stays replaced."""
+    for module, imported in ENTRY.items():
+        code = f"import {imported}; from hermetic.bench.variants.patches import apply; apply({variant!r}, {module!r})"
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+
+
+def test_a_name_that_is_gone_is_noticed() -> None:
+    with pytest.raises(MeasurementError, match="has no forget any more"):
+        swap(subprocess, "forget", None)
+    with pytest.raises(MeasurementError, match="nobody uses forget any more"):
+        swap_everywhere("forget", object(), None)
+    with pytest.raises(ConfigurationError, match="wanted one of all, mutual-tls"):
+        apply("nothing-at-all", FRONT_END)
+
+
+def test_only_the_demo_can_be_weakened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hermetic.server.config import ServerConfig
+
+    class Production:
+        profile = "production"
+
+    monkeypatch.setattr(ServerConfig, "load", lambda _: Production)
+    arguments = ["records", "-m", HERMETIC, "serve", "--config", str(tmp_path / "server.toml")]
+    with pytest.raises(ConfigurationError, match='wanted serve --config FILE with profile = "demo"'):
+        program.main(arguments)
+
+
+def test_other_programs_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"wanted hermetic\.server\.frontend"):
+        program.main(["records", "-m", "json.tool"])

@@ -26,6 +26,7 @@ from hermetic.server.commands import Commands
 from hermetic.server.config import Limits
 from hermetic.server.counters import Row, SharedAccounts
 from hermetic.server.dispatch import Dispatcher
+from hermetic.server.ensembles import Ensemble
 from hermetic.server.epochs import Epochs, checked, places
 from hermetic.server.front_end_files import front_end_files
 from hermetic.server.gate import Gate
@@ -165,6 +166,9 @@ class FrontEnd:
                 os.close(descriptor)
             self._handle_plain(message)
             return
+        if message.description.configuration.ensemble is not None and not descriptors:
+            self._ensemble_ready(message)
+            return
         if len(descriptors) != 2:  # noqa: PLR2004 - a data channel and a shared memory
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -212,9 +216,12 @@ class FrontEnd:
         if model is None or model.stopping:
             model = self._new_model(ready, place, files)
             self._models.put(model)
-        link = model.dispatcher.attach(worker, mapped, place, ready.batches_in_flight)
-        model.links[link] = (ready.instance, ready.link)
         dispatcher = model.dispatcher
+        if not isinstance(dispatcher, Dispatcher):
+            worker.close()
+            raise BorderError(f"ModelReady: wanted no worker for the ensemble {model.description.name}, got one")
+        link = dispatcher.attach(worker, mapped, place, ready.batches_in_flight)
+        model.links[link] = (ready.instance, ready.link)
         if self._reader is not None:
             self._reader.watch(
                 Source(
@@ -243,6 +250,15 @@ class FrontEnd:
         dispatcher.on_link_lost = partial(self._link_lost, model)
         dispatcher.on_link_closed = self._forget
         return model
+
+    def _ensemble_ready(self, ready: ModelReady) -> None:
+        """Take an ensemble in service: it has no worker, and serves whenever its models do."""
+        statistics = ModelStatistics()
+        description = ready.description
+        ensemble = Ensemble(description, self._models, statistics, self._post, ready.requests_waiting)
+        model = ServedModel(ready, ensemble, statistics)
+        ensemble.on_labels = partial(setattr, model, "labels")
+        self._models.put(model)
 
     def _link_lost(self, model: ServedModel, link: WorkerLink, error: HermeticError) -> None:
         """Tell the supervisor, who has a new link made, or a new worker."""

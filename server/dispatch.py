@@ -70,6 +70,11 @@ class Dispatcher:
         return bool(self._links)
 
     @property
+    def why_not(self) -> str:
+        """Why nothing can be run now; "" where it can."""
+        return "" if self._links else "no worker"
+
+    @property
     def idle(self) -> bool:
         """Whether no request is waiting, forming or running."""
         return not self._scheduler.waiting and all(

@@ -43,6 +43,16 @@ class Inference(Work):
         """The whole shape of each input; (0,) of one that is absent."""
         return self._decoded.plan.shapes
 
+    @property
+    def tenant(self) -> str:
+        """The caller's tenant, also where the model may mix tenants."""
+        return self._request.tenant
+
+    @property
+    def identifier(self) -> bytes:
+        """The id of the request."""
+        return self._decoded.id
+
     def copied(self) -> None:
         """Take note that the rows are in shared memory: overwrite the request's own bytes."""
         self._decoded.raw.clear()

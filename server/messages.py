@@ -73,6 +73,8 @@ class ModelReady(Frame):
     Each further frame of the same generation is a further instance, or a new link to one whose link was lost. A higher
     generation takes the model over: from now on requests go to it alone, and the generation before finishes what it has
     accepted. `description` has the configuration that counts, also where a load came with one of its own.
+
+    An ensemble has no worker: its frame comes alone, and of the numbers only `requests_waiting` means anything.
     """
 
     kind: ClassVar[int] = 0x22

@@ -6,26 +6,57 @@ but not serving -> NotReadyError. Versions are positive integers; an empty versi
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Final
+from typing import Final, Protocol
 
 from hermetic.enclave.buffers import row_bytes
 from hermetic.enclave.messages import ModelDescription
 from hermetic.errors import InvalidRequestError, NotFoundError, NotReadyError
 from hermetic.server.audit import model_part
-from hermetic.server.dispatch import Dispatcher
-from hermetic.server.messages import ModelReady, RepositoryEntry
+from hermetic.server.messages import REASON_LIMIT, ModelReady, RepositoryEntry
 from hermetic.server.reply import ReplyTemplate
 from hermetic.server.scheduling import queue_delay_us
 from hermetic.server.statistics import ModelStatistics
+from hermetic.server.work import Work
 
 VERSION_DIGITS: Final = 18  # digits of a version in a request
 SMALL_REPLY: Final = 64 * 1024  # bytes of a whole batch's outputs that are not counted before they are there
 
 
+class Runner(Protocol):
+    """What runs a model's requests: a dispatcher with workers, or an ensemble of other models."""
+
+    @property
+    def has_instances(self) -> bool:
+        """Whether there is something to run them."""
+
+    @property
+    def why_not(self) -> str:
+        """Why nothing can be run now; "" where it can."""
+
+    @property
+    def pending(self) -> int:
+        """How many requests wait for their turn."""
+
+    def submit(self, work: Work) -> None:
+        """Take a request, or raise what it is refused for."""
+
+    def cancel(self, work: Work) -> None:
+        """Let go of a request whose caller is gone."""
+
+    def when_idle(self, action: Callable[[], None]) -> None:
+        """Run `action`, once, as soon as there is no request any more."""
+
+    def lose_stuck(self, now: float, timeout_s: float) -> None:
+        """Give up on workers that have had a batch for longer than `timeout_s`."""
+
+    def close(self) -> None:
+        """Wipe and close, without a word to anyone who still waits."""
+
+
 class ServedModel:
     """One generation of a model version, which has, or had, workers. `links`: link -> its (instance, link number)."""
 
-    def __init__(self, settings: ModelReady, dispatcher: Dispatcher, statistics: ModelStatistics) -> None:
+    def __init__(self, settings: ModelReady, dispatcher: Runner, statistics: ModelStatistics) -> None:
         self.description: ModelDescription = settings.description
         self.generation = settings.generation
         self.links: dict[object, tuple[int, int]] = {}
@@ -157,7 +188,8 @@ class Models:
             if model.ready:
                 entries[key] = RepositoryEntry(name=key[0], version=key[1], state="READY")
             elif key not in entries or entries[key].state == "READY":
-                entries[key] = RepositoryEntry(name=key[0], version=key[1], state="UNAVAILABLE", reason="no worker")
+                reason = model.dispatcher.why_not[:REASON_LIMIT]
+                entries[key] = RepositoryEntry(name=key[0], version=key[1], state="UNAVAILABLE", reason=reason)
         return [entry for _, entry in sorted(entries.items())]
 
     def changed(self) -> None:

@@ -24,6 +24,16 @@ class Work(Entry):
         """The whole shape of each input, as the request has it; (0,) of one that is absent."""
         return ()
 
+    @property
+    def tenant(self) -> str:
+        """Whose request it is, where that is not what its key says."""
+        return self.key.tenant
+
+    @property
+    def identifier(self) -> bytes:
+        """The id that the caller gave the request, UTF-8."""
+        return b""
+
     def forget_rows(self) -> None:
         """Let go of the rows; those that were copied out of a buffer are overwritten."""
         for data in self.raw:

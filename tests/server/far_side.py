@@ -284,6 +284,19 @@ class FarSide:
         self.workers.append(worker)
         return worker
 
+    def serve_ensemble(self, description: ModelDescription, generation: int = 1, requests_waiting: int = 256) -> None:
+        """Give the front end an ensemble: it has no worker."""
+        ready = ModelReady(
+            description=description,
+            generation=generation,
+            instance=0,
+            buffers=1,
+            batches_in_flight=1,
+            variable_tensor_bytes=1 << 16,
+            requests_waiting=requests_waiting,
+        )
+        self.channel.send(ready.encode())
+
     def publish(self, *entries: RepositoryEntry) -> None:
         """Tell the front end which models exist."""
         self.channel.send(Repository(models=entries).encode())

@@ -59,7 +59,11 @@ def _specs(partial: tuple[PartialSpec, ...]) -> tuple[TensorSpec, ...]:
 def serving(side: FarSide, *, without: Collection[str] = ()) -> Iterator[None]:
     """Give the front end the repository that Triton had, and workers but for the models `without` one."""
     wanted = [(name, version) for name in CONFIGURATIONS for version in VERSIONS.get(name, (1,))]
-    orders = [_serve(side, described(*each)) for each in wanted if each[0] not in {"broken", *without}]
+    served = [described(*each) for each in wanted if each[0] not in {"broken", *without}]
+    orders = [_serve(side, description) for description in served if description.format != "ensemble"]
+    for description in served:
+        if description.format == "ensemble":
+            side.serve_ensemble(description)
     side.publish(*(_entry(*each) for each in wanted))
     yield
     for end in orders:

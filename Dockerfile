@@ -27,6 +27,7 @@ RUN python3 -m venv --without-pip /opt/hermetic \
         --requirement requirements/server.txt \
     && /build/venv/bin/pip --python /opt/hermetic/bin/python install --no-cache-dir --no-deps --no-index /wheels/*.whl \
     && rm -r /opt/hermetic/lib/python3*/site-packages/hermetic/attestation/testing \
+        /opt/hermetic/lib/python3*/site-packages/hermetic/bench/variants \
     && /opt/hermetic/bin/python -m compileall -q /opt/hermetic/lib \
     && /opt/hermetic/bin/hermetic --version
 

@@ -1,5 +1,5 @@
 # Every target does its own set-up. `make test` and `make demo` are the two to start with.
-.PHONY: help setup demo test check bench fuzz fmt protos triton-vectors docs lock clean
+.PHONY: help setup demo test check bench peers fuzz fmt protos triton-vectors docs lock clean
 
 PY := .venv/bin/python
 # Kept low: the suite starts real servers, brokers and TPMs, and must not starve them.
@@ -27,6 +27,16 @@ bench: setup ## Measure the server beside what gRPC and the model allow
 fuzz: setup ## Fuzz every decoder for FUZZ_MINUTES each, from tests/corpus on
 	$(PY) -m pip install -qq --disable-pip-version-check --no-deps --require-hashes --root-user-action=ignore -r requirements/fuzz.txt
 	$(PY) -m tests.fuzz.run --minutes $(FUZZ_MINUTES)
+
+peers: setup ## Measure beside Triton, KServe and MLServer, and write docs/performance.md (half an hour, a quiet machine)
+	@mkdir -p build
+	$(PY) -m hermetic bench peers --json build/bench-peers.json
+	$(PY) -m hermetic bench peers --servers hermetic,triton --json build/bench-peers-perf-analyzer.json \
+	    --perf-analyzer "$$($(PY) -m hermetic.bench.fetch_perf_analyzer)"
+	$(PY) -m hermetic bench costs --json build/bench-costs.json
+	$(PY) -m hermetic bench growth --json build/bench-growth.json
+	$(PY) -m hermetic bench publish docs/performance.md build/bench-peers.json build/bench-peers-perf-analyzer.json \
+	    build/bench-costs.json build/bench-growth.json
 
 check: setup ## Format, lint, types, import rules, generated files, wheel contents, Dockerfile
 	$(PY) -m ruff format --check .

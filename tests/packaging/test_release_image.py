@@ -40,13 +40,14 @@ else:
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package as the image holds it: real folders, no `attestation/testing`."""
+    """The package as the image holds it: real folders, no `attestation/testing`, no `bench/variants`."""
     site = tmp_path_factory.mktemp("site")
     ignore = shutil.ignore_patterns("__pycache__", *ROOMS)
     shutil.copytree(ROOT / "src/hermetic", site / "hermetic", ignore=ignore)
     for room in ROOMS:
         shutil.copytree(ROOT / room, site / "hermetic" / room, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.rmtree(site / "hermetic/attestation/testing")
+    shutil.rmtree(site / "hermetic/bench/variants")  # servers with a protection taken away
     return site
 
 
@@ -64,7 +65,10 @@ def test_the_package_without_its_fakes(released: Path, program: str) -> None:
 
 def test_the_image_takes_the_fakes_out_and_ends_as_an_ordinary_user() -> None:
     stages = (ROOT / "Dockerfile").read_text().split("\nFROM ")
-    assert "rm -r /opt/hermetic/lib/python3*/site-packages/hermetic/attestation/testing" in stages[-2]
+    removed = re.search(r"&& rm -r ((?:[^&]|\n)*?)&&", stages[-2])
+    assert removed is not None
+    site = "/opt/hermetic/lib/python3*/site-packages/hermetic"
+    assert removed[1].replace("\\\n", "").split() == [f"{site}/attestation/testing", f"{site}/bench/variants"]
     assert re.search(r"^USER \d+:\d+$", stages[-1], re.MULTILINE)
     for compiler in ("gcc", "libc6-dev", "python3-dev", "build-essential", "libtss2-dev"):
         assert compiler not in stages[-1]

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
     "ABSENT_SHAPE",
+    "FINAL_OUTPUT",
+    "ITERATIONS_LIMIT",
+    "MAX_ITERATIONS",
     "BatchInput",
     "BatchOutput",
     "Control",
@@ -34,6 +37,11 @@ __all__ = [
 INSTANCES_LIMIT: Final = 64  # workers of one model
 PRIORITIES_LIMIT: Final = 1024  # priority levels of one model
 STEPS_LIMIT: Final = 64  # steps of one ensemble
+FINAL_OUTPUT: Final = "final_output"
+"""The parameter that names the output by which an iterative model says that this answer was its last."""
+MAX_ITERATIONS: Final = "max_iterations"
+"""The parameter that bounds the runs of one request of an iterative model."""
+ITERATIONS_LIMIT: Final = 1_000_000  # what `max_iterations` may be at most
 ABSENT_SHAPE: Final = (-1,)
 """The shape, in a batch's frame, of an optional input that no request of the batch has."""
 

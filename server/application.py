@@ -48,7 +48,8 @@ from hermetic.server.messages import (
 )
 from hermetic.server.models import Models, ServedModel
 from hermetic.server.reader import Reader, Source
-from hermetic.server.scheduling import new_hidden, new_scheduler
+from hermetic.server.scheduling import new_scheduling
+from hermetic.server.sequence_inference import work_of
 from hermetic.server.service import InferenceMethods
 from hermetic.server.settings import FrontEndSettings
 from hermetic.server.shaping import new_shaping
@@ -72,6 +73,7 @@ class FrontEnd:
         Raises `ConfigurationError` where the settings do not fit together.
         """
         self._supervisor = supervisor
+        self._several = settings.reuse_port
         self._models = Models()
         self._commands = Commands(self._send)
         self._totals = Totals(self._models, self._say)
@@ -112,6 +114,7 @@ class FrontEnd:
         self.supervisor_lost = False
 
     def _hold_to(self, limits: Limits) -> None:
+        self._limits = limits
         self._inference.streams.limit(limits)
         self._batch_timeout_s = limits.batch_timeout_s
 
@@ -236,16 +239,17 @@ class FrontEnd:
     def _new_model(self, ready: ModelReady, place: BufferLayout, files: Mapping[str, bytes]) -> ServedModel:
         description = ready.description
         statistics = ModelStatistics()
+        scheduler, hidden = new_scheduling(ready, place, files, self._limits, several_front_ends=self._several)
         dispatcher = Dispatcher(
-            new_scheduler(ready, place),
+            scheduler,
             statistics,
             self._awaited,
             self._post,
             self._wake_at,
             shaping=new_shaping(description),
-            hidden=new_hidden(description),
+            hidden=hidden,
         )
-        model = ServedModel(ready, dispatcher, statistics)
+        model = ServedModel(ready, dispatcher, statistics, work_of(description))
         model.labels = labels_of(description, files)
         dispatcher.on_link_lost = partial(self._link_lost, model)
         dispatcher.on_link_closed = self._forget
@@ -256,7 +260,7 @@ class FrontEnd:
         statistics = ModelStatistics()
         description = ready.description
         ensemble = Ensemble(description, self._models, statistics, self._post, ready.requests_waiting)
-        model = ServedModel(ready, ensemble, statistics)
+        model = ServedModel(ready, ensemble, statistics, work_of(ready.description))
         ensemble.on_labels = partial(setattr, model, "labels")
         self._models.put(model)
 

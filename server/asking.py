@@ -1,9 +1,13 @@
 """The side that asks for an inference, as the inference sees it: a call of ModelInfer, or one request of a stream."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hermetic.server.limits import Usage
+
+if TYPE_CHECKING:  # what stands behind a model is above the model
+    from hermetic.server.codec import Decoded
+    from hermetic.server.infer import Inference
 
 
 class Asking(Protocol):
@@ -32,3 +36,7 @@ class Asking(Protocol):
 
     def fail(self, error: BaseException) -> None:
         """Answer with `error`."""
+
+
+NewWork = Callable[[Asking, "Decoded", bytes], "Inference"]
+"""Makes the work of one request: whoever asks, the request understood, its bytes."""

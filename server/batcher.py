@@ -41,6 +41,7 @@ class Batcher(Generic[EntryT]):
 
     rearranges = False
     ordered = False
+    gathers = False
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ from hermetic.server.models import Models, ServedModel
 from hermetic.server.refusals import RequestRefusedError
 from hermetic.server.reply import FixedReply
 from hermetic.server.scanner import cut
+from hermetic.server.sequence_call import SequenceCall, sequence_call
 from hermetic.server.shaping import RAGGED_SHAPE
 from hermetic.server.slots import NO_WISHES, Wishes
 
@@ -57,6 +58,7 @@ class Plan(NamedTuple):
     wishes: Wishes
     classes: tuple[int, ...]
     reply: FixedReply | None
+    sequence: SequenceCall | None = None
 
 
 class Decoded(NamedTuple):
@@ -104,7 +106,8 @@ class Decoder:
             return decoded
         request = _parse(pieces.header)
         decoded = self._from_message(request, pieces.id, pieces.raw)
-        if pieces.raw and len(pieces.header) <= HEADER_LIMIT:
+        # Each sequence has headers of its own: they would push out those that come again.
+        if pieces.raw and len(pieces.header) <= HEADER_LIMIT and decoded.plan.sequence is None:
             if len(self._plans) >= PLANS_KEPT:
                 self._plans.clear()
             self._plans[pieces.header] = decoded.plan
@@ -169,6 +172,11 @@ def make_plan(model: ServedModel, request: pb.ModelInferRequest) -> Plan:
         wishes=_wishes(request),
         classes=classes,
         reply=None if classes or model.scatters else model.template.fixed(wanted, rows, batched=batched),
+        sequence=None
+        if model.description.configuration.sequence_batching is None
+        else sequence_call(
+            model.description.name, model.description.configuration.sequence_batching, request.parameters, rows
+        ),
     )
 
 

@@ -167,6 +167,8 @@ class Limits(Section):
     streams_per_connection: PositiveInt = 256
     inference_streams_per_client: PositiveInt = 128
     requests_per_stream: PositiveInt = 256
+    sequences_per_model: PositiveInt = 4096
+    sequences_per_client: PositiveInt = 1024
     handshake_timeout_ms: PositiveInt = 5000
     connection_age_s: PositiveInt = 3600
     connection_idle_s: PositiveInt = 900

@@ -256,6 +256,8 @@ class Dispatcher:
             while leaving := self._scheduler.rearrange(now):
                 self._carry_out(leaving)
                 self._place_waiting()
+            if self._scheduler.gathers:
+                self._place_waiting()
         for slot in self._scheduler.take_ready(now):
             self._send(slot, now)
         moment = self._scheduler.next_moment()

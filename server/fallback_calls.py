@@ -106,9 +106,10 @@ class FallbackCall:
             self._owner.post(partial(self.listener.sent, delivered=True))
 
     def _closed(self) -> None:
-        if self.listener is not None:
-            cancelled = not self._over
-            self.listener.closed(cancelled=cancelled)
+        """Tell the listener, and let go of it: together they would wait for the garbage collector, as an open call."""
+        listener, self.listener = self.listener, None
+        if listener is not None:
+            listener.closed(cancelled=not self._over)
         if not self._over:  # the thread that waits for an answer must go
             self.answers.put(Answer(None, Code.CANCELLED))
 

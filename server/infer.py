@@ -127,27 +127,28 @@ class InferenceService:
         """Run one request; it is answered when its batch is done."""
         try:
             decoded = self._decoder.decode(message)
+            work = decoded.plan.model.new_work(request, decoded, message)
         except BaseException:
             wipe_immutable_bytes_that_nobody_else_holds(message)
             raise
-        self._run(request, decoded, message)
+        self._run(request, decoded, work)
 
     def infer_streamed(self, request: StreamedRequest, message: bytes) -> None:
         """Run one request of a stream; a refusal too goes to the client with the request's id."""
         try:
             decoded = self._decoder.decode(message)
+            work = decoded.plan.model.new_work(request, decoded, message)
         except BaseException:
             request.id = identifier(message)
             wipe_immutable_bytes_that_nobody_else_holds(message)
             raise
         request.id = decoded.id
-        self._run(request, decoded, message)
+        self._run(request, decoded, work)
         request.model = decoded.plan.model.description.name
 
-    def _run(self, request: Asking, decoded: Decoded, message: bytes) -> None:
+    def _run(self, request: Asking, decoded: Decoded, work: Inference) -> None:
         model = decoded.plan.model
         request.model_part = model.record_part
-        work = Inference(request, decoded, message)
         request.on_cancel = work.cancel
         if model.reply_row_bytes:
             request.expect_reply(model.reply_row_bytes * work.rows)

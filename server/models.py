@@ -11,6 +11,7 @@ from typing import Final, Protocol
 from hermetic.enclave.buffers import row_bytes
 from hermetic.enclave.messages import ModelDescription
 from hermetic.errors import InvalidRequestError, NotFoundError, NotReadyError
+from hermetic.server.asking import NewWork
 from hermetic.server.audit import model_part
 from hermetic.server.messages import REASON_LIMIT, ModelReady, RepositoryEntry
 from hermetic.server.reply import ReplyTemplate
@@ -56,11 +57,15 @@ class Runner(Protocol):
 class ServedModel:
     """One generation of a model version, which has, or had, workers. `links`: link -> its (instance, link number)."""
 
-    def __init__(self, settings: ModelReady, dispatcher: Runner, statistics: ModelStatistics) -> None:
+    def __init__(
+        self, settings: ModelReady, dispatcher: Runner, statistics: ModelStatistics, new_work: NewWork
+    ) -> None:
+        """`new_work` makes the work of a request for this model."""
         self.description: ModelDescription = settings.description
         self.generation = settings.generation
         self.links: dict[object, tuple[int, int]] = {}
         self.dispatcher = dispatcher
+        self.new_work = new_work
         self.statistics = statistics
         self.template = ReplyTemplate(
             self.description.name, str(self.description.version), self.description.configuration.response_parameters

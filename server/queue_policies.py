@@ -34,6 +34,7 @@ class PolicyBatcher(Batcher[EntryT]):
     """Dynamic batching by `options`; `delay_s` and `waiting_limit` are the operator's or the model's, as for all."""
 
     rearranges = True
+    gathers = False
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ Another scheduler is another class of this protocol and a line in `new_scheduler
 does not use.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 
 from hermetic.enclave.buffers import BufferLayout, row_bytes
@@ -13,9 +13,13 @@ from hermetic.enclave.configuration import DynamicBatching
 from hermetic.enclave.messages import ModelDescription
 from hermetic.errors import HermeticError
 from hermetic.server.batcher import Batcher
+from hermetic.server.config import Limits
 from hermetic.server.hidden import HiddenTensors
 from hermetic.server.messages import ModelReady
 from hermetic.server.queue_policies import PolicyBatcher
+from hermetic.server.sequence_scheduler import Room, SequenceScheduler
+from hermetic.server.sequence_tensors import SequenceTensors
+from hermetic.server.sequences import SequenceLimits, Sequences
 from hermetic.server.shape_tensors import ShapeTensors
 from hermetic.server.slots import Entry, Instance, Leaving, Removal, Slot
 from hermetic.server.work import Work
@@ -36,6 +40,8 @@ class Scheduling(Protocol[EntryT]):
 
     ordered: bool
     """Whether answers leave in the order of their requests' arrival; constant."""
+    gathers: bool
+    """Whether requests get their places only when a batch is put together, in `place_waiting`; constant."""
 
     def add_instance(self, buffers: int, in_flight: int) -> Instance[EntryT]:
         """Return a new instance, all of whose buffers are free."""
@@ -88,6 +94,26 @@ def queue_delay_us(ready: ModelReady) -> int:
     if ready.max_queue_delay_us is not None:
         return ready.max_queue_delay_us
     return options.max_queue_delay_us if options is not None else 0
+
+
+def new_scheduling(
+    ready: ModelReady, place: BufferLayout, files: Mapping[str, bytes], limits: Limits, *, several_front_ends: bool
+) -> tuple[Scheduling[Work], HiddenTensors | None]:
+    """Return the scheduler of a model that has just become ready, and what fills the inputs that no caller sends.
+
+    `files`: the content of the payload's files that front ends have. `several_front_ends`: this is not the only one.
+    """
+    description = ready.description
+    options = description.configuration.sequence_batching
+    if options is None:
+        return new_scheduler(ready, place), new_hidden(description)
+    count = len(description.inputs)
+    capacities = tuple(region.capacity for region in place.inputs)
+    tensors = SequenceTensors(description, options, capacities[count:], files)
+    bounds = SequenceLimits(limits.sequences_per_model, limits.sequences_per_client)
+    sequences = Sequences(description.name, bounds, several_front_ends=several_front_ends)
+    room = Room(description.inputs, capacities[:count], place.max_rows, ready.requests_waiting)
+    return SequenceScheduler(options, room, sequences, tensors), tensors
 
 
 def new_hidden(description: ModelDescription) -> HiddenTensors | None:

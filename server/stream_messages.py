@@ -17,7 +17,6 @@ from hermetic.server.scanner import cut
 from hermetic.server.status import Status
 
 FINAL: Final = "triton_final_response"
-WANTS_EMPTY_FINAL: Final = "triton_enable_empty_final_response"
 
 _INFER_RESPONSE: Final = b"\x12"  # field 2 of ModelStreamInferResponse, length-delimited
 
@@ -45,15 +44,6 @@ def response(answer: bytes, *, final: bool) -> bytes:
     """Return the message of a stream that carries `answer`."""
     flag = _LAST if final else _NOT_LAST
     return b"".join((_INFER_RESPONSE, length_prefix(len(answer) + len(flag)), answer, flag))
-
-
-def empty_final(identifier: bytes, model: str) -> bytes:
-    """Return the message that says only that a request has had its last response."""
-    message = pb.ModelStreamInferResponse()
-    message.infer_response.id = identifier.decode()
-    message.infer_response.model_name = model
-    message.infer_response.parameters[FINAL].bool_param = True
-    return message.SerializeToString()
 
 
 def error_response(text: str, identifier: bytes, model: str) -> bytes:

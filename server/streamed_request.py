@@ -9,7 +9,7 @@ from hermetic.enclave.zero_on_free import wipe_immutable_bytes_that_nobody_else_
 from hermetic.server.audit import NO_MODEL
 from hermetic.server.limits import Usage
 from hermetic.server.status import Code, Status, status_of
-from hermetic.server.stream_messages import empty_final, error_response, response
+from hermetic.server.stream_messages import error_response, response
 
 _OK: Final = Status(Code.OK, "")
 _log: Final = logging.getLogger(__name__)
@@ -26,8 +26,12 @@ class OpenStream(Protocol):
     def usage(self) -> Usage | None:
         """What the caller holds."""
 
-    def answered(self, request: "StreamedRequest", data: bytes | None) -> None:
-        """Send `data`, an answer of `request`, in its turn; None where it ends without a further one."""
+    @property
+    def crowded(self) -> bool:
+        """Whether too many answers wait for the client."""
+
+    def answered(self, request: "StreamedRequest", data: bytes) -> None:
+        """Send `data`, an answer of `request`, in its turn."""
 
     def leave_order(self, request: "StreamedRequest") -> None:
         """Let the answers of `request` go as they come."""
@@ -57,7 +61,6 @@ class StreamedRequest:
         "responses",
         "started_ns",
         "status",
-        "wants_empty_final",
     )
 
     def __init__(self, stream: OpenStream, size: int) -> None:
@@ -69,7 +72,6 @@ class StreamedRequest:
         self.model = ""
         self.model_part = NO_MODEL
         self.ordered = True
-        self.wants_empty_final = False
         self.bytes_held = 0
         self.reply_bytes = 0
         self.responses = 0
@@ -89,6 +91,11 @@ class StreamedRequest:
     def usage(self) -> Usage | None:
         """What the caller holds."""
         return self._stream.usage
+
+    @property
+    def crowded(self) -> bool:
+        """Whether further responses must wait until the client has taken some."""
+        return self._stream.crowded
 
     def answer_at_once(self) -> None:
         """Let the answers go as they come, before those of earlier requests too: those of a decoupled model."""
@@ -111,13 +118,6 @@ class StreamedRequest:
         if secret:
             wipe_immutable_bytes_that_nobody_else_holds(message)
         self._stream.answered(self, data)
-
-    def complete(self) -> None:
-        """End without a further response, as decoupled models may; a client can ask to be told."""
-        if self.ended:
-            return
-        self.ended = True
-        self._stream.answered(self, empty_final(self.id, self.model) if self.wants_empty_final else None)
 
     def fail(self, error: BaseException) -> None:
         """Answer with the text that `error` maps to."""

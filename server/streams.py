@@ -28,6 +28,7 @@ from hermetic.server.stream_messages import Counted, identifier, stream_record, 
 from hermetic.server.streamed_request import StreamedRequest
 from hermetic.server.transport import Call
 
+RESPONSES_WAITING: Final = 64  # answers of one stream for its client; then decoupled models wait
 ID_BYTES: Final = 8  # bytes of a stream's id in records
 GRPC_ERRORS: Final = "triton_grpc_error"  # metadata
 
@@ -62,7 +63,7 @@ class Stream(Request):
         self.id = secrets.token_hex(ID_BYTES)
         self._unanswered: dict[StreamedRequest, None] = {}  # read, and their last answer is still with us
         self._order: deque[StreamedRequest] = deque()
-        self._outgoing: deque[tuple[StreamedRequest, bytes | None, bool]] = deque()  # whose, what, whether the last
+        self._outgoing: deque[tuple[StreamedRequest, bytes, bool]] = deque()  # whose, what, whether the last
         self._sending: tuple[StreamedRequest, int, bool] | None = None
         self._reading = True  # a message is asked for
         self._half_closed = False
@@ -123,22 +124,27 @@ class Stream(Request):
         """Let the answers of `request` go as they come."""
         self._order.remove(request)
 
-    def answered(self, request: StreamedRequest, data: bytes | None) -> None:
-        """Send `data`, an answer of `request`, in its turn; None where it ends without a further one."""
+    @property
+    def crowded(self) -> bool:
+        """Whether too many answers wait for the client."""
+        return len(self._outgoing) >= RESPONSES_WAITING
+
+    def answered(self, request: StreamedRequest, data: bytes) -> None:
+        """Send `data`, an answer of `request`, in its turn."""
         if self.ended:
             return
-        if data is not None:
-            request.responses += 1
-            request.reply_bytes += len(data)
-            self._hold(len(data), len(data))
+        request.responses += 1
+        request.reply_bytes += len(data)
+        self._hold(len(data), len(data))
         if not request.ordered:
             self._queue(request, data)
         else:
             request.answer = data
             while self._order and self._order[0].ended:
                 first = self._order.popleft()
-                data, first.answer = first.answer, None
-                self._queue(first, data)
+                if first.answer is not None:
+                    self._queue(first, first.answer)
+                first.answer = None
         self._pump()
 
     def sent_one(self) -> None:
@@ -196,7 +202,7 @@ class Stream(Request):
         self._reading = True
         self.call.receive(self)
 
-    def _queue(self, request: StreamedRequest, data: bytes | None) -> None:
+    def _queue(self, request: StreamedRequest, data: bytes) -> None:
         if self._closing_at_once:
             _wipe(data)
         elif request.error is not None and self._errors_end_it:
@@ -217,12 +223,9 @@ class Stream(Request):
             else:
                 return
 
-    def _hand_over(self, request: StreamedRequest, data: bytes | None, last: bool) -> None:  # noqa: FBT001
+    def _hand_over(self, request: StreamedRequest, data: bytes, last: bool) -> None:  # noqa: FBT001
         if last:
             self._record(request, request.status)
-        if data is None:
-            self._settle(request)
-            return
         self._responses += 1
         self._reply_bytes += len(data)
         self._sending = (request, len(data), last)

@@ -4,14 +4,19 @@ import math
 from collections.abc import Iterator
 from typing import Final
 
-from hermetic.enclave.configuration import Control, ModelConfiguration, SequenceBatching, State
+from hermetic.enclave.configuration import (
+    FINAL_OUTPUT,
+    ITERATIONS_LIMIT,
+    MAX_ITERATIONS,
+    Control,
+    ModelConfiguration,
+    SequenceBatching,
+    State,
+)
 from hermetic.enclave.configuration_rules.subject import Subject, element_bytes, repeated
 from hermetic.enclave.datatypes import ELEMENT_BYTES
 
-__all__ = ["FINAL_OUTPUT", "sequence_problems"]
-
-FINAL_OUTPUT: Final = "final_output"
-"""The parameter that names the output by which an iterative model says that this answer was its last."""
+__all__ = ["sequence_problems"]
 
 FLAG_DATATYPES: Final[tuple[str, ...]] = ("BOOL", "INT32", "FP32")  # of START, READY and END
 CORRELATION_DATATYPES: Final[tuple[str, ...]] = ("UINT64", "INT64", "UINT32", "INT32", "BYTES")
@@ -22,8 +27,9 @@ def sequence_problems(subject: Subject) -> list[str]:
     """Return what does not fit in `sequence_batching`, and between it and a decoupled model."""
     sequence = subject.configuration.sequence_batching
     if sequence is None:
-        return [f"parameters: {FINAL_OUTPUT}: expected an iterative sequence"] if _final(subject.configuration) else []
+        return list(_only_iterative(subject.configuration))
     return [
+        *_whole_rows(subject.configuration),
         *_controls(sequence),
         *(problem for state in sequence.states for problem in _state(state, subject)),
         *_states(sequence),
@@ -102,11 +108,15 @@ def _strategy(sequence: SequenceBatching, largest_batch: int) -> Iterator[str]:
 
 
 def _iterative(sequence: SequenceBatching, subject: Subject) -> Iterator[str]:
-    final = _final(subject.configuration)
     if not sequence.iterative:
-        if final:
-            yield f"parameters: {FINAL_OUTPUT}: expected an iterative sequence"
+        yield from _only_iterative(subject.configuration)
         return
+    final = _parameter(subject.configuration, FINAL_OUTPUT)
+    most = _parameter(subject.configuration, MAX_ITERATIONS) or "1"
+    if not (most.isascii() and most.isdigit() and len(most) <= len(str(ITERATIONS_LIMIT))):
+        yield f"parameters: {MAX_ITERATIONS}: expected a number of 1 to {ITERATIONS_LIMIT}, got {most[:32]!r}"
+    elif not 1 <= int(most) <= ITERATIONS_LIMIT:
+        yield f"parameters: {MAX_ITERATIONS}: expected a number of 1 to {ITERATIONS_LIMIT}, got {most}"
     if not subject.configuration.decoupled:
         yield "sequence_batching.iterative_sequence: expected model_transaction_policy.decoupled, got false"
     output = next((spec for spec in subject.outputs if spec.name == final), None)
@@ -120,5 +130,21 @@ def _iterative(sequence: SequenceBatching, subject: Subject) -> Iterator[str]:
         yield f"output {final!r}: expected BOOL[1] or INT32[1] as {FINAL_OUTPUT}, got {got}"
 
 
-def _final(configuration: ModelConfiguration) -> str:
-    return dict(configuration.parameters).get(FINAL_OUTPUT, "")
+def _only_iterative(configuration: ModelConfiguration) -> Iterator[str]:
+    for name in (FINAL_OUTPUT, MAX_ITERATIONS):
+        if _parameter(configuration, name):
+            yield f"parameters: {name}: expected an iterative sequence"
+
+
+def _whole_rows(configuration: ModelConfiguration) -> Iterator[str]:
+    """A row without a request must be possible, and each request is one row."""
+    if any(options.ragged for options in configuration.inputs):
+        yield "input.allow_ragged_batch: expected none with sequence_batching, got some"
+    if any(options.optional for options in configuration.inputs):
+        yield "input.optional: expected none with sequence_batching, got some"
+    if configuration.batch_inputs or configuration.batch_outputs:
+        yield "batch_input and batch_output: expected none with sequence_batching, got some"
+
+
+def _parameter(configuration: ModelConfiguration, name: str) -> str:
+    return dict(configuration.parameters).get(name, "")

@@ -11,6 +11,7 @@ from hermetic.server.awaited import Awaited
 from hermetic.server.batcher import Batcher
 from hermetic.server.codec import Decoded, Decoder
 from hermetic.server.dispatch import Dispatcher
+from hermetic.server.infer import Inference
 from hermetic.server.messages import ModelReady
 from hermetic.server.models import Models, ServedModel
 from hermetic.server.shaping import Shaping
@@ -72,7 +73,7 @@ def _served(one: ModelDescription) -> ServedModel:
     dispatcher = Dispatcher(
         batcher, statistics, Awaited(), lambda _: None, lambda *_: None, shaping=Shaping(batched=True)
     )
-    return AlwaysReady(ready, dispatcher, statistics)
+    return AlwaysReady(ready, dispatcher, statistics, Inference)
 
 
 class AlwaysReady(ServedModel):

@@ -2,7 +2,7 @@
 
 Run as `python standin_worker.py DATA MEMORY ORDERS SETTINGS`: three descriptors and a JSON object with the model's
 description and layout. Its outputs are its inputs, region by region; hidden inputs are not among them. `"function"` may
-be "double" (FP32 times two), "failing", or "slow".
+be "double" (FP32 times two), "failing", "slow", or for models of sequences "accumulate" and "countdown".
 
 Orders come as datagrams: "hold" keeps batches, "go" answers what is kept, any name of `TRICKS` is played on the next
 batch, "exit" ends it. An order that was taken is reported as `{"obeyed": order}`, each batch that arrives as
@@ -40,6 +40,32 @@ from hermetic.enclave.messages import (
 SLOW_S = 0.3  # seconds that a slow model takes for a batch
 
 Trick = Callable[[Any, Batch, list[Tensor]], Any]
+Row = dict[str, float]  # the first element of every input, by name
+
+OBSERVED = ("INPUT0", "START", "END", "READY", "CORRID", "STATE_IN")
+TYPECODES = {"FP32": "f", "INT32": "i", "UINT32": "I", "INT64": "q", "UINT64": "Q", "BOOL": "b"}
+
+
+def accumulate(row: Row) -> dict[str, list[float]]:
+    """Show what came, -1 for what the model does not have; add up."""
+    return {"OUTPUT0": [row.get(name, -1) for name in OBSERVED], "STATE_OUT": [row["STATE_IN"] + row["INPUT0"]]}
+
+
+def countdown(row: Row) -> dict[str, list[float]]:
+    """Show the step; say FINAL when it has reached the input."""
+    step = row["STATE_IN"]
+    return {"OUTPUT0": [step], "STATE_OUT": [step + 1], "FINAL": [step + 1 >= row["INPUT0"]]}
+
+
+FUNCTIONS: dict[str, Callable[[Row], dict[str, list[float]]]] = {"accumulate": accumulate, "countdown": countdown}
+
+
+def unpacked(datatype: str, data: bytes) -> list[float]:
+    return list(array(TYPECODES[datatype], data)) if datatype in TYPECODES else []
+
+
+def packed(datatype: str, values: list[float]) -> bytes:
+    return array(TYPECODES[datatype], values if datatype == "FP32" else list(map(int, values))).tobytes()
 
 
 class StandIn:
@@ -51,6 +77,7 @@ class StandIn:
         self.memory = mmap.mmap(memory, self.place.size)
         self.report = settings.get("report", True)
         self.function = settings.get("function", "echo")
+        self.of_rows = FUNCTIONS.get(self.function)
         self.held: list[Batch] = []
         self.holding = False
         self.trick = ""
@@ -124,9 +151,32 @@ class StandIn:
         self.view(batch, region.offset, nbytes)[:] = bytes(nbytes)
         return Tensor(nbytes, shape)
 
+    def run_rows(self, batch: Batch, function: Callable[[dict[str, float]], dict[str, list[float]]]) -> None:
+        """Answer a batch of sequences: every tensor has one element per row."""
+        columns = {
+            region.spec.name: unpacked(region.spec.datatype, bytes(self.view(batch, region.offset, tensor.nbytes)))
+            for region, tensor in zip(self.place.inputs, batch.inputs, strict=True)
+        }
+        rows = len(columns["INPUT0"])
+        if any(value < 0 for value in columns["INPUT0"]):
+            self.data.send(encode_not_done(batch.buffer, batch.sequence, STATUS_FAILED, "negative"))
+            return
+        results = [function({name: column[at] for name, column in columns.items() if column}) for at in range(rows)]
+        outputs = []
+        for region in self.place.outputs:
+            values = [value for result in results for value in result[region.spec.name]]
+            data = packed(region.spec.datatype, values)
+            self.view(batch, region.offset, len(data))[:] = data
+            head = batch.inputs[0].shape[:1] if len(batch.inputs[0].shape) > 1 else ()
+            outputs.append(Tensor(len(data), (*head, len(values) // rows)))
+        self.data.send(encode_done(batch.buffer, batch.sequence, outputs, 1, 1000, 1))
+
     def answer(self, batch: Batch) -> None:
         if self.function == "slow":
             time.sleep(SLOW_S)
+        if self.of_rows is not None and not self.trick:
+            self.run_rows(batch, self.of_rows)
+            return
         outputs = []
         for region, source, tensor in zip(self.place.outputs, self.place.inputs, batch.inputs, strict=False):
             if tensor.shape == ABSENT_SHAPE:  # zeros come out where nothing went in

@@ -22,6 +22,7 @@ from hermetic.errors import (
     WorkerLostError,
 )
 from hermetic.server.ensembles import Ensemble
+from hermetic.server.infer import Inference
 from hermetic.server.messages import ModelReady
 from hermetic.server.models import Models, ServedModel
 from hermetic.server.outputs import Output
@@ -151,7 +152,7 @@ class Stage:
             variable_tensor_bytes=1 << 16,
             requests_waiting=16,
         )
-        self.models.put(ServedModel(ready, runner, statistics))
+        self.models.put(ServedModel(ready, runner, statistics, Inference))
 
     def turn(self) -> None:
         """Run what was posted."""

@@ -21,6 +21,7 @@ from hermetic.errors import ConfigurationError, HermeticError, InvalidRequestErr
 from hermetic.server.catalogue import Catalogue, Listing
 from hermetic.server.config import RepositorySettings
 from hermetic.server.cpu_plan import CpuPlan
+from hermetic.server.ensemble_states import composing_models
 from hermetic.server.event_loop import Event
 from hermetic.server.generation import Reply, SealedFile, to_nobody
 from hermetic.server.messages import Command, RepositoryEntry
@@ -72,9 +73,10 @@ class Curator:
 
     def start(self) -> None:
         """Load what is to be loaded at the start; begin to poll, in that mode."""
-        for shelf in self._repository.shelves():
-            if shelf.wanted:
-                self._enqueue(shelf.name, partial(self._converge, shelf.name, to_nobody))
+        # Ensembles last: their models are being loaded by then.
+        names = [shelf.name for shelf in self._repository.shelves() if shelf.wanted]
+        for name in sorted(names, key=lambda name: bool(composing_models(self._repository, name))):
+            self._enqueue(name, partial(self._converge, name, to_nobody))
         if self._settings.mode == "poll":
             self._poll_later()
 
@@ -101,8 +103,12 @@ class Curator:
             reply(NotReadyError(f"model {command.model}: wanted at most {OPERATIONS_LIMIT} operations waiting"))
             return
         if command.action == "unload":
-            # An ensemble's `unload_dependents` ends here too: its composing models are further names.
-            self._enqueue(command.model, partial(self._unload, command.model, reply))
+            names = [command.model]
+            if command.dependents:
+                names += composing_models(self._repository, command.model)
+            outcome = _AllOf(len(names), reply)
+            for name in names:
+                self._enqueue(name, partial(self._unload, name, outcome))
             return
         try:
             override = parse(command.configuration) if command.configuration else NO_OVERRIDE
@@ -130,7 +136,16 @@ class Curator:
             done()
             return
         shelf.wanted = True
-        self._carry_out(shelf, plan, reply, done)
+        self._load_composing(name, lambda _error: self._carry_out(shelf, plan, reply, done))
+
+    def _load_composing(self, name: str, then: Reply) -> None:
+        """Serve the models too that an ensemble needs; one that does not come is told as the ensemble's own reason."""
+        shelves = [self._repository.shelf(needed) for needed in composing_models(self._repository, name)]
+        needed = [shelf for shelf in shelves if shelf is not None and not shelf.wanted]
+        outcome = _AllOf(len(needed), then)
+        for shelf in needed:
+            shelf.wanted = True
+            self._enqueue(shelf.name, partial(self._converge, shelf.name, outcome))
 
     def _unload(self, name: str, reply: Reply, done: Event) -> None:
         """Serve nothing of a model. One that nobody knows is not served, which is what was asked for (as in Triton)."""
@@ -315,7 +330,9 @@ class Curator:
 def _needs(slot: Slot, configuration: ModelConfiguration) -> bool:
     """Whether a version has to be loaded to serve its file like this."""
     current = slot.current
-    return current is None or slot.file is None or not current.alive or not current.serves(slot.file, configuration)
+    if current is None or slot.file is None or not current.serves(slot.file, configuration):
+        return True
+    return not current.alive and not current.is_ensemble  # which comes to life when its models do
 
 
 def _same(one: SealedFile, other: SealedFile) -> bool:

@@ -18,7 +18,7 @@ __all__ = ["Lookup", "NotThere", "misfits", "name_of_step"]
 DEPTH_LIMIT: Final = 16  # ensembles within ensembles
 
 Lookup = Callable[[str, int], ModelDescription]
-"""Name, version (0: the latest) -> the model that a request would get now; raises `NotThere`."""
+"""Name, version (0: the latest) -> a model; raises `NotThere`."""
 
 
 class NotThere(NotReadyError):  # noqa: N818 - a state, not a fault
@@ -38,12 +38,16 @@ def name_of_step(number: int, step: EnsembleStep, version: int | None = None) ->
     return f"step {number}: model '{step.model}'" + (f" version {version}" if version else "")
 
 
-def misfits(description: ModelDescription, lookup: Lookup) -> list[str]:
-    """Return why an ensemble cannot be served with the models that `lookup` gives; empty where it can."""
+def misfits(description: ModelDescription, lookup: Lookup, known: Lookup) -> list[str]:
+    """Return why an ensemble cannot be served with the models that `lookup` gives; empty where it can.
+
+    `lookup` gives the model that a request would get now, `known` also one that is not ready: circles are found by
+    that, before anything asks whether an ensemble is ready that asks in turn.
+    """
     ensemble = description.configuration.ensemble
     if ensemble is None:
         return [f"model '{description.name}': expected an ensemble, got none"]
-    circle = _circle(description, lookup, (description.name,))
+    circle = _circle(description, known, (description.name,))
     if circle is not None:
         return [f"ensemble '{description.name}' contains itself: {circle}"]
     optional = [option.name for option in description.configuration.inputs if option.optional]
@@ -59,7 +63,7 @@ def misfits(description: ModelDescription, lookup: Lookup) -> list[str]:
     return found or [*_models_fit(description, ensemble, models), *_tensors_fit(description, ensemble, models)]
 
 
-def _circle(description: ModelDescription, lookup: Lookup, way: tuple[str, ...]) -> str | None:
+def _circle(description: ModelDescription, known: Lookup, way: tuple[str, ...]) -> str | None:
     """Return the way from an ensemble back to itself, or one that is too long."""
     ensemble = description.configuration.ensemble
     for step in ensemble.steps if ensemble is not None else ():
@@ -67,7 +71,7 @@ def _circle(description: ModelDescription, lookup: Lookup, way: tuple[str, ...])
         if step.model in way or len(onward) > DEPTH_LIMIT:
             return " -> ".join(onward)
         try:
-            circle = _circle(lookup(step.model, step.version), lookup, onward)
+            circle = _circle(known(step.model, step.version), known, onward)
         except NotThere:
             continue
         if circle is not None:

@@ -281,7 +281,6 @@ class Ensemble:
         self._waiting: deque[Work] = deque()
         self._plans: dict[tuple[Any, ...], Plan] = {}
         self._why_not: str | None = None
-        self._looking = False
         self._on_idle: Callable[[], None] | None = None
         self.on_labels: Callable[[Mapping[str, Sequence[bytes]]], None] = lambda _: None
         """Takes the labels of the ensemble's outputs, whenever they may have changed."""
@@ -298,13 +297,7 @@ class Ensemble:
     def why_not(self) -> str:
         """Why nothing can be run now; "" where it can."""
         if self._why_not is None:
-            if self._looking:
-                return "it contains itself"
-            self._looking = True
-            try:
-                self._why_not = "; ".join(misfits(self.description, self._look_up))
-            finally:
-                self._looking = False
+            self._why_not = "; ".join(misfits(self.description, self._look_up, self._known))
             if not self._why_not:
                 self.on_labels(self._labels())
         return self._why_not
@@ -328,6 +321,13 @@ class Ensemble:
             return self._models.resolve(name, str(version) if version else "").description
         except (NotFoundError, NotReadyError) as error:
             raise NotThere(str(error)) from None
+
+    def _known(self, name: str, version: int) -> ModelDescription:
+        held = [model.description for model in self._models.served() if model.description.name == name]
+        found = [about for about in held if version in (0, about.version)]
+        if not found:
+            raise NotThere("not loaded")
+        return found[-1]
 
     def _changed(self) -> None:
         self._why_not = None

@@ -104,15 +104,25 @@ class Generation:
     wiped: bool = True
     waiting_for_front_ends: set[int] = field(default_factory=set)
     connections: int = 0  # under way
+    why_not: Callable[[], str] = str
+    """Of an ensemble: why it cannot serve now; "" where it can."""
+    waits: Callable[[], bool] = bool
+    """Of an ensemble: whether one of its models is being loaded."""
 
     def __post_init__(self) -> None:
-        """Make the instances that the configuration says."""
-        self.instances = tuple(Instance(number) for number in range(self.configuration.instances))
+        """Make the instances that the configuration says; an ensemble has none."""
+        count = 0 if self.is_ensemble else self.configuration.instances
+        self.instances = tuple(Instance(number) for number in range(count))
 
     @property
     def key(self) -> tuple[str, int]:
         """Name and version."""
         return self.file.manifest.name, self.file.manifest.version
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether other models serve it."""
+        return self.file.manifest.is_ensemble
 
     @property
     def takes_links(self) -> bool:
@@ -121,8 +131,15 @@ class Generation:
 
     @property
     def alive(self) -> bool:
-        """Whether at least one worker serves."""
+        """Whether at least one worker serves; of an ensemble, whether all its models are there."""
+        if self.is_ensemble:
+            return self.phase == "serving" and not self.why_not()
         return any(instance.worker is not None for instance in self.instances)
+
+    @property
+    def starting(self) -> bool:
+        """Whether a worker of it, or a model of an ensemble, is being loaded."""
+        return self.waits() or any(instance.starting for instance in self.instances)
 
     @property
     def over(self) -> bool:

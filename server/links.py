@@ -107,7 +107,7 @@ class Links:
         if made.descriptors is not None:
             instance.links_made += 1
             instance.links[front_end.pid] = instance.links_made
-            front_end.send(_ready_frame(generation, instance, instance.links_made), made.descriptors)
+            front_end.send(ready_frame(generation, instance.number, instance.links_made), made.descriptors)
             return
         about = {**generation.names(), "instance": instance.number, "front-end": front_end.pid}
         self._record("model.not-connected", {**about, "text": str(made.error)})
@@ -142,7 +142,7 @@ class Links:
 
 def check_ready_frame(generation: Generation) -> None:
     """Raise `BorderError` where a model's description is too large to be told to a front end."""
-    _ready_frame(generation, generation.instances[0], 0).encode()
+    ready_frame(generation, 0, 0).encode()
 
 
 def _attach(generation: Generation, worker: Worker, front_end: FrontEnd) -> _Made:
@@ -171,12 +171,13 @@ def _attach(generation: Generation, worker: Worker, front_end: FrontEnd) -> _Mad
     return made
 
 
-def _ready_frame(generation: Generation, instance: Instance, link: int) -> ModelReady:
+def ready_frame(generation: Generation, instance: int, link: int) -> ModelReady:
+    """Return what a front end is told of one instance of a model, or, alone, of an ensemble."""
     settings = generation.file.settings
     return ModelReady(
         description=generation.description(),
         generation=generation.number,
-        instance=instance.number,
+        instance=instance,
         link=link,
         buffers=settings.buffers,
         batches_in_flight=settings.batches_in_flight,

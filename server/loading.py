@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from hermetic.attestation.evidence import JsonValue
 from hermetic.enclave.buffers import layout
 from hermetic.enclave.manifest import Manifest
 from hermetic.enclave.messages import Opened
@@ -20,6 +21,7 @@ from hermetic.server.config import Isolation, ModelSettings
 from hermetic.server.cpu_plan import Place
 from hermetic.server.generation import SealedFile
 
+CHECKPOINT_LIMIT: Final = 4096  # characters of a broker's checkpoint that a record keeps
 PROFILE_OF_FORMAT: Final[Mapping[str, Literal["onnx-cpu", "torch-cpu"]]] = {
     "onnx": "onnx-cpu",
     "torchscript": "torch-cpu",
@@ -36,6 +38,19 @@ class Loaded:
     worker: Worker
     opened: Opened
     release: Release
+
+    def facts(self) -> dict[str, JsonValue]:
+        """Return what the log keeps: the broker's own signed checkpoint too, so that it cannot rewrite its history."""
+        checkpoint, opened = self.release.checkpoint, self.opened
+        return {
+            "pid": self.worker.pid,
+            "lock-down": self.worker.report.model_dump(mode="json"),
+            "broker-checkpoint": None if checkpoint is None else checkpoint.decode(errors="replace")[:CHECKPOINT_LIMIT],
+            "unseal-ms": round(opened.unseal_ms, 3),
+            "load-ms": round(opened.load_ms, 3),
+            "warm-up-ms": round(opened.warm_up_ms, 3),
+            "known-answer-ms": round(opened.known_answer_ms, 3),
+        }
 
 
 class Loader:

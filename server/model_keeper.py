@@ -14,19 +14,25 @@ from typing import Final
 from hermetic.attestation.evidence import JsonValue
 from hermetic.enclave.configuration import ModelConfiguration
 from hermetic.enclave.supervisor import Worker
-from hermetic.errors import BrokerUnreachableError, HermeticError, NotReadyError, WorkerLostError
+from hermetic.errors import (
+    BrokerUnreachableError,
+    HermeticError,
+    InvalidRequestError,
+    NotReadyError,
+    WorkerLostError,
+)
 from hermetic.server.cpu_plan import UNPLANNED, CpuPlan, Place
+from hermetic.server.ensemble_states import introduce
 from hermetic.server.event_loop import Event
 from hermetic.server.front_ends import FrontEnd
 from hermetic.server.generation import Generation, Instance, Reply, SealedFile, to_nobody
-from hermetic.server.links import Links, check_ready_frame
+from hermetic.server.links import Links, check_ready_frame, ready_frame
 from hermetic.server.loading import Loaded, Loader
 from hermetic.server.messages import LinkLost, ModelStop
 from hermetic.server.repository import Repository, Slot, printable
 from hermetic.server.surroundings import Surroundings
 
 UNLOAD_TIMEOUT_S: Final = 20
-CHECKPOINT_LIMIT: Final = 4096  # characters of a broker's checkpoint that a record keeps
 PASSING: Final = (BrokerUnreachableError, WorkerLostError)
 """Why a load may fail today and work tomorrow: it is tried again. Everything else is somebody's decision."""
 
@@ -77,9 +83,19 @@ class ModelKeeper:
             return
         slot.generations += 1
         slot.begin(generation)
+        if generation.is_ensemble:
+            self._introduce_ensemble(slot, generation)
+            return
         for instance in generation.instances:
             self._start(slot, generation, instance)
         self._publish()
+
+    def _introduce_ensemble(self, slot: Slot, generation: Generation) -> None:
+        """Tell every front end of an ensemble: other models' workers serve it, whenever they are there."""
+        generation.phase = "connecting"
+        introduce(generation, self.repository, self._front_ends.values())
+        self._record("ensemble.loaded", generation.names())
+        self._take_over(slot, generation)
 
     def _start(self, slot: Slot, generation: Generation, instance: Instance) -> None:
         instance.starting, instance.restart_at = True, None
@@ -140,7 +156,7 @@ class ModelKeeper:
         self._starting -= 1
         worker = loaded.worker
         about = {**generation.names(), "instance": instance.number}
-        self._record("model.loaded", {**about, **_release_facts(loaded), **_place_facts(instance)})
+        self._record("model.loaded", {**about, **loaded.facts(), **_place_facts(instance)})
         self._workers.add(worker)
         instance.ready(worker, time.monotonic())
         self._loop.watch(worker.pidfd, partial(self._worker_lost_here, slot, generation, instance, worker))
@@ -162,15 +178,17 @@ class ModelKeeper:
 
     def _connected(self, slot: Slot, generation: Generation) -> None:
         generation.connections -= 1
-        if generation.connections or generation.phase != "connecting":
-            return
+        if not generation.connections and generation.phase == "connecting":
+            self._take_over(slot, generation)
+
+    def _take_over(self, slot: Slot, generation: Generation) -> None:
         generation.phase = "serving"
         before = slot.take_over(generation)
         if before is not None:
             self._stop(slot, before)
         self._publish()
         reply, generation.reply = generation.reply, to_nobody
-        reply(None if generation.alive else WorkerLostError(f"model {slot.name}: {slot.reason}"))
+        reply(None if generation.alive else _not_alive(slot, generation))
 
     def _give_place_back(self, instance: Instance) -> None:
         if instance.place is not None:
@@ -183,7 +201,11 @@ class ModelKeeper:
         """Give a front end that has just started every model that is ready."""
         for slot in self.repository:
             for generation in slot.held():
-                for instance in generation.instances if generation.takes_links else ():
+                if not generation.takes_links:
+                    continue
+                if generation.is_ensemble:
+                    front_end.send(ready_frame(generation, 0, 0))
+                for instance in generation.instances:
                     self._links.connect(generation, instance, [front_end])
 
     def link_lost(self, front_end: FrontEnd, frame: LinkLost) -> None:
@@ -357,6 +379,12 @@ class ModelKeeper:
             worker.kill()
 
 
+def _not_alive(slot: Slot, generation: Generation) -> HermeticError:
+    if generation.is_ensemble:
+        return InvalidRequestError(f"load failed for model '{slot.name}': {generation.why_not()}")
+    return WorkerLostError(f"model {slot.name}: {slot.reason}")
+
+
 def _words(error: HermeticError) -> str:
     return f"{type(error).__name__}: {error}"
 
@@ -365,18 +393,3 @@ def _place_facts(instance: Instance) -> dict[str, JsonValue]:
     """What the log keeps of where a worker runs."""
     place = instance.place or UNPLANNED
     return {"threads": place.threads, "spinning": place.spinning, "cores": list(place.cores)}
-
-
-def _release_facts(loaded: Loaded) -> dict[str, JsonValue]:
-    """What the log keeps of a release: the broker's own signed checkpoint, so that it cannot rewrite its history."""
-    checkpoint = loaded.release.checkpoint
-    opened = loaded.opened
-    return {
-        "pid": loaded.worker.pid,
-        "lock-down": loaded.worker.report.model_dump(mode="json"),
-        "broker-checkpoint": None if checkpoint is None else checkpoint.decode(errors="replace")[:CHECKPOINT_LIMIT],
-        "unseal-ms": round(opened.unseal_ms, 3),
-        "load-ms": round(opened.load_ms, 3),
-        "warm-up-ms": round(opened.warm_up_ms, 3),
-        "known-answer-ms": round(opened.known_answer_ms, 3),
-    }

@@ -43,14 +43,15 @@ class Slot:
         """The state as RepositoryIndex shows it: what serves counts first, then what comes, then what goes."""
         if self.current is not None and self.current.alive:
             return "READY"
-        if self.coming is not None or (self.current and any(one.starting for one in self.current.instances)):
+        if self.coming is not None or (self.current and self.current.starting):
             return "LOADING"
         return "UNLOADING" if self.going else "UNAVAILABLE"
 
     @property
     def entry(self) -> RepositoryEntry:
         """What RepositoryIndex shows."""
-        reason = self.reason[:REASON_LIMIT] if self.state == "UNAVAILABLE" else ""
+        why_not = self.current.why_not() if self.current is not None else ""
+        reason = printable(why_not or self.reason)[:REASON_LIMIT] if self.state == "UNAVAILABLE" else ""
         return RepositoryEntry(name=self.name, version=self.version, state=self.state, reason=reason)
 
     @property
@@ -175,6 +176,8 @@ class Repository:
         for shelf in self.shelves():
             files = shelf.files() if shelf.wanted else {}
             for version in shelf.chosen() if shelf.wanted else ():
+                if files[version].manifest.is_ensemble:
+                    continue
                 with contextlib.suppress(HermeticError):  # it will not be loaded, which is told where it is tried
                     workers += [files[version].settings] * shelf.configuration(files[version]).instances
         return workers

@@ -11,7 +11,8 @@ from hermetic.enclave.configuration import (
     SequenceBatching,
 )
 from hermetic.enclave.messages import ModelDescription
-from hermetic.server.ensemble_fit import NotThere, misfits
+from hermetic.server.ensemble_fit import NotThere
+from hermetic.server.ensemble_fit import misfits as all_misfits
 from tests.server.far_side import description
 from tests.server.test_ensembles import step
 
@@ -23,6 +24,10 @@ def ensemble(
 ) -> ModelDescription:
     configuration = ModelConfiguration(inputs=options, ensemble=Ensemble(steps=steps))
     return description(name, **changes).model_copy(update={"configuration": configuration})
+
+
+def misfits(description: ModelDescription, look_up: Any) -> list[str]:
+    return all_misfits(description, look_up, look_up)
 
 
 def among(*models: ModelDescription) -> Any:

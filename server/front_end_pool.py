@@ -4,6 +4,7 @@ The thread of the event loop owns all state here. What a front end says, and wha
 business: supervisor.py.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Final
 from hermetic.attestation.evidence import JsonValue
 from hermetic.enclave.isolation.own_uid import OwnUid
 from hermetic.enclave.messages import Frame
-from hermetic.errors import BorderError, HermeticError
+from hermetic.errors import BorderError, HermeticError, LogError
 from hermetic.server.event_loop import Event, EventLoop
 from hermetic.server.front_ends import FrontEnd
 from hermetic.server.generation import restart_delay
@@ -21,6 +22,7 @@ from hermetic.server.settings import FrontEndSettings
 from hermetic.server.shared_messages import CountersGone, CountersOf
 
 RECORD_TEXT_LIMIT: Final = 1024  # characters of somebody else's words in one record
+_log: Final = logging.getLogger(__name__)
 
 Recorder = Callable[[str, Mapping[str, JsonValue]], None]
 
@@ -141,11 +143,19 @@ class FrontEndPool:
             other.send(CountersOf(pid=new.pid), (new.row,))
 
     def _hear(self, front_end: FrontEnd) -> None:
-        """Handle one frame; a front end that breaks the protocol or is gone is replaced."""
+        """Handle one frame; a front end that breaks the protocol or is gone is replaced.
+
+        So is one whose frame meets a fault of ours: whoever finds such a frame must not end the server with it.
+        """
         try:
             self.on_frame(front_end, front_end.receive())
+        except LogError:  # without a log nothing goes on
+            raise
         except (BorderError, OSError) as error:
             self.bury(front_end, str(error))
+        except Exception as error:  # noqa: BLE001 - one front end may not end all others
+            _log.exception("front end %d: its frame met a fault", front_end.pid)
+            self.bury(front_end, f"its frame met a fault: {type(error).__name__}")
 
     def _replace(self) -> None:
         """Start a front end beside the loop: spawned here, because it dies with the thread that spawned it."""

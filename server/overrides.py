@@ -84,12 +84,10 @@ def parse(text: str) -> Override:
     """Return what the JSON says, or raise `InvalidRequestError` that names the field at fault."""
     config = config_pb.ModelConfig()
     try:
-        members = json.loads(text, object_pairs_hook=_members_once)
+        members = _loaded(text)
         json_format.ParseDict(members, config, max_recursion_depth=NESTING_LIMIT)
     except (ValueError, RecursionError, json_format.ParseError) as error:
         raise InvalidRequestError(f"model configuration: expected JSON of ModelConfig, got: {error}") from None
-    if not isinstance(members, dict):
-        raise InvalidRequestError(f"model configuration: expected a JSON object, got {type(members).__name__}")
     # Which fields are there is asked of the JSON: protobuf does not tell a zero from nothing.
     fields = {str(field.json_name): str(field.name) for field in config.DESCRIPTOR.fields}
     present = [fields.get(str(name), str(name)) for name, value in members.items() if value is not None]
@@ -99,6 +97,21 @@ def parse(text: str) -> Override:
     parts = {_TAKEN[name]: getattr(configuration, _TAKEN[name]) for name in present if name in _TAKEN}
     stated = tuple((name, _only(config, [name]).SerializeToString()) for name in present if name not in _TAKEN)
     return Override(**parts, stated=stated)
+
+
+def _loaded(text: str) -> dict[str, Any]:
+    """Return the members of a JSON object; `InvalidRequestError` for another value, `ValueError` where it is no JSON.
+
+    Text that is not Unicode is refused here: JSON can spell lone surrogates, and protobuf's own errors break on them.
+    """
+    members = json.loads(text, object_pairs_hook=_members_once)
+    if not isinstance(members, dict):
+        raise InvalidRequestError(f"model configuration: expected a JSON object, got {type(members).__name__}")
+    try:
+        json.dumps(members, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("text that is not Unicode") from None
+    return members
 
 
 def _only(config: config_pb.ModelConfig, names: Sequence[str]) -> config_pb.ModelConfig:

@@ -1,6 +1,5 @@
 """The configuration that a load comes with: what is taken, what must say the same, what is refused by its name."""
 
-import contextlib
 import json
 from typing import Any
 
@@ -19,6 +18,7 @@ from hermetic.enclave.configuration import (
 from hermetic.enclave.manifest import Manifest
 from hermetic.errors import InvalidRequestError
 from hermetic.protos.inference import model_config_pb2 as config_pb
+from hermetic.server.messages import CommandReply
 from hermetic.server.model_config import configuration as rendered
 from hermetic.server.overrides import NO_OVERRIDE, Override, parse
 from tests.enclave.sealed_by_hand import manifest_of
@@ -117,7 +117,12 @@ def test_what_says_another_thing_is_refused(members: dict[str, Any], words: str)
         ('{"dynamic_batching": {"nope": 1}}', "nope"),
         ('{"max_batch_size": 8, "maxBatchSize": 9}', "max_batch_size"),
         ('{"name": "a", "name": "b"}', "twice"),
-        ("[]", "expected"),
+        ("[]", "expected a JSON object, got list"),
+        ("5", "expected a JSON object, got int"),
+        ("null", "expected a JSON object, got NoneType"),
+        ('{"\\ud800": 1}', "expected JSON"),
+        ('{"name": "\\udcff"}', "expected JSON"),
+        ('{"metric_tags": {"\\ud800": "a"}}', "expected JSON"),
         ("{nope", "expected JSON"),
         ('{"dynamic_batching": ' + "[" * 9000 + "}", "expected JSON"),
     ],
@@ -159,8 +164,17 @@ _JSON = st.recursive(
 _FIELDS = st.sampled_from([field.name for field in config_pb.ModelConfig.DESCRIPTOR.fields])
 
 
-@given(st.text(max_size=200) | st.dictionaries(_FIELDS | st.text(max_size=8), _JSON, max_size=4).map(json.dumps))
+_ANY_TEXT = st.text(st.characters(), max_size=8)  # lone surrogates too: JSON can spell them
+
+
+@given(
+    st.text(max_size=200)
+    | _JSON.map(json.dumps)
+    | st.dictionaries(_FIELDS | _ANY_TEXT, _JSON | _ANY_TEXT, max_size=4).map(json.dumps)
+)
 def test_whatever_a_front_end_sends_is_an_override_or_an_invalid_request(text: str) -> None:
     """It runs in the supervisor: any other error would end it."""
-    with contextlib.suppress(InvalidRequestError):
+    try:
         parse(text).applied(MANIFEST.configuration, MANIFEST)
+    except InvalidRequestError as error:
+        CommandReply(id=1, error="InvalidRequestError", text=str(error)[:1024]).encode()

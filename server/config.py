@@ -207,7 +207,7 @@ class ModelSettings(Section):
     spinning: bool | None = None
     cores: tuple[Annotated[int, Field(ge=0)], ...] = ()
     buffers: Annotated[int, Field(ge=2, le=64)] = 4
-    batches_in_flight: Annotated[int, Field(ge=1, le=8)] = 2
+    batches_in_flight: Literal["auto"] | Annotated[int, Field(ge=1, le=8)] = "auto"
     max_queue_delay_us: Annotated[int, Field(ge=0)] | None = None  # None: as the model's configuration says
     requests_waiting: PositiveInt = 1024
     variable_tensor_bytes: PositiveInt = 4 * MIB

@@ -9,6 +9,8 @@ The rules, measured on two cores (docs/performance.md) unless they say otherwise
   that leaves it several, two cores are kept free, so that they may spin (reasoned, not measured).
 - Processes are pinned only where each can have cores of its own; on shared cores the scheduler knows better. A front
   end then has two, for its loop and for gRPC's threads (reasoned, not measured).
+- A worker is given its next batch while it runs one, unless cores are so few that front end and worker would only take
+  turns: then larger batches cost less. On two cores that is one batch at a time.
 - A CPU quota (cgroup) below the number of cores is time shared out over all of them: then nothing is pinned.
 """
 
@@ -25,6 +27,8 @@ __all__ = ["UNPLANNED", "Cores", "CpuPlan", "Place"]
 AUTO_THREADS_LIMIT: Final = 16  # threads that a worker gets unasked: more seldom help one batch
 FRONT_END_CORES: Final = 2  # cores of one front end that is pinned
 SPARE_TO_PIN: Final = 1  # cores that pinned processes leave to the supervisor and the system
+SPARE_TO_OVERLAP: Final = 1  # cores that make it worth while to have a batch wait at a worker that runs one
+BATCHES_WHERE_ROOMY: Final = 2  # batches that a worker has then: one runs, one waits
 SPARE_TO_SPIN: Final = 2  # cores that spinning threads leave to whoever they wait for
 
 
@@ -49,11 +53,15 @@ class Cores:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What one process gets: threads of its runtime, whether they spin, the cores it is pinned to (none: any)."""
+    """What one process gets: threads of its runtime, whether they spin, the cores it is pinned to (none: any).
+
+    `batches_in_flight`: so many batches a worker has at a time, from each front end.
+    """
 
     threads: int = 1
     spinning: bool = False
     cores: tuple[int, ...] = ()
+    batches_in_flight: int = 1
 
 
 UNPLANNED: Final = Place()
@@ -72,6 +80,7 @@ class CpuPlan:
     _threads: int = 1
     _pinned: bool = False
     _spinning: bool = False
+    _batches: int = 1
 
     def begin(self, workers: Sequence[ModelSettings]) -> None:
         """Decide for these workers, one entry for each process; `ConfigurationError` where the settings cannot hold."""
@@ -101,6 +110,7 @@ class CpuPlan:
         self._threads = max(1, min(share if roomy_share <= 1 else roomy_share, AUTO_THREADS_LIMIT))
         busy = self.front_ends + self._needed(workers)
         roomy = self.cores.count >= busy + SPARE_TO_SPIN
+        self._batches = BATCHES_WHERE_ROOMY if self.cores.count >= busy + SPARE_TO_OVERLAP else 1
         self._spinning = self.settings.spinning == "on" or (self.settings.spinning == "auto" and roomy)
 
     def front_end(self, number: int) -> Place:
@@ -111,13 +121,14 @@ class CpuPlan:
         """Return a place for a worker that starts; where no core is free any more, any core, and no spinning."""
         threads = self._threads if worker.threads == "auto" else worker.threads
         spinning = self._spinning if worker.spinning is None else worker.spinning
+        batches = self._batches if worker.batches_in_flight == "auto" else worker.batches_in_flight
         if worker.cores:
-            return Place(threads, spinning, worker.cores)
+            return Place(threads, spinning, worker.cores, batches)
         if not self._pinned:
-            return Place(threads, spinning)
+            return Place(threads, spinning, (), batches)
         if len(self._free) < threads:
-            return Place(threads, bool(worker.spinning))
-        return Place(threads, spinning, self._taken(threads))
+            return Place(threads, bool(worker.spinning), (), batches)
+        return Place(threads, spinning, self._taken(threads), batches)
 
     def give_back(self, place: Place) -> None:
         """The worker of a place has ended."""
@@ -131,6 +142,7 @@ class CpuPlan:
             "quota": self.cores.quota,
             "front-ends": self.front_ends,
             "threads-per-worker": self._threads,
+            "batches-in-flight": self._batches,
             "spinning": self._spinning,
             "pinned": self._pinned,
             "front-end-cores": [list(place.cores) for place in self._front_end_places],

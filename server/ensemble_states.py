@@ -54,7 +54,7 @@ def introduce(generation: Generation, repository: Repository, front_ends: Iterab
     state = EnsembleState(repository, generation)
     generation.why_not, generation.waits = state.why_not, state.coming
     for front_end in front_ends:
-        front_end.send(ready_frame(generation, 0, 0))
+        front_end.send(ready_frame(generation))
 
 
 def composing_models(repository: Repository, name: str) -> list[str]:

@@ -16,6 +16,7 @@ from hermetic.enclave.buffers import layout
 from hermetic.enclave.channel import data_channel, shared_memory
 from hermetic.enclave.supervisor import Worker
 from hermetic.errors import ConfigurationError, HermeticError, WorkerLostError
+from hermetic.server.cpu_plan import UNPLANNED
 from hermetic.server.event_loop import Event
 from hermetic.server.front_ends import FrontEnd
 from hermetic.server.generation import Generation, Instance
@@ -107,7 +108,7 @@ class Links:
         if made.descriptors is not None:
             instance.links_made += 1
             instance.links[front_end.pid] = instance.links_made
-            front_end.send(ready_frame(generation, instance.number, instance.links_made), made.descriptors)
+            front_end.send(ready_frame(generation, instance), made.descriptors)
             return
         about = {**generation.names(), "instance": instance.number, "front-end": front_end.pid}
         self._record("model.not-connected", {**about, "text": str(made.error)})
@@ -142,7 +143,7 @@ class Links:
 
 def check_ready_frame(generation: Generation) -> None:
     """Raise `BorderError` where a model's description is too large to be told to a front end."""
-    ready_frame(generation, 0, 0).encode()
+    ready_frame(generation).encode()
 
 
 def _attach(generation: Generation, worker: Worker, front_end: FrontEnd) -> _Made:
@@ -171,16 +172,17 @@ def _attach(generation: Generation, worker: Worker, front_end: FrontEnd) -> _Mad
     return made
 
 
-def ready_frame(generation: Generation, instance: int, link: int) -> ModelReady:
-    """Return what a front end is told of one instance of a model, or, alone, of an ensemble."""
+def ready_frame(generation: Generation, instance: Instance | None = None) -> ModelReady:
+    """Return what a front end is told of one instance of a model; of an ensemble, which has none, alone."""
     settings = generation.file.settings
+    place = instance.place if instance is not None and instance.place is not None else UNPLANNED
     return ModelReady(
         description=generation.description(),
         generation=generation.number,
-        instance=instance,
-        link=link,
+        instance=0 if instance is None else instance.number,
+        link=0 if instance is None else instance.links_made,
         buffers=settings.buffers,
-        batches_in_flight=settings.batches_in_flight,
+        batches_in_flight=place.batches_in_flight,
         variable_tensor_bytes=settings.variable_tensor_bytes,
         max_queue_delay_us=settings.max_queue_delay_us,
         requests_waiting=settings.requests_waiting,

@@ -204,7 +204,7 @@ class ModelKeeper:
                 if not generation.takes_links:
                     continue
                 if generation.is_ensemble:
-                    front_end.send(ready_frame(generation, 0, 0))
+                    front_end.send(ready_frame(generation))
                 for instance in generation.instances:
                     self._links.connect(generation, instance, [front_end])
 
@@ -392,4 +392,9 @@ def _words(error: HermeticError) -> str:
 def _place_facts(instance: Instance) -> dict[str, JsonValue]:
     """What the log keeps of where a worker runs."""
     place = instance.place or UNPLANNED
-    return {"threads": place.threads, "spinning": place.spinning, "cores": list(place.cores)}
+    return {
+        "threads": place.threads,
+        "spinning": place.spinning,
+        "cores": list(place.cores),
+        "batches-in-flight": place.batches_in_flight,
+    }

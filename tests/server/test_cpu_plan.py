@@ -90,7 +90,7 @@ def test_a_worker_that_comes_later_than_the_cores_reach_is_not_pinned_and_does_n
     first, second = places(made, [two, two])
     assert first.cores
     late = made.take(two)
-    assert late == Place(2)
+    assert (late.threads, late.spinning, late.cores) == (2, False, ())
     made.give_back(second)
     assert made.take(two).cores == second.cores
 
@@ -114,8 +114,17 @@ def test_everything_can_be_said_by_the_operator() -> None:
     made = plan(machine(64), workers, settings=settings)
     assert made.front_end(0).cores == (0, 3)
     first, second = places(made, workers)
-    assert first == Place(2, spinning=True, cores=(4, 5))
+    assert first == Place(2, spinning=True, cores=(4, 5), batches_in_flight=2)
     assert (second.spinning, second.cores) == (False, ())
+
+
+@pytest.mark.parametrize(("cores", "workers", "batches"), [(1, 1, 1), (2, 1, 1), (3, 1, 2), (4, 4, 1), (8, 1, 2)])
+def test_a_batch_waits_at_a_worker_only_where_it_would_not_take_turns_with_the_front_end(
+    cores: int, workers: int, batches: int
+) -> None:
+    one = ModelSettings(threads=1)
+    assert plan(machine(cores), [one] * workers).take(one).batches_in_flight == batches
+    assert plan(machine(cores), [one] * workers).take(ModelSettings(batches_in_flight=3)).batches_in_flight == 3
 
 
 def test_named_cores_are_nobody_elses() -> None:
@@ -148,6 +157,7 @@ def test_the_decisions_can_be_shown() -> None:
         "quota": 1.5,
         "front-ends": 1,
         "threads-per-worker": 1,
+        "batches-in-flight": 1,
         "spinning": False,
         "pinned": False,
         "front-end-cores": [[]],

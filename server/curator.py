@@ -27,7 +27,7 @@ from hermetic.server.generation import Reply, SealedFile, to_nobody
 from hermetic.server.messages import Command, RepositoryEntry
 from hermetic.server.model_keeper import ModelKeeper
 from hermetic.server.overrides import NO_OVERRIDE, Override, parse
-from hermetic.server.repository import Repository, Shelf, Slot
+from hermetic.server.repository import Repository, Shelf, Slot, printable
 from hermetic.server.surroundings import Surroundings
 from hermetic.server.version_policy import describe
 
@@ -218,7 +218,10 @@ class Curator:
                 shelf.wanted = True
 
     def _refuse(self, listing: Listing) -> None:
-        refused = tuple(RepositoryEntry.refused(path.name, reason) for path, reason in sorted(listing.refused.items()))
+        refused = tuple(
+            RepositoryEntry.refused(printable(path.name), printable(reason))
+            for path, reason in sorted(listing.refused.items())
+        )
         if refused != self._repository.refused:
             known = set(self._repository.refused)
             for entry in refused:

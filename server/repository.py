@@ -197,5 +197,5 @@ class Repository:
 
 
 def printable(text: str) -> str:
-    """Return `text` on one line: a worker's words are shown in terminals and logs."""
+    """Return `text` as Unicode on one line: others' words and files' names are shown in terminals, logs, frames."""
     return "".join(character if character.isprintable() else "?" for character in text)

@@ -5,7 +5,7 @@ supervisor knows the tally of each, and adds up those of front ends that have en
 lost with them. The border's rules hold: what a front end sends is checked, and believed for its own counts only.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,9 +14,11 @@ from hermetic.enclave.messages import Name
 from hermetic.server.messages import MODELS_LIMIT
 
 BATCH_SIZES_LIMIT: Final = 4096  # different sizes of one model's batches
+BATCHES_LIMIT: Final = 1 << 17  # sizes of batches of all models of one tally: 14 MB as a document
 METHODS_LIMIT: Final = 512  # pairs of method and status
+LARGEST: Final = (1 << 63) - 1
 
-Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
 Sum = tuple[Count, Count]
 """How often, and nanoseconds altogether."""
 
@@ -79,7 +81,7 @@ class Tally(_Part):
 
 
 def total(tallies: Iterable[Tally]) -> Tally:
-    """Return the sum."""
+    """Return the sum; it stays within the bounds of a tally, whatever front ends say: no number is an error here."""
     every = list(tallies)
     models: dict[tuple[str, int, int], list[ModelTally]] = {}
     requests: dict[tuple[str, int], int] = {}
@@ -87,16 +89,31 @@ def total(tallies: Iterable[Tally]) -> Tally:
         for model in tally.models:
             models.setdefault(model.key, []).append(model)
         for method, code, count in tally.requests:
-            requests[method, code] = requests.get((method, code), 0) + count
+            requests[method, code] = _added((requests.get((method, code), 0), count))
     return Tally(
-        models=tuple(_total_of_model(models[key]) for key in sorted(models)),
+        models=tuple(_models(models)),
         requests=tuple((method, code, count) for (method, code), count in sorted(requests.items())),
-        undelivered=sum(tally.undelivered for tally in every),
-        live=sum(tally.live for tally in every),
-        bytes_in_flight=sum(tally.bytes_in_flight for tally in every),
-        records_waiting=sum(tally.records_waiting for tally in every),
-        draining=sum(tally.draining for tally in every),
+        undelivered=_added(tally.undelivered for tally in every),
+        live=_added(tally.live for tally in every),
+        bytes_in_flight=_added(tally.bytes_in_flight for tally in every),
+        records_waiting=_added(tally.records_waiting for tally in every),
+        draining=_added(tally.draining for tally in every),
     )
+
+
+def _added(counts: Iterable[int]) -> int:
+    return min(sum(counts), LARGEST)
+
+
+def _models(tallies: Mapping[tuple[str, int, int], list[ModelTally]]) -> Iterator[ModelTally]:
+    """Give the sum of each model, as many models and sizes of batches as a tally may have."""
+    room = BATCHES_LIMIT
+    for key in sorted(tallies)[:MODELS_LIMIT]:
+        model = _total_of_model(tallies[key])
+        if len(model.batches) > room:
+            model = model.model_copy(update={"batches": model.batches[:room]})
+        room -= len(model.batches)
+        yield model
 
 
 def _total_of_model(tallies: list[ModelTally]) -> ModelTally:
@@ -107,10 +124,10 @@ def _total_of_model(tallies: list[ModelTally]) -> ModelTally:
     batches: dict[int, list[int]] = {}
     for tally in tallies:
         for reason, count in tally.failures.items():
-            failures[reason] = failures.get(reason, 0) + count
+            failures[reason] = _added((failures.get(reason, 0), count))
         for rows, *counts in tally.batches:
             before = batches.get(rows, [0, 0, 0, 0])
-            batches[rows] = [one + other for one, other in zip(before, counts, strict=True)]
+            batches[rows] = [_added(pair) for pair in zip(before, counts, strict=True)]
     return ModelTally(
         name=first.name,
         version=first.version,
@@ -121,15 +138,17 @@ def _total_of_model(tallies: list[ModelTally]) -> ModelTally:
         compute_input=_sum(tally.compute_input for tally in tallies),
         compute_infer=_sum(tally.compute_infer for tally in tallies),
         compute_output=_sum(tally.compute_output for tally in tallies),
-        inferences=sum(tally.inferences for tally in tallies),
-        executions=sum(tally.executions for tally in tallies),
+        inferences=_added(tally.inferences for tally in tallies),
+        executions=_added(tally.executions for tally in tallies),
         last_inference_ms=max(tally.last_inference_ms for tally in tallies),
         failures=failures,
-        batches=tuple((rows, n, one, two, three) for rows, (n, one, two, three) in sorted(batches.items())),
-        pending=sum(tally.pending for tally in tallies),
+        batches=tuple(
+            (rows, n, one, two, three) for rows, (n, one, two, three) in sorted(batches.items())[:BATCH_SIZES_LIMIT]
+        ),
+        pending=_added(tally.pending for tally in tallies),
     )
 
 
 def _sum(parts: Iterable[Sum]) -> Sum:
     counts, nanoseconds = zip(*parts, strict=True)
-    return sum(counts), sum(nanoseconds)
+    return _added(counts), _added(nanoseconds)

@@ -1,5 +1,7 @@
 """What is served follows from files, policies and operators; what changes does so without a gap, or not at all."""
 
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,6 +99,21 @@ def poll(tmp_path: Path, houses: list[House]) -> House:
 def explicit(tmp_path: Path, houses: list[House]) -> House:
     houses.append(House(tmp_path, "explicit", load_at_start=False))
     return houses[0]
+
+
+# Whatever stands in the folder
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe.sealed", b"\x01" * 240 + b".sealed", b'a\nb"} 1\n.sealed'])
+def test_a_file_of_any_name_is_refused_and_stops_nothing(poll: House, name: bytes) -> None:
+    """Names are bytes; whoever may write to the folder chooses them."""
+    Path(os.fsdecode(bytes(poll.folder) + b"/" + name)).write_bytes(b"junk")
+    poll.put(1)
+    poll.start()
+    ready, refused = sorted(poll.keeping.repository.index(), key=lambda entry: entry.state != "READY")
+    assert (ready.name, ready.state, refused.state) == ("iris", "READY", "UNAVAILABLE")
+    assert refused.name.isprintable()
+    json.dumps(poll.keeping.recorded("model.refused"), ensure_ascii=False).encode()
 
 
 # Poll

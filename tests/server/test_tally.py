@@ -5,7 +5,7 @@ import pytest
 from hermetic.errors import BorderError
 from hermetic.server.documents import decoded
 from hermetic.server.statistics import ModelStatistics, statistics_message
-from hermetic.server.tally import ModelTally, Tally, total
+from hermetic.server.tally import BATCH_SIZES_LIMIT, ModelTally, Tally, total
 
 
 def tally_of(statistics: ModelStatistics, version: int = 1, pending: int = 0) -> ModelTally:
@@ -94,3 +94,21 @@ def test_what_is_held_ends_with_its_front_end() -> None:
 def test_a_hostile_tally_is_refused(text: str) -> None:
     with pytest.raises(BorderError, match="Tally document"):
         decoded(text.encode(), Tally)
+
+
+def test_counts_that_no_sum_can_hold_stay_at_the_largest() -> None:
+    """A front end says what it likes, and the supervisor adds: a sum must never be an error there."""
+    most = (1 << 63) - 1
+    batches = tuple((rows, most, 1, 1, 1) for rows in range(BATCH_SIZES_LIMIT))
+    others = tuple((BATCH_SIZES_LIMIT + rows, 1, 1, 1, 1) for rows in range(9))
+    one = ModelTally(
+        name="m", version=1, generation=1, success=(most, most), inferences=most, failures={"OTHER": most},
+        batches=batches, pending=most,
+    )  # fmt: skip
+    model = one.model_copy(update={"batches": (batches[0], *others)})
+    requests = (("a", 0, most),)
+    tallies = [Tally(models=(each,), live=most, bytes_in_flight=most, requests=requests) for each in (one, model)]
+    everyone = total(tallies)
+    assert (everyone.live, everyone.requests, everyone.models[0].success) == (most, requests, (most, most))
+    assert len(everyone.models[0].batches) == BATCH_SIZES_LIMIT
+    assert total([everyone, *tallies]).live == most

@@ -192,7 +192,8 @@ class Dispatcher:
         if done.status == STATUS_OK:
             most = int((self._clock() - sent) * 1e9)
             times = (min(done.input_ns, most), min(done.infer_ns, most), min(done.output_ns, most))
-            self._statistics.executed(slot.rows, len(slot.entries), times, int(time.time() * 1000))
+            rows = len(slot.entries) if self._scheduler.gathers else slot.rows  # empty rows are nobody's
+            self._statistics.executed(rows, len(slot.entries), times, int(time.time() * 1000))
             answer = self._deliver if self._order is None else self._order.answer
             for work in slot.entries:
                 answer(work, outputs, slot.rows, sent)

@@ -6,7 +6,7 @@ from hermetic.enclave.messages import ModelDescription
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server.model_config import PLATFORMS
 
-EXTENSIONS: Final = ("classification", "model_configuration", "model_repository", "statistics")
+EXTENSIONS: Final = ("classification", "model_configuration", "model_repository", "sequence", "statistics")
 """The extensions of the protocol that work here, exactly."""
 
 

@@ -37,20 +37,15 @@ def sequence_call(
             f"inference request to model '{model}' must specify batch-size 1 due to requirements of sequence batcher"
         )
     name = _id(parameters)
-    if sequence.iterative:
-        if name:
-            raise InvalidRequestError(
-                f"inference request to model '{model}': expected no sequence_id, as each request is a sequence of its "
-                f"own, got '{str(name)[:ID_LENGTH_LIMIT]}'"
-            )
-        return SequenceCall(0, start=True, end=False)
-    if not name:
+    if not name and not sequence.iterative:
         raise InvalidRequestError(
             f"inference request to model '{model}' must specify a non-zero or non-empty correlation ID"
         )
     for control in sequence.controls:
-        if control.kind == "CORRID":
+        if control.kind == "CORRID" and name:
             correlation(control.datatype, name)
+    if sequence.iterative:  # each request is a sequence of its own; an id is for the model to see
+        return SequenceCall(name, start=True, end=False)
     return SequenceCall(name, start=_flag(parameters, "sequence_start"), end=_flag(parameters, "sequence_end"))
 
 

@@ -22,6 +22,7 @@ from hermetic.server.slots import Slot
 from hermetic.server.work import Work
 
 _FLAGS: Final = {"BOOL": "<?", "INT32": "<i", "FP32": "<f"}
+_SMALLEST_IDS: Final = 2**31 - 1  # ids that every datatype of CORRID can hold
 _NO_STRING: Final = 4  # bytes of an empty element of BYTES: its length
 
 
@@ -120,8 +121,8 @@ class _ControlInput:
         if self._kind == "CORRID":
             if work is None:
                 return bytes(_null_bytes(self._datatype, (1,)))
-            name = work.call.id or _of(work).number  # an iterative request has no id of its own
-            return correlation(self._datatype, str(name) if self._datatype == BYTES else name)
+            name = work.call.id or _number(_of(work).number, self._datatype)  # iterative requests need not have one
+            return correlation(self._datatype, name)
         if work is None:
             return self._values[False]
         return self._values[{"START": work.starts, "END": work.call.end, "READY": True}[self._kind]]
@@ -134,6 +135,10 @@ def _of(work: SequenceWork) -> Sequence:
     if work.sequence is None:
         raise TypeError("a request that was never placed")
     return work.sequence
+
+
+def _number(number: int, datatype: str) -> int | str:
+    return str(number) if datatype == BYTES else 1 + number % _SMALLEST_IDS
 
 
 def _initial(state: StateOptions, files: Mapping[str, bytes]) -> bytes:

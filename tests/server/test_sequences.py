@@ -444,11 +444,12 @@ def test_a_client_that_reads_slowly_slows_the_model_down(start: Any) -> None:
     worker.kill()
 
 
-def test_iterative_requests_name_no_sequence(either_side: FarSide, channel: grpc.Channel) -> None:
+def test_each_iterative_request_is_a_sequence_of_its_own(either_side: FarSide, channel: grpc.Channel) -> None:
+    """Also where a client names one, as perf_analyzer does."""
     serve(either_side, countdown("own"), "countdown", report=False)
     with Conversation(channel) as talk:
-        talk.ask(request("own", 1, 5, start=True))
-        assert "expected no sequence_id" in talk.answer().error_message
+        talk.ask(request("own", 2, 5, start=True), request("own", 2, 5), request("own", 2, 5, end=True))
+        assert sorted(steps(talk.rest())) == [0, 0, 0, 1, 1, 1]
 
 
 def test_modelinfer_on_a_decoupled_model_is_refused_in_tritons_words(

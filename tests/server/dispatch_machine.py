@@ -42,6 +42,11 @@ class Request(Work):
         self.ended = False  # the caller is gone
         self.on_end: Callable[[Request], None] = lambda _: None
 
+    def forget_rows(self) -> None:
+        copies = [data for data in self.raw if isinstance(data, bytearray)]
+        super().forget_rows()
+        assert not any(map(any, copies))
+
     def copied(self) -> None:
         self.wiped = True
 

@@ -415,3 +415,25 @@ def test_limits_name_what_was_wanted() -> None:
         model.ask(at, start=True)
     with pytest.raises(OverloadedError, match="of this client at model 'm': wanted at most 20, got 21"):
         model.ask(99, start=True)
+
+
+@pytest.mark.parametrize("how", ["end", "idle", "lost", "cancelled"])
+def test_what_was_kept_is_overwritten_when_a_sequence_ends(how: str) -> None:
+    model = Model(accumulator("m", max_idle_us=1_000_000))
+    first = model.ask(1, start=True)
+    model.finish(*model.run())
+    assert first.sequence is not None
+    kept = first.sequence.states[0].data
+    kept[:] = b"\x01\x02\x03\x04"
+    if how == "end":
+        model.ask(1, end=True)
+        model.finish(*model.run())
+    elif how == "idle":
+        model.run()
+        model.run(2.0)
+    elif how == "lost":
+        model.scheduler.remove_instance(model.instances[0], WorkerLostError("lost"))
+    else:
+        model.scheduler.cancel(model.ask(1))
+    assert kept == bytes(4)
+    assert not list(model.sequences)

@@ -11,8 +11,11 @@ from math import prod
 from typing import Final, NamedTuple
 
 from hermetic.enclave.configuration import BatchInput
+from hermetic.errors import InvalidRequestError
 
 __all__ = ["MadeInput", "batch_input"]
+
+LARGEST: Final = 2**31 - 1  # of a size that is told
 
 Shapes = Sequence[tuple[int, ...]]
 
@@ -25,8 +28,15 @@ class MadeInput(NamedTuple):
 
 
 def batch_input(batch: BatchInput, shapes: Shapes) -> MadeInput:
-    """Return the input for requests whose source input has these `shapes`, each with its batch dimension."""
+    """Return the input for requests whose source input has these `shapes`, each with its batch dimension.
+
+    `InvalidRequestError` where a size is too large for an INT32: a shape may have any size beside one that is 0.
+    """
     shape, values = _MAKE[batch.kind](shapes)
+    if max(values, default=0) > LARGEST:
+        raise InvalidRequestError(f"batch input {batch.names[0]!r}: expected sizes up to {LARGEST}, got {max(values)}")
+    if not values:  # only the shape says something
+        return MadeInput(shape, bytes(4 * prod(shape)))
     return MadeInput(shape, struct.pack(f"<{len(values)}{'f' if batch.datatype == 'FP32' else 'i'}", *values))
 
 
@@ -46,9 +56,7 @@ def _accumulated_with_zero(shapes: Shapes) -> _Made:
 
 
 def _largest_as_shape(shapes: Shapes) -> _Made:
-    """Only the shape says something."""
-    largest = max(map(prod, shapes), default=0)
-    return (largest,), [0] * largest
+    return (max(map(prod, shapes), default=0),), ()
 
 
 def _item_shapes(shapes: Shapes) -> _Made:

@@ -32,7 +32,7 @@ from hermetic.server.slots import NO_WISHES, Wishes
 PLANS_KEPT: Final = 1024  # headers whose plan is kept
 HEADER_LIMIT: Final = 2048  # bytes of a header that is worth keeping
 ABSENT: Final = -1  # in an order: an optional input that the request does not have
-ELEMENTS_LIMIT: Final = 2**40  # elements of one input: far above any message, far below overflow
+ELEMENTS_LIMIT: Final = 2**31 - 1  # elements of one input: no message holds more, and every size fits an INT32
 
 _SHARED_MEMORY: Final = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
 

@@ -141,10 +141,13 @@ class Dispatcher:
             return
         del link.running[done.buffer]
         self._awaited.answered(time.monotonic() - running.sent, len(running.slot.entries))
-        self._answer(running.slot, done, outputs, running.sent)
-        del outputs
-        link.wipe_batch(running.slot, [tensor.nbytes for tensor in done.outputs] if done.status == STATUS_OK else None)
-        self._scheduler.release(running.slot)
+        try:
+            self._answer(running.slot, done, outputs, running.sent)
+        finally:  # whatever comes of an answer, its buffer is wiped and used again
+            del outputs
+            written = [tensor.nbytes for tensor in done.outputs] if done.status == STATUS_OK else None
+            link.wipe_batch(running.slot, written)
+            self._scheduler.release(running.slot)
         self._fill_and_run()
 
     def lost(self, link: WorkerLink, error: HermeticError) -> None:
@@ -186,8 +189,8 @@ class Dispatcher:
         if done.status == STATUS_OK and self._hidden is not None:
             try:
                 self._hidden.answered(slot, outputs)
-            except HermeticError as error:
-                self._fail_all(slot.entries, error)
+            except Exception as error:  # noqa: BLE001 - its requests are told, whatever it is
+                self._fail_all(slot.entries, _told(error))
                 return
         if done.status == STATUS_OK:
             most = int((self._clock() - sent) * 1e9)
@@ -220,19 +223,20 @@ class Dispatcher:
             work.copied()
 
     def _carry_out(self, leaving: Sequence[Leaving[Work]]) -> None:
-        """Take requests out of their places: those with an error for good, the others into private memory."""
-        moved = []
+        """Take requests out of their places: those with an error for good, the others into private memory.
+
+        All bytes are moved before anyone is told: a caller that is told may cancel others, which moves bytes again.
+        """
         for work, removal, error in leaving:
             if removal is not None:
                 link = self._links[removal.slot.instance]
                 if error is None:
                     work.raw = list[Buffer](link.copy_out(removal))
                 link.close_gap(removal)
-            if error is None:
-                moved.append(work)
-            else:
+        self._scheduler.requeue([work for work, _, error in leaving if error is None])
+        for work, _, error in leaving:
+            if error is not None:
                 self._fail_all((work,), error)
-        self._scheduler.requeue(moved)
 
     def _fill_and_run(self) -> None:
         if self._scheduler.waiting:
@@ -273,8 +277,8 @@ class Dispatcher:
         if self._hidden is not None:
             try:
                 hidden = self._hidden.write(slot, link.inputs[slot.index][len(tensors) :])
-            except HermeticError as error:
-                self._abandon(link, slot, error)
+            except Exception as error:  # noqa: BLE001 - a batch that cannot be made must not hold its buffer for ever
+                self._abandon(link, slot, _told(error))
                 return
             slot.filled = [*slot.filled, *(tensor.nbytes for tensor in hidden)]
             tensors += hidden
@@ -293,6 +297,14 @@ class Dispatcher:
             wipe(view)
         self._scheduler.release(slot)
         self._post(self._fill_and_run)
+
+
+def _told(error: Exception) -> HermeticError:
+    """Return what requests are told of an error at a batch's hidden tensors."""
+    if isinstance(error, HermeticError):
+        return error
+    _log.error("hidden tensors", exc_info=error)
+    return HermeticError("the server failed on this batch")
 
 
 def _failure(done: Done, *, mixed: bool) -> HermeticError:

@@ -55,10 +55,12 @@ class Order:
             early = line[head]
             if early is None:
                 return
+            del line[head]  # before it is answered: that may have others cancelled, which come here again
             head.row = 0
             self._deliver(head, early.outputs, head.rows, early.sent)
-            _wipe(line.pop(head))
-        del self._lines[work.key.tenant]
+            _wipe(early)
+        if self._lines.get(work.key.tenant) is line:
+            del self._lines[work.key.tenant]
 
     def close(self) -> None:
         """Overwrite what waits; nobody gets it any more."""

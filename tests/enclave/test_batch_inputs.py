@@ -7,6 +7,7 @@ import pytest
 
 from hermetic.enclave.batch_inputs import batch_input
 from hermetic.enclave.configuration import BatchInput
+from hermetic.errors import InvalidRequestError
 
 SHAPES = [(1, 3), (2, 2), (1, 0)]  # requests of 3, 4 and no elements
 
@@ -32,3 +33,11 @@ def test_kinds(kind: Any, shape: tuple[int, ...], values: tuple[int, ...], datat
 def test_shapes_of_higher_rank() -> None:
     batch = BatchInput(kind="BATCH_ITEM_SHAPE", names=("n",), datatype="INT32", sources=("x",))
     assert batch_input(batch, [(2, 5, 6), (1, 7, 8)]).shape == (3, 2)
+
+
+@pytest.mark.parametrize("kind", ["BATCH_ITEM_SHAPE", "BATCH_ITEM_SHAPE_FLATTEN"])
+def test_a_size_that_no_int32_holds_is_refused(kind: Any) -> None:
+    """A request without elements may say any size beside the 0."""
+    batch = BatchInput(kind=kind, names=("n",), datatype="INT32", sources=("x",))
+    with pytest.raises(InvalidRequestError, match="2147483647"):
+        batch_input(batch, [(1, 0, 2**35)])

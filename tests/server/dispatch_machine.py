@@ -41,6 +41,7 @@ class Request(Work):
         self.wiped = False
         self.ended = False  # the caller is gone
         self.on_end: Callable[[Request], None] = lambda _: None
+        self.on_failure: Callable[[Request], None] = lambda _: None
 
     def forget_rows(self) -> None:
         copies = [data for data in self.raw if isinstance(data, bytearray)]
@@ -59,6 +60,7 @@ class Request(Work):
     def fail(self, error: HermeticError) -> None:
         if not self.ended:
             self.outcomes.append(error)
+            self.on_failure(self)
         self.forget_rows()
         self.copied()
 

@@ -1,5 +1,6 @@
 """An ensemble in the supervisor: no worker; ready with its models; loaded and unloaded with them where asked."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from hermetic.server.catalogue import Catalogue
 from hermetic.server.config import RepositorySettings
 from hermetic.server.curator import Curator
 from hermetic.server.messages import Command, ModelReady, ModelStop
+from hermetic.server.status import status_of
 from tests.enclave.sealed_by_hand import forge
 from tests.server.keeping import Keeping, Told
 from tests.server.test_curator import TRUSTED
 
+VECTORS = Path(__file__).parents[1] / "vectors" / "triton"
 NONE: dict[str, Any] = {"dynamic_batching": {}}
 
 
@@ -204,3 +207,31 @@ def test_at_the_start_everything_comes(tmp_path: Path) -> None:
     assert sorted(set(told), key=told.index) == ["UNAVAILABLE", "LOADING", "READY"]
     assert told == sorted(told, key=["UNAVAILABLE", "LOADING", "READY"].index), "never out of service once it is loaded"
     house.keeping.loop.close()
+
+
+RECORDED = {
+    "server: load in mode none": ("none", "load", "echo"),
+    "server: unload in mode none": ("none", "unload", "echo"),
+    "load: load what is not there": ("explicit", "load", "nope"),
+    "load: unload again": ("explicit", "unload", "chain"),
+    "load: unload what is not there": ("explicit", "unload", "nope"),
+}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_what_the_supervisor_says_is_what_triton_says(tmp_path: Path, name: str) -> None:
+    mode, action, model = RECORDED[name]
+    group, case = name.split(": ", 1)
+    text = (VECTORS / f"{group}.json").read_text()
+    wanted = next(each["answer"] for each in json.loads(text)["cases"] if each["name"] == case)
+    house = House(tmp_path, mode)
+    house.put("first")
+    house.put("chain", steps("first"))
+    house.start()
+    error = house.ask(action, model)
+    house.keeping.loop.close()
+    if error is None:
+        assert wanted["code"] == "OK"
+    else:
+        status = status_of(error)
+        assert (status.code.name, status.details) == (wanted["code"], wanted["message"])

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from hermetic.errors import CancelledError, DeadlineError, NotReadyError, UnsupportedError
+from hermetic.errors import AccessDeniedError, CancelledError, DeadlineError, NotReadyError, UnsupportedError
 from hermetic.server.access import RULES, AccessTable, Principal, check_access, check_every_method_has_a_rule
 from hermetic.server.audit import ANONYMOUS, NO_MODEL, Journal, who_part
 from hermetic.server.config import Limits, Role
@@ -304,9 +304,12 @@ class Gate:
         self.journal.bound = limits.records_waiting
 
     def check_again(self, request: Request) -> None:
-        """Raise unless the caller of a call that is open would be let in now."""
+        """Raise unless the caller of a call that is open would be let in now, and as the same tenant."""
         identity = self._identities.identify(request.call.peer(), time.time())
-        check_access(self._access.principal(identity), request.method.roles)
+        principal = self._access.principal(identity)
+        check_access(principal, request.method.roles)
+        if principal.tenant != request.tenant:  # what it asks would still be mixed with the old tenant's
+            raise AccessDeniedError("this identity belongs to another tenant now: call again")
 
     def ended(self) -> dict[tuple[str, Code], int]:
         """Return how many calls have ended, by method and status."""

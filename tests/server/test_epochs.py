@@ -125,6 +125,28 @@ def test_streams_of_who_is_revoked_end_when_what_they_asked_is_answered(start: o
         watched.cancel()
 
 
+def test_a_stream_does_not_go_on_as_another_tenants(start: object) -> None:
+    side: FarSide = start()  # type: ignore[operator]
+    worker = side.serve(description("echo"))
+    moved = [
+        rule.model_copy(update={"tenant": "green"}) if rule.name == subject("alice") else rule
+        for rule in side.pki.rules()
+    ]
+    with side.channel_as(side.pki.infer) as channel:
+        await_ready(channel, "echo")
+        worker.order("hold")
+        stream = Conversation(channel)
+        stream.ask(infer_request("echo", (1, 2, 3, 4)))
+        worker.batch()
+        apply(side, epoch(side.pki, number=2, access=tuple(moved)))
+        worker.order("go")
+        assert stream.answer().infer_response.raw_output_contents
+        with pytest.raises(grpc.RpcError) as caught:
+            stream.answer()
+        assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
+        assert live(channel) == grpc.StatusCode.OK
+
+
 def test_an_authority_that_is_gone_is_refused_per_call_and_at_the_handshake(start: object) -> None:
     side: FarSide = start()  # type: ignore[operator]
     partner = side.pki.partners.issue("carol")

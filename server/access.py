@@ -41,8 +41,9 @@ RULES: Final[dict[str, frozenset[Role]]] = {
     INFERENCE + "CudaSharedMemoryStatus": INFER,
     INFERENCE + "CudaSharedMemoryRegister": INFER,
     INFERENCE + "CudaSharedMemoryUnregister": INFER,
-    INFERENCE + "TraceSetting": OPERATE,
-    INFERENCE + "LogSettings": OPERATE,
+    # To see them; to change them wants the role operate (settings_rpc.py).
+    INFERENCE + "TraceSetting": WATCH,
+    INFERENCE + "LogSettings": WATCH,
     HEALTH + "Check": ANY_ROLE,
     HEALTH + "List": ANY_ROLE,
     HEALTH + "Watch": ANY_ROLE,

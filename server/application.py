@@ -19,11 +19,11 @@ from hermetic.enclave.buffers import BufferLayout, layout
 from hermetic.enclave.channel import Channel, map_shared_memory
 from hermetic.enclave.messages import Frame, decode_control
 from hermetic.errors import BorderError, HermeticError
+from hermetic.server import log_output
 from hermetic.server.audit import Journal
 from hermetic.server.awaited import Awaited
 from hermetic.server.classification import labels_of
 from hermetic.server.commands import Commands
-from hermetic.server.config import Limits
 from hermetic.server.counters import Row, SharedAccounts
 from hermetic.server.dispatch import Dispatcher
 from hermetic.server.ensembles import Ensemble
@@ -51,11 +51,13 @@ from hermetic.server.reader import Reader, Source
 from hermetic.server.scheduling import new_scheduling
 from hermetic.server.sequence_inference import work_of
 from hermetic.server.service import InferenceMethods
-from hermetic.server.settings import FrontEndSettings
+from hermetic.server.settings import Epoch, FrontEndSettings
+from hermetic.server.settings_rpc import SettingsRpcs
 from hermetic.server.shaping import new_shaping
 from hermetic.server.statistics import ModelStatistics
 from hermetic.server.together import FRAMES, Together
 from hermetic.server.totals import Totals
+from hermetic.server.tracing import Tracer
 from hermetic.server.transport import Call, Transport
 from hermetic.server.worker_link import WorkerLink
 
@@ -77,7 +79,12 @@ class FrontEnd:
         self._models = Models()
         self._commands = Commands(self._send)
         self._totals = Totals(self._models, self._say)
-        self._inference = InferenceMethods(self._models, self._commands, self._totals, settings.epoch.limits)
+        self._settings = SettingsRpcs(self._models, lambda: self.epochs.current, self._say)
+        self._inference = InferenceMethods(
+            self._models, self._commands, self._totals, self._settings, settings.epoch.limits
+        )
+        self._tracer = Tracer(self._models, self._send)
+        self._models.on_change.append(self._tracer.look)
         self._health = Health(lambda: self._inference.ready)
         self._models.on_change.append(self._health.changed)
         self._awaited = Awaited()
@@ -101,22 +108,27 @@ class FrontEnd:
         self._totals.gate = self.gate
         self.epochs = Epochs(settings.epoch, self.gate, shared)
         self.epochs.on_applied += (
-            lambda epoch: self._hold_to(epoch.limits),
+            self._follow,
             lambda _: self._inference.streams.judge(self.gate.check_again),
             lambda _: self._health.judge(self.gate.check_again),
         )
-        self._together = Together(self.epochs, shared, self._totals, self._say)
-        self._hold_to(limits)
+        self._together = Together(self.epochs, shared, self._totals, self._settings, self._say)
+        self._follow(settings.epoch)
         self._transport: Transport | None = None
         self._reader: Reader | None = None
         self._drain_until: float | None = None
         self.failed_in_drain = 0
         self.supervisor_lost = False
 
-    def _hold_to(self, limits: Limits) -> None:
-        self._limits = limits
-        self._inference.streams.limit(limits)
-        self._batch_timeout_s = limits.batch_timeout_s
+    def _follow(self, epoch: Epoch) -> None:
+        """Hold to an epoch's limits, and to what it says of traces and of what is printed."""
+        self._limits = epoch.limits
+        self._inference.streams.limit(epoch.limits)
+        self._batch_timeout_s = epoch.limits.batch_timeout_s
+        self._tracer.follow(epoch.trace)
+        log_output.follow(epoch.logging)
+        self.journal.tell = log_output.print_records if epoch.logging.verbose_level else None
+        _log.info("configuration %d holds", epoch.number)
 
     def attach(self, transport: Transport, reader: Reader) -> None:
         """Use this transport, and this reader for workers and the supervisor."""
@@ -146,6 +158,7 @@ class FrontEnd:
         self.gate.expire(now)
         self._inference.streams.tick()
         self._totals.push(now)
+        self._tracer.flush()
         for model in self._models.held():
             model.dispatcher.lose_stuck(now, self._batch_timeout_s)
         self._health.changed()
@@ -327,6 +340,7 @@ class FrontEnd:
         self._inference.draining = True
         self._commands.fail_all("the supervisor is gone")
         self._totals.fail_all("the supervisor is gone")
+        self._settings.fail_all("the supervisor is gone")
         if self._transport is not None:
             self._transport.stop(0)
 

@@ -17,6 +17,10 @@ class Asking(Protocol):
     on_cancel: Callable[[], None] | None  # called, once, when nobody waits any more
 
     @property
+    def started_ns(self) -> int:
+        """When it arrived, nanoseconds of CLOCK_MONOTONIC."""
+
+    @property
     def tenant(self) -> str:
         """The caller's tenant."""
 

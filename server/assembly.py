@@ -29,8 +29,9 @@ from hermetic.server.attesting import Attesting
 from hermetic.server.catalogue import Catalogue
 from hermetic.server.config import ServerConfig, read_text
 from hermetic.server.enrolled_tpm import EnrolledTpm
+from hermetic.server.epoch_changes import first_epoch
 from hermetic.server.loading import Loader
-from hermetic.server.reload import Current, first_epoch
+from hermetic.server.reload import Current
 from hermetic.server.repository import Repository
 from hermetic.server.serving_key import ServingKey, make_serving_key
 from hermetic.server.settings import Epoch, FrontEndSettings

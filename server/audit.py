@@ -8,7 +8,7 @@ record itself. What the record's text looks like is docs/spec/request-record.md;
 
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from hermetic.errors import NotReadyError
@@ -36,6 +36,8 @@ class Journal:
         self._unsent = 0  # records in them
         self._unwritten = 0
         self._refused = 0
+        self.tell: Callable[[Sequence[str]], None] | None = None
+        """Hears the records of each frame, where somebody wants them printed too."""
 
     @property
     def waiting(self) -> int:
@@ -88,6 +90,8 @@ class Journal:
             refused, self._refused = self._refused, 0
             self.append(json.dumps({"event": "requests-refused", "reason": "log behind", "count": refused}))
         if self._queue:
+            if self.tell is not None:
+                self.tell(self._queue)
             self._frames.append((Records(records=tuple(self._queue)).encode(), len(self._queue)))
             self._unsent += len(self._queue)
             self._queue, self._size = [], 0

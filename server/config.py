@@ -7,30 +7,17 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from hermetic.enclave.configuration import INSTANCES_LIMIT, VersionPolicy
 from hermetic.errors import ConfigurationError
-
-KIB: Final = 1024
-MIB: Final = 1024 * KIB
-GIB: Final = 1024 * MIB
+from hermetic.server.observing import Logging, Metrics, Trace
+from hermetic.server.section import GIB, KIB, LOOPBACK, MIB, Port, PositiveInt, Profile, Section
 
 IDENTITIES_LIMIT: Final = 4095  # rows of the access table: each has its place in the shared counters (counters.py)
 REVOKED_LIMIT: Final = 65536  # rows of revoked identities
 
-LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
-
 Role = Literal["infer", "operate", "observe"]
-Profile = Literal["production", "demo"]
-Port = Annotated[int, Field(ge=0, le=65535)]
-PositiveInt = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """A table of the configuration: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Listen(Section):
@@ -259,20 +246,6 @@ class RepositorySettings(Section):
         return self
 
 
-class Metrics(Section):
-    """Where counts are offered as Prometheus text. Without `tls` anyone on this machine can read them."""
-
-    host: str = "127.0.0.1"
-    port: Port = 8002
-    tls: bool = True
-
-    @model_validator(mode="after")
-    def _plain_is_local(self) -> Self:
-        if not self.tls and self.host not in LOOPBACK:
-            raise ValueError(f"tls = false: wanted a loopback host, got {self.host}")
-        return self
-
-
 class ServerConfig(Section):
     """The whole file. Relative paths are taken from the file's folder."""
 
@@ -292,6 +265,8 @@ class ServerConfig(Section):
     isolation: Isolation = Isolation()
     limits: Limits = Limits()
     metrics: Metrics | None = None
+    trace: Trace = Trace()
+    logging: Logging = Logging()
     models: tuple[Model, ...] = Field(default=(), max_length=96)
     repository: RepositorySettings = RepositorySettings()
     cpu: CpuSettings = CpuSettings()

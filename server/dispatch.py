@@ -62,6 +62,8 @@ class Dispatcher:
         self._run_posted = False
         self._on_idle: Callable[[], None] | None = None
         self.on_link_lost: Callable[[WorkerLink, HermeticError], None] = lambda _link, _error: None
+        self.on_executed: Callable[[Slot[Work], tuple[int, int, int]], None] | None = None
+        """Hears of each batch and its nanoseconds (input, infer, output) before it is answered; None: nobody."""
         self.on_link_closed: Callable[[WorkerLink], None] = lambda _link: None  # just before it is closed
 
     @property
@@ -197,6 +199,8 @@ class Dispatcher:
             times = (min(done.input_ns, most), min(done.infer_ns, most), min(done.output_ns, most))
             rows = len(slot.entries) if self._scheduler.gathers else slot.rows  # empty rows are nobody's
             self._statistics.executed(rows, len(slot.entries), times, int(time.time() * 1000))
+            if self.on_executed is not None:
+                self.on_executed(slot, times)
             answer = self._deliver if self._order is None else self._order.answer
             for work in slot.entries:
                 answer(work, outputs, slot.rows, sent)

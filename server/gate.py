@@ -77,6 +77,11 @@ class Request:
         self.on_cancel: Callable[[], None] | None = None
 
     @property
+    def started_ns(self) -> int:
+        """When the call arrived, nanoseconds of CLOCK_MONOTONIC."""
+        return self._started_ns
+
+    @property
     def tenant(self) -> str:
         """The caller's tenant."""
         return self.caller.principal.tenant if self.caller else ""

@@ -14,14 +14,17 @@ from hermetic.server.shared_messages import (
     ApplyEpoch,
     AskTally,
     AskTotals,
+    ChangeSettings,
     CountersGone,
     CountersOf,
     DropEpoch,
     EpochApplied,
     EpochStaged,
+    SettingsChanged,
     StageEpoch,
     TallyPart,
     TotalsReply,
+    Traces,
 )
 
 CONFIGURATION_LIMIT: Final = 24 * 1024  # characters of the configuration that a load may come with
@@ -209,6 +212,7 @@ TO_FRONT_END: Final = (
     CountersGone,
     AskTally,
     TotalsReply,
+    SettingsChanged,
 )
 """What a front end accepts after `Start`."""
 
@@ -222,5 +226,7 @@ TO_SUPERVISOR: Final = (
     EpochApplied,
     TallyPart,
     AskTotals,
+    ChangeSettings,
+    Traces,
 )
 """What the supervisor accepts after `Listening`."""

@@ -30,11 +30,11 @@ from hermetic.errors import AccessDeniedError, BorderError, HermeticError, NotRe
 from hermetic.server import documents
 from hermetic.server.access import WATCH, Principal, check_access
 from hermetic.server.audit import ANONYMOUS, NO_MODEL, Journal, who_part
-from hermetic.server.config import KIB, MIB
 from hermetic.server.epochs import Checked, checked
 from hermetic.server.identity import TLS_VERSION
 from hermetic.server.messages import Listening, RecordsWritten
 from hermetic.server.metrics import Page, render
+from hermetic.server.section import KIB, MIB
 from hermetic.server.settings import MetricsSettings
 from hermetic.server.shared_messages import AskPage, PageReply, StartMetrics
 from hermetic.server.status import Code, Status

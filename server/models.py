@@ -65,7 +65,7 @@ class ServedModel:
         self.generation = settings.generation
         self.links: dict[object, tuple[int, int]] = {}
         self.dispatcher = dispatcher
-        self.new_work = new_work
+        self.new_work = self.plain_work = new_work  # the first may be another one while requests are traced
         self.statistics = statistics
         self.template = ReplyTemplate(
             self.description.name, str(self.description.version), self.description.configuration.response_parameters

@@ -16,17 +16,15 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 from typing import Final
 
 from hermetic.attestation.evidence import JsonValue
 from hermetic.errors import ConfigurationError, HermeticError, NotReadyError, OperatorError, OverloadedError
 from hermetic.server import documents
-from hermetic.server.config import IDENTITIES_LIMIT, AccessRule, Limits, ServerConfig, read_text
+from hermetic.server.config import ServerConfig
 from hermetic.server.epochs import checked
 from hermetic.server.event_loop import EventLoop
 from hermetic.server.front_ends import FrontEnd
-from hermetic.server.identity import Identity
 from hermetic.server.settings import Epoch
 from hermetic.server.shared_messages import (
     ApplyEpoch,
@@ -41,31 +39,6 @@ APPLY_TIMEOUT_S: Final = 5  # for a front end to apply what it has checked
 CHANGES_WAITING: Final = 64  # changes that wait for their turn
 REASON_LIMIT: Final = 1024  # characters of a reason in a record
 
-FIXED_LIMITS: Final = frozenset(
-    {
-        "message_bytes",
-        "stream_window_bytes",
-        "metadata_bytes",
-        "connections",
-        "streams_per_connection",
-        "handshake_timeout_ms",
-        "connection_age_s",
-        "connection_idle_s",
-        "keepalive_s",
-        "keepalive_timeout_s",
-        "reply_timeout_s",
-        "front_end_memory_bytes",
-        "front_end_threads",
-    }
-)
-"""Limits that gRPC, or the kernel, is told once."""
-
-CHANGEABLE: Final = frozenset(
-    {"access", "revoked", "revoked_file", "tls.authorities"}
-    | {f"limits.{name}" for name in Limits.model_fields.keys() - FIXED_LIMITS}
-)
-"""Keys of server.toml that may change without a restart, with everything below them."""
-
 Reply = Callable[[HermeticError | None], None]
 Change = Callable[[ServerConfig, Epoch], tuple[ServerConfig, Epoch]]
 """Makes the next configuration and epoch (whatever its number) from the present ones; raises `HermeticError`."""
@@ -77,57 +50,6 @@ class Current:
     """The configuration that holds; replaced as a whole, read from any thread."""
 
     config: ServerConfig
-
-
-def first_epoch(config: ServerConfig) -> Epoch:
-    """Return the epoch that a server starts with."""
-    return _epoch(config, {})
-
-
-def changed_file(again: ServerConfig, now: ServerConfig, epoch: Epoch) -> tuple[ServerConfig, Epoch]:
-    """Return what server.toml makes of the epoch; `ConfigurationError` names every key that needs a restart."""
-    refused = sorted(_differences("", now.model_dump(), again.model_dump()))
-    if refused:
-        raise ConfigurationError(f"reload: wanted only what can change without a restart, got {', '.join(refused)}")
-    return again, _epoch(again, _places(epoch))
-
-
-def allotted(before: Mapping[Identity, int], access: tuple[AccessRule, ...]) -> tuple[int, ...]:
-    """Return a place in the counters for each row: who had one keeps it, and one just given up is taken last."""
-    identities = [Identity(row.authority, row.name) for row in access]
-    taken = set(before.values())
-    fresh = (place for place in range(1, IDENTITIES_LIMIT + 1) if place not in taken)
-    given_up = (place for identity, place in before.items() if identity not in set(identities))
-    free = chain(fresh, given_up)
-    return tuple(before[identity] if identity in before else next(free) for identity in identities)
-
-
-def _epoch(config: ServerConfig, before: Mapping[Identity, int]) -> Epoch:
-    return Epoch(
-        authorities={name: read_text(path) for name, path in config.tls.authorities.items()},
-        access=config.access,
-        places=allotted(before, config.access),
-        revoked=config.all_revoked(),
-        limits=config.limits,
-    )
-
-
-def _places(epoch: Epoch) -> dict[Identity, int]:
-    return {Identity(row.authority, row.name): at for row, at in zip(epoch.access, epoch.places, strict=True)}
-
-
-def _differences(key: str, one: object, other: object) -> list[str]:
-    """Return the keys in which two configurations differ and may not."""
-    if key in CHANGEABLE or one == other:
-        return []
-    if isinstance(one, dict) and isinstance(other, dict):
-        names = sorted(one.keys() | other.keys())
-        return [
-            difference
-            for name in names
-            for difference in _differences(f"{key}.{name}" if key else name, one.get(name), other.get(name))
-        ]
-    return [key]
 
 
 @dataclass(slots=True)

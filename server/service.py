@@ -20,6 +20,7 @@ from hermetic.server.infer import InferenceService
 from hermetic.server.model_config import configuration
 from hermetic.server.models import Models, ServedModel, parse_version
 from hermetic.server.rendering import EXTENSIONS, metadata
+from hermetic.server.settings_rpc import SettingsRpcs
 from hermetic.server.statistics import statistics_message
 from hermetic.server.streams import Streams
 from hermetic.server.tally import Tally
@@ -33,18 +34,18 @@ COLD_MESSAGE_LIMIT: Final = 64 * 1024  # bytes of a request that carries no tens
 _NO_SHARED_MEMORY: Final = (
     "shared memory with a client is not offered: its pages would be open to the host of a confidential machine"
 )
-_NO_SETTINGS: Final = (
-    "trace and log settings are not changed over the network here: they are the operator's configuration"
-)
 
 
 class InferenceMethods:
     """GRPCInferenceService over the models at hand. `draining`: the server is going away and takes nothing more."""
 
-    def __init__(self, models: Models, commands: Commands, totals: Totals, limits: Limits) -> None:
+    def __init__(
+        self, models: Models, commands: Commands, totals: Totals, settings: SettingsRpcs, limits: Limits
+    ) -> None:
         self._models = models
         self._commands = commands
         self._totals = totals
+        self._settings = settings
         self._infer = InferenceService(models)
         self.streams = Streams(self._infer.infer_streamed, limits)
         self.draining = False
@@ -63,8 +64,12 @@ class InferenceMethods:
             "RepositoryIndex": _cold(pb.RepositoryIndexRequest, self._repository_index),
             "RepositoryModelLoad": self._load,
             "RepositoryModelUnload": self._unload,
-            "TraceSetting": _refused(_NO_SETTINGS),
-            "LogSettings": _refused(_NO_SETTINGS),
+            "TraceSetting": lambda request, message: self._settings.trace(
+                request, _parsed(pb.TraceSettingRequest, message)
+            ),
+            "LogSettings": lambda request, message: self._settings.logging(
+                request, _parsed(pb.LogSettingsRequest, message)
+            ),
         }
         for kind in ("SystemSharedMemory", "CudaSharedMemory"):
             for verb in ("Status", "Register", "Unregister"):

@@ -12,11 +12,10 @@ from hermetic.server.config import (
     REVOKED_LIMIT,
     AccessRule,
     Limits,
-    Port,
-    Profile,
     Revoked,
-    Section,
 )
+from hermetic.server.section import Port, Profile, Section
+from hermetic.server.trace_rules import LogRules, TraceRules
 
 
 class Epoch(Section):
@@ -32,6 +31,8 @@ class Epoch(Section):
     places: tuple[Annotated[int, Field(ge=1, le=IDENTITIES_LIMIT)], ...] = ()
     revoked: tuple[Revoked, ...] = Field(default=(), max_length=REVOKED_LIMIT)
     limits: Limits
+    trace: TraceRules = TraceRules()
+    logging: LogRules = LogRules()
 
 
 class FrontEndSettings(Section):

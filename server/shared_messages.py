@@ -1,19 +1,43 @@
 """What crosses the border between supervisor and front ends so that several of these are one server.
 
 Control frames like those of messages.py, which has one front end's life, and says who may send what. Here: epochs of
-the configuration, counters, what was counted since the start (tally.py), and the metrics port.
+the configuration, counters, what was counted since the start (tally.py), the metrics port, settings that callers
+change, and traces.
 """
 
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, ClassVar, Final, Literal, get_args
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from hermetic.enclave.messages import Frame
+from hermetic.enclave.messages import NAME_LIMIT, Frame, Name
+from hermetic.server.trace_rules import LogRules, TraceChange
 
 TALLY_TEXT_LIMIT: Final = 24 * 1024  # characters of a part of a tally: JSON inside JSON at most doubles
 ERROR_LIMIT: Final = 1024  # characters of why something is refused
 
+TRACES_IN_FRAME: Final = 32  # traces of at most 1.4 kB each
+
 Number = Annotated[int, Field(ge=1)]
+Nanoseconds = Annotated[int, Field(ge=0, lt=1 << 63)]
+Moment = Literal[
+    "REQUEST_START",
+    "QUEUE_START",
+    "COMPUTE_START",
+    "COMPUTE_INPUT_END",
+    "COMPUTE_OUTPUT_START",
+    "COMPUTE_END",
+    "REQUEST_END",
+]
+
+
+class TraceOfRequest(BaseModel):
+    """One request's moments: names as Triton has them -> nanoseconds of CLOCK_MONOTONIC. `scope`: whose settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    model: Name
+    version: Annotated[int, Field(ge=1)]
+    scope: Annotated[str, Field(max_length=NAME_LIMIT)]
+    moments: tuple[tuple[Moment, Nanoseconds], ...] = Field(max_length=len(get_args(Moment)))
 
 
 class StageEpoch(Frame):
@@ -121,3 +145,36 @@ class PageReply(Frame):
 
     kind: ClassVar[int] = 0x6D
     id: Number
+
+
+class ChangeSettings(Frame):
+    """Front end -> supervisor: an identity with the role operate wants other trace or log settings, for everyone.
+
+    Of traces: what is given for `model` ("" is the server), and what is `cleared`. Of logs: those that `given` names.
+    """
+
+    kind: ClassVar[int] = 0x6E
+    id: Number
+    identity: Annotated[str, Field(max_length=512)]
+    model: Annotated[str, Field(max_length=NAME_LIMIT)] = ""
+    trace: TraceChange | None = None
+    cleared: tuple[Literal["level", "rate", "count", "log_frequency"], ...] = ()
+    logging: LogRules | None = None
+    given: tuple[Literal["verbose_level", "info", "warning", "error", "format"], ...] = ()
+
+
+class SettingsChanged(Frame):
+    """Supervisor -> front end: all have applied it where `error` is empty; else an error's class and text."""
+
+    kind: ClassVar[int] = 0x6F
+    id: Number
+    error: Annotated[str, Field(max_length=NAME_LIMIT)] = ""
+    text: Annotated[str, Field(max_length=ERROR_LIMIT)] = ""
+
+
+class Traces(Frame):
+    """Front end -> supervisor: traces for the operator's file. `dropped`: how many more there was no room for."""
+
+    kind: ClassVar[int] = 0x70
+    traces: tuple[TraceOfRequest, ...] = Field(max_length=TRACES_IN_FRAME)
+    dropped: Annotated[int, Field(ge=0)] = 0

@@ -25,6 +25,7 @@ from hermetic.server.config import ServerConfig
 from hermetic.server.cores import cores_here
 from hermetic.server.cpu_plan import CpuPlan
 from hermetic.server.curator import Curator
+from hermetic.server.epoch_changes import changed_by_caller, changed_file
 from hermetic.server.event_loop import EventLoop
 from hermetic.server.front_end_pool import FrontEndPool
 from hermetic.server.front_ends import FrontEnd
@@ -46,14 +47,24 @@ from hermetic.server.metrics import Facts, Page
 from hermetic.server.metrics_keeper import MetricsKeeper
 from hermetic.server.model_keeper import ModelKeeper
 from hermetic.server.record_desk import RecordDesk
-from hermetic.server.reload import Current, Reloader, changed_file
+from hermetic.server.reload import Current, Reloader
 from hermetic.server.repository import Repository
 from hermetic.server.serving_key import ServingKey
 from hermetic.server.settings import Epoch, FrontEndSettings, MetricsSettings
-from hermetic.server.shared_messages import AskTotals, EpochApplied, EpochStaged, TallyPart, TotalsReply
+from hermetic.server.shared_messages import (
+    AskTotals,
+    ChangeSettings,
+    EpochApplied,
+    EpochStaged,
+    SettingsChanged,
+    TallyPart,
+    TotalsReply,
+    Traces,
+)
 from hermetic.server.surroundings import Surroundings
 from hermetic.server.tally import Tally
 from hermetic.server.tally_desk import TallyDesk
+from hermetic.server.trace_desk import TraceDesk
 
 PATIENCE_S: Final = 15  # beyond the drain time, for a front end to say that it is done
 ENTRIES_IN_FRAME: Final = 24  # models of the list: at most 2.5 KiB each in JSON
@@ -108,6 +119,7 @@ class Supervisor:
             current, settings.epoch, self._loop, self._front_ends, self._record, self._epoch_applied
         )
         self._metrics: MetricsKeeper | None = None
+        self._traces = TraceDesk(config.trace, self._record)
         self._watch_front_ends()
         self._reloader.check = self._check_models
         self.read_again: Callable[[], ServerConfig] | None = None
@@ -180,6 +192,10 @@ class Supervisor:
             self._tallies.take(front_end, frame)
         elif isinstance(frame, AskTotals):
             self._tallies.ask(front_end.pid, partial(self._tell_totals, front_end, frame.id))
+        elif isinstance(frame, ChangeSettings):
+            self._change_settings(front_end, frame)
+        elif isinstance(frame, Traces):
+            self._traces.take(frame, self._reloader.epoch.trace)
         elif isinstance(frame, EpochStaged):
             self._reloader.staged(front_end, frame)
         elif isinstance(frame, EpochApplied):
@@ -233,10 +249,24 @@ class Supervisor:
             lambda error: self.on_reload(self._reloader.epoch.number, error),
         )
 
+    def _change_settings(self, front_end: FrontEnd, asked: ChangeSettings) -> None:
+        """Have every front end take the trace or log settings that a caller wants, or none."""
+
+        def reply(error: HermeticError | None) -> None:
+            name = "" if error is None else type(error).__name__
+            front_end.send(SettingsChanged(id=asked.id, error=name, text="" if error is None else str(error)[:1024]))
+
+        if self._draining:
+            reply(NotReadyError("the server is shutting down"))
+            return
+        wanted = asked.model_dump(mode="json", exclude_defaults=True, exclude={"id", "identity"})
+        self._reloader.change(partial(changed_by_caller, asked), {"by": asked.identity, "asked": wanted}, reply)
+
     def _epoch_applied(self, config: ServerConfig, epoch: Epoch) -> None:
         """From now on this is the configuration: also for front ends and models that start."""
         self._pool.settings = self._pool.settings.model_copy(update={"epoch": epoch})
         self._loader.tenants = config.tenants
+        self._traces.follow(config.trace)
         self._renew_metrics()
 
     def _check_models(self, config: ServerConfig) -> None:
@@ -313,6 +343,7 @@ class Supervisor:
         self._pool.kill()
         if self._metrics is not None:
             self._metrics.kill()
+        self._traces.close()
         self._models.kill_everything()
         self._loop.close()
 

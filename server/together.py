@@ -13,53 +13,65 @@ from hermetic.errors import BorderError
 from hermetic.server import documents
 from hermetic.server.counters import SharedAccounts, map_row_of_another
 from hermetic.server.epochs import Epochs
+from hermetic.server.settings_rpc import SettingsRpcs
 from hermetic.server.shared_messages import (
     ApplyEpoch,
     AskTally,
     CountersGone,
     CountersOf,
     DropEpoch,
+    SettingsChanged,
     StageEpoch,
     TotalsReply,
 )
 from hermetic.server.tally import Tally
 from hermetic.server.totals import Totals
 
-WITH_DESCRIPTORS: Final = (StageEpoch, CountersOf, TotalsReply)
-FRAMES: Final = (*WITH_DESCRIPTORS, ApplyEpoch, AskTally, CountersGone, DropEpoch)
+FRAMES: Final = (StageEpoch, CountersOf, TotalsReply, ApplyEpoch, AskTally, CountersGone, DropEpoch, SettingsChanged)
 
 
 class Together:
     """Owner's thread only. `shared` is None where this front end is alone."""
 
     def __init__(
-        self, epochs: Epochs, shared: SharedAccounts | None, totals: Totals, say: Callable[[bytes], None]
+        self,
+        epochs: Epochs,
+        shared: SharedAccounts | None,
+        totals: Totals,
+        settings: SettingsRpcs,
+        say: Callable[[bytes], None],
     ) -> None:
         """`say` sends the supervisor a frame that must not be lost."""
         self._epochs = epochs
         self._shared = shared
         self._totals = totals
+        self._settings = settings
         self._say = say
 
     def handle(self, message: Frame, descriptors: Sequence[int]) -> None:
         """Do what the supervisor says, in one of `FRAMES`; the descriptors are ours."""
-        if not isinstance(message, WITH_DESCRIPTORS):
-            for descriptor in descriptors:
-                os.close(descriptor)
         if isinstance(message, StageEpoch):
             self._say(self._epochs.stage(message, descriptors).encode())
-        elif isinstance(message, ApplyEpoch):
+        elif isinstance(message, CountersOf):
+            self._count(message, descriptors)
+        elif isinstance(message, TotalsReply):
+            self._totals.answered(message.id, documents.take(descriptors, Tally))
+        else:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            self._handle_plain(message)
+
+    def _handle_plain(self, message: Frame) -> None:
+        if isinstance(message, ApplyEpoch):
             self._say(self._epochs.apply(message).encode())
         elif isinstance(message, DropEpoch):
             self._epochs.drop(message)
-        elif isinstance(message, CountersOf):
-            self._count(message, descriptors)
         elif isinstance(message, CountersGone) and self._shared is not None:
             self._shared.remove_row(message.pid)
+        elif isinstance(message, SettingsChanged):
+            self._settings.answered(message)
         elif isinstance(message, AskTally):
             self._totals.tell(message.ask)
-        elif isinstance(message, TotalsReply):
-            self._totals.answered(message.id, documents.take(descriptors, Tally))
 
     def _count(self, message: CountersOf, descriptors: Sequence[int]) -> None:
         """Take in the row of another front end."""

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 
@@ -20,9 +20,10 @@ from hermetic.enclave.channel import Channel, data_channel, shared_memory
 from hermetic.enclave.configuration import INFERRED, ModelConfiguration
 from hermetic.enclave.messages import Frame, ModelDescription, TensorSpec, decode_control
 from hermetic.enclave.zero_on_free import environment, interpreter
-from hermetic.errors import BorderError
+from hermetic.errors import BorderError, HermeticError
 from hermetic.server import documents
-from hermetic.server.config import AccessRule, Limits
+from hermetic.server.config import AccessRule, Limits, ServerConfig
+from hermetic.server.epoch_changes import changed_by_caller
 from hermetic.server.messages import (
     TO_SUPERVISOR,
     Command,
@@ -41,7 +42,19 @@ from hermetic.server.messages import (
     Start,
 )
 from hermetic.server.settings import Epoch, FrontEndSettings
-from hermetic.server.shared_messages import AskTotals, TallyPart, TotalsReply
+from hermetic.server.shared_messages import (
+    ApplyEpoch,
+    AskTotals,
+    ChangeSettings,
+    EpochApplied,
+    EpochStaged,
+    SettingsChanged,
+    StageEpoch,
+    TallyPart,
+    TotalsReply,
+    TraceOfRequest,
+    Traces,
+)
 from hermetic.server.tally import Tally, total
 from tests.server.certificates import Authority, Pair, subject
 
@@ -199,6 +212,9 @@ class FarSide:
         self.records: list[dict[str, Any]] = []
         self.frames: queue.SimpleQueue[Frame] = queue.SimpleQueue()
         self.lost_links: queue.SimpleQueue[LinkLost] = queue.SimpleQueue()
+        self.epoch = front_end.epoch
+        self._changing: int | None = None  # the id of a change of settings that is under way
+        self.traces: list[TraceOfRequest] = []
         self._tally_text = ""
         self.tally = Tally()  # what the front end said last that it has counted
         self.counted_elsewhere = Tally()  # what it is told that others have
@@ -227,17 +243,32 @@ class FarSide:
                 self.records += map(json.loads, message.records)
                 if self.write:
                     self.channel.send(RecordsWritten(count=len(message.records)).encode())
-            elif isinstance(message, TallyPart):
-                self._take_tally(message)
-            elif isinstance(message, AskTotals):
-                self._tell_totals(message)
             elif isinstance(message, LinkLost):
                 self.lost_links.put(message)
             elif isinstance(message, Command):
                 self.frames.put(message)
                 self.channel.send(self.obey(message).encode())
-            else:
+            elif not self._heard_of_all(message):
                 self.frames.put(message)
+
+    def _heard_of_all(self, message: Frame) -> bool:
+        """Whether a frame was about what all front ends do together, and is dealt with."""
+        if isinstance(message, TallyPart):
+            self._take_tally(message)
+        elif isinstance(message, AskTotals):
+            self._tell_totals(message)
+        elif isinstance(message, Traces):
+            self.traces += message.traces
+        elif isinstance(message, ChangeSettings):
+            self._change_settings(message)
+        elif self._changing is not None and isinstance(message, EpochStaged):
+            self.channel.send(ApplyEpoch(number=message.number).encode())
+        elif self._changing is not None and isinstance(message, EpochApplied):
+            answer, self._changing = SettingsChanged(id=self._changing), None
+            self.channel.send(answer.encode())
+        else:
+            return False
+        return True
 
     def _take_tally(self, part: TallyPart) -> None:
         self._tally_text += part.text
@@ -246,6 +277,21 @@ class FarSide:
             self._tally_text = ""
             if part.ask:
                 self.frames.put(part)
+
+    def _change_settings(self, asked: ChangeSettings) -> None:
+        """Have the front end take another epoch, as the supervisor would have all of them."""
+        try:
+            _, epoch = changed_by_caller(asked, cast("ServerConfig", None), self.epoch)
+        except HermeticError as error:
+            answer = SettingsChanged(id=asked.id, error=type(error).__name__, text=str(error))
+            self.channel.send(answer.encode())
+            return
+        self.epoch = epoch.model_copy(update={"number": self.epoch.number + 1})
+        self._changing = asked.id
+        text = documents.encoded(self.epoch)
+        document = documents.in_memory(text)
+        self.channel.send(StageEpoch(number=self.epoch.number, sha256=documents.digest(text)).encode(), (document,))
+        os.close(document)
 
     def _tell_totals(self, asked: AskTotals) -> None:
         document = documents.in_memory(documents.encoded(total((self.tally, self.counted_elsewhere))))

@@ -8,7 +8,8 @@ from typing import Any
 import grpc
 
 from hermetic.protos.inference import grpc_service_pb2 as pb
-from hermetic.server.config import MIB, Limits
+from hermetic.server.config import Limits
+from hermetic.server.section import MIB
 from tests.server.calls import TIMEOUT_S, await_ready, infer, method
 from tests.server.far_side import FarSide, description
 from tests.server.memory_of import Peak, own_bytes

@@ -11,10 +11,11 @@ from hermetic.enclave.messages import Frame
 from hermetic.errors import ConfigurationError, HermeticError, OverloadedError
 from hermetic.server import reload
 from hermetic.server.config import IDENTITIES_LIMIT, AccessRule, Revoked, ServerConfig
+from hermetic.server.epoch_changes import allotted, changed_file, first_epoch
 from hermetic.server.event_loop import EventLoop
 from hermetic.server.front_ends import FrontEnd
 from hermetic.server.identity import Identity
-from hermetic.server.reload import Current, Reloader, allotted, changed_file, first_epoch
+from hermetic.server.reload import Current, Reloader
 from hermetic.server.settings import Epoch
 from hermetic.server.shared_messages import (
     ApplyEpoch,

@@ -40,7 +40,7 @@ class Plan:
 
     model: str
     concurrencies: Sequence[int]
-    seconds: float = 2.0
+    seconds: float = 1.5
     warm_up_s: float = 0.3
     threads: int = 1
     calls: int | None = None
@@ -49,7 +49,7 @@ class Plan:
 def plans(names: Sequence[str] = (MLP, RESNET, BERT, MIXED)) -> list[Plan]:
     """Return the usual plans for these models: longer where one batch takes a part of a second."""
     cores = len(os.sched_getaffinity(0))
-    heavy = partial(Plan, concurrencies=(8, 32), seconds=3.0, warm_up_s=1.0, threads=cores)
+    heavy = partial(Plan, concurrencies=(8, 32), seconds=2.5, warm_up_s=0.7, threads=cores)
     usual = {MLP: Plan(MLP, (1, 8, 32, 64)), RESNET: heavy(RESNET), BERT: heavy(BERT), MIXED: heavy(MIXED)}
     unknown = [name for name in names if name not in usual]
     if unknown:

@@ -57,13 +57,16 @@ def _ratios(series: Sequence[Series], other: str, member: str) -> dict[str, dict
     return {model: {str(at): round(ratio, 3) for at, ratio in by.items()} for model, by in found.items() if by}
 
 
-COLUMNS: Final = ("callers", "server", "infer/s", "spread", "p50 ms", "p99 ms", "CPU us", "ours / it")
+COLUMNS: Final = ("callers", "server", "infer/s", "spread", "p50 ms", "p99 ms", "CPU us", "ratio")
 ROLES: Final = ("front end", "server", "worker", "model")  # cpu_time.py's
 GOAL_COLUMNS: Final = ("model", "callers", "what", "wanted", "got", "reached")
 
 
 def rows(document: Mapping[str, Any], model: str) -> list[list[str]]:
-    """Return the cells of `COLUMNS` for one model, by callers; spread is the least and most of the rounds."""
+    """Return the cells of `COLUMNS` for one model, by callers.
+
+    Spread is the least and most of the rounds, the ratio that of throughputs, ours to this server's.
+    """
     found = []
     for result, kept in zip(document["results"], document["context"]["rounds"], strict=True):
         if result["model"] != model:
@@ -87,6 +90,8 @@ def rows(document: Mapping[str, Any], model: str) -> list[list[str]]:
 
 def cpu_rows(document: Mapping[str, Any]) -> list[list[str]]:
     """Return CPU time per call where it is known: model, callers, server, then each of `ROLES`, in microseconds."""
+    order = models(document)
+    known = [kept for kept in document["context"]["rounds"] if kept["cpu_us_per_call"]]
     return [
         [
             kept["model"],
@@ -94,8 +99,7 @@ def cpu_rows(document: Mapping[str, Any]) -> list[list[str]]:
             kept["server"],
             *("" if (us := kept["cpu_us_per_call"].get(role)) is None else f"{us:.0f}" for role in ROLES),
         ]
-        for kept in document["context"]["rounds"]
-        if kept["cpu_us_per_call"]
+        for kept in sorted(known, key=lambda kept: (order.index(kept["model"]), kept["concurrency"]))
     ]
 
 
@@ -151,7 +155,10 @@ def notes(context: Mapping[str, Any]) -> list[str]:
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], by: int) -> Table:
     """Return a table with a line wherever the column `by` changes; Hermetic's rows are bold."""
-    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    # Narrow: eight columns in eighty characters.
+    table = Table(
+        title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
     for column in columns:
         table.add_column(column, justify="left" if column in {"model", "server", "what"} else "right", no_wrap=True)
     last = rows[0][by] if rows else ""

@@ -4,6 +4,7 @@ What that program starts (front ends, workers) is started as the same variant.
 """
 
 import os
+import runpy
 import sys
 from typing import NoReturn
 
@@ -27,12 +28,17 @@ def main(arguments: list[str]) -> NoReturn:
     if module == HERMETIC:
         _refuse_all_but_the_demo(rest)
         from hermetic import cli
+        from hermetic.server import assembly  # noqa: F401 - what is replaced must have been imported
 
         apply(variant, module)
         sys.argv = ["hermetic", *rest]
         cli.main()
         sys.exit(0)
-    raise ConfigurationError(f"variant: wanted {FRONT_END}, {WORKER} or {HERMETIC}, got {module}")
+    if not module.startswith("hermetic.server."):
+        raise ConfigurationError(f"variant: wanted a program of the server, got {module}")
+    sys.argv = [module, *rest]  # one that no request passes: as it is
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    sys.exit(0)
 
 
 def _refuse_all_but_the_demo(arguments: list[str]) -> None:

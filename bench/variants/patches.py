@@ -74,14 +74,14 @@ def _ours() -> list[ModuleType]:
 
 def _hand_on(variant: str) -> None:
     """Have front ends and workers started as the same variant."""
-    from hermetic.enclave import supervisor, zero_on_free
-    from hermetic.server import front_ends
+    from hermetic.enclave import zero_on_free
+
+    real = zero_on_free.interpreter
 
     def interpreter() -> list[str]:
-        return [*zero_on_free.interpreter(), "-m", "hermetic.bench.variants", variant]
+        return [*real(), "-m", "hermetic.bench.variants", variant]
 
-    swap(front_ends, "interpreter", interpreter)
-    swap(supervisor, "interpreter", interpreter)
+    swap_everywhere("interpreter", real, interpreter)
 
 
 def _nothing(*_arguments: object, **_named: object) -> None:
@@ -94,13 +94,9 @@ def _without_zero_on_free(module: str, _argument: str) -> None:
     swap_everywhere("status", zero_on_free.status, lambda: "enforced")
     if module != HERMETIC:
         return
-    from hermetic.enclave import supervisor
-    from hermetic.server import front_ends
-
     plain = {name: value for name, value in zero_on_free.environment().items() if name not in zero_on_free.ENVIRONMENT}
     swap(zero_on_free, "ensure", _nothing)
-    swap(front_ends, "environment", lambda: dict(plain))
-    swap(supervisor, "environment", lambda: dict(plain))
+    swap_everywhere("environment", zero_on_free.environment, lambda: dict(plain))
 
 
 def _without_wiping(module: str, _argument: str) -> None:
@@ -148,15 +144,15 @@ def _without_mutual_tls(module: str, _argument: str) -> None:
     callers: list[Identity] = []
     enter = AccessTable.__init__
 
-    def remember(table: AccessTable, rules: Any, authorities: Any) -> None:  # noqa: ANN401
+    def remember(table: AccessTable, rules: Any, *more: Any) -> None:  # noqa: ANN401
         rows = tuple(rules)
         callers[:] = [Identity(rule.authority, rule.name) for rule in rows if "infer" in rule.roles]
-        enter(table, rows, authorities)
+        enter(table, rows, *more)
 
     listen = loop.Loop
 
-    def without_tls(address: str, _credentials: object, options: Any, application: Any) -> loop.Loop:  # noqa: ANN401
-        return listen(address, None, options, application)
+    def without_tls(address: str, _credentials: object, *more: Any) -> loop.Loop:  # noqa: ANN401
+        return listen(address, None, *more)
 
     swap(AccessTable, "__init__", remember)
     swap(Identities, "identify", lambda *_: callers[0])

@@ -53,5 +53,5 @@ def test_only_the_demo_can_be_weakened(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_other_programs_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"wanted hermetic\.server\.frontend"):
+    with pytest.raises(ConfigurationError, match=r"wanted a program of the server, got json\.tool"):
         program.main(["records", "-m", "json.tool"])

@@ -288,6 +288,16 @@ def test_a_cancelled_request_leaves_no_step_behind(stage: Stage) -> None:
     assert gone == [1]
 
 
+def test_a_step_that_waits_does_not_keep_the_bytes_of_a_cancelled_request(stage: Stage) -> None:
+    ensemble = chain(stage)
+    asked = Asked(ROW)
+    ensemble.submit(asked)
+    waiting = stage.runs["first"].works[0]
+    assert bytes(waiting.raw[0]) == ROW
+    ensemble.cancel(asked)
+    assert waiting.raw == ()  # at once: as long as a view is held, the message cannot be overwritten
+
+
 def test_steps_inherit_tenant_and_wishes(stage: Stage) -> None:
     stage.add("first")
     stage.add("second", shared=True)

@@ -70,9 +70,8 @@ class Catalogue:
 
     def look(self, *, settled: bool) -> Listing:
         """Return what is there now. `settled`: believe only what is as it was at the last look."""
-        stamps, crowd = self._stamps_now()
+        stamps, refused = self._stamps_now()
         files: dict[tuple[str, int], SealedFile] = {}
-        refused: dict[Path, str] = dict.fromkeys(crowd, f"wanted at most {FILES_LIMIT} sealed files in the folder")
         unsettled: set[Path] = set()
         before = set(self._stamps.values())  # a file that was only renamed is as it was
         for path, stamp in stamps.items():
@@ -93,8 +92,11 @@ class Catalogue:
         self._read = {path: read for path, read in self._read.items() if path in stamps}
         return Listing({file.path: file for file in files.values()}, refused, frozenset(unsettled))
 
-    def _stamps_now(self) -> tuple[dict[Path, Stamp], list[Path]]:
-        """Return path -> stamp, named files first, then the folder's in order; and files that are too many."""
+    def _stamps_now(self) -> tuple[dict[Path, Stamp], dict[Path, str]]:
+        """Return path -> stamp, named files first, then the folder's in order; and why others are not looked at.
+
+        Names are bytes, and whoever may write to the folder chooses them: frames and records take text.
+        """
         folder: list[Path] = []
         if self._settings.folder is not None:
             try:
@@ -103,8 +105,12 @@ class Catalogue:
                 names = []
             folder = [self._settings.folder / name for name in names if name.endswith(SUFFIX) and name[0] != "."]
             folder = [path for path in folder if path not in self._listed]
+        unreadable = [path for path in folder if not path.name.isprintable()]
+        folder = [path for path in folder if path.name.isprintable()]
+        refused = dict.fromkeys(unreadable, "wanted a name of printable text")
+        refused |= dict.fromkeys(folder[FILES_LIMIT:], f"wanted at most {FILES_LIMIT} sealed files in the folder")
         stamps = {path: stamp for path in (*self._listed, *folder[:FILES_LIMIT]) if (stamp := _stamp(path))}
-        return stamps, folder[FILES_LIMIT:]
+        return stamps, refused
 
     def _manifest(self, path: Path, stamp: Stamp) -> Manifest | str:
         """Return the manifest of a file, or why it is refused; read again only when the file has changed."""

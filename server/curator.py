@@ -32,6 +32,7 @@ from hermetic.server.surroundings import Surroundings
 from hermetic.server.version_policy import describe
 
 UNLOADED: Final = "unloaded"
+REFUSED_SHOWN: Final = 256  # refused files that are recorded and shown: whoever fills the folder fills no log
 OPERATIONS_LIMIT: Final = 256  # operations that wait for one model
 NOT_ALLOWED: Final = "explicit model load / unload is not allowed if polling is enabled"
 """Triton's text, in both of the modes that allow neither."""
@@ -220,7 +221,7 @@ class Curator:
     def _refuse(self, listing: Listing) -> None:
         refused = tuple(
             RepositoryEntry.refused(printable(path.name), printable(reason))
-            for path, reason in sorted(listing.refused.items())
+            for path, reason in sorted(listing.refused.items())[:REFUSED_SHOWN]
         )
         if refused != self._repository.refused:
             known = set(self._repository.refused)

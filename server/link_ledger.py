@@ -2,9 +2,11 @@
 
 Nobody can tell a worker that lies from a front end that says so: both may be hostile. So each has a bound. A link is
 made anew, later each time; a worker whose links break too often is replaced; a front end on whose word too many workers
-were replaced is what they have in common, and is replaced itself.
+were replaced is what they have in common, and is replaced itself. Workers of one model have the model in common too: on
+its account a front end is replaced once, and then the model is what ails.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -31,18 +33,23 @@ class LinkLedger:
 
     _failures: dict[int, list[float]] = field(default_factory=dict)
     _replaced: dict[int, list[float]] = field(default_factory=dict)
+    _blamed: dict[Hashable, list[float]] = field(default_factory=dict)  # front ends replaced on account of a model
 
-    def failed(self, worker: int, front_end: int, now: float) -> Verdict:
-        """Take note that a link failed, and return what follows."""
+    def failed(self, worker: int, front_end: int, model: Hashable, now: float) -> Verdict:
+        """Take note that a link to a worker of `model` failed, and return what follows."""
         failures = _recent(self._failures.setdefault(worker, []), now)
         failures.append(now)
         if len(failures) <= len(RENEWAL_DELAYS_S):
             return Verdict("renew", RENEWAL_DELAYS_S[len(failures) - 1])
         replaced = _recent(self._replaced.setdefault(front_end, []), now)
         replaced.append(now)
-        if len(replaced) > REPLACED_LIMIT:
-            return Verdict("replace front end")
-        return Verdict("replace worker")
+        if len(replaced) <= REPLACED_LIMIT:
+            return Verdict("replace worker")
+        blamed = _recent(self._blamed.setdefault(model, []), now)
+        if blamed:
+            return Verdict("replace worker")
+        blamed.append(now)
+        return Verdict("replace front end")
 
     def forget(self, pid: int) -> None:
         """A worker or front end has ended."""

@@ -24,6 +24,7 @@ from hermetic.server.link_ledger import LinkLedger
 from hermetic.server.messages import LinkLost, ModelReady
 from hermetic.server.surroundings import Surroundings
 
+LARGEST_NUMBER: Final = 2**63  # of an instance, a link or a generation: longer in a frame than any that there will be
 ATTACH_TIMEOUT_S: Final = 330  # a front end gives a batch up after 300 s; until then its worker may be busy
 
 
@@ -122,7 +123,7 @@ class Links:
         worker = instance.worker
         if worker is None or not generation.takes_links:
             return
-        verdict = self._ledger.failed(worker.pid, front_end.pid, time.monotonic())
+        verdict = self._ledger.failed(worker.pid, front_end.pid, generation.key, time.monotonic())
         if verdict.act == "renew":
             again = partial(self._renew, generation, instance, worker, front_end)
             self._loop.call_at(time.monotonic() + verdict.delay_s, again)
@@ -142,8 +143,9 @@ class Links:
 
 
 def check_ready_frame(generation: Generation) -> None:
-    """Raise `BorderError` where a model's description is too large to be told to a front end."""
-    ready_frame(generation).encode()
+    """Raise `BorderError` where a model's description is too large to be told to a front end, whatever is counted."""
+    most = {"instance": LARGEST_NUMBER, "link": LARGEST_NUMBER, "generation": LARGEST_NUMBER}
+    ready_frame(generation).model_copy(update=most).encode()
 
 
 def _attach(generation: Generation, worker: Worker, front_end: FrontEnd) -> _Made:

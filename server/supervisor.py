@@ -21,6 +21,7 @@ from hermetic.enclave.messages import Frame
 from hermetic.errors import BorderError, HermeticError, NotReadyError
 from hermetic.server import documents
 from hermetic.server.catalogue import Catalogue
+from hermetic.server.command_desk import CommandDesk
 from hermetic.server.config import ServerConfig
 from hermetic.server.cores import cores_here
 from hermetic.server.cpu_plan import CpuPlan
@@ -29,11 +30,11 @@ from hermetic.server.epoch_changes import changed_by_caller, changed_file
 from hermetic.server.event_loop import EventLoop
 from hermetic.server.front_end_pool import FrontEndPool
 from hermetic.server.front_ends import FrontEnd
+from hermetic.server.generation import Reply
 from hermetic.server.key_renewal import KeyRenewal
 from hermetic.server.loading import Loader, check_tenants
 from hermetic.server.messages import (
     Command,
-    CommandReply,
     Drain,
     Drained,
     LinkLost,
@@ -114,6 +115,7 @@ class Supervisor:
         patience, at_once = config.limits.drain_s + PATIENCE_S, config.repository.loads_at_once
         self._models = ModelKeeper(repository, loader, self._cpu, around, patience_s=patience, loads_at_once=at_once)
         self._curator = Curator(config.repository, catalogue, repository, self._models, self._cpu, around)
+        self._commands = CommandDesk(self._obey)
         self._tallies = TallyDesk(self._loop, self._front_ends, repository.generations)
         self._reloader = Reloader(
             current, settings.epoch, self._loop, self._front_ends, self._record, self._epoch_applied
@@ -174,7 +176,7 @@ class Supervisor:
         if isinstance(frame, Records):
             self._desk.take(front_end, frame)
         elif isinstance(frame, Command):
-            self._obey(front_end, frame)
+            self._commands.take(front_end, frame)
         elif isinstance(frame, ModelStopped):
             self._models.stopped_at(front_end.pid, frame.name, frame.version, frame.generation)
         elif isinstance(frame, LinkLost):
@@ -202,6 +204,7 @@ class Supervisor:
             self._reloader.applied(front_end, frame)
 
     def _front_end_gone(self, front_end: FrontEnd) -> None:
+        self._commands.gone(front_end)
         self._tallies.gone(front_end.pid)
         self._reloader.gone(front_end)
         self._models.front_end_gone(front_end.pid)
@@ -213,21 +216,16 @@ class Supervisor:
         finally:
             os.close(document)
 
-    def _obey(self, front_end: FrontEnd, command: Command) -> None:
+    def _obey(self, command: Command, reply: Reply) -> None:
         """Load or unload a model, for an identity that the front end has checked."""
         about: dict[str, JsonValue] = {"model": command.model, "identity": command.identity}
         if command.configuration:
             about["configuration"] = command.configuration[:RECORD_TEXT_LIMIT]
         self._record(f"model.{command.action}-asked", about)
-        reply = partial(self._answer, front_end, command.id)
         if self._draining:
             reply(NotReadyError("the server is shutting down"))
             return
         self._curator.command(command, reply)
-
-    def _answer(self, front_end: FrontEnd, command: int, error: HermeticError | None) -> None:
-        name = "" if error is None else type(error).__name__
-        front_end.send(CommandReply(id=command, error=name, text="" if error is None else str(error)[:1024]))
 
     def _publish(self) -> None:
         """Tell every front end, and whoever watches, which models are in which state."""

@@ -80,6 +80,7 @@ class FrontEndDouble:
     def send(self, frame: Frame, descriptors: tuple[int, ...] = ()) -> None:
         for descriptor in descriptors:
             os.fstat(descriptor)  # open
+        frame.encode()  # a frame that is too long would end the supervisor
         self.frames.append(frame)
 
     def end(self) -> None:

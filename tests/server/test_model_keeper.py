@@ -5,10 +5,12 @@ from typing import cast
 
 import pytest
 
+from hermetic.enclave import messages
 from hermetic.errors import BorderError, BrokerRefusedError, KnownAnswerError
 from hermetic.server.front_ends import FrontEnd
-from hermetic.server.generation import SealedFile
+from hermetic.server.generation import Generation, SealedFile
 from hermetic.server.link_ledger import RENEWAL_DELAYS_S, REPLACED_LIMIT
+from hermetic.server.links import ready_frame
 from hermetic.server.messages import LinkLost, ModelReady, ModelStop
 from hermetic.server.repository import Slot
 from tests.server.keeping import FrontEndDouble, Keeping, Told
@@ -295,3 +297,18 @@ def test_a_link_that_comes_too_late_is_not_handed_over(keeping: Keeping) -> None
     keeping.keeper.stopped_at(1, "iris", 1, 1)
     keeping.settle()
     assert front_end.told(ModelReady) == []
+
+
+def test_a_description_that_only_the_first_instances_frame_has_room_for_is_refused(
+    keeping: Keeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A publisher chooses its length: a frame that is too long later would end the supervisor."""
+    keeping.front_end(1)
+    file = sealed(instances=11)
+    first = ready_frame(Generation(1, file, file.manifest.configuration, Told())).encode()
+    monkeypatch.setattr(messages, "CONTROL_FRAME_LIMIT", len(first))
+    told = Told()
+    load(keeping, file, told)
+    keeping.settle()
+    assert isinstance(told.outcomes[0], BorderError)
+    assert not keeping.loader.workers

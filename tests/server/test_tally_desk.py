@@ -137,3 +137,35 @@ def test_a_tally_without_end_is_refused(world: World, monkeypatch: pytest.Monkey
         world.desk.take(counter, part)
     with pytest.raises(BorderError, match="at most 100 bytes"):
         world.desk.take(counter, part)
+
+
+def test_one_that_asks_again_and_again_leaves_others_one_question_at_a_time(world: World) -> None:
+    """A front end that floods would have the others' sockets fill up, and them ended for it."""
+    world.counter(1, 5)
+    two, three = world.counter(2, 10), world.counter(3, 100)
+    for _ in range(50):
+        world.ask(1)
+    world.ask(3)
+    assert (len(two.asked), len(three.asked)) == (1, 1)
+    world.says(two, 20, ask=two.asked[-1])
+    world.says(three, 100, ask=three.asked[-1])
+    assert world.heard == [125]
+    one = world.front_ends[1]
+    assert isinstance(one, Counter)
+    assert (len(two.asked), len(one.asked)) == (2, 1), "and one of two that ask is asked too"
+    for counter, inferences in ((one, 6), (two, 30), (three, 200)):
+        world.says(counter, inferences, ask=2)
+    assert world.heard == [125] + 50 * [236]
+
+
+def test_more_questions_than_a_front_end_may_have_are_its_end(world: World) -> None:
+    world.counter(1, 5)
+    two = world.counter(2, 10)
+    for _ in range(tally_desk.ASKS_LIMIT):
+        world.ask(1)
+    with pytest.raises(BorderError, match="without an answer"):
+        world.ask(1)
+    world.ask(2)
+    world.ends(1)
+    world.says(two, 10, ask=two.asked[0])
+    assert world.heard == [15], "who is gone is told nothing; who is there is"

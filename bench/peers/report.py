@@ -135,9 +135,10 @@ def _goal(model: str, at: str, what: str, limit: float, got: float | None, *, le
 def peers_table(document: Mapping[str, Any]) -> Group:
     """Return the tables of a `peers_document`, with what must be known to read them beneath."""
     tables = [_table(f"bench peers: {model}", COLUMNS, rows(document, model), 0) for model in models(document)]
-    cpu = _table("CPU time per call, us", ("model", "callers", "server", *ROLES), cpu_rows(document), 1)
+    if cpu := cpu_rows(document):
+        tables.append(_table("CPU time per call, us", ("model", "callers", "server", *ROLES), cpu, 1))
     wanted = _table("goals", GOAL_COLUMNS, goals(document), 1)
-    return Group(*tables, cpu, wanted, Text("\n".join(notes(document["context"]))))
+    return Group(*tables, wanted, Text("\n".join(notes(document["context"]))))
 
 
 def notes(context: Mapping[str, Any]) -> list[str]:
@@ -146,11 +147,16 @@ def notes(context: Mapping[str, Any]) -> list[str]:
     return [
         f"load client: {context['load_client']}; {SHARED_MACHINE}",
         machine_note(context),
-        f"medians of {context['settings']['rounds']} rounds, in turns; every answer checked; CPU us: per call",
+        f"medians of {context['settings']['rounds']} rounds, in turns; {_checked(context)}; CPU us: per call",
         f"{HERMETIC}: mutual TLS, everything on; the others: plaintext; {BARE}: in process, rows in a batch: {batches}",
         *(f"{server}: {why}" for server, why in context["left_out"].items()),
         *protection_notes(context["protections"]),
     ]
+
+
+def _checked(context: Mapping[str, Any]) -> str:
+    ours = context["load_client"].startswith("python")
+    return "every answer checked" if ours else "every question's answer checked before and after each point"
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], by: int) -> Table:

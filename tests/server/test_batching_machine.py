@@ -57,7 +57,6 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.stage = Stage(self.configuration)
         self.one_worker = True
-        self.no_failures = True
 
     @initialize(workers=st.integers(1, 3))
     def start(self, workers: int) -> None:

@@ -28,6 +28,7 @@ class Caller:
         self.on_cancel: Callable[[], None] | None = None
         self.ended = False
         self.answers: list[bytes | BaseException] = []
+        self.started_ns = 0
 
     def expect_reply(self, size: int) -> None:
         pass

@@ -1,5 +1,5 @@
 # Every target does its own set-up. `make test` and `make demo` are the two to start with.
-.PHONY: help setup demo test check bench peers fuzz fmt protos triton-vectors docs lock clean
+.PHONY: help setup demo test check bench peers flood fuzz fmt protos triton-vectors docs lock clean
 
 PY := .venv/bin/python
 # Kept low: the suite starts real servers, brokers and TPMs, and must not starve them.
@@ -23,6 +23,10 @@ bench: setup ## Measure the server beside what gRPC and the model allow
 	@mkdir -p build
 	$(PY) -m hermetic bench quick --json build/bench-quick.json
 	$(PY) -m hermetic bench unseal --json build/bench-unseal.json
+
+flood: setup ## Attack a server in every way we know, beside a client that behaves
+	@mkdir -p build
+	$(PY) -m hermetic bench flood --json build/bench-flood.json
 
 fuzz: setup ## Fuzz every decoder for FUZZ_MINUTES each, from tests/corpus on
 	$(PY) -m pip install -qq --disable-pip-version-check --no-deps --require-hashes --root-user-action=ignore -r requirements/fuzz.txt

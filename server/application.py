@@ -150,6 +150,11 @@ class FrontEnd:
         reader.arm()
         return False
 
+    def look(self) -> None:
+        """Read what has come: there is no sleep in sight."""
+        if self._reader is not None:
+            self._reader.read()
+
     def tick(self) -> None:
         """Hand over records; give up on clients and workers that keep us waiting."""
         now = time.monotonic()

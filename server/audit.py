@@ -126,3 +126,8 @@ def who_part(principal: Principal) -> str:
 def model_part(name: str, version: int, digest: str) -> str:
     """Return the piece of a record that names a model."""
     return f'"model":{json.dumps(name)},"version":{version},"digest":"{digest}"'
+
+
+def dropped_record(who: str, count: int) -> str:
+    """Return the record of `count` calls that were dropped without a word; `who` is `who_part(...)`."""
+    return f'{{"event":"requests-refused","reason":"too many cancelled calls",{who},"count":{count}}}'

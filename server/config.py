@@ -161,8 +161,8 @@ class Limits(Section):
     connection_idle_s: PositiveInt = 900
     keepalive_s: PositiveInt = 60
     keepalive_timeout_s: PositiveInt = 20
-    cancels_per_client: PositiveInt = 2000
-    cancels_window_s: PositiveInt = 10
+    cancels_per_client: PositiveInt = 500
+    cancels_window_s: PositiveInt = 5
     reply_timeout_s: PositiveInt = 30
     batch_timeout_s: PositiveInt = 300
     records_waiting: PositiveInt = 65536

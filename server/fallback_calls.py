@@ -96,6 +96,14 @@ class FallbackCall:
         self.answers.put(Answer(None, code, details))
         self._end()
 
+    def address(self) -> str:
+        """Return where the call comes from, as gRPC writes it."""
+        return str(self._context.peer())
+
+    def drop(self) -> None:
+        """End the call without a word."""
+        self.answers.put(Answer(None, Code.CANCELLED))
+
     def cancel(self) -> None:
         """Break the call off."""
         self._context.cancel()

@@ -33,6 +33,7 @@ from hermetic.errors import BorderError, ConfigurationError, HermeticError, Isol
 from hermetic.server import documents, tls
 from hermetic.server.access import HEALTH, INFERENCE
 from hermetic.server.application import SERVING_KEY_LIMIT, FrontEnd
+from hermetic.server.connections import DESCRIPTORS_OF_ITS_OWN
 from hermetic.server.counters import Row, map_own_row
 from hermetic.server.fallback import Fallback
 from hermetic.server.intake import calls_at_once
@@ -42,7 +43,6 @@ from hermetic.server.reader import Reader
 from hermetic.server.settings import FrontEndSettings
 from hermetic.server.transport import Transport
 
-DESCRIPTORS_OF_ITS_OWN: Final = 256  # workers, the supervisor, gRPC's own
 THREADS_END_S: Final = 5.0  # seconds
 LAST_RECORDS_S: Final = 10.0  # seconds for the last records to become durable
 COLLECT_AFTER: Final = 50_000  # new objects between two looks for cycles

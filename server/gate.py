@@ -17,13 +17,21 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from hermetic.errors import AccessDeniedError, CancelledError, DeadlineError, NotReadyError, UnsupportedError
+from hermetic.errors import (
+    AccessDeniedError,
+    CancelledError,
+    DeadlineError,
+    NotReadyError,
+    OverloadedError,
+    UnsupportedError,
+)
 from hermetic.server.access import RULES, AccessTable, Principal, check_access, check_every_method_has_a_rule
-from hermetic.server.audit import ANONYMOUS, NO_MODEL, Journal, who_part
+from hermetic.server.audit import ANONYMOUS, NO_MODEL, Journal, dropped_record, who_part
 from hermetic.server.config import Limits, Role
+from hermetic.server.connections import DESCRIPTORS_OF_ITS_OWN, Connections
 from hermetic.server.identity import Identities, Identity
 from hermetic.server.intake import Intake
-from hermetic.server.limits import Accounts, Cancels, Usage
+from hermetic.server.limits import Accounts, Cancels, Deafness, Usage
 from hermetic.server.status import Code, Status, status_of
 from hermetic.server.transport import Call
 
@@ -34,12 +42,13 @@ _OK: Final = Status(Code.OK, "")
 class Caller:
     """A principal, with what is the same for all of its calls."""
 
-    __slots__ = ("principal", "usage", "who")
+    __slots__ = ("deafness", "principal", "usage", "who")
 
-    def __init__(self, principal: Principal, usage: Usage) -> None:
+    def __init__(self, principal: Principal, usage: Usage, deafness: Deafness) -> None:
         self.principal = principal
         self.usage = usage
         self.who = who_part(principal)
+        self.deafness = deafness
 
 
 class Request:
@@ -271,6 +280,8 @@ class Gate:
         self.cancels = Cancels(limits)
         self.live = 0
         self.undelivered = 0
+        self.connections = Connections(limits.connections + DESCRIPTORS_OF_ITS_OWN)
+        self.dropped = 0  # calls of callers that cancelled too many
         self.reply_timeout_s = limits.reply_timeout_s
         self.unsent: dict[Request, float] = {}  # in order of their time-outs, as a dict keeps the order of entry
 
@@ -289,16 +300,28 @@ class Gate:
                 request.method = method
             identity = self._identities.identify(call.peer(), now)  # (2)
             caller = request.caller = self._callers.get(identity) or self._meet(identity)
+            if caller.deafness.until > now:
+                caller.deafness.drop(now)
+                self.connections.cut_off(call.address())
+                call.drop()
+                return
             if method is None:
                 raise UnsupportedError("Method not found!")  # grpc.server's own text
             check_access(caller.principal, method.roles)  # (3)
             if caller.usage.cancels:
-                self.cancels.check(caller.usage, time.monotonic())  # (4)
+                self._check_cancels(caller, now)  # (4)
             if call.deadline <= now:
                 raise DeadlineError("the deadline had passed before the call was accepted")
             request.admit(caller.usage)
         except Exception as error:  # noqa: BLE001 - an error here is an answer, never the end of the loop
             request.fail(error)
+
+    def _check_cancels(self, caller: Caller, now: float) -> None:
+        try:
+            self.cancels.check(caller.usage, time.monotonic())
+        except OverloadedError:
+            caller.deafness.refused(now)
+            raise
 
     def configure(self, identities: Identities, access: AccessTable, limits: Limits) -> None:
         """Judge every call by these from now on, those of open connections too: nothing that was decided is kept."""
@@ -325,7 +348,15 @@ class Gate:
         """End the calls that keep us waiting: for a message, or for their answer to be taken."""
         self.intake.expire(now)
         self.intake.serve(now)
+        self._note_dropped()
         self._cancel_untaken(now)
+
+    def _note_dropped(self) -> None:
+        """One record for all calls of a caller that were dropped since the last."""
+        for caller in self._callers.values():
+            if dropped := caller.deafness.take_dropped():
+                self.dropped += dropped
+                self.journal.append(dropped_record(caller.who, dropped))
 
     def _cancel_untaken(self, now: float) -> None:
         """Break off calls whose client has not taken its answer within `reply_timeout_s`: we would hold it for ever."""
@@ -337,7 +368,7 @@ class Gate:
 
     def _meet(self, identity: Identity) -> Caller:
         principal = self._access.principal(identity)
-        caller = self._callers[identity] = Caller(principal, self.accounts.usage(identity))
+        caller = self._callers[identity] = Caller(principal, self.accounts.usage(identity), Deafness())
         return caller
 
 

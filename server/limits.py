@@ -6,11 +6,15 @@ bounded by gRPC (tls.py).
 """
 
 from collections import OrderedDict
-from typing import Any
+from typing import Any, Final
 
 from hermetic.errors import OverloadedError
 from hermetic.server.config import Limits
 from hermetic.server.identity import Identity
+
+REFUSALS_TOLD: Final = 100  # calls beyond the limit of cancelled calls that are refused in words
+DEAF_S: Final = 1.0  # seconds for which the calls that follow are dropped
+GOES_ON: Final = 20  # dropped calls after which that time begins anew
 
 
 class Usage:
@@ -125,3 +129,37 @@ class Cancels:
         """Raise `OverloadedError` while the identity has cancelled too many calls."""
         if (recent := usage.recent_cancels(now, self._window)) > self._most:
             raise OverloadedError(f"cancelled calls: wanted at most {self._most} in {self._window} s, got {recent}")
+
+
+class Deafness:
+    """Whether we still answer a caller that cancels too many calls. Times in seconds of one clock.
+
+    The first calls beyond the limit are refused in words, and recorded one by one. Whoever goes on is ignored, since
+    words cost more: for `DEAF_S` at a time its calls are dropped and counted, and its connections are cut.
+    """
+
+    __slots__ = ("_dropped", "_lately", "_told", "until")
+
+    def __init__(self) -> None:
+        self.until = 0.0
+        self._told = 0
+        self._dropped = 0
+        self._lately = 0
+
+    def refused(self, now: float) -> None:
+        """Take note that a call was refused for the calls cancelled before it."""
+        self._told += 1
+        if self._told >= REFUSALS_TOLD:
+            self._told, self.until = 0, now + DEAF_S
+
+    def drop(self, now: float) -> None:
+        """Count a call that is dropped; whoever goes on is not listened to any sooner."""
+        self._dropped += 1
+        self._lately += 1
+        if self._lately >= GOES_ON:
+            self._lately, self.until = 0, now + DEAF_S
+
+    def take_dropped(self) -> int:
+        """Return how many calls were dropped since this was last asked."""
+        dropped, self._dropped = self._dropped, 0
+        return dropped

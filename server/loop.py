@@ -32,6 +32,7 @@ from hermetic.server.status import Code
 from hermetic.server.timers import Timers
 from hermetic.server.transport import TICK_S, Application, Listener, Peer
 
+EVENTS_IN_A_ROW: Final = 32  # of gRPC's, before the application looks at what else has come
 CALLS_AT_ONCE: Final = 64  # calls that gRPC may hand over before we ask again, at most
 SELF_TEST_TIMEOUT_S: Final = 10.0
 CANCEL_GRACE_S: Final = 5.0  # seconds for cancelled calls to end
@@ -141,6 +142,13 @@ class LoopCall:
         self._queue.append(None)
         self._pump()
 
+    def address(self) -> str:
+        """Return where the call comes from, as gRPC writes it."""
+        return str(self._call.peer().decode())
+
+    def drop(self) -> None:
+        """Nothing: gRPC ends a call with which nothing was begun when its object goes."""
+
     def cancel(self) -> None:
         """Break the call off."""
         self._call.cancel(int(Code.CANCELLED), "the server broke the call off")
@@ -232,6 +240,7 @@ class Loop:
         self._server.start()
         self._stopping = False
         self._stopped = False
+        self._in_a_row = 0  # events handled without a look at anything else
         for _ in range(min(calls_at_once, CALLS_AT_ONCE)):
             self._ask()
 
@@ -260,6 +269,12 @@ class Loop:
                 if self._application.before_sleep():
                     return
                 event = self._queue.poll(deadline=time.time() + wait_s)
+                self._in_a_row = 0
+            elif self._in_a_row >= EVENTS_IN_A_ROW:  # a flood of calls must not keep workers' answers waiting
+                self._in_a_row = 0
+                self._application.look()
+            else:
+                self._in_a_row += 1
             tag = event.tag
             if tag is _ACCEPT:
                 self._accept(event)

@@ -65,6 +65,12 @@ class Call(Protocol):
     def fail(self, code: Code, details: str) -> None:
         """End the call with a status other than OK."""
 
+    def address(self) -> str:
+        """Return where the call comes from, as gRPC writes it: `ipv4:127.0.0.1:1234`, `ipv6:%5B::1%5D:1234`."""
+
+    def drop(self) -> None:
+        """End a call that has not been listened to, at the least cost: the client hears that it was cancelled."""
+
     def cancel(self) -> None:
         """Break the call off: for a client that does not take its answer."""
 
@@ -77,6 +83,9 @@ class Application(Protocol):
 
     def before_sleep(self) -> bool:
         """Do what else there is to be done, as nothing waits here; True: look again before you sleep."""
+
+    def look(self) -> None:
+        """Do what else there is to be done, at once, though something waits here: called where that goes on."""
 
     def tick(self) -> None:
         """Do what has become due; called about every `TICK_S` seconds."""

@@ -75,7 +75,7 @@ def parse(text: str) -> pb.ModelConfig:
         raise _refused([f"expected at most {CONFIG_LIMIT} characters, got {len(text)}"])
     try:
         message = text_format.Parse(text, pb.ModelConfig())
-    except text_format.ParseError as error:
+    except (text_format.ParseError, ValueError) as error:  # a number that its field cannot hold is a ValueError
         raise _refused([f"expected Triton's model configuration, got {error}"]) from None
     refused = [str(remark) for remark in remarks(message) if remark.refused]
     if refused:

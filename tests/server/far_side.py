@@ -9,7 +9,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -242,7 +242,8 @@ class FarSide:
             if isinstance(message, Records):
                 self.records += map(json.loads, message.records)
                 if self.write:
-                    self.channel.send(RecordsWritten(count=len(message.records)).encode())
+                    with suppress(BorderError, OSError):  # it has been ended meanwhile
+                        self.channel.send(RecordsWritten(count=len(message.records)).encode())
             elif isinstance(message, LinkLost):
                 self.lost_links.put(message)
             elif isinstance(message, Command):

@@ -10,6 +10,7 @@ from hermetic.server.audit import Journal
 from hermetic.server.config import Limits
 from hermetic.server.gate import Gate, Request
 from hermetic.server.identity import Identities
+from hermetic.server.limits import REFUSALS_TOLD
 from hermetic.server.status import Code
 from hermetic.server.transport import Listener, Peer
 from tests.server.far_side import Pki
@@ -26,6 +27,7 @@ class NotedCall:
         self.listener: Listener | None = None
         self.answers: list[tuple[Code, bytes | str]] = []
         self.asked = False
+        self.dropped = False
         self._peer = peer
 
     def peer(self) -> Peer:
@@ -52,6 +54,12 @@ class NotedCall:
 
     def finish(self) -> None:
         raise NotImplementedError
+
+    def address(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+    def drop(self) -> None:
+        self.dropped = True
 
     def cancel(self) -> None:
         raise NotImplementedError
@@ -162,6 +170,26 @@ def test_an_identity_that_cancels_too_much_is_refused_and_others_are_not(gate: G
     other = NotedCall(Peer(b"TLSv1.3", pki.other.certificate))
     gate.accept(other)
     assert other.listener is not None
+
+
+def test_who_goes_on_is_not_answered_any_more(pki: Pki, gate: Gate, peer: Peer) -> None:
+    for _ in range(Limits().cancels_per_client + 1):
+        call = NotedCall(peer)
+        gate.accept(call)
+        assert call.listener is not None
+        call.listener.closed(cancelled=True)
+    calls = [NotedCall(peer) for _ in range(REFUSALS_TOLD + 50)]
+    for call in calls:
+        gate.accept(call)
+    assert [code for call in calls for code, _ in call.answers] == [Code.RESOURCE_EXHAUSTED] * REFUSALS_TOLD
+    assert [call.dropped for call in calls] == [False] * REFUSALS_TOLD + [True] * 50
+    other = NotedCall(Peer(b"TLSv1.3", pki.other.certificate))
+    gate.accept(other)
+    assert other.asked
+    gate.expire(time.monotonic())
+    gate.expire(time.monotonic())
+    assert gate.dropped == 50
+    assert gate.live == 1
 
 
 def test_a_call_without_room_is_not_asked_and_can_go_away(pki: Pki, handled: Handled, peer: Peer) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hermetic.errors import OverloadedError
 from hermetic.server.config import Limits
 from hermetic.server.identity import Identity
-from hermetic.server.limits import Accounts, Cancels, Usage
+from hermetic.server.limits import DEAF_S, GOES_ON, REFUSALS_TOLD, Accounts, Cancels, Deafness, Usage
 
 
 def test_bytes_of_one_client_and_of_all() -> None:
@@ -50,3 +50,18 @@ def test_cancels_of_one_window() -> None:
 def test_limits_that_contradict_each_other(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="message_bytes <= bytes_in_flight_per_client <= bytes_in_flight"):
         Limits(**wrong)
+
+
+def test_deafness_lasts_as_long_as_the_flood() -> None:
+    deafness = Deafness()
+    for _ in range(REFUSALS_TOLD - 1):
+        deafness.refused(1.0)
+    assert deafness.until < 1.0
+    deafness.refused(1.0)
+    assert deafness.until == 1.0 + DEAF_S
+    for _ in range(GOES_ON):
+        deafness.drop(1.5)
+    assert deafness.until == 1.5 + DEAF_S
+    deafness.drop(1.9)
+    assert deafness.until == 1.5 + DEAF_S
+    assert (deafness.take_dropped(), deafness.take_dropped()) == (GOES_ON + 1, 0)

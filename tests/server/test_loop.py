@@ -196,6 +196,9 @@ class Clumsy:
         self.ticks += 1
         raise RuntimeError("tick")
 
+    def look(self) -> None:
+        raise RuntimeError("look")
+
     def before_sleep(self) -> bool:
         if not self.slept:
             self.slept = True

@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
     bench = typer.Typer(name="bench", no_args_is_help=True, help="Measure beside what the machine allows.")
     bench.command("quick")(_quick)
     bench.command("peers")(_peers)
+    bench.command("flood")(_flood)
     bench.command("unseal")(_unseal)
     bench.command("model")(_model)
     bench_costs.register(bench)
@@ -81,6 +82,30 @@ def _quick(
     if json_file is not None:
         report.write_json(document, json_file)
     output.stdout().print(report.quick_table(document))
+
+
+def _flood(
+    *,
+    json_file: _Json = None,
+    attacks: Annotated[str, typer.Option(help="Attacks, separated by commas.")] = "all",
+    seconds: Annotated[float, typer.Option(min=1.0, help="Seconds of each attack.")] = 8.0,
+) -> None:
+    """Attack a whole server, one way after another, beside a client that behaves; show what that client sees."""
+    from hermetic.bench import report
+    from hermetic.bench.context import context
+    from hermetic.bench.flood import measure
+    from hermetic.bench.flood.report import flood_table
+
+    names = measure.chosen(attacks)
+    facts = context()
+    plan = measure.Plan(before_s=seconds / 2, during_s=seconds, after_s=seconds / 2)
+    with output.progress() as progress:
+        task = progress.add_task("attacking", total=len(names))
+        outcomes, protections = measure.measure(names, plan, lambda _: progress.update(task, advance=1))
+    document = measure.document(outcomes, facts | {"protections": protections})
+    if json_file is not None:
+        report.write_json(document, json_file)
+    output.stdout().print(flood_table(outcomes))
 
 
 def _peers(

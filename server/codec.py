@@ -3,7 +3,7 @@
 What a request asks for, apart from its data, is a `Plan`. Two requests with the same header have the same plan, so
 plans are kept by the header's bytes: then nothing is left to check but the length of each input. Where lengths are all
 that there is to check of the data, whole requests are recognised by their form (forms.py). Headers that carry data
-(typed contents) are not kept. Cutting is scanner.py's, contents are contents.py's.
+(typed contents, text in parameters) are not kept. Cutting is scanner.py's, contents are contents.py's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -107,7 +107,8 @@ class Decoder:
         request = _parse(pieces.header)
         decoded = self._from_message(request, pieces.id, pieces.raw)
         # Each sequence has headers of its own: they would push out those that come again.
-        if pieces.raw and len(pieces.header) <= HEADER_LIMIT and decoded.plan.sequence is None:
+        is_common = pieces.raw and len(pieces.header) <= HEADER_LIMIT and decoded.plan.sequence is None
+        if is_common and not _has_text(request):
             if len(self._plans) >= PLANS_KEPT:
                 self._plans.clear()
             self._plans[pieces.header] = decoded.plan
@@ -197,6 +198,13 @@ def arrange(plan: Plan, raw: Sequence[Buffer]) -> list[Buffer]:
             data = check_raw(spec.name, plan.model.description.name, spec.datatype, count, data)
         arranged.append(data)
     return arranged
+
+
+def _has_text(request: pb.ModelInferRequest) -> bool:
+    """Whether a parameter is text: a client's own, which is not kept beyond its request."""
+    parameters = [request.parameters, *(tensor.parameters for tensor in request.inputs)]
+    parameters += [output.parameters for output in request.outputs]
+    return any(one.HasField("string_param") for each in parameters for one in each.values())
 
 
 def _parse(message: bytes) -> pb.ModelInferRequest:

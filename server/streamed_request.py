@@ -124,8 +124,17 @@ class StreamedRequest:
         if self.ended:
             return
         self.ended = True
-        self.error = error
+        self.error = _without_frames(error)
         self.status = status_of(error)
         if self.status.id:
             _log.error("request failed (id %s): %s", self.status.id, self.status.story)
         self._stream.answered(self, error_response(self.status.details, self.id, self.model))
+
+
+def _without_frames(error: BaseException) -> BaseException:
+    """Let go of the functions that an error came through: they hold the request's data, and this request is among them.
+
+    Such a circle would wait for the garbage collector, and the data with it.
+    """
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)

@@ -145,7 +145,7 @@ class FrontEnd:
         reader = self._reader
         if reader is None:
             return False
-        if reader.read(self._awaited.patience_s()):
+        if reader.read(self._awaited.patience_s(time.monotonic())):
             return True
         reader.arm()
         return False

@@ -16,10 +16,12 @@ class Awaited:
     def __init__(self) -> None:
         self._requests = 0
         self._last_s = SOON_S
+        self._sent = 0.0
 
-    def sent(self, requests: int) -> None:
-        """A batch of so many requests is with a worker."""
+    def sent(self, requests: int, now: float) -> None:
+        """A batch of so many requests is with a worker, since `now` (monotonic seconds)."""
         self._requests += requests
+        self._sent = now
 
     def answered(self, took_s: float, requests: int) -> None:
         """It is back, after so many seconds."""
@@ -30,8 +32,11 @@ class Awaited:
         """It will not be back."""
         self._requests -= requests
 
-    def patience_s(self) -> float:
-        """Return how long to wait for an answer and nothing else; 0: not at all."""
+    def patience_s(self, now: float) -> float:
+        """Return how long to wait for an answer and nothing else; 0: not at all.
+
+        No longer than `SOON_S` after the last batch was sent: a model that takes long, or hangs, delays nobody else's.
+        """
         if 0 < self._requests <= FEW_REQUESTS and self._last_s < SOON_S:
-            return SOON_S
+            return max(0.0, min(SOON_S, self._sent + SOON_S - now))
         return 0.0

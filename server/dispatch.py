@@ -287,7 +287,7 @@ class Dispatcher:
             slot.filled = [*slot.filled, *(tensor.nbytes for tensor in hidden)]
             tensors += hidden
         link.running[slot.index] = Running(slot, self._sequence, now)
-        self._awaited.sent(len(slot.entries))
+        self._awaited.sent(len(slot.entries), time.monotonic())
         try:
             link.channel.send(encode_batch(slot.index, self._sequence, tensors))
         except (BorderError, OSError) as error:  # a full socket too: an honest worker reads its few batches

@@ -27,6 +27,7 @@ from hermetic.server.waiting import Ranked, by_key, by_tenant
 EXPIRED: Final = "Request timeout expired"
 FULL: Final = "Exceeds maximum queue size"
 _US: Final = 1e-6  # seconds
+_SETTLED_KEPT: Final = 256  # time-outs of requests that do not wait any more
 _DELAYED: Final = 1  # added to a rank; ranks of levels are even
 
 
@@ -71,7 +72,14 @@ class PolicyBatcher(Batcher[EntryT]):
         timeout_us = _timeout_us(policy, entry)
         if timeout_us:
             heapq.heappush(self._timeouts, (entry.arrived + timeout_us * _US, next(self._serial), entry))
+            if len(self._timeouts) > 2 * sum(map(len, self._queued)) + _SETTLED_KEPT:
+                self._forget_settled()
         return placed
+
+    def _forget_settled(self) -> None:
+        """Let go of requests that run or are over: behind one that waits long they would be held until its time-out."""
+        self._timeouts = [timeout for timeout in self._timeouts if timeout[2] in self._queued[timeout[2].level]]
+        heapq.heapify(self._timeouts)
 
     def cancel(self, entry: EntryT) -> Removal | None:
         """Take `entry` out; None where it was waiting, or is running and stays."""

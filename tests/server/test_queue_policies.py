@@ -1,5 +1,6 @@
 """Dynamic batching with policies: each rule alone. The random machine over all of them is test_batching_machine.py."""
 
+import weakref
 from typing import Any
 
 import pytest
@@ -8,6 +9,10 @@ from hermetic.enclave.configuration import DynamicBatching
 from hermetic.errors import OverloadedError, QueueRefusedError
 from hermetic.server.queue_policies import PolicyBatcher
 from hermetic.server.slots import Entry, Key, Slot, Wishes
+
+
+class Watched(Entry):
+    """A request of which one can see whether anybody still holds it."""
 
 
 def batcher(options: dict[str, Any], **changes: Any) -> PolicyBatcher[Entry]:
@@ -194,3 +199,24 @@ def test_tenants_take_turns_within_a_priority() -> None:
     one.submit(entry(5, tenant="b"))
     one.submit(entry(6, tenant="c", priority=1))
     assert served(one, 9) == [[0], [6], [1], [5], [2], [3], [4]]
+
+
+def test_requests_that_are_over_are_let_go_of_while_one_waits_long() -> None:
+    """Each holds its call: one that starves would have thousands of calls kept, and their streams with them."""
+    policy = {"default_timeout_us": 3_600_000_000}
+    one = batcher({"priority_levels": 2, "default_priority_level": 1, "default_queue_policy": policy}, max_rows=1)
+    one.add_instance(2, 1)
+    one.submit(entry(0.0))
+    (running,) = run(one, 0.0)
+    one.submit(entry(0.1))
+    one.submit(entry(0.2, priority=2))  # and more urgent ones always come
+    over = []
+    for number in range(3000):
+        urgent = Watched(Key("a", ((1,),)), 1, (1,), 1.0 + number, Wishes(1))
+        over.append(weakref.ref(urgent))
+        one.submit(urgent)
+        del urgent
+        one.release(running)
+        one.place_waiting()
+        (running,) = run(one, 1.0 + number)
+    assert sum(reference() is not None for reference in over) < 600

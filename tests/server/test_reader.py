@@ -139,15 +139,26 @@ def test_a_frame_that_cannot_be_handled_does_not_end_the_reading(running: Runnin
 
 def test_only_few_quick_answers_are_waited_for() -> None:
     awaited = Awaited()
-    assert awaited.patience_s() == 0
-    awaited.sent(1)
-    assert awaited.patience_s() == 0, "how long a batch takes is not known yet"
+    assert awaited.patience_s(1.0) == 0
+    awaited.sent(1, 1.0)
+    assert awaited.patience_s(1.0) == 0, "how long a batch takes is not known yet"
     awaited.answered(SOON_S / 10, 1)
-    awaited.sent(FEW_REQUESTS)
-    assert awaited.patience_s() == SOON_S
-    awaited.sent(1)
-    assert awaited.patience_s() == 0, "others will come meanwhile"
+    awaited.sent(FEW_REQUESTS, 1.0)
+    assert awaited.patience_s(1.0) == SOON_S
+    awaited.sent(1, 1.0)
+    assert awaited.patience_s(1.0) == 0, "others will come meanwhile"
     awaited.lost(1)
-    assert awaited.patience_s() == SOON_S
+    assert awaited.patience_s(1.0) == SOON_S
     awaited.answered(SOON_S, FEW_REQUESTS - 1)
-    assert awaited.patience_s() == 0, "the last one was slow"
+    assert awaited.patience_s(1.0) == 0, "the last one was slow"
+
+
+def test_an_answer_that_does_not_come_is_waited_for_once() -> None:
+    """One caller's slow model must not cost everyone else two milliseconds for each of their requests."""
+    awaited = Awaited()
+    awaited.sent(1, 1.0)
+    awaited.answered(SOON_S / 10, 1)
+    awaited.sent(1, 2.0)
+    assert awaited.patience_s(2.0 + SOON_S / 4) == pytest.approx(SOON_S * 3 / 4)
+    assert awaited.patience_s(2.0 + SOON_S) == 0
+    assert awaited.patience_s(300.0) == 0

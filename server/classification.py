@@ -19,7 +19,11 @@ from hermetic.server.contents import Buffer
 
 __all__ = ["Piece", "classified", "labels_of", "wanted_classes"]
 
-ELEMENTS_LIMIT: Final = 1 << 18  # elements of one output that are put in order: about a tenth of a second
+ELEMENTS_LIMIT: Final = 1 << 18  # elements of one answer that are put in order: about a twentieth of a second
+TEXTS_LIMIT: Final = 1 << 14  # classes of one answer: about a fortieth of a second; of FP64 a quarter
+FP64_TEXT: Final = 4  # classes that one of FP64 counts for: its text may have 300 digits, and takes some 25 us
+LABELS_LIMIT: Final = 1 << 20  # labels of one model that are kept
+LABEL_LIMIT: Final = 1024  # bytes of one of them
 _CODES: Final[Mapping[str, str]] = {
     "UINT8": "B",
     "UINT16": "H",
@@ -39,13 +43,25 @@ Labels = Mapping[str, Sequence[bytes]]
 
 
 def labels_of(description: ModelDescription, files: Mapping[str, bytes]) -> dict[str, list[bytes]]:
-    """Return output -> its labels, one per line of the file that the configuration names."""
-    labels = {}
-    for output in description.configuration.outputs:
-        if output.labels is not None:
-            lines = files[output.labels].split(b"\n")
-            labels[output.name] = lines[:-1] if lines[-1] == b"" else lines
-    return labels
+    """Return output -> its labels, one per line of the file that the configuration names.
+
+    Beyond `LABELS_LIMIT` in all there are no more, and each is cut at `LABEL_LIMIT`.
+    """
+    named = [(output.name, output.labels) for output in description.configuration.outputs if output.labels is not None]
+    lines: dict[str, list[bytes]] = {}
+    room = LABELS_LIMIT
+    for _, file in named:
+        if file not in lines:
+            lines[file] = _lines(files[file], room)
+            room -= len(lines[file])
+    return {output: lines[file] for output, file in named}
+
+
+def _lines(content: bytes, most: int) -> list[bytes]:
+    lines = content.split(b"\n", most)
+    if len(lines) > most or lines[-1] == b"":
+        del lines[-1]
+    return [line[:LABEL_LIMIT] for line in lines]
 
 
 def wanted_classes(output: pb.ModelInferRequest.InferRequestedOutputTensor, spec: TensorSpec) -> int:
@@ -68,23 +84,40 @@ def wanted_classes(output: pb.ModelInferRequest.InferRequestedOutputTensor, spec
 def classified(pieces: Sequence[Piece], classes: Sequence[int], labels: Labels, *, batched: bool) -> list[Piece]:
     """Return the pieces of a reply with those of which classes are wanted (`classes` is not 0) as BYTES.
 
-    Raises `InvalidRequestError` for an output with too many elements.
+    Raises `InvalidRequestError` for more elements, or more classes, than the thread that serves everyone has time for.
     """
+    _check_room(pieces, classes, batched=batched)
     return [
         _classify(piece, count, labels.get(piece[0].name, ()), batched=batched) if count else piece
         for piece, count in zip(pieces, classes, strict=True)
     ]
 
 
+def _rows(shape: tuple[int, ...], *, batched: bool) -> tuple[int, int]:
+    """Return how many rows there are, and how many elements each has."""
+    rows = shape[0] if batched else 1
+    return rows, prod(shape) // rows if rows else 0
+
+
+def _check_room(pieces: Sequence[Piece], classes: Sequence[int], *, batched: bool) -> None:
+    elements = texts = 0
+    for (spec, shape, _), count in zip(pieces, classes, strict=True):
+        if not count:
+            continue
+        rows, row = _rows(shape, batched=batched)
+        elements += rows * row
+        texts += rows * min(count, row) * (FP64_TEXT if spec.datatype == "FP64" else 1)
+        for what, most, got in (("elements", ELEMENTS_LIMIT, elements), ("classes", TEXTS_LIMIT, texts)):
+            if got > most:
+                raise InvalidRequestError(
+                    f"classification of output '{spec.name}': expected at most {most} {what}, got {got}"
+                )
+
+
 def _classify(piece: Piece, count: int, labels: Sequence[bytes], *, batched: bool) -> Piece:
     spec, shape, data = piece
     elements = prod(shape)
-    if elements > ELEMENTS_LIMIT:
-        raise InvalidRequestError(
-            f"classification of output '{spec.name}': expected at most {ELEMENTS_LIMIT} elements, got {elements}"
-        )
-    rows = shape[0] if batched else 1
-    row = elements // rows if rows else 0
+    rows, row = _rows(shape, batched=batched)
     count = min(count, row)
     values = struct.unpack(f"<{elements}{_CODES[spec.datatype]}", data)
     texts = [_text(values[at * row : (at + 1) * row], count, labels) for at in range(rows)]

@@ -9,7 +9,16 @@ import pytest
 from hermetic.enclave.messages import TensorSpec
 from hermetic.errors import InvalidRequestError
 from hermetic.protos.inference import grpc_service_pb2 as pb
-from hermetic.server.classification import ELEMENTS_LIMIT, classified, labels_of, wanted_classes
+from hermetic.server import classification
+from hermetic.server.classification import (
+    ELEMENTS_LIMIT,
+    FP64_TEXT,
+    LABEL_LIMIT,
+    TEXTS_LIMIT,
+    classified,
+    labels_of,
+    wanted_classes,
+)
 from tests.server.far_side import description
 
 
@@ -86,6 +95,25 @@ def test_too_many_elements() -> None:
         classes(np.zeros((1, ELEMENTS_LIMIT + 1), np.uint8), 1)
 
 
+def test_too_many_over_all_outputs() -> None:
+    """Each output within the limit would add up to minutes on the thread that serves everyone."""
+    spec = TensorSpec(name="y", datatype="UINT8", shape=(ELEMENTS_LIMIT // 2,))
+    piece = (spec, (1, *spec.shape), bytes(ELEMENTS_LIMIT // 2))
+    assert len(classified([piece] * 3, [1, 0, 1], {}, batched=True)) == 3
+    with pytest.raises(InvalidRequestError, match="elements"):
+        classified([piece] * 3, [1, 1, 1], {}, batched=True)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("f4", TEXTS_LIMIT), ("f8", TEXTS_LIMIT // FP64_TEXT)])
+def test_too_many_classes(kind: str, most: int) -> None:
+    """262,144 of the largest FP64 were 85 MB of text, and six seconds in which nobody else was served."""
+    values = np.full((2, most), np.finfo(kind).max, kind)
+    shape, texts = classes(values, most // 2)
+    assert (shape, len(texts)) == ((2, most // 2), most)
+    with pytest.raises(InvalidRequestError, match=f"expected at most {TEXTS_LIMIT} classes"):
+        classes(values, most // 2 + 1)
+
+
 UNSUPPORTED = "class result not available for output due to unsupported type "
 
 
@@ -140,3 +168,16 @@ def test_labels_are_the_lines_of_a_file(content: bytes, labels: list[bytes]) -> 
     configuration = model.configuration.model_validate({"outputs": outputs})
     configured = model.model_copy(update={"configuration": configuration})
     assert labels_of(configured, {"labels.txt": content}) == {"OUTPUT0": labels}
+
+
+def test_labels_are_bounded_whatever_a_publisher_seals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of 64 MiB may be 30 million lines, or one, and each of 256 outputs may name it."""
+    monkeypatch.setattr(classification, "LABELS_LIMIT", 5)
+    model = description()
+    outputs = [{"name": f"y{n}", "labels": file} for n, file in enumerate(["a", "b", "a", "c"])]
+    configuration = model.configuration.model_validate({"outputs": outputs})
+    configured = model.model_copy(update={"configuration": configuration})
+    labels = labels_of(configured, {"a": b"x" * 5000 + b"\n1\n2", "b": b"\n" * 9, "c": b"none\n"})
+    assert labels["y0"] == [b"x" * LABEL_LIMIT, b"1", b"2"]
+    assert labels["y2"] is labels["y0"]
+    assert (labels["y1"], labels["y3"]) == ([b"", b""], [])

@@ -6,8 +6,19 @@ from hermetic.enclave.messages import ModelDescription
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server.model_config import PLATFORMS
 
-EXTENSIONS: Final = ("classification", "model_configuration", "model_repository", "sequence", "statistics")
-"""The extensions of the protocol that work here, exactly."""
+EXTENSIONS: Final = (
+    "classification",
+    "logging",
+    "model_configuration",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "parameters",
+    "schedule_policy",
+    "sequence",
+    "statistics",
+    "trace",
+)
+"""The extensions of the protocol that work here, exactly: tests/server/test_extensions.py uses each."""
 
 
 def metadata(description: ModelDescription, versions: list[int]) -> pb.ModelMetadataResponse:

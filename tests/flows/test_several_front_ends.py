@@ -1,12 +1,14 @@
 """Two front ends that are one server: who is revoked at one is at the other, a reload is taken by both or by none."""
 
 import contextlib
+import json
 import os
 import signal
 import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -181,6 +183,50 @@ def test_metrics_are_totals_and_follow_the_configuration(place: Scene, network: 
             scrape(f"localhost:{port}", caller)
     kinds = [record.kind for record in place.records("server")]
     assert kinds.count("metrics.listening") == 2
+
+
+def test_traces_of_all_front_ends_are_in_the_operators_file(place: Scene, network: Network) -> None:
+    """Turned on and off over the network, on any connection; what the file names is the operator's."""
+    file = place.folder / "server" / "traces.json"
+    traces = ("[log]", '[trace]\nfile = "traces.json"\n\n[log]')
+    with (
+        place.serve([place.sealed["shared"]], replace=[TWO, traces]) as served,
+        connections(served, network) as clients,
+        served.client(operator=True) as operator,
+        served.client(operator=True) as another,
+    ):
+        with pytest.raises(InferenceServerException, match="it would write callers' data"):
+            operator.update_trace_settings(settings={"trace_level": "TENSORS"})
+        with pytest.raises(InferenceServerException, match="this method wants one of the roles"):
+            clients[0].update_trace_settings(settings={"trace_level": "TIMESTAMPS"})
+        assert not file.exists()
+        operator.update_trace_settings(model_name="shared", settings={"trace_level": "TIMESTAMPS", "trace_rate": "1"})
+        assert another.get_trace_settings("shared", as_json=True)["settings"]["trace_rate"]["value"] == ["1"]
+        assert another.get_trace_settings(as_json=True)["settings"]["trace_level"]["value"] == ["OFF"]
+        for client in clients:
+            check_answers(client, network)
+        while not file.exists() or len(traced(file)) < CONNECTIONS:
+            pass
+        another.update_trace_settings(model_name="shared", settings={"trace_level": "OFF"})
+        for client in clients:
+            check_answers(client, network)
+    found = traced(file)
+    assert len(found) == CONNECTIONS
+    assert {name for name, _ in found} == {"shared"}
+    for _, moments in found:
+        assert list(moments) == sorted(moments, key=moments.__getitem__)
+        assert {"REQUEST_START", "COMPUTE_INPUT_END", "REQUEST_END"} <= moments.keys()
+    applied = [record.fields for record in place.records("server") if record.kind == "epoch.applied"]
+    assert str(applied[-1]["by"]).startswith("operators:")
+    assert applied[-1]["asked"] == {"model": "shared", "trace": {"level": "OFF"}}
+
+
+def traced(file: Path) -> list[tuple[str, dict[str, int]]]:
+    """Model and moments of each trace."""
+    entries = json.loads(file.read_text())
+    models = {entry["id"]: entry["model_name"] for entry in entries if "model_name" in entry}
+    stamps = {entry["id"]: entry["timestamps"] for entry in entries if "timestamps" in entry}
+    return [(models[number], {one["name"]: one["ns"] for one in stamps[number]}) for number in models]
 
 
 def test_a_reload_that_is_wrong_leaves_everything_as_it_was(place: Scene, network: Network) -> None:

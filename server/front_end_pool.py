@@ -107,6 +107,8 @@ class FrontEndPool:
         """Leave no process behind, whatever happened."""
         for front_end in self.members.values():
             front_end.kill()
+            if front_end.listening:  # else a thread waits on its channel
+                front_end.close()
         if self._uid is not None:
             self._uid.give_back()
 

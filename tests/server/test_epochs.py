@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hermetic.errors import BorderError, ConfigurationError
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server import documents
-from hermetic.server.config import Limits, Revoked
+from hermetic.server.config import AccessRule, Limits, Revoked
 from hermetic.server.epochs import checked
 from hermetic.server.settings import Epoch
 from hermetic.server.shared_messages import (
@@ -97,6 +98,32 @@ def test_who_is_revoked_is_refused_at_the_next_call_of_an_open_connection(
         assert live(another) == grpc.StatusCode.OK
         apply(side, epoch(side.pki, number=3))
         assert live(open_already) == grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda row: None,
+        lambda row: row.model_copy(update={"roles": ("observe",)}),
+    ],
+    ids=["not listed any more", "another role"],
+)
+def test_who_lost_its_row_or_role_is_refused_at_the_next_call(
+    start: object, change: Callable[[AccessRule], AccessRule | None]
+) -> None:
+    side: FarSide = start()  # type: ignore[operator]
+    side.serve(description("echo"))
+    request = infer_request("echo", (1, 2, 3, 4))
+    rows = [change(row) if row.name == subject("alice") else row for row in side.pki.rules()]
+    with side.channel_as(side.pki.infer) as open_already:
+        await_ready(open_already, "echo")
+        infer(open_already, request)
+        apply(side, epoch(side.pki, number=2, access=[row for row in rows if row is not None]))
+        with pytest.raises(grpc.RpcError) as caught:
+            infer(open_already, request)
+        assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
+        apply(side, epoch(side.pki, number=3))
+        infer(open_already, request)
 
 
 def test_streams_of_who_is_revoked_end_when_what_they_asked_is_answered(start: object) -> None:

@@ -1,75 +1,78 @@
-"""What a front end says costs at most its own life, whatever comes of it in the supervisor."""
+"""The front ends of a server, as processes: they count each other, and one that ends is replaced and counts no more."""
 
-from typing import Any, cast
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
-from hermetic.enclave.messages import Frame
-from hermetic.errors import BorderError, LogError
+from hermetic.attestation.evidence import JsonValue
+from hermetic.errors import BorderError
+from hermetic.server import documents
 from hermetic.server.event_loop import EventLoop
 from hermetic.server.front_end_pool import FrontEndPool
-from hermetic.server.front_ends import FrontEnd
-from hermetic.server.messages import ModelStopped
-from hermetic.server.settings import FrontEndSettings
+from hermetic.server.messages import Records
+from tests.server.far_side import Pki, settings
 
 
-class Speaker:
-    """A front end without a process that says one thing."""
+class World:
+    """A pool of two, and what it has recorded."""
 
-    pid = 77
-
-    def __init__(self) -> None:
-        self.over = False
-
-    def receive(self) -> Frame:
-        return ModelStopped(name="m", version=1)
-
-    def end(self) -> None:
-        self.over = True
-
-
-class Pool(FrontEndPool):
-    """A pool whose burials are kept."""
-
-    def __init__(self) -> None:
-        self.records: list[tuple[str, dict[str, Any]]] = []
-        self.buried: list[str] = []
+    def __init__(self, pki: Pki) -> None:
         self.loop = EventLoop()
-        super().__init__(
-            cast(FrontEndSettings, None),
-            -1,
-            self.loop,
-            lambda kind, fields: self.records.append((kind, dict(fields))),
-            event_engine_listener=False,
+        self.records: list[str] = []
+        self.key = documents.in_memory(pki.server.key)
+        self.pool = FrontEndPool(
+            settings(pki, reuse_port=True), self.key, self.loop, self.record, event_engine_listener=False
         )
+        self.pool.on_frame = lambda _front_end, _frame: None
+        self.pool.start(2)
 
-    def bury(self, front_end: FrontEnd, reason: str) -> None:
-        front_end.end()
-        self.buried.append(reason)
+    def record(self, kind: str, _fields: Mapping[str, JsonValue]) -> None:
+        self.records.append(kind)
 
+    def rows(self) -> dict[int, int]:
+        """Process id -> how many rows of counters it has mapped."""
+        maps = {pid: Path(f"/proc/{pid}/maps").read_text() for pid in self.pool.members}
+        return {pid: text.count("memfd:hermetic-counters") for pid, text in maps.items()}
 
-def said(raising: Exception) -> tuple[Pool, Speaker]:
-    """Have a front end say something of which this comes."""
-    pool, speaker = Pool(), Speaker()
-
-    def hear(_front_end: FrontEnd, _frame: Frame) -> None:
-        raise raising
-
-    pool.on_frame = hear
-    try:
-        pool._hear(cast(FrontEnd, speaker))
-    finally:
-        pool.loop.close()
-    return pool, speaker
+    def turn_until_each_maps(self, count: int) -> None:
+        """They do as they are told a moment later; what they say keeps the loop turning."""
+        while set(self.rows().values()) != {count}:
+            self.loop.turn()
 
 
-@pytest.mark.parametrize("error", [BorderError("x"), OSError("x"), TypeError("x"), SystemError("x"), KeyError("x")])
-def test_whatever_a_frame_leads_to_ends_its_sender_and_not_the_server(error: Exception) -> None:
-    pool, speaker = said(error)
-    assert speaker.over
-    assert len(pool.buried) == 1
+@pytest.fixture
+def world(pki: Pki) -> Iterator[World]:
+    world = World(pki)
+    yield world
+    world.pool.draining = True
+    world.pool.kill()
+    world.loop.close()
+    os.close(world.key)
 
 
-def test_a_log_that_cannot_be_written_stops_the_server() -> None:
-    with pytest.raises(LogError):
-        said(LogError("disk full"))
+def test_each_maps_every_row_and_a_successor_takes_the_place_of_the_lost(world: World) -> None:
+    world.turn_until_each_maps(2)
+    first, _ = world.pool.members
+    os.kill(first, 9)
+    while world.records.count("front-end.listening") < 3:
+        world.loop.turn()
+    assert first not in world.pool.members
+    world.turn_until_each_maps(2)  # the row of the lost one is gone, that of its successor is there
+    assert world.records.count("front-end.lost") == world.pool.lost == 1
+    assert sorted(front_end.number for front_end in world.pool.members.values()) == [0, 1]
+
+
+def test_one_that_says_what_it_may_not_is_replaced(world: World) -> None:
+    def refuse(_front_end: object, frame: object) -> None:
+        if not isinstance(frame, Records):
+            raise BorderError("unasked")
+
+    world.pool.on_frame = refuse  # their tallies come by themselves
+    before = set(world.pool.members)
+    while before & set(world.pool.members):
+        world.loop.turn()
+    world.pool.on_frame = lambda _front_end, _frame: None
+    while world.records.count("front-end.listening") < 2 + world.records.count("front-end.lost"):
+        world.loop.turn()

@@ -144,6 +144,9 @@ class Reloader:
             return
         if answer.error:
             self._abandon(ConfigurationError(f"front end {front_end.pid} refused the epoch: {answer.error}"))
+            # Step 2 found the same document good: whoever says no to that may put a revocation off once, not for ever.
+            self._record("front-end.replaced", {"pid": front_end.pid, "reason": "it refused a good epoch"})
+            front_end.end()
             return
         pending.waiting.discard(front_end.pid)
         self._look()
@@ -203,11 +206,16 @@ class Reloader:
             self._abandon(
                 OperatorError(f"wanted every front end's answer within {STAGE_TIMEOUT_S} s, none of {silent}")
             )
+            self._end_stuck(pending)
             return
+        self._end_stuck(pending)
+        self._finish(pending, None)
+
+    def _end_stuck(self, pending: _Pending) -> None:
+        """End those that did not answer in time; their successors start with the epoch that holds."""
         for pid in pending.waiting & self._front_ends.keys():
             self._record("front-end.stuck", {"pid": pid, "epoch": pending.epoch.number})
             self._front_ends[pid].end()
-        self._finish(pending, None)
 
     def _abandon(self, error: HermeticError) -> None:
         pending = self._pending

@@ -1,12 +1,15 @@
 """Where traces arrive in the supervisor: written to the operator's file, and what cannot be written is said, once."""
 
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from hermetic.attestation.evidence import JsonValue
 from hermetic.server.observing import Trace
 from hermetic.server.shared_messages import Traces
 from hermetic.server.trace_file import TraceFile
 from hermetic.server.trace_rules import TraceRules
+
+DROPPED_COUNTED: Final = 2**53 - 1  # the largest number that a record holds
 
 
 class TraceDesk:
@@ -22,7 +25,7 @@ class TraceDesk:
 
     def take(self, frame: Traces, rules: TraceRules) -> None:
         """Write traces, by the rules that hold."""
-        self._dropped += frame.dropped
+        self._dropped = min(self._dropped + frame.dropped, DROPPED_COUNTED)
         if self._failed:
             return
         try:

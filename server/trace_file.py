@@ -39,18 +39,19 @@ class TraceFile:
         """Write what the rules still want; `OSError` where the file cannot be written."""
         together: list[str] = []
         for trace in traces:
-            setting = rules.setting(trace.scope)
-            if not self._is_wanted(trace, setting):
+            scope = trace.scope if trace.scope in rules.models else ""  # front ends may name any, and each is kept
+            setting = rules.setting(scope)
+            if not self._is_wanted(scope, setting):
                 continue
             self.written += 1
             text = _text(self.written, trace)
             if setting.log_frequency == 0:
                 together.append(text)
                 continue
-            gathered = self._gathered.setdefault(trace.scope, [])
+            gathered = self._gathered.setdefault(scope, [])
             gathered.append(text)
             if len(gathered) >= setting.log_frequency:
-                self._gathered[trace.scope] = []
+                self._gathered[scope] = []
                 self._write_numbered(gathered)
         if together:
             self._append(together)
@@ -65,13 +66,13 @@ class TraceFile:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def _is_wanted(self, trace: TraceOfRequest, setting: TraceSetting) -> bool:
+    def _is_wanted(self, scope: str, setting: TraceSetting) -> bool:
         """Whether its scope is traced, and its count not reached: front ends count each for itself."""
         if setting.level == "OFF" or self._path is None:
             return False
-        before, count = self._counted.get(trace.scope, (setting, 0))
+        before, count = self._counted.get(scope, (setting, 0))
         count = count if before == setting else 0
-        self._counted[trace.scope] = (setting, count + 1)
+        self._counted[scope] = (setting, count + 1)
         return setting.count < 0 or count < setting.count
 
     def _append(self, texts: list[str]) -> None:

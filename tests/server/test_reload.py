@@ -151,7 +151,9 @@ def test_one_no_is_a_no_for_all(world: World) -> None:
     world.reloader.staged(world.front_ends[2], EpochStaged(number=2, error="cannot"))
     assert kinds(one) == kinds(other) == [StageEpoch, DropEpoch]
     assert world.applied == []
-    assert world.last == "epoch.refused: ConfigurationError: front end 2 refused the epoch: cannot"
+    assert world.records[-2][1]["reason"] == "ConfigurationError: front end 2 refused the epoch: cannot"
+    assert world.last == "front-end.replaced: it refused a good epoch"
+    assert (one.ended, other.ended) == (False, True), "it could have put off every revocation"
     assert (world.reloader.epoch.number, len(world.reloader.current.config.access)) == (1, 1)
     world.says_yes(2, 2)  # too late
     assert world.applied == []
@@ -159,13 +161,15 @@ def test_one_no_is_a_no_for_all(world: World) -> None:
 
 def test_one_that_stays_silent_is_a_no_for_all(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reload, "STAGE_TIMEOUT_S", 0.01)
-    one, _ = world.front_end(1), world.front_end(2)
+    one, silent = world.front_end(1), world.front_end(2)
     world.write(access=BOB)
     world.reload()
     world.says_yes(1, 2)
     while not world.errors:
         world.loop.turn()
-    assert "wanted every front end's answer within 0.01 s, none of [2]" in world.last
+    assert "wanted every front end's answer within 0.01 s, none of [2]" in str(world.records[-2][1]["reason"])
+    assert world.records[-1][0] == "front-end.stuck"
+    assert (one.ended, silent.ended) == (False, True)
     assert kinds(one) == [StageEpoch, DropEpoch]
 
 

@@ -71,6 +71,16 @@ def test_the_count_holds_for_all_front_ends_together(tmp_path: Path) -> None:
     file.close()
 
 
+def test_scopes_that_nobody_has_set_are_the_servers(tmp_path: Path) -> None:
+    """A front end may name any: none escapes the count, and none is kept."""
+    counted = ON.changed("", TraceChange(count=3), frozenset())
+    file = TraceFile(Trace(file=tmp_path / "t"))
+    file.write([trace_of("a", f"scope {number}") for number in range(50)], counted)
+    assert len(read(tmp_path / "t")) == 3
+    assert len(file._counted) == 1
+    file.close()
+
+
 def test_it_is_bounded(tmp_path: Path) -> None:
     file = TraceFile(Trace(file=tmp_path / "t", file_bytes=1000))
     while not file.full:

@@ -170,7 +170,7 @@ def test_unload_in_flight_answers_what_was_accepted_and_leaves_no_weight(served:
         after = look([*served.pids, pair.scene.installation.broker.pid], canaries)
         assert after.counts["slow"] == 0
         assert after.counts["quick"] > 0, "the other model's weights stay where they are"
-        assert status_of(lambda: client.infer("slow", question(pair.slow.rows(1)))) == UNAVAILABLE
+        assert status_of(lambda: client.infer("slow", question(pair.slow.rows(1)))) == "StatusCode.NOT_FOUND"
         assert index_of(operator)["slow"] == ("UNAVAILABLE", "unloaded")
         check_answers(client, pair.quick)
         operator.load_model("slow")

@@ -235,7 +235,11 @@ class FrontEnd:
         worker.settimeout(0)
         model = self._models.find(ready.description.name, ready.description.version, ready.generation)
         if model is None or model.stopping:
-            model = self._new_model(ready, place, files)
+            try:
+                model = self._new_model(ready, place, files)
+            except Exception as error:  # noqa: BLE001 - whatever a publisher has sealed costs its own model
+                worker.close()
+                raise BorderError(f"ModelReady: {type(error).__name__}: {error}") from None
             self._models.put(model)
         dispatcher = model.dispatcher
         if not isinstance(dispatcher, Dispatcher):

@@ -81,7 +81,7 @@ class SequenceScheduler:
         """Return a new instance; sequences of the backlog get its places."""
         instance: Instance[Work] = Instance(buffers, 1, len(self._room.inputs))
         self._placed[instance] = {}
-        for row in range(self._places):
+        for row in range(min(self._places, len(self._backlog))):  # a publisher may have given it billions of places
             self._fill_place(Place(instance, row))
         return instance
 

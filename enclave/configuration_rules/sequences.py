@@ -18,6 +18,7 @@ from hermetic.enclave.datatypes import ELEMENT_BYTES
 
 __all__ = ["sequence_problems"]
 
+INITIAL_STATE_LIMIT: Final = 64 << 20  # bytes of a state that a sequence starts with; a front end has it for each model
 FLAG_DATATYPES: Final[tuple[str, ...]] = ("BOOL", "INT32", "FP32")  # of START, READY and END
 CORRELATION_DATATYPES: Final[tuple[str, ...]] = ("UINT64", "INT64", "UINT32", "INT32", "BYTES")
 _INT32: Final = range(-(2**31), 2**31)
@@ -86,6 +87,8 @@ def _state(state: State, subject: Subject) -> Iterator[str]:
         have < 0 or want not in (-1, have) for want, have in zip(state.shape, start, strict=False)
     ):
         yield f"{label}.initial_state.dims: expected a shape that fits {list(state.shape)}, got {list(start)}"
+    elif (ELEMENT_BYTES[state.datatype] or 4) * math.prod(start) > INITIAL_STATE_LIMIT:
+        yield f"{label}.initial_state.dims: expected at most {INITIAL_STATE_LIMIT} bytes, got {list(start)}"
     elif state.initial_file in subject.files:
         size = element_bytes(state.datatype, start)
         got = subject.files[state.initial_file or ""]

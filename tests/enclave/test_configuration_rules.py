@@ -114,6 +114,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (state(output_name="y"), "expected FP32[2] as output 'y', got FP32[10]"),
     (state(initial_shape=[3]), "initial_state.dims: expected a shape that fits [2], got [3]"),
     (state(shape=[-1], initial_shape=[-1]), "initial_state.dims"),
+    (state(shape=[-1], initial_shape=[2**33]), "initial_state.dims: expected at most 67108864 bytes"),
     (state(shape=[3], initial_file="initial_state/s"), "initial_state: expected 12 bytes in 'initial_state/s', got 8"),
     (state(initial_file="none"), "expected files of the payload, got ['none']"),
     (sequence(states=[STATE, STATE]), "expected each output once, got 's_out' twice"),

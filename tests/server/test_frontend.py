@@ -1,5 +1,7 @@
 """A front end's life: drain, models that come and go, records, and what is left in its memory."""
 
+from typing import Any
+
 import grpc
 import pytest
 
@@ -9,6 +11,7 @@ from hermetic.server.config import Limits
 from hermetic.server.messages import Drain
 from tests.server.calls import TIMEOUT_S, await_ready, floats, infer, infer_request, method, until_refused
 from tests.server.far_side import FarSide, description
+from tests.server.sequence_models import accumulator
 
 
 @pytest.mark.parametrize("grpc_kind", ["completion-queue", "grpc-server"])
@@ -165,3 +168,17 @@ def test_a_drain_frame_is_what_the_supervisor_says(side: FarSide) -> None:
     side.channel.send(Drain(grace_s=1).encode()[:-1] + b"?")
     with side.channel_as(side.pki.infer) as channel:
         assert method(channel, "ServerLive")(pb.ServerLiveRequest(), timeout=TIMEOUT_S).live
+
+
+def test_a_model_that_cannot_be_held_is_told_and_others_are_served(start: Any) -> None:
+    """Its manifest would be refused; should one get through, it costs its own model."""
+    side = start()
+    names = {"input_name": "STATE_IN", "output_name": "STATE_OUT"}
+    state = {**names, "datatype": "FP32", "shape": (-1,), "initial_shape": (2**45,)}
+    side.serve(accumulator("large", states=(state,)))
+    assert "MemoryError" in side.await_link_lost().reason
+    side.serve(description("echo"))
+    with side.channel_as(side.pki.infer) as channel:
+        await_ready(channel, "echo")
+        with pytest.raises(grpc.RpcError):
+            method(channel, "ModelMetadata")(pb.ModelMetadataRequest(name="large"), timeout=TIMEOUT_S)

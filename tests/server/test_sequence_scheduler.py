@@ -437,3 +437,13 @@ def test_what_was_kept_is_overwritten_when_a_sequence_ends(how: str) -> None:
         model.scheduler.cancel(model.ask(1))
     assert kept == bytes(4)
     assert not list(model.sequences)
+
+
+@pytest.mark.timeout(10)
+def test_billions_of_places_cost_nothing() -> None:
+    """A publisher says how many; the front end serves all other models with the same thread."""
+    model = Model(accumulator("m", strategy="oldest", max_candidate_sequences=2**31 - 1))
+    for sequence in range(1, 4):
+        model.ask(sequence, start=True)
+    (slot,) = model.run()
+    assert ids(slot) == [1, 2, 3]

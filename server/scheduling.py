@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 
 from hermetic.enclave.buffers import BufferLayout, row_bytes
-from hermetic.enclave.configuration import DynamicBatching
+from hermetic.enclave.configuration import DynamicBatching, SequenceBatching
 from hermetic.enclave.messages import ModelDescription
 from hermetic.errors import HermeticError
 from hermetic.server.batcher import Batcher
@@ -110,10 +110,24 @@ def new_scheduling(
     count = len(description.inputs)
     capacities = tuple(region.capacity for region in place.inputs)
     tensors = SequenceTensors(description, options, capacities[count:], files)
-    bounds = SequenceLimits(limits.sequences_per_model, limits.sequences_per_client)
+    bounds = sequence_limits(options, place, limits)
     sequences = Sequences(description.name, bounds, several_front_ends=several_front_ends)
     room = Room(description.inputs, capacities[:count], place.max_rows, ready.requests_waiting)
     return SequenceScheduler(options, room, sequences, tensors), tensors
+
+
+def sequence_limits(options: SequenceBatching, place: BufferLayout, limits: Limits) -> SequenceLimits:
+    """Return how many sequences of a model there may be: no more than their states have room for.
+
+    States are memory that callers hold: of a model no more than they may have in flight, each and all.
+    """
+    names = {state.input_name for state in options.states}
+    sizes = [(row_bytes(region.spec), region.capacity) for region in place.inputs if region.spec.name in names]
+    one = max(1, sum(capacity if row is None else row for row, capacity in sizes))
+    return SequenceLimits(
+        min(limits.sequences_per_model, max(1, limits.bytes_in_flight // one)),
+        min(limits.sequences_per_client, max(1, limits.bytes_in_flight_per_client // one)),
+    )
 
 
 def new_hidden(description: ModelDescription) -> HiddenTensors | None:

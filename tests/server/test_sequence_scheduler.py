@@ -9,10 +9,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from hermetic.enclave.buffers import layout
 from hermetic.enclave.messages import ModelDescription
 from hermetic.errors import CallerError, HermeticError, InvalidRequestError, OverloadedError, WorkerLostError
+from hermetic.server.config import Limits
 from hermetic.server.contents import Buffer
 from hermetic.server.outputs import Output
+from hermetic.server.scheduling import sequence_limits
 from hermetic.server.sequence_call import SequenceCall
 from hermetic.server.sequence_scheduler import Room, SequenceScheduler
 from hermetic.server.sequence_tensors import SequenceTensors
@@ -447,3 +450,14 @@ def test_billions_of_places_cost_nothing() -> None:
         model.ask(sequence, start=True)
     (slot,) = model.run()
     assert ids(slot) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("elements", "limits"), [(1, (4096, 1024)), (1 << 20, (16, 4)), (1 << 25, (1, 1))])
+def test_no_more_sequences_than_their_states_have_room_for(elements: int, limits: tuple[int, int]) -> None:
+    """A START costs its caller a few bytes, and us a state that stays."""
+    state = {"input_name": "STATE_IN", "output_name": "STATE_OUT", "datatype": "FP32", "shape": (elements,)}
+    model = accumulator("m", rows=1, states=(state,))
+    options = model.configuration.sequence_batching
+    assert options is not None
+    settings = Limits(message_bytes=1 << 20, bytes_in_flight_per_client=1 << 24, bytes_in_flight=1 << 26)
+    assert sequence_limits(options, layout(model, 2, 1 << 16), settings) == limits

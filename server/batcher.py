@@ -6,7 +6,8 @@ Rules:
 - A buffer never holds more rows than the model's largest batch, nor more bytes per input than its region. Where the
   model does not batch, it holds one request.
 - Requests of one key are placed in the order of their arrival. What finds no place waits (waiting.py); so many may
-  wait, the next is refused.
+  wait, the next is refused. Where others' requests fill the queue, a tenant may still have some wait: twice as many in
+  all.
 - A new buffer is opened at the instance that is least busy.
 - A forming buffer runs as soon as its instance has room: at once without a queue delay, else when it is full or its
   oldest request has waited for the delay (Triton's dynamic batching).
@@ -18,7 +19,7 @@ Moments are monotonic seconds. Priorities, time-outs and preferred sizes are que
 """
 
 from collections.abc import Sequence
-from typing import Generic
+from typing import Final, Generic
 
 from hermetic.errors import HermeticError, InvalidRequestError, OverloadedError
 from hermetic.server.slots import (
@@ -34,6 +35,8 @@ from hermetic.server.slots import (
     Slot,
 )
 from hermetic.server.waiting import Waiting
+
+TENANTS_SHARE: Final = 8  # such a part of the places in a full queue each tenant may have beyond it
 
 
 class Batcher(Generic[EntryT]):
@@ -108,13 +111,18 @@ class Batcher(Generic[EntryT]):
         self._check_fits_at_all(entry)
         if not (self.waiting and self._queue.is_behind_others(entry)) and self._place(entry):
             return True
-        if self.waiting >= self._waiting_limit:
+        if self.waiting >= self._waiting_limit and not self._is_let_in(entry):
             raise OverloadedError(
                 f"requests waiting for this model: wanted at most {self._waiting_limit}, got {self.waiting + 1}"
             )
         self._queue.add(entry)
         self.waiting += 1
         return False
+
+    def _is_let_in(self, entry: EntryT) -> bool:
+        """Whether `entry` may wait although the queue is full: one tenant's requests must not lock out another's."""
+        share = max(1, self._waiting_limit // TENANTS_SHARE)
+        return self.waiting < 2 * self._waiting_limit and self._queue.of_tenant(entry.key.tenant) < share
 
     def place_waiting(self) -> list[EntryT]:
         """Place as many waiting requests as there is room for, keys in turn; return them."""

@@ -32,6 +32,10 @@ class Waiting(Generic[EntryT]):
         """Go over all requests."""
         return (entry for line in self._lines.values() for entry in line)
 
+    def of_tenant(self, tenant: str) -> int:
+        """Return how many requests of a tenant wait; "" are those of all, where tenants may be mixed."""
+        return sum(len(line) for line in self._lines.values() if next(iter(line)).key.tenant == tenant)
+
     def is_behind_others(self, entry: EntryT) -> bool:
         """Return whether others of its line wait already."""
         return self._line_of(entry) in self._lines
@@ -99,6 +103,10 @@ class Ranked(Waiting[EntryT]):
     def __iter__(self) -> Iterator[EntryT]:
         """Go over all requests."""
         return (entry for waiting in self._ranks.values() for entry in waiting)
+
+    def of_tenant(self, tenant: str) -> int:
+        """Return how many requests of a tenant wait, of all ranks."""
+        return sum(waiting.of_tenant(tenant) for waiting in self._ranks.values())
 
     def is_behind_others(self, entry: EntryT) -> bool:
         """Return whether others of its line, of its rank or a lower one, wait already."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hermetic.errors import InvalidRequestError, WorkerLostError
+from hermetic.errors import InvalidRequestError, OverloadedError, WorkerLostError
 from hermetic.server.batcher import Batcher
 from hermetic.server.slots import Entry, Key
 
@@ -88,3 +88,32 @@ def test_what_moved_is_placed_before_what_came_later() -> None:
     one.requeue(moved)
     one.release(second.slots[0])
     assert one.place_waiting() == moved
+
+
+def test_one_tenants_requests_do_not_lock_out_anothers() -> None:
+    """A caller has more calls than a model has places for waiting requests, and would hold them all the time."""
+    one = batcher(max_rows=1, waiting_limit=16)
+    one.add_instance(1, 1)
+    while one.waiting < 16:
+        one.submit(entry("a"))
+    with pytest.raises(OverloadedError):
+        one.submit(entry("a"))
+    for _ in range(2):  # an eighth
+        assert not one.submit(entry("b"))
+    with pytest.raises(OverloadedError, match="wanted at most 16, got 19"):
+        one.submit(entry("b"))
+    for number in range(7):
+        one.submit(entry(f"c{number}"))
+        one.submit(entry(f"c{number}"))
+    assert one.waiting == 32
+    with pytest.raises(OverloadedError):
+        one.submit(entry("d"))
+
+
+def test_where_tenants_are_mixed_nobody_is_another() -> None:
+    one = batcher(max_rows=1, waiting_limit=2)
+    one.add_instance(1, 1)
+    while one.waiting < 2:
+        one.submit(entry(""))
+    with pytest.raises(OverloadedError):
+        one.submit(entry(""))

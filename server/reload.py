@@ -94,8 +94,15 @@ class Reloader:
         self.check: Callable[[ServerConfig], None] = lambda _: None
         """Raises `HermeticError` where the rest of the server cannot live with a configuration; set by its owner."""
 
-    def change(self, change: Change, why: Mapping[str, JsonValue], reply: Reply) -> None:
-        """Have every front end take a change, after those that came before; `reply` hears how it ended."""
+    def change(self, change: Change, why: Mapping[str, JsonValue], reply: Reply, *, first: bool = False) -> None:
+        """Have every front end take a change, after those that came before; `reply` hears how it ended.
+
+        `first`: it is the operator's own, and goes before all that wait: whoever is revoked could fill the queue.
+        """
+        if first:
+            self._queue.appendleft((change, why, reply))
+            self._next()
+            return
         if len(self._queue) >= CHANGES_WAITING:
             reply(OverloadedError(f"changes waiting: wanted at most {CHANGES_WAITING}, got one more"))
             return

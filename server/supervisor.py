@@ -245,6 +245,7 @@ class Supervisor:
             lambda now, epoch: changed_file(read_again(), now, epoch),
             {"by": "SIGHUP"},
             lambda error: self.on_reload(self._reloader.epoch.number, error),
+            first=True,
         )
 
     def _change_settings(self, front_end: FrontEnd, asked: ChangeSettings) -> None:

@@ -10,7 +10,7 @@ import mmap
 import os
 import socket
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hermetic.enclave.buffers import layout
@@ -27,7 +27,6 @@ SETTINGS = {
     "batches_in_flight": 2,
     "variable_tensor_bytes": 1 << 16,
     "requests_waiting": 256,
-    "max_queue_delay_us": 0,
 }
 
 
@@ -56,10 +55,10 @@ def _specs(partial: tuple[PartialSpec, ...]) -> tuple[TensorSpec, ...]:
 
 
 @contextmanager
-def serving(side: FarSide, *, without: Collection[str] = ()) -> Iterator[None]:
-    """Give the front end the repository that Triton had, and workers but for the models `without` one."""
+def serving(side: FarSide) -> Iterator[None]:
+    """Give the front end the repository that Triton had, and a worker for each of its models that loads."""
     wanted = [(name, version) for name in CONFIGURATIONS for version in VERSIONS.get(name, (1,))]
-    served = [described(*each) for each in wanted if each[0] not in {"broken", *without}]
+    served = [described(*each) for each in wanted if each[0] != "broken"]
     orders = [_serve(side, description) for description in served if description.format != "ensemble"]
     for description in served:
         if description.format == "ensemble":

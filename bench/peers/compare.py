@@ -3,7 +3,8 @@
 All servers run for the whole of the run, every model loaded in each. Models are measured one after another; for each,
 the servers take turns at every concurrency (quick.in_turns), so that both halves of a ratio lie seconds apart. Hermetic
 is the whole of it, as bench.staged starts it: attested, mutual TLS, access rules, records, wiping. The others get
-plaintext and no rules. `bare` is ONNX Runtime's loop at the batch size at which this machine is quickest, found first.
+plaintext and no rules. `bare` is ONNX Runtime's loop at the batch size at which this machine is quickest, found first;
+where requests differ in length, each of its batches is of one length (bare_loop.py).
 """
 
 import os
@@ -30,6 +31,7 @@ BARE: Final = "bare"
 SERVERS: Final = (HERMETIC, TRITON, KSERVE, MLSERVER, BARE)
 ROUNDS: Final = 3
 BATCHES: Final = (1, 2, 4, 8, 16, 32, 64)  # rows that the bare loop is tried with
+MIXED_BATCHES: Final = (1, 2, 4, 8)  # the same where each batch has one length; a pass over all lengths takes seconds
 TRIAL_S: Final = 0.4  # seconds of the bare loop at each of them
 NO_MODEL_CONFIG: Final = "not measured: perf_analyzer needs the RPC ModelConfig, which it does not have"
 
@@ -150,7 +152,8 @@ def _served(target: Target, plan: Plan, model: PeerModel, client: LoadClient) ->
 def _bare(plan: Plan, model: PeerModel, result: Comparison) -> Measure:
     """Return the measure of the bare loop at its best batch size, which is found now."""
     cores = len(os.sched_getaffinity(0))
-    sizes = [size for size in BATCHES if size <= model.max_batch_size] if min(model.dims) > 0 else [1]
+    tried = BATCHES if min(model.dims) > 0 else MIXED_BATCHES
+    sizes = [size for size in tried if size <= model.max_batch_size]
 
     def run(rows: int, seconds: float) -> Point:
         return bare_loop(model.file, model.question_file, rows, cores, seconds)

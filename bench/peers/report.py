@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hermetic.bench.peers.compare import BARE, HERMETIC, Comparison
+from hermetic.bench.peers.models import MIXED, MLP
 from hermetic.bench.peers.servers import TRITON
 from hermetic.bench.quick import Series, ratios
 from hermetic.bench.report import SHARED_MACHINE, machine_note, protection_notes, results, rounds
@@ -26,7 +27,8 @@ GOALS: Final[Mapping[str, Mapping[str, Mapping[str, float]]]] = {
 }
 """Model -> concurrency -> what hermetic / triton must be: at least, for throughput; at most, for the percentiles."""
 BARE_GOAL: Final = 0.9  # of the bare loop's throughput, for the models whose time is the model
-FRONT_END_GOAL_US: Final = 70  # CPU time of the front end for a request of the small model
+FRONT_END_GOAL_US: Final = 70  # CPU time of the front end for a request of the small model, at most
+FRONT_END_GOAL_AT: Final = 32  # callers
 
 
 def peers_document(compared: Comparison, context: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,11 +120,22 @@ def goals(document: Mapping[str, Any]) -> list[list[str]]:
                 share = context["ratios"].get(f"{HERMETIC} / {TRITON}", {}).get(member, {}).get(model, {}).get(at)
                 found.append(_goal(model, at, f"{member} / {TRITON}", limit, share, least=member == "throughput"))
     for model, by in context["ratios"].get(f"{HERMETIC} / {BARE}", {}).get("throughput", {}).items():
-        if model != "mlp":  # where the server is the time, the bare loop is no measure
+        if model != MLP:  # where the server is the time, the bare loop is no measure
             found += [
                 _goal(model, at, f"throughput / {BARE}", BARE_GOAL, share, least=True) for at, share in by.items()
             ]
-    return [goal for goal in found if goal]
+    return [goal for goal in [*found, *map(_front_end_goal, context["rounds"])] if goal]
+
+
+def _front_end_goal(kept: Mapping[str, Any]) -> list[str]:
+    """Return the goal of CPU time where this point is the one it is set for, and its CPU time is known."""
+    if (kept["server"], kept["model"], kept["concurrency"]) != (HERMETIC, MLP, FRONT_END_GOAL_AT):
+        return []
+    us = kept["cpu_us_per_call"].get("front end")
+    if us is None:
+        return []
+    reached = "yes" if us <= FRONT_END_GOAL_US else "no"
+    return [MLP, str(FRONT_END_GOAL_AT), "front end CPU us", f"<= {FRONT_END_GOAL_US}", f"{us:.0f}", reached]
 
 
 def _goal(model: str, at: str, what: str, limit: float, got: float | None, *, least: bool) -> list[str]:
@@ -143,7 +156,8 @@ def peers_table(document: Mapping[str, Any]) -> Group:
 
 def notes(context: Mapping[str, Any]) -> list[str]:
     """Return the lines beneath the table."""
-    batches = ", ".join(f"{model} {rows}" for model, rows in context["bare_batches"].items())
+    found = context["bare_batches"]
+    batches = ", ".join(f"{model} {rows}{' of one length' * (model == MIXED)}" for model, rows in found.items())
     return [
         f"load client: {context['load_client']}; {SHARED_MACHINE}",
         machine_note(context),

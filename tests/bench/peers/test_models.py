@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from hermetic.bench.bare_loop import bare_loop
+from hermetic.bench.bare_loop import bare_loop, batches_of
 from hermetic.bench.peers.models import LONGEST, MIXED, MLP, NAMES, SHORTEST, peer_model
 from hermetic.bench.traffic import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from hermetic.errors import ConfigurationError
@@ -52,12 +52,27 @@ def test_every_question_has_its_own_id(folder: Path) -> None:
     assert list(requests[0].inputs[0].shape) == list(model.rows[0].shape)
 
 
-def test_the_bare_loop_runs_them_in_batches_or_one_by_one(folder: Path) -> None:
-    for name, rows in ((MLP, 16), (MIXED, 1)):
-        model = peer_model(name, folder)
-        point = bare_loop(model.file, model.question_file, rows, 1, 0.05)
-        assert point.errors == {}
-        assert point.throughput > 0
+def test_the_bare_loop_runs_them_in_batches(folder: Path) -> None:
+    model = peer_model(MLP, folder)
+    point = bare_loop(model.file, model.question_file, 16, 1, 0.05)
+    assert point.errors == {}
+    assert point.throughput > 0
+
+
+def test_the_bare_loop_runs_mixed_lengths_in_whole_passes(folder: Path) -> None:
+    model = peer_model(MIXED, folder)
+    point = bare_loop(model.file, model.question_file, 2, 1, 0.05)
+    assert point.errors == {}
+    assert point.calls > 0
+    assert point.calls % len(model.rows) == 0
+
+
+def test_a_batch_of_mixed_lengths_is_of_one_question(folder: Path) -> None:
+    model = peer_model(MIXED, folder)
+    batches, answers = batches_of(model.rows, model.answers, 3)
+    assert [batch.shape for batch in batches] == [(3, row.shape[1]) for row in model.rows]
+    assert all((batch == row).all() for batch, row in zip(batches, model.rows, strict=True))
+    assert all((batch == answer).all() for batch, answer in zip(answers, model.answers, strict=True))
 
 
 def test_an_unknown_model_is_refused(folder: Path) -> None:

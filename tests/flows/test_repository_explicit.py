@@ -216,6 +216,14 @@ def test_a_load_that_is_refused_changes_nothing(cast: Cast) -> None:
         check_answers(client, cast.quick)
 
 
+@pytest.mark.parametrize("text", ["5", "null", '{"\\ud800": 1}', '{"name": "\\udcff"}'])
+def test_a_load_with_any_text_leaves_the_server_up(cast: Cast, text: str) -> None:
+    """What an operator's client sends is read in the supervisor."""
+    with pytest.raises(InferenceServerException, match="model configuration: expected"):
+        cast.operator.load_model("quick", config=text)
+    assert cast.operator.is_server_live()
+
+
 def test_a_load_finds_files_that_have_come_and_serves_what_the_policy_chooses(cast: Cast) -> None:
     cast.scene.seal(cast.newer)
     assert cast.index("quick").keys() == {1}, "nothing looks for files unasked in this mode"

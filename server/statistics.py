@@ -5,8 +5,12 @@ compute durations are added per request, so that the sum over requests of one ba
 Times in nanoseconds.
 """
 
+from typing import Final
+
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server.tally import ModelTally, Reason, Sum
+
+SIZES_COUNTED: Final = 512  # sizes of one model's batches that are told apart; callers choose sizes, and each is told
 
 
 class Duration:
@@ -55,7 +59,9 @@ class ModelStatistics:
         self.last_inference_ms = now_ms
         per_batch = self.batches.get(rows)
         if per_batch is None:
-            per_batch = self.batches[rows] = (Duration(), Duration(), Duration())
+            per_batch = (Duration(), Duration(), Duration())
+            if len(self.batches) < SIZES_COUNTED:
+                self.batches[rows] = per_batch
         per_request = (self.compute_input, self.compute_infer, self.compute_output)
         for ns, requests_sum, batches_sum in zip(times_ns, per_request, per_batch, strict=True):
             requests_sum.count += requests  # added here rather than by `add`: this is on the way of every batch

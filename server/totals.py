@@ -14,6 +14,7 @@ from hermetic.server.tally import Tally
 
 PUSH_S: Final = 0.5  # seconds between two tallies that nobody asked for
 MODELS_IN_PUSH: Final = 16  # models in one of those: it is made on the thread that serves, 30 to 200 us for a model
+SIZES_IN_TALLY: Final = 16_384  # sizes of batches in one tally, at most 1.7 MB: the supervisor takes 4 MiB
 QUESTIONS_LIMIT: Final = 64  # questions without an answer
 
 
@@ -28,14 +29,19 @@ class Totals:
         self._waiting: dict[int, tuple[Request, Callable[[Tally], bytes]]] = {}
         self._next_push = 0.0
         self._pushed = ""
+        self._more = False  # more has changed than the latest tally has room for
         self._marks: dict[tuple[str, int, int], tuple[int, ...]] = {}  # of models, when they were told last
         self.gate: Gate | None = None
         """Where calls are counted; set by whoever makes it."""
         self.draining = False
 
     def tell(self, ask: int) -> None:
-        """Send what has changed since the last time."""
-        self._send(ask, self._news(MODELS_LIMIT))
+        """Send what has changed since the last time, in as many tallies as it takes; the last answers `ask`."""
+        text = self._news(MODELS_LIMIT)
+        while self._more:
+            self._send(0, text)
+            text = self._news(MODELS_LIMIT)
+        self._send(ask, text)
 
     def push(self, now: float) -> None:
         """Send what has changed, where it is time to; of many models some now, and others next time."""
@@ -76,15 +82,22 @@ class Totals:
     def _changed(self, most: int) -> list[dict[str, object]]:
         """Return the numbers of at most so many models that have counted anything since they were told last."""
         models: list[dict[str, object]] = []
+        self._more = False
+        sizes = 0
         if len(self._marks) > 2 * MODELS_LIMIT:  # of models that have gone
             self._marks.clear()
         for model in self._models.served():
             mark = (*model.statistics.mark, model.dispatcher.pending)
-            if self._marks.get(model.key) != mark and len(models) < most:
-                self._marks[model.key] = mark
-                name, version, generation = model.key
-                named = {"name": name, "version": version, "generation": generation, "pending": mark[-1]}
-                models.append({**named, **model.statistics.numbers()})
+            if self._marks.get(model.key) == mark:
+                continue
+            sizes += len(model.statistics.batches)
+            self._more = len(models) == most or sizes > SIZES_IN_TALLY
+            if self._more:
+                break
+            self._marks[model.key] = mark
+            name, version, generation = model.key
+            named = {"name": name, "version": version, "generation": generation, "pending": mark[-1]}
+            models.append({**named, **model.statistics.numbers()})
         return models
 
     def _news(self, most: int) -> str:

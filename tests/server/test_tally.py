@@ -1,11 +1,18 @@
 """Counts of several front ends: sums, bounds, and the protocol's statistics made of them."""
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 
 from hermetic.errors import BorderError
 from hermetic.server.documents import decoded
-from hermetic.server.statistics import ModelStatistics, statistics_message
+from hermetic.server.event_loop import EventLoop
+from hermetic.server.shared_messages import TallyPart
+from hermetic.server.statistics import SIZES_COUNTED, ModelStatistics, statistics_message
 from hermetic.server.tally import BATCH_SIZES_LIMIT, ModelTally, Tally, total
+from hermetic.server.tally_desk import Counting, TallyDesk
+from hermetic.server.totals import Totals
 
 
 def tally_of(statistics: ModelStatistics, version: int = 1, pending: int = 0) -> ModelTally:
@@ -112,3 +119,39 @@ def test_counts_that_no_sum_can_hold_stay_at_the_largest() -> None:
     assert (everyone.live, everyone.requests, everyone.models[0].success) == (most, requests, (most, most))
     assert len(everyone.models[0].batches) == BATCH_SIZES_LIMIT
     assert total([everyone, *tallies]).live == most
+
+
+class Models:
+    """Models that have counted batches of every size that callers can make."""
+
+    def __init__(self, models: int, sizes: int) -> None:
+        self.models = [self._model(number, sizes) for number in range(models)]
+
+    def _model(self, number: int, sizes: int) -> Any:
+        statistics = ModelStatistics()
+        for rows in range(1, sizes + 1):
+            statistics.executed(rows, 1, (2**40, 2**40, 2**40), 1)
+        key = ("m", number + 1, 1)
+        return SimpleNamespace(key=key, statistics=statistics, dispatcher=SimpleNamespace(pending=0))
+
+    def served(self) -> list[Any]:
+        return self.models
+
+
+def test_what_callers_make_a_front_end_count_is_never_too_much_to_tell() -> None:
+    """Else the supervisor would end it for its tally: a caller chooses how many rows a request has."""
+    models = Models(100, 5000)
+    parts: list[TallyPart] = []
+    totals = Totals(cast(Any, models), lambda frame: parts.append(TallyPart.decode(frame)))
+    totals.tell(7)
+    loop = EventLoop()
+    desk = TallyDesk(loop, {}, lambda: frozenset(model.key for model in models.models))
+    loop.close()  # nobody else is asked
+    front_end = cast(Counting, SimpleNamespace(pid=1))
+    for part in parts:
+        desk.take(front_end, part)
+    assert [part.ask for part in parts if part.last][-1] == 7
+    told = desk.total().models
+    assert len(told) == 100
+    assert {model.executions for model in told} == {5000}
+    assert {len(model.batches) for model in told} == {SIZES_COUNTED}

@@ -59,6 +59,7 @@ from hermetic.server.together import FRAMES, Together
 from hermetic.server.totals import Totals
 from hermetic.server.tracing import Tracer
 from hermetic.server.transport import Call, Transport
+from hermetic.server.trimming import Trimmer
 from hermetic.server.worker_link import WorkerLink
 
 SERVING_KEY_LIMIT: Final = 64 * 1024  # bytes of PEM
@@ -114,6 +115,7 @@ class FrontEnd:
         )
         self._together = Together(self.epochs, shared, self._totals, self._settings, self._say)
         self._follow(settings.epoch)
+        self._trimmer = Trimmer()
         self._transport: Transport | None = None
         self._reader: Reader | None = None
         self._drain_until: float | None = None
@@ -161,6 +163,7 @@ class FrontEnd:
         self._send_unsaid()
         self.journal.flush()
         self.gate.expire(now)
+        self._trimmer.look(self.gate.accounts.bytes_in_flight)
         self._inference.streams.tick()
         self._totals.push(now)
         self._tracer.flush()

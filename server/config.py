@@ -141,6 +141,7 @@ class Limits(Section):
     """
 
     message_bytes: PositiveInt = 65 * MIB  # a tensor of 64 MiB and what stands around it
+    inflation_ratio: PositiveInt = 100  # times
     bytes_in_flight: PositiveInt = GIB
     bytes_in_flight_per_client: PositiveInt = 512 * MIB
     calls_waiting: PositiveInt = 1024

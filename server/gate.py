@@ -30,12 +30,15 @@ from hermetic.server.audit import ANONYMOUS, NO_MODEL, Journal, dropped_record, 
 from hermetic.server.config import Limits, Role
 from hermetic.server.connections import DESCRIPTORS_OF_ITS_OWN, Connections
 from hermetic.server.identity import Identities, Identity
+from hermetic.server.inflating import PACKED, inflated
 from hermetic.server.intake import Intake
 from hermetic.server.limits import Accounts, Cancels, Deafness, Usage
 from hermetic.server.status import Code, Status, status_of
 from hermetic.server.transport import Call
 
 _log: Final = logging.getLogger(__name__)
+BOMB_COST: Final = 50  # cancelled calls that a message counts as which inflates to too much: it costs us as much
+REPLY_COPIES: Final = 2  # of a reply that the client has not taken: gRPC's and, until it has gone, our own
 _OK: Final = Status(Code.OK, "")
 
 
@@ -127,6 +130,8 @@ class Request:
             gate.intake.arrived(self)
             if message is None:
                 raise UnsupportedError("exactly one request message is required")
+            if message[:1] in PACKED:
+                message = gate.inflate(usage, message)
             size = self.request_bytes = len(message)
             gate.accounts.give_back(usage, self._bytes_held - size)
             self._bytes_held = size
@@ -139,9 +144,9 @@ class Request:
     def expect_reply(self, size: int) -> None:
         """Count `size` bytes for a reply that is not there yet: whoever asks little for much is held back too."""
         if self._usage is not None and not self.ended:
-            self._gate.accounts.add(self._usage, size)
-            self._expected = size
-            self._bytes_held += size
+            self._expected = REPLY_COPIES * size
+            self._gate.accounts.add(self._usage, self._expected)
+            self._bytes_held += self._expected
 
     def reply(self, message: bytes, *, secret: bool = False) -> None:
         """Answer with `message` and status OK. A `secret` one is overwritten when gRPC has its copy."""
@@ -204,7 +209,7 @@ class Request:
             if not self.request_bytes:  # its message may not have arrived
                 gate.intake.forget(self, usage)
             if reply_bytes:
-                more = reply_bytes - self._expected
+                more = REPLY_COPIES * reply_bytes - self._expected
                 gate.accounts.add(usage, more)
                 self._bytes_held += more
         method.ended[status.code] = method.ended.get(status.code, 0) + 1
@@ -278,6 +283,7 @@ class Gate:
         self.accounts = accounts or Accounts(limits)
         self.intake = Intake(self.accounts, limits)
         self.cancels = Cancels(limits)
+        self._message_bytes, self._inflation_ratio = limits.message_bytes, limits.inflation_ratio
         self.live = 0
         self.undelivered = 0
         self.connections = Connections(limits.connections + DESCRIPTORS_OF_ITS_OWN)
@@ -321,6 +327,16 @@ class Gate:
             self.cancels.check(caller.usage, time.monotonic())
         except OverloadedError:
             caller.deafness.refused(now)
+            raise
+
+    def inflate(self, usage: Usage, message: bytes) -> bytes:
+        """Return what a message inflates to. One that is too much counts as `BOMB_COST` cancelled calls."""
+        try:
+            return inflated(message, self._message_bytes, self._inflation_ratio)
+        except OverloadedError:
+            now = time.monotonic()
+            for _ in range(BOMB_COST):
+                self.cancels.count(usage, now)
             raise
 
     def configure(self, identities: Identities, access: AccessTable, limits: Limits) -> None:

@@ -22,6 +22,7 @@ from hermetic.errors import CancelledError, DeadlineError, HermeticError, NotRea
 from hermetic.server.audit import ANONYMOUS
 from hermetic.server.config import Limits
 from hermetic.server.gate import Gate, Request
+from hermetic.server.inflating import PACKED
 from hermetic.server.limits import Usage
 from hermetic.server.status import Code, Status, status_of
 from hermetic.server.stream_messages import Counted, identifier, stream_record, streamed_part
@@ -93,6 +94,13 @@ class Stream(Request):
             return
         if self._closing_at_once:
             wipe_immutable_bytes_that_nobody_else_holds(message)
+            return
+        try:
+            if message[:1] in PACKED:
+                message = self._gate.inflate(self._usage, message)
+        except Exception as error:  # noqa: BLE001 - what cannot be inflated names no request to answer
+            self._let_go(CancelledError("the stream has ended"))
+            self.fail(error)
             return
         request = StreamedRequest(self, len(message))
         self._requests += 1

@@ -75,6 +75,7 @@ def options(limits: Limits, *, reuse_port: bool) -> Sequence[tuple[str, int]]:
         ("grpc.so_reuseport", int(reuse_port)),
         ("grpc.max_receive_message_length", limits.message_bytes),
         ("grpc.max_send_message_length", -1),
+        ("grpc.per_message_decompression", 0),  # inflating.py does it, within tighter bounds
         ("grpc.max_concurrent_streams", limits.streams_per_connection),
         ("grpc.max_allowed_incoming_connections", limits.connections),
         # Half-open handshakes count as connections, so this must be short.

@@ -9,11 +9,21 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from hermetic.enclave.messages import Name
 from hermetic.server.messages import RepositoryEntry
 from hermetic.server.status import Code
 from hermetic.server.tally import Count, ModelTally, Tally
 
 _US: Final = 1000  # nanoseconds in a microsecond
+
+
+class TaggedModel(BaseModel):
+    """A model version whose configuration has `metric_tags`: name and value of each, in the configuration's order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: Name
+    version: Annotated[int, Field(ge=1)]
+    tags: tuple[tuple[str, str], ...]
 
 
 class Facts(BaseModel):
@@ -27,6 +37,7 @@ class Facts(BaseModel):
     front_ends: Count
     front_ends_lost: Count
     models: tuple[RepositoryEntry, ...]
+    tagged: tuple[TaggedModel, ...] = ()
 
 
 class Page(BaseModel):
@@ -68,23 +79,31 @@ _MODEL_COUNTERS: Final[tuple[tuple[str, str, Callable[[ModelTally], int]], ...]]
 def render(page: Page) -> str:
     """Return the text."""
     lines: list[str] = []
-    _models(lines, page.tally)
+    _models(lines, page.tally, page.facts.tagged)
     _calls(lines, page.tally)
     _facts(lines, page.facts)
     return "\n".join(lines) + "\n"
 
 
-def _models(lines: list[str], tally: Tally) -> None:
+def _models(lines: list[str], tally: Tally, tagged: Iterable[TaggedModel]) -> None:
     newest = {(model.name, model.version): model for model in sorted(tally.models, key=lambda model: model.key)}
+    tags = {(one.name, one.version): _text(**{f"_{name}": value for name, value in one.tags}) for one in tagged}
+
+    def labels(model: ModelTally, **more: str) -> str:
+        """Return model and version, what more there is, and the model's tags, as Triton has them: after a _ each."""
+        own = _text(model=model.name, version=str(model.version), **more)
+        more_of_model = tags.get((model.name, model.version))
+        return f"{own},{more_of_model}" if more_of_model else own
+
     for name, text, value in _MODEL_COUNTERS:
-        _family(lines, name, "counter", text, ((_labels(model), value(model)) for model in newest.values()))
+        _family(lines, name, "counter", text, ((labels(model), value(model)) for model in newest.values()))
     failures = (
-        (_labels(model, reason=reason), model.failures.get(reason, 0))
+        (labels(model, reason=reason), model.failures.get(reason, 0))
         for model in newest.values()
         for reason in ("REJECTED", "CANCELED", "BACKEND", "OTHER")
     )
     _family(lines, "nv_inference_request_failure", "counter", "Number of failed inference requests", failures)
-    pending = ((_labels(model), model.pending) for model in newest.values())
+    pending = ((labels(model), model.pending) for model in newest.values())
     text = "Number of requests that wait to be executed"
     _family(lines, "nv_inference_pending_request_count", "gauge", text, pending)
 
@@ -121,10 +140,6 @@ def _facts(lines: list[str], facts: Facts) -> None:
 def _family(lines: list[str], name: str, kind: str, text: str, samples: Iterable[tuple[str, int]]) -> None:
     lines += (f"# HELP {name} {text}", f"# TYPE {name} {kind}")
     lines += (f"{name}{{{labels}}} {value}" if labels else f"{name} {value}" for labels, value in samples)
-
-
-def _labels(model: ModelTally, **more: str) -> str:
-    return _text(model=model.name, version=str(model.version), **more)
 
 
 def _text(**labels: str) -> str:

@@ -20,7 +20,10 @@ __all__ = ["Repository", "Shelf", "Slot", "printable"]
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """One version of a model. `file` is None once it has vanished; what serves goes on until it is unloaded."""
+    """One version of a model. `file` is None once it has vanished; what serves goes on until it is unloaded.
+
+    `metric_tags` are those of what serves or served last: what it has counted keeps its labels.
+    """
 
     name: str
     version: int
@@ -32,6 +35,7 @@ class Slot:
     generations: int = 0
     losses: int = 0
     retry_at: float | None = None
+    metric_tags: tuple[tuple[str, str], ...] = ()
 
     @property
     def key(self) -> tuple[str, int]:
@@ -75,6 +79,7 @@ class Slot:
     def take_over(self, generation: Generation) -> Generation | None:
         """`generation` serves from now on; returns the one that it takes over from."""
         before, self.current, self.coming, self.losses = self.current, generation, None, 0
+        self.metric_tags = generation.configuration.metric_tags
         return before
 
     def failed(self, reason: str) -> None:

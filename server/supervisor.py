@@ -44,7 +44,7 @@ from hermetic.server.messages import (
     RepositoryEntry,
 )
 from hermetic.server.messages import Repository as RepositoryFrame
-from hermetic.server.metrics import Facts, Page
+from hermetic.server.metrics import Facts, Page, TaggedModel
 from hermetic.server.metrics_keeper import MetricsKeeper
 from hermetic.server.model_keeper import ModelKeeper
 from hermetic.server.record_desk import RecordDesk
@@ -321,6 +321,11 @@ class Supervisor:
             front_ends=len(self._front_ends),
             front_ends_lost=self._pool.lost,
             models=tuple(self._models.repository.index()),
+            tagged=tuple(
+                TaggedModel(name=slot.name, version=slot.version, tags=slot.metric_tags)
+                for slot in self._models.repository
+                if slot.metric_tags
+            ),
         )
         return Page(tally=self._tallies.total(), facts=facts)
 

@@ -1,5 +1,6 @@
 """Rules for inputs and outputs: reshape, optional and ragged inputs, labels, tensors that callers never see."""
 
+import re
 from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Final
@@ -15,6 +16,8 @@ RESERVED_PARAMETERS: Final = frozenset(
     {"sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "headers"}
 )
 """Parameters of a request that mean something; a response does not give them another meaning."""
+METRIC_TAG: Final = re.compile("[a-zA-Z0-9][a-zA-Z0-9_]*")
+"""What is a label's name in Prometheus with one _ before it; with two it would be Prometheus' own."""
 
 
 def tensor_problems(subject: Subject) -> list[str]:
@@ -128,3 +131,6 @@ def _parameters(subject: Subject) -> Iterator[str]:
     for name, _ in configuration.response_parameters:
         if name in RESERVED_PARAMETERS or name.startswith("triton_"):
             yield f"response parameter {name!r}: expected another name, got one that the protocol reserves"
+    for name, _ in configuration.metric_tags:
+        if not METRIC_TAG.fullmatch(name):
+            yield f"metric_tags {name!r}: expected letters, digits and _ (not first), for a label of Prometheus"

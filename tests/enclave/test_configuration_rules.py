@@ -58,6 +58,7 @@ FITS: list[dict[str, Any]] = [
     state(initial_file="initial_state/s"),
     state(output_name="y", shape=[10]),
     state(shape=[-1, 2], initial_shape=[0, 2]),
+    {"metric_tags": [["team", 'a "b"\n'], ["model", "x"], ["2nd_floor", ""]]},
     warmup(batch_size=8, count=3),
     iterative(),
     {"decoupled": True},
@@ -74,6 +75,10 @@ def test_what_fits(configuration: dict[str, Any]) -> None:
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
+    *(
+        ({"metric_tags": [[name, "x"]]}, f"metric_tags {name!r}: expected letters, digits and _")
+        for name in ("_team", "my-team", "a b", "é", 'a"} 1', "a\n", "__name__")
+    ),
     ({"inputs": [{"name": "z"}]}, "input 'z': expected one of ['t', 'x']"),
     ({"inputs": [{"name": "x"}, {"name": "x"}]}, "input 'x': expected options once"),
     ({"outputs": [{"name": "x", "labels": "labels.txt"}]}, "output 'x': expected one of ['f', 'y']"),

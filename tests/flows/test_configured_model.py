@@ -1,5 +1,6 @@
 """A folder as Triton has it, sealed as it lies and served: what its config.pbtxt says holds for callers."""
 
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import onnx
 import pytest
 import tritonclient.grpc
 from onnx import TensorProto, helper
+from prometheus_client.parser import text_string_to_metric_families
 
 from hermetic.demo.stage import Sealable
-from tests.flows.scene import Client, scene
+from tests.flows.scene import Client, Running, scene
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -34,6 +36,7 @@ model_warmup {
 }
 instance_group { count: 2 }
 parameters { key: "response:licence" value { string_value: "CC0" } }
+metric_tags { key: "team" value: "vision" }
 """
 
 
@@ -57,11 +60,18 @@ def picture(folder: Path) -> Sealable:
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
+def served() -> Iterator[Running]:
+    metrics = ("[log]", "[metrics]\nport = 0\ntls = false\n\n[log]")
     with scene("sample") as place:
         sealed = place.installation.seal(picture(place.workshop / "picture"))
-        with place.serve([sealed]) as served, served.client() as client:
-            yield client
+        with place.serve([sealed], replace=[metrics]) as served:
+            yield served
+
+
+@pytest.fixture
+def client(served: Running) -> Iterator[Client]:
+    with served.client() as client:
+        yield client
 
 
 def test_callers_see_their_shape_classes_and_parameters(client: Client) -> None:
@@ -85,3 +95,16 @@ def test_model_config_shows_what_the_publisher_wrote(client: Client) -> None:
     assert config.model_warmup[0].inputs["data_0"].input_data_file == "grey"
     metadata = client.get_model_metadata("picture")
     assert (list(metadata.inputs[0].shape), list(metadata.outputs[0].shape)) == ([3, 2, 2], [3])
+
+
+def test_metrics_have_the_tags_of_the_model(served: Running, client: Client) -> None:
+    tensor = tritonclient.grpc.InferInput("data_0", [3, 2, 2], "FP32")
+    tensor.set_data_from_numpy(np.zeros((3, 2, 2), np.float32))
+    client.infer("picture", [tensor])
+    port = served.ear.wait_for("^metrics on ", 0).rsplit(":", 1)[1]
+    labels: list[dict[str, str]] = []
+    while not labels:  # a front end tells what it has counted every second
+        with urllib.request.urlopen(f"http://localhost:{port}/metrics", timeout=10) as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+        labels = [one.labels for each in families if each.name == "nv_inference_count" for one in each.samples]
+    assert labels == [{"model": "picture", "version": "1", "_team": "vision"}]

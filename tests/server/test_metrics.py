@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hermetic.server.messages import RepositoryEntry
-from hermetic.server.metrics import Facts, Page, render
+from hermetic.server.metrics import Facts, Page, TaggedModel, render
 from hermetic.server.statistics import ModelStatistics
 from hermetic.server.status import Code
 from hermetic.server.tally import ModelTally, Tally
@@ -61,6 +61,22 @@ def test_the_page() -> None:
     assert found["hermetic_draining", ()] == 1
     assert found["hermetic_waiver", (("name", "no-exec"),)] == 1
     assert found["hermetic_model_state", (("model", "m"), ("state", "LOADING"), ("version", "2"))] == 1
+
+
+def test_tags_are_labels_as_triton_has_them() -> None:
+    """An underscore before each name, so that none is taken for another label; a value cannot break out."""
+    evil = 'a"} 1\nnv_inference_count{model="\\'
+    tagged = TaggedModel(name="m", version=1, tags=(("team", evil), ("model", "x"), ("version", "y"), ("reason", "z")))
+    tally = Tally(models=(tally_of("m"), tally_of("plain")))
+    page = Page(tally=tally, facts=FACTS.model_copy(update={"tagged": (tagged,)}))
+    found = samples(Page.model_validate_json(page.model_dump_json()))  # as it comes to the metrics port
+    own = {"model": "m", "version": "1", "_team": evil, "_model": "x", "_version": "y", "_reason": "z"}
+    names = {name for name, labels in found if labels == tuple(sorted(own.items()))}
+    untagged = {name for name, labels in found if labels == (("model", "plain"), ("version", "1"))}
+    assert names == untagged
+    assert {"nv_inference_count", "nv_inference_queue_duration_us", "nv_inference_pending_request_count"} <= names
+    canceled = tuple(sorted({**own, "reason": "CANCELED"}.items()))
+    assert found["nv_inference_request_failure", canceled] == 1
 
 
 def test_the_newest_generation_is_shown() -> None:

@@ -44,6 +44,7 @@ from hermetic.server.messages import (
 from hermetic.server.settings import Epoch, FrontEndSettings
 from hermetic.server.shared_messages import (
     ApplyEpoch,
+    AskTally,
     AskTotals,
     ChangeSettings,
     EpochApplied,
@@ -216,6 +217,7 @@ class FarSide:
         self._changing: int | None = None  # the id of a change of settings that is under way
         self.traces: list[TraceOfRequest] = []
         self._tally_text = ""
+        self._asked = 0  # how often it was asked for its tally
         self.tally = Tally()  # what the front end said last that it has counted
         self.counted_elsewhere = Tally()  # what it is told that others have
         self.write = write  # whether records are acknowledged
@@ -365,6 +367,13 @@ class FarSide:
     def drain(self, grace_s: float = 10.0) -> None:
         """Have the front end drain."""
         self.channel.send(Drain(grace_s=grace_s).encode())
+
+    def counted(self) -> Tally:
+        """Ask the front end for its tally, and return it."""
+        self._asked += 1
+        self.channel.send(AskTally(ask=self._asked).encode())
+        self.next_frame(TallyPart)
+        return self.tally
 
     def await_drained(self) -> tuple[Drained, int]:
         """Return what it says at its end, and its exit status."""

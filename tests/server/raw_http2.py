@@ -40,6 +40,7 @@ class RawConnection:
         self._socket.sendall(PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW_SIZE, window)))
         self._stream = -1
         self._pending = b""
+        self.content = b""
 
     def __enter__(self) -> Self:
         return self
@@ -76,12 +77,14 @@ class RawConnection:
         self._socket.sendall(frames)
 
     def status(self, stream: int) -> int:
-        """Return the gRPC status that ends `stream`."""
-        block = b""
+        """Return the gRPC status that ends `stream`; what came on it before is `content`."""
+        block = self.content = b""
         while True:
             kind, flags, got, payload = self._frame()
             if kind == SETTINGS and not flags & ACK:
                 self.send(frame(SETTINGS, ACK, 0, b""))
+            if got == stream and kind == DATA:
+                self.content += payload
             if got == stream and kind == HEADERS:
                 block += payload
                 if flags & END_STREAM:

@@ -1,5 +1,6 @@
 """Floods, in short: refusals by name, bounds, recovery. Their numbers beside a good client are `make flood`'s."""
 
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ from hermetic.bench.flood.wire import DATA, END_STREAM, Connection, Door, frame,
 from hermetic.server.access import INFERENCE
 from hermetic.server.config import Limits
 from hermetic.server.section import MIB
+from hermetic.server.status import Code
 from tests.server.calls import TIMEOUT_S, await_ready, floats, infer, infer_request
 from tests.server.far_side import FarSide, description
 from tests.server.memory_of import own_bytes
+from tests.server.raw_http2 import RawConnection
 
+CODINGS = {"gzip": zlib.MAX_WBITS + 16, "deflate": zlib.MAX_WBITS}  # gRPC's names; zlib's for their headers
 METHOD = INFERENCE + "ModelInfer"
 ROW = (1.0, 2.0, 3.0, 4.0)
 SLACK = 48 * MIB  # beside what is configured: connections, gRPC's buffers, what the allocator keeps
@@ -60,6 +64,11 @@ def good(side: FarSide, *, first: bool = False) -> None:
         if first:
             await_ready(channel, "echo")
         assert infer(channel, infer_request("echo", ROW), timeout=TIMEOUT_S).raw_output_contents[0] == floats(*ROW)
+
+
+def deflated(data: bytes, bits: int) -> bytes:
+    deflater = zlib.compressobj(9, zlib.DEFLATED, bits)
+    return deflater.compress(data) + deflater.flush()
 
 
 def records(side: FarSide, text: str) -> list[dict[str, Any]]:
@@ -122,6 +131,26 @@ def test_a_bomb_is_stopped_at_the_largest_message(start: Any, attack: Any) -> No
     until(ATTACKS["bombs"].run(flood), lambda: flood.counts["bombs"] >= 5)
     good(side)
     assert own_bytes(side.process.pid) - before < 2 * 8 * MIB + SLACK
+
+
+@pytest.mark.parametrize("transport", ["completion-queue", "grpc-server"])
+def test_compressed_messages_are_inflated_up_to_the_largest(start: Any, transport: str) -> None:
+    """By hand, so that they are compressed for sure: what grows too large is refused, what does not is answered."""
+    most = MIB
+    side: FarSide = start(grpc=transport, limits=Limits(message_bytes=most))
+    side.serve(description("echo"), report=False)
+    good(side, first=True)
+    request = infer_request("echo", ROW).SerializeToString()
+    bomb = infer_request("echo", ROW, request_id="0" * (2 * most)).SerializeToString()
+    for coding, bits in CODINGS.items():
+        assert len(deflated(bomb, bits)) < most // 100
+        for sent, wanted in ((request, Code.OK), (bomb, Code.RESOURCE_EXHAUSTED), (request, Code.OK)):
+            with RawConnection(side.port, side.pki.server_authority.pem, side.pki.infer) as connection:
+                stream = connection.headers(grpc_encoding=coding)
+                connection.send(frame(DATA, END_STREAM, stream, message(deflated(sent, bits), compressed=True)))
+                assert connection.status(stream) == wanted, coding
+                assert (floats(*ROW) in connection.content) == (wanted == Code.OK)
+    good(side)
 
 
 def test_headers_without_end_cost_the_connection(start: Any, attack: Any) -> None:

@@ -1,12 +1,11 @@
 """Loads, watches and unloads generations of models: a worker for each instance, known to every front end.
 
 Everything here runs in the supervisor's event loop; what blocks (a load, an unload) runs beside it and comes back as an
-event. How one worker is loaded is loading.py's, how front ends are linked to it links.py's; what is to be loaded and
-unloaded, and who may ask for it, is decided before (curator.py).
+event. How one worker is loaded is loading.py's, how many start at a time starting.py's, how front ends are linked to
+one links.py's; what is to be loaded and unloaded, and who may ask for it, is decided before (curator.py).
 """
 
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -21,7 +20,7 @@ from hermetic.errors import (
     NotReadyError,
     WorkerLostError,
 )
-from hermetic.server.cpu_plan import UNPLANNED, CpuPlan, Place
+from hermetic.server.cpu_plan import UNPLANNED, CpuPlan
 from hermetic.server.ensemble_states import introduce
 from hermetic.server.event_loop import Event
 from hermetic.server.front_ends import FrontEnd
@@ -30,6 +29,7 @@ from hermetic.server.links import Links, check_ready_frame, ready_frame
 from hermetic.server.loading import Loaded, Loader
 from hermetic.server.messages import LinkLost, ModelStop
 from hermetic.server.repository import Repository, Slot, printable
+from hermetic.server.starting import Start, Starting
 from hermetic.server.surroundings import Surroundings
 
 UNLOAD_TIMEOUT_S: Final = 20
@@ -54,16 +54,12 @@ class ModelKeeper:
         self.repository = repository
         self.on_passing: Callable[[Slot], None] = lambda _: None
         """Told of a version whose load failed for a reason that may pass."""
-        self._loader = loader
         self._loop = around.loop
         self._front_ends = around.front_ends
         self._record = around.record
         self._publish = around.publish
-        self._cpu = cpu
         self._patience_s = patience_s
-        self._loads_at_once = loads_at_once
-        self._to_start: deque[tuple[Slot, Generation, Instance]] = deque()
-        self._starting = 0
+        self._starting = Starting(loader, cpu, around.loop, loads_at_once)
         self._workers: set[Worker] = set()
         self._links = Links(around, self._worker_lost)
         self._ending = False
@@ -99,32 +95,18 @@ class ModelKeeper:
 
     def _start(self, slot: Slot, generation: Generation, instance: Instance) -> None:
         instance.starting, instance.restart_at = True, None
-        self._to_start.append((slot, generation, instance))
-        self._start_next()
-
-    def _start_next(self) -> None:
-        while self._to_start and self._starting < self._loads_at_once:
-            slot, generation, instance = self._to_start.popleft()
-            if generation.phase in ("failed", "stopping") or self._ending:
-                self._not_started(slot, generation, instance)
-                continue
-            self._starting += 1
-            instance.place = place = self._cpu.take(generation.file.settings)
-            self._loop.in_thread(partial(self._load_in_thread, slot, generation, instance, place))
-
-    def _load_in_thread(self, slot: Slot, generation: Generation, instance: Instance, place: Place) -> Event:
-        try:
-            loaded = self._loader.load(generation.file, place)
-        except HermeticError as error:
-            return partial(self._not_loaded, slot, generation, instance, error)
-        except Exception as error:  # noqa: BLE001 - one model's load may not end every other model
-            fault = WorkerLostError(f"{type(error).__name__}: {error}")
-            return partial(self._not_loaded, slot, generation, instance, fault)
-        return partial(self._loaded, slot, generation, instance, loaded)
+        about = (slot, generation, instance)
+        self._starting.add(
+            Start(
+                generation,
+                instance,
+                loaded=partial(self._loaded, *about),
+                refused=partial(self._not_loaded, *about),
+                dropped=partial(self._not_started, *about),
+            )
+        )
 
     def _not_loaded(self, slot: Slot, generation: Generation, instance: Instance, error: HermeticError) -> None:
-        self._starting -= 1
-        self._give_place_back(instance)
         about = {**generation.names(), "instance": instance.number}
         self._record("model.refused", {**about, "error": type(error).__name__, "text": str(error)})
         if not generation.takes_links:
@@ -135,7 +117,6 @@ class ModelKeeper:
             instance.given_up()
             slot.reason = printable(_words(error))
             self._publish()
-        self._start_next()
 
     def _not_started(
         self, slot: Slot, generation: Generation, instance: Instance, error: HermeticError | None = None
@@ -153,7 +134,6 @@ class ModelKeeper:
 
     def _loaded(self, slot: Slot, generation: Generation, instance: Instance, loaded: Loaded) -> None:
         """A worker has given its known answers."""
-        self._starting -= 1
         worker = loaded.worker
         about = {**generation.names(), "instance": instance.number}
         self._record("model.loaded", {**about, **loaded.facts(), **_place_facts(instance)})
@@ -166,7 +146,6 @@ class ModelKeeper:
             self._links.connect(generation, instance, list(self._front_ends.values()), self._publish)
         elif all(one.worker is not None for one in generation.instances):
             self._connect_whole(slot, generation)
-        self._start_next()
 
     def _connect_whole(self, slot: Slot, generation: Generation) -> None:
         """Link every worker of a new generation with every front end, then let it take over."""
@@ -189,11 +168,6 @@ class ModelKeeper:
         self._publish()
         reply, generation.reply = generation.reply, to_nobody
         reply(None if generation.alive else _not_alive(slot, generation))
-
-    def _give_place_back(self, instance: Instance) -> None:
-        if instance.place is not None:
-            self._cpu.give_back(instance.place)
-            instance.place = None
 
     # Front ends
 
@@ -242,7 +216,7 @@ class ModelKeeper:
         self._loop.forget(worker.pidfd)
         self._workers.discard(worker)
         self._links.forget(worker.pid)
-        self._give_place_back(instance)
+        self._starting.give_place_back(instance)
         reason = worker.reap()
         self._record("worker.lost", {**generation.names(), "instance": instance.number, "reason": reason})
         if generation.takes_links:
@@ -336,7 +310,7 @@ class ModelKeeper:
 
     def _wiped(self, slot: Slot, generation: Generation, instance: Instance, *, wiped: bool) -> None:
         instance.given_up()
-        self._give_place_back(instance)
+        self._starting.give_place_back(instance)
         generation.wiped &= wiped
         self._look_whether_gone(slot, generation)
 
@@ -365,7 +339,7 @@ class ModelKeeper:
     def unload_everything(self) -> None:
         """Wipe and end all workers, also those that finish loading only now; no front end is left to wait for."""
         self._ending = True
-        self._start_next()
+        self._starting.end()
         while True:
             for slot in list(self.repository):
                 self.unload(slot, "unloaded", to_nobody)

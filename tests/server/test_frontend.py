@@ -23,8 +23,9 @@ def test_drain_under_load_loses_nothing(start: object, grpc_kind: str) -> None:
         worker.order("hold")
         call = method(channel, "ModelInfer")
         futures = [call.future(infer_request("echo", (at, 0, 0, 0)), timeout=TIMEOUT_S) for at in range(20)]
-        while side.counted().live < len(futures):  # all are accepted; on grpc-server by threads, in any order
-            pass
+        waiting = len(futures) - worker.batch()["rows"]  # the worker has one batch at a time, and holds it
+        while sum(model.pending for model in side.counted().models) != waiting:
+            pass  # all are to be accepted; on grpc-server by threads, in any order
         side.drain()
         while method(channel, "ServerReady")(pb.ServerReadyRequest(), timeout=TIMEOUT_S).ready:
             pass

@@ -59,7 +59,10 @@ def test_tensors_of_64_mib(start: Any) -> None:
     """The largest that the default settings take, from two at a time with room for one."""
     room = 65 * MIB
     side: FarSide = start(limits=Limits(bytes_in_flight=room, bytes_in_flight_per_client=room, message_wait_s=60))
-    send_all(side, TENSOR_MIB * MIB, 2)
+    before = own_bytes(side.process.pid)
+    with Peak(side.process.pid) as peak:
+        send_all(side, TENSOR_MIB * MIB, 2)
+    assert peak.bytes - before < COPIES * room + SLACK  # of one message at a time: two would be half as much again
 
 
 def test_more_large_messages_than_there_is_room_for(start: Any) -> None:

@@ -47,6 +47,7 @@ from hermetic.server.messages import (
     RepositoryEntry,
 )
 from hermetic.server.models import Models, ServedModel
+from hermetic.server.put_off import PutOff
 from hermetic.server.reader import Reader, Source
 from hermetic.server.scheduling import new_scheduling
 from hermetic.server.sequence_inference import work_of
@@ -116,6 +117,7 @@ class FrontEnd:
         self._together = Together(self.epochs, shared, self._totals, self._settings, self._say)
         self._follow(settings.epoch)
         self._trimmer = Trimmer()
+        self._put_off = PutOff()
         self._transport: Transport | None = None
         self._reader: Reader | None = None
         self._drain_until: float | None = None
@@ -143,17 +145,18 @@ class FrontEnd:
         self.gate.accept(call)
 
     def before_sleep(self) -> bool:
-        """Read what has come; wait for an answer that is due any moment; have the bell rung for anything later."""
-        reader = self._reader
-        if reader is None:
-            return False
-        if reader.read(self._awaited.patience_s(time.monotonic())):
+        """Run what was put off until the calls that have come were looked at; read; else have the bell rung."""
+        if self._put_off.run():
             return True
-        reader.arm()
+        if self._reader is not None:
+            if self._reader.read(self._awaited.patience_s(time.monotonic())):
+                return True
+            self._reader.arm()
         return False
 
     def look(self) -> None:
-        """Read what has come: there is no sleep in sight."""
+        """Run what is due and read what has come: there is no sleep in sight."""
+        self._put_off.run()
         if self._reader is not None:
             self._reader.read()
 
@@ -269,7 +272,7 @@ class FrontEnd:
             scheduler,
             statistics,
             self._awaited,
-            self._post,
+            self._put_off.add,
             self._wake_at,
             shaping=new_shaping(description),
             hidden=hidden,
@@ -284,7 +287,7 @@ class FrontEnd:
         """Take an ensemble in service: it has no worker, and serves whenever its models do."""
         statistics = ModelStatistics()
         description = ready.description
-        ensemble = Ensemble(description, self._models, statistics, self._post, ready.requests_waiting)
+        ensemble = Ensemble(description, self._models, statistics, self._put_off.add, ready.requests_waiting)
         model = ServedModel(ready, ensemble, statistics, work_of(ready.description))
         ensemble.on_labels = partial(setattr, model, "labels")
         self._models.put(model)
@@ -374,10 +377,6 @@ class FrontEnd:
         except (BlockingIOError, BorderError, OSError):
             return False
         return True
-
-    def _post(self, action: Callable[[], None]) -> None:
-        if self._transport is not None:
-            self._transport.post(action)
 
     def _wake_at(self, moment: float, action: Callable[[], None]) -> None:
         if self._transport is not None:

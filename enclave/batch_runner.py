@@ -2,10 +2,10 @@
 
 Inputs are copied once into private memory before they are checked or used: the front end could change shared memory
 between a runtime's check of an index and its use. Outputs are written where the front end reads them. Private copies
-are zeroed after each batch. Source of shapes and places: the manifest and buffers.py, never the frame.
+are zeroed after each batch, however it ends (memory.py). Source of shapes and places: the manifest and buffers.py,
+never the frame.
 """
 
-import ctypes
 import mmap
 import time
 from contextlib import suppress
@@ -15,6 +15,8 @@ from typing import Final
 from hermetic.enclave.buffers import BufferLayout, Region
 from hermetic.enclave.configuration import ABSENT_SHAPE
 from hermetic.enclave.datatypes import ELEMENT_BYTES
+from hermetic.enclave.host_memory import address_of
+from hermetic.enclave.memory import Memory
 from hermetic.enclave.messages import (
     STATUS_FAILED,
     STATUS_REFUSED,
@@ -40,7 +42,7 @@ class SharedBuffers:
         self.layout = layout
         self._memory = memory
         self._whole = memoryview(memory)
-        self._address = _address_of(self._whole)
+        self._address = address_of(self._whole)
 
     def region(self, buffer: int, region: Region) -> tuple[memoryview, int]:
         """Return the memory of one region of one buffer, and its address."""
@@ -57,12 +59,12 @@ class SharedBuffers:
 class BatchRunner:
     """A loaded model with the private memory that its inputs are copied into."""
 
-    def __init__(self, runtime: Runtime, description: ModelDescription) -> None:
+    def __init__(self, runtime: Runtime, description: ModelDescription, memory: Memory) -> None:
         self._runtime = runtime
         self._inputs = inputs_of(description)
         self._outputs = outputs_of(description)
         self._max_rows = description.max_batch_size
-        self._private = [_PrivateMemory() for _ in self._inputs]
+        self._private = memory.batch(len(self._inputs))
         self._reshapes = any(tensor.own.shape != tensor.spec.shape and not tensor.whole for tensor in self._outputs)
 
     def run(self, batch: Batch, buffers: SharedBuffers) -> bytes:
@@ -72,7 +74,10 @@ class BatchRunner:
         """
         started = time.monotonic_ns()
         self._check_frame(batch, buffers.layout)
+        failed = True
         try:
+            # Frames do not say whose rows they hold.
+            self._private.begin(tenant=None)
             rows = self._check_shapes(batch)
             inputs = self._copy_inputs(batch, buffers)
             outputs = self._places(batch.buffer, rows, buffers)
@@ -81,6 +86,7 @@ class BatchRunner:
             if self._reshapes:
                 tensors = [self._as_callers_see(*pair) for pair in zip(self._outputs, tensors, strict=True)]
             ran = time.monotonic_ns()
+            failed = False
         except InvalidRequestError as error:
             return encode_not_done(batch.buffer, batch.sequence, STATUS_REFUSED, str(error))
         except HermeticError as error:
@@ -90,16 +96,13 @@ class BatchRunner:
             text = f"the runtime could not run this batch ({type(error).__name__})"
             return encode_not_done(batch.buffer, batch.sequence, STATUS_FAILED, text)
         finally:
-            for memory, tensor in zip(self._private, batch.inputs, strict=True):
-                memory.wipe(tensor.nbytes)
+            self._private.forget(failed=failed)
         wiped = time.monotonic_ns()
         return encode_done(batch.buffer, batch.sequence, tensors, copied - started, ran - copied, wiped - ran)
 
     def close(self) -> None:
-        """Give up the runtime and the private memory."""
+        """Give up the runtime. The private memory goes with `Memory.unload`."""
         self._runtime.close()
-        for memory in self._private:
-            memory.close()
 
     def _check_frame(self, batch: Batch, layout: BufferLayout) -> None:
         if batch.buffer >= layout.buffers or len(batch.inputs) != len(self._inputs):
@@ -138,13 +141,13 @@ class BatchRunner:
 
     def _copy_inputs(self, batch: Batch, buffers: SharedBuffers) -> list[Input]:
         inputs = []
-        for known, region, memory, (nbytes, shape) in zip(
-            self._inputs, buffers.layout.inputs, self._private, batch.inputs, strict=True
+        for index, (known, region, (nbytes, shape)) in enumerate(
+            zip(self._inputs, buffers.layout.inputs, batch.inputs, strict=True)
         ):
             if shape == ABSENT_SHAPE:
                 continue
             view, address = buffers.region(batch.buffer, region)
-            private, private_address = memory.copy(view, address, nbytes)
+            private, private_address = self._private.take(index, address, nbytes, len(view))
             if region.spec.datatype == "BOOL":
                 # A byte that is neither 0 nor 1 is undefined behaviour in a runtime.
                 private[:] = bytes(private).translate(_FALSE_AND_TRUE)
@@ -175,31 +178,3 @@ class BatchRunner:
                 f"output {known.own.name!r}: wanted {list(known.own.shape)}, got {list(tensor.shape)}"
             )
         return tensor._replace(shape=reshaped(tensor.shape, known.own.shape, known.spec.shape))
-
-
-class _PrivateMemory:
-    """Memory for one input, as large as the largest seen; its address changes only when it grows."""
-
-    def __init__(self) -> None:
-        self._view = memoryview(bytearray())
-        self._address = 0
-
-    def copy(self, source: memoryview, address: int, nbytes: int) -> tuple[memoryview, int]:
-        """Copy `nbytes` from `address`; return where they are now. `source` says how large it may become."""
-        if nbytes > len(self._view) or not self._address:
-            self._view = memoryview(mmap.mmap(-1, max(1, len(source)), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
-            self._address = _address_of(self._view)
-        ctypes.memmove(self._address, address, nbytes)
-        return self._view[:nbytes], self._address
-
-    def wipe(self, nbytes: int) -> None:
-        if self._address:
-            ctypes.memset(self._address, 0, min(nbytes, len(self._view)))
-
-    def close(self) -> None:
-        self._view = memoryview(bytearray())
-        self._address = 0
-
-
-def _address_of(view: memoryview) -> int:
-    return ctypes.addressof(ctypes.c_char.from_buffer(view))

@@ -32,6 +32,7 @@ from hermetic.enclave.isolation.lockdown import Room, lock_down_worker
 from hermetic.enclave.isolation.process import die_with_parent, make_undumpable
 from hermetic.enclave.known_answer import verify_known_answers
 from hermetic.enclave.manifest import KNOWN_ANSWER_NAME, Manifest
+from hermetic.enclave.memory import Memory, open_memory
 from hermetic.enclave.messages import (
     Attach,
     Attached,
@@ -67,6 +68,7 @@ class _Loaded:
     description: ModelDescription
     runner: BatchRunner
     front_ends: FrontEndChannels
+    memory: Memory
 
 
 class Worker:
@@ -82,10 +84,10 @@ class Worker:
         if not isinstance(prepare, Prepare):  # the type checker's: only Prepare is allowed
             return
         publishers = TrustedPublishers.loads(prepare.publishers)
-        key, memory = self._lock(prepare)
+        key, sealed_into, private = self._lock(prepare)
         message, descriptors = self._receive((OpenModel, Unload), descriptors=None)
         if isinstance(message, OpenModel):
-            loaded = self._open(prepare, publishers, key, memory, message, descriptors)
+            loaded = self._open(prepare, publishers, key, sealed_into, private, message, descriptors)
             try:
                 loaded.front_ends.serve(lambda: self._obey(loaded))
                 loaded.front_ends.finish()
@@ -93,8 +95,8 @@ class Worker:
                 _wipe(loaded)
         self._send(Wiped())
 
-    def _lock(self, prepare: Prepare) -> tuple[AttestedKey, int]:
-        """Steps (1) to (4); returns the key pair, and the memory that the model will be decrypted into."""
+    def _lock(self, prepare: Prepare) -> tuple[AttestedKey, int, Memory]:
+        """Steps (1) to (4); returns the key pair, memory to decrypt the model into, and memory for batches."""
         # (1) The environment.
         wrong = {name: self._environment.get(name) for name in RUNTIME_ENVIRONMENT}
         if wrong != RUNTIME_ENVIRONMENT:
@@ -102,8 +104,9 @@ class Worker:
         zeroing = status()
         # (2) The runtime.
         runtimes.import_runtimes(prepare.profile)
+        private = open_memory(prepare.profile)
         # Made now: a locked worker can make no memory that is not bounded.
-        memory = os.memfd_create("hermetic-model", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        sealed_into = os.memfd_create("hermetic-model", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         _silence()
         # (3) The lock-down.
         room = Room(
@@ -117,14 +120,15 @@ class Worker:
         # (4) The key pair.
         key = AttestedKey.generate()
         self._send(Locked(public_key=key.public_jwk, report=report))
-        return key, memory
+        return key, sealed_into, private
 
     def _open(
         self,
         prepare: Prepare,
         publishers: TrustedPublishers,
         key: AttestedKey,
-        memory: int,
+        sealed_into: int,
+        private: Memory,
         message: OpenModel,
         descriptors: list[int],
     ) -> _Loaded:
@@ -133,13 +137,13 @@ class Worker:
         # (5) The sealed model.
         if len(descriptors) != 1:
             raise BorderError(f"OpenModel: wanted 1 descriptor, got {len(descriptors)}")
-        manifest, opened = _unseal(descriptors[0], publishers, key, memory, message, prepare)
+        manifest, opened = _unseal(descriptors[0], publishers, key, sealed_into, message, prepare)
         unsealed = time.monotonic()
         try:
             # (6) The runtime.
             runtime = runtimes.load(_to_load(manifest, opened, prepare))
             description = manifest.description()
-            runner = BatchRunner(runtime, description)
+            runner = BatchRunner(runtime, description, private)
             loaded = time.monotonic()
             # (7) Warm-ups, then the known answers.
             warm_up(runner, description, opened.view)
@@ -151,7 +155,10 @@ class Worker:
             if not runtime.holds_views:
                 opened.wipe()
         except BaseException:
-            opened.wipe()
+            try:
+                private.unload()
+            finally:
+                opened.wipe()
             raise
         gc.collect()
         self._send(
@@ -163,7 +170,8 @@ class Worker:
                 known_answer_ms=1e3 * (answered - warm),
             )
         )
-        return _Loaded(opened, description, runner, FrontEndChannels(runner, description, self._control, files))
+        front_ends = FrontEndChannels(runner, description, self._control, files)
+        return _Loaded(opened, description, runner, front_ends, private)
 
     def _obey(self, loaded: _Loaded) -> bool:
         """Handle one control frame while serving; whether to go on."""
@@ -238,11 +246,14 @@ def _to_load(manifest: Manifest, opened: OpenedModel, prepare: Prepare) -> Model
 
 
 def _wipe(loaded: _Loaded) -> None:
-    loaded.runner.close()
-    loaded.front_ends.wipe_files()
-    # What only cycles still hold is freed, and thereby overwritten, before the weights under it are.
-    gc.collect()
-    loaded.opened.wipe()
+    try:
+        loaded.runner.close()
+        loaded.front_ends.wipe_files()
+        # What only cycles still hold is freed, and thereby overwritten, before the weights under it are.
+        gc.collect()
+        loaded.memory.unload()
+    finally:
+        loaded.opened.wipe()
 
 
 def _silence() -> None:

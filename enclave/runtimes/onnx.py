@@ -18,6 +18,7 @@ import onnxruntime as ort
 from onnx import TensorProto
 
 from hermetic.enclave.datatypes import BYTES, ELEMENT_BYTES
+from hermetic.enclave.host_memory import wipe_at
 from hermetic.enclave.messages import Tensor, TensorSpec
 from hermetic.enclave.runtimes import strings
 from hermetic.enclave.runtimes.interface import Input, ModelToLoad, Output
@@ -345,7 +346,7 @@ def _take(value: ort.OrtValue, output: Output) -> Tensor:
         if size > len(output.view):
             raise _does_not_fit(output, f"{value.data_type()} of {size} bytes")
         ctypes.memmove(output.address, value.data_ptr(), size)
-        ctypes.memset(value.data_ptr(), 0, size)
+        wipe_at(value.data_ptr(), size)
     return Tensor(size, shape)
 
 

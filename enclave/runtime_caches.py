@@ -1,0 +1,231 @@
+"""The device memory that runtimes keep for later, and which of it is free (device_memory.py, `Cache`).
+
+torch's caching allocator is asked (`torch.cuda.memory_snapshot`): it lists every block that it holds, with its state.
+onnxruntime's arena cannot be asked, so it is replaced: `Arena` is the allocator that the options `gpu_external_*` of
+its CUDA provider take. Neither library is imported here.
+"""
+
+import ctypes
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from hermetic.enclave.device_memory import Block, DeviceMemory
+from hermetic.errors import DeviceError
+
+__all__ = ["Arena", "TorchCache", "TorchCuda"]
+
+_IN_USE: Final = "active_allocated"
+_RETRIES: Final = "num_alloc_retries"
+_RESERVED: Final = "reserved_bytes.all.current"
+_RESERVED_PEAK: Final = "reserved_bytes.all.peak"
+_UNIT_BYTES: Final = 512  # what addresses and sizes of an arena are multiples of
+_STEPS: Final = 8  # sizes between a power of two and the next
+
+_ALLOC: Final = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_size_t)
+_FREE: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_EMPTY: Final = ctypes.CFUNCTYPE(None)
+# A library that was given their addresses may call them for as long as the process lives.
+_callbacks: Final[list[object]] = []
+
+
+class TorchCuda(Protocol):
+    """What is asked of `torch.cuda`."""
+
+    @property
+    def memory_snapshot(self) -> Callable[..., list[dict[str, Any]]]:
+        """Return all segments with their blocks."""
+
+    def memory_stats(self, device: int) -> Mapping[str, int]:
+        """Return the allocator's counters."""
+
+    def empty_cache(self) -> None:
+        """Give back segments without blocks in use."""
+
+
+class TorchCache:
+    """torch's caching allocator on one GPU. Source: torch.cuda.memory_snapshot and its structure (torch 2.13).
+
+    Segments of CUDA graphs' pools are listed too: what a graph has freed at capture is written anew by each replay.
+    """
+
+    def __init__(self, cuda: TorchCuda, index: int = 0) -> None:
+        """`cuda`: the module `torch.cuda`; `index`: the GPU as CUDA counts them."""
+        self._cuda = cuda
+        # Before torch 2.12 it cannot be told to leave traces out; there are none unless somebody records them.
+        takes = inspect.signature(cuda.memory_snapshot).parameters
+        self._arguments = {"include_traces": False} if "include_traces" in takes else {}
+        self._index = index
+        self._scratch: frozenset[Block] = frozenset()
+        self._retries = self._count(_RETRIES)
+
+    def note_scratch(self) -> None:
+        """Take all that is in use now for workspaces of libraries, whose content nobody needs between two calls.
+
+        Call it once, after a first product of matrices on the thread and stream that will serve, before a model or any
+        other tensor is there: cuBLAS has its workspace then, and keeps it until the process ends.
+        """
+        self._scratch = frozenset(block for block, in_use in self._blocks() if in_use)
+
+    def free_blocks(self) -> Sequence[Block]:
+        """Return all that no tensor uses, and the workspaces."""
+        return [block for block, in_use in self._blocks() if not in_use or block in self._scratch]
+
+    def all_blocks(self) -> Sequence[Block]:
+        """Return everything that torch has allocated."""
+        return [block for block, _ in self._blocks()]
+
+    def wiped(self) -> None:
+        """Nothing to note: torch tells again what is free."""
+
+    def given_back(self) -> int:
+        """Return a bound: after an allocation that failed, torch gives back its free segments and tries again."""
+        retries = self._count(_RETRIES)
+        if retries == self._retries:
+            return 0
+        self._retries = retries
+        return self._count(_RESERVED_PEAK) - self._count(_RESERVED)
+
+    def release(self) -> None:
+        """Have torch give back what is not in use."""
+        self._cuda.empty_cache()
+
+    def _count(self, name: str) -> int:
+        return int(self._cuda.memory_stats(self._index).get(name, 0))
+
+    def _blocks(self) -> Iterator[tuple[Block, bool]]:
+        for segment in self._cuda.memory_snapshot(**self._arguments):
+            if segment["device"] == self._index:
+                for block in segment["blocks"]:
+                    yield Block(block["address"], block["size"]), block["state"] == _IN_USE
+
+
+class Arena:
+    """Device memory for onnxruntime's CUDA provider, given out and taken back by us.
+
+    A freed block is given out again as it is while the tenant stays, and is zero when another comes. onnxruntime puts
+    all work of a session with such an allocator on one stream, so a block may be given out again at once; and a run has
+    ended on the device when it returns. (`user_compute_stream` and `disable_synchronize_execution_providers` would
+    change that: never set them beside this.) Source: onnxruntime.ai, CUDA execution provider, `gpu_external_*`.
+    """
+
+    def __init__(self, memory: DeviceMemory, limit_bytes: int) -> None:
+        """Join `memory`. At most `limit_bytes` are allocated; beyond, onnxruntime's run fails."""
+        self._memory = memory
+        self._limit = limit_bytes
+        self._total = 0
+        self._used: dict[int, int] = {}  # address -> bytes, as below
+        self._free: dict[int, int] = {}
+        self._by_size: dict[int, list[int]] = {}
+        self._dirty: set[int] = set()  # addresses of free blocks
+        self._fault = ""
+        memory.add_cache(self)
+
+    def provider_options(self) -> dict[str, str]:
+        """Return the options of `CUDAExecutionProvider` that make it allocate here."""
+        functions = (_ALLOC(self._on_allocate), _FREE(self._on_free), _EMPTY(_nothing))
+        _callbacks.append(functions)
+        names = ("gpu_external_alloc", "gpu_external_free", "gpu_external_empty_cache")
+        addresses = (ctypes.cast(function, ctypes.c_void_p).value for function in functions)
+        return {name: str(address) for name, address in zip(names, addresses, strict=True)}
+
+    def allocate(self, nbytes: int) -> int:
+        """Return the address of at least `nbytes`; `DeviceError` beyond the limit or without room."""
+        size = _rounded(nbytes)
+        waiting = self._by_size.get(size)
+        if waiting:
+            address = waiting.pop()
+            del self._free[address]
+            self._dirty.discard(address)
+        else:
+            address = self._new(size)
+        self._used[address] = size
+        return address
+
+    def free(self, address: int) -> None:
+        """Take a block back, with what is in it."""
+        size = self._used.pop(address, None)
+        if size is None:
+            raise DeviceError(f"GPU memory: wanted a block of this arena freed, got {address:#x}")
+        self._free[address] = size
+        self._by_size.setdefault(size, []).append(address)
+        self._dirty.add(address)
+
+    def free_blocks(self) -> Sequence[Block]:
+        """Return what was freed since it was last wiped."""
+        self._check()
+        return [Block(address, self._free[address]) for address in sorted(self._dirty)]
+
+    def all_blocks(self) -> Sequence[Block]:
+        """Return everything."""
+        self._check()
+        return [Block(address, size) for address, size in sorted({**self._used, **self._free}.items())]
+
+    def wiped(self) -> None:
+        """Take note that all free blocks are zero."""
+        self._dirty.clear()
+
+    def given_back(self) -> int:
+        """Nothing leaves here unwiped."""
+        return 0
+
+    def release(self) -> None:
+        """Give free blocks back to the device: `DeviceError` where they are not wiped."""
+        if self._dirty:
+            raise DeviceError(
+                f"GPU memory: wanted blocks wiped before they are freed, got {len(self._dirty)} that are not"
+            )
+        for address, size in list(self._free.items()):
+            self._memory.device.free(address)
+            del self._free[address]
+            self._total -= size
+        self._by_size.clear()
+
+    def _new(self, size: int) -> int:
+        if self._total + size > self._limit:
+            self._make_room()
+        if self._total + size > self._limit:
+            raise DeviceError(
+                f"GPU memory: wanted at most {self._limit} bytes for this model, got {self._total + size}"
+            )
+        try:
+            address = self._memory.device.allocate(size)
+        except DeviceError:
+            self._make_room()
+            address = self._memory.device.allocate(size)
+        self._total += size
+        return address
+
+    def _make_room(self) -> None:
+        self._memory.wipe(self.free_blocks())
+        self.wiped()
+        self.release()
+
+    def _check(self) -> None:
+        if self._fault:
+            raise DeviceError(self._fault)
+
+    def _on_allocate(self, nbytes: int) -> int | None:
+        """Called by onnxruntime, which makes an error of a null pointer. Nothing may be raised into it."""
+        try:
+            return self.allocate(nbytes)
+        except DeviceError:
+            return None
+
+    def _on_free(self, address: int | None) -> None:
+        """Called by onnxruntime. What goes wrong is raised when blocks are wiped next."""
+        try:
+            if address:
+                self.free(address)
+        except DeviceError as error:
+            self._fault = str(error)
+
+
+def _nothing() -> None:
+    """Called when onnxruntime has freed a large block, and would have a cache emptied: it is, at the next wipe."""
+
+
+def _rounded(nbytes: int) -> int:
+    """Return a size that few others round to: at most an eighth more."""
+    unit = max(_UNIT_BYTES, (1 << max(0, nbytes - 1).bit_length()) // (2 * _STEPS))
+    return max(unit, -(-nbytes // unit) * unit)

@@ -1,5 +1,7 @@
 """The key pair that attestation binds: made inside the locked worker, used to open one JWE, and wiped.
 
+At rest it lies in key memory, and so does what it opens: nobody else reads it there (attestation/key_memory.py).
+
 Source: RFC 7516 (flattened JSON serialisation), RFC 7518 sections 4.6 (ECDH-ES+A256KW) and 5.3 (A256GCM). Written on
 `cryptography` rather than on a JOSE library, because every secret on the way must be overwritten: a library hands them
 around in immutable objects. OpenSSL clears its own copies when the last reference to a key goes.
@@ -18,13 +20,16 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
+from cryptography.hazmat.primitives.serialization import load_der_private_key
 
+from hermetic.attestation.key_memory import KeyMemory
 from hermetic.enclave.zero_on_free import wipe_immutable_bytes_that_nobody_else_holds as wipe_bytes
 from hermetic.errors import BorderError
 
-__all__ = ["AttestedKey", "wrap_to"]
+__all__ = ["KEY_MEMORY_BYTES", "AttestedKey", "wrap_to"]
 
 JWE_LIMIT: Final = 16 * 1024  # bytes
+KEY_MEMORY_BYTES: Final = 512  # the pair, and what it opens; several times over
 ALGORITHM: Final = "ECDH-ES+A256KW"
 CONTENT_ENCRYPTION: Final = "A256GCM"
 _MEMBERS: Final = frozenset({"protected", "encrypted_key", "iv", "ciphertext", "tag"})
@@ -37,12 +42,24 @@ _IV_BYTES: Final = 12
 _TAG_BYTES: Final = 16
 
 
-class AttestedKey:
-    """An EC P-256 key pair whose private half never leaves this object."""
+# An EC private key on P-256 as RFC 5915 has it, up to the number and after it; without the public key.
+_DER_HEAD: Final = bytes.fromhex("30310201010420")
+_DER_TAIL: Final = bytes.fromhex("a00a06082a8648ce3d030107")
+_NUMBER: Final = slice(len(_DER_HEAD), len(_DER_HEAD) + _KEY_BYTES)
+DER_BYTES: Final = len(_DER_HEAD) + _KEY_BYTES + len(_DER_TAIL)
+_ORDER: Final = bytes.fromhex("ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551")  # of P-256
 
-    def __init__(self, private: ec.EllipticCurvePrivateKey) -> None:
-        self._private: ec.EllipticCurvePrivateKey | None = private
-        numbers = private.public_key().public_numbers()
+
+class AttestedKey:
+    """An EC P-256 key pair whose private half lies in key memory; OpenSSL has it for the length of one call."""
+
+    def __init__(self, memory: KeyMemory) -> None:
+        """Make a fresh pair. It takes what it needs of `memory`, which stays the caller's to wipe."""
+        self.memory: Final = memory
+        """Where the private half lies, and what is opened with it."""
+        self._der: memoryview | None = memory.take(DER_BYTES)
+        _fill(self._der)
+        numbers = self._private().public_key().public_numbers()
         self.public_jwk: Final[dict[str, str]] = {
             "kty": "EC",
             "crv": "P-256",
@@ -53,23 +70,27 @@ class AttestedKey:
 
     @classmethod
     def generate(cls) -> Self:
-        """Return a fresh pair."""
-        return cls(ec.generate_private_key(ec.SECP256R1()))
+        """Return a fresh pair in a memory of its own."""
+        return cls(KeyMemory(KEY_MEMORY_BYTES))
 
     def wipe(self) -> None:
-        """Forget the private half. Can be called again."""
-        self._private = None
+        """Forget the private half, and what was opened with it: wipes the memory. Can be called again.
+
+        Raises `KeyNotWipedError` where something of it is left.
+        """
+        if self._der is not None:
+            self._der.release()
+            self._der = None
+        self.memory.wipe()
 
     def exchange(self, public: ec.EllipticCurvePublicKey) -> bytes:
         """Return the shared secret with `public`, which the caller wipes; `BorderError` once the key is wiped."""
-        if self._private is None:
-            raise BorderError("JWE: wanted the attested key, got none: it has been wiped")
-        return self._private.exchange(ec.ECDH(), public)
+        return self._private().exchange(ec.ECDH(), public)
 
-    def open(self, jwe: bytes) -> bytearray:
-        """Return the secret in `jwe` (flattened JSON, to this key), in memory that the caller wipes.
+    def open(self, jwe: bytes) -> memoryview:
+        """Return the secret in `jwe` (flattened JSON, to this key), in the key's memory, until that is wiped.
 
-        Raises `BorderError` where it is malformed, for another algorithm, or not for this key.
+        Raises `BorderError` where it is malformed, for another algorithm, not for this key, or larger than the memory.
         """
         message, unprotected = _parse(jwe)
         protected = message["protected"]
@@ -83,9 +104,30 @@ class AttestedKey:
         finally:
             wipe_bytes(wrapping)
         try:
-            return _decrypt(content_key, message, protected.encode())
+            return self._decrypt(content_key, message, protected.encode())
         finally:
             wipe_bytes(content_key)
+
+    def _private(self) -> ec.EllipticCurvePrivateKey:
+        """Return the key for one call; OpenSSL clears its copy when the last reference goes."""
+        if self._der is None:
+            raise BorderError("JWE: wanted the attested key, got none: it has been wiped")
+        key = load_der_private_key(self._der, None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):  # it is: this tells the type checker
+            raise BorderError("attested key: wanted one on P-256, got another")
+        return key
+
+    def _decrypt(self, content_key: bytes, message: dict[str, str], associated_data: bytes) -> memoryview:
+        ciphertext = _decode(message["ciphertext"]) + _decode(message["tag"], _TAG_BYTES)
+        try:
+            secret = self.memory.take(len(ciphertext) - _TAG_BYTES)
+        except ValueError as error:
+            raise BorderError(f"JWE: {error}") from None
+        try:
+            AESGCM(content_key).decrypt_into(_decode(message["iv"], _IV_BYTES), ciphertext, associated_data, secret)
+        except InvalidTag:
+            raise BorderError("JWE: wanted an authentic ciphertext, got one that was changed") from None
+        return secret
 
 
 def wrap_to(public_jwk: Mapping[str, str], secret: bytearray | memoryview) -> bytes:
@@ -94,21 +136,40 @@ def wrap_to(public_jwk: Mapping[str, str], secret: bytearray | memoryview) -> by
     Raises `BorderError` where `public_jwk` is not an EC key on P-256.
     """
     ephemeral = AttestedKey.generate()
-    header = {"alg": ALGORITHM, "enc": CONTENT_ENCRYPTION, "epk": _without_algorithm(ephemeral.public_jwk)}
-    protected = _encode(json.dumps(header, separators=(",", ":")).encode())
-    wrapping = _wrapping_key(ephemeral.exchange(_ephemeral_key(dict(public_jwk))), b"", b"")
+    try:
+        header = {"alg": ALGORITHM, "enc": CONTENT_ENCRYPTION, "epk": _without_algorithm(ephemeral.public_jwk)}
+        protected = _encode(json.dumps(header, separators=(",", ":")).encode())
+        wrapping = _wrapping_key(ephemeral.exchange(_ephemeral_key(dict(public_jwk))), b"", b"")
+    finally:
+        ephemeral.wipe()
     content_key, iv = os.urandom(_KEY_BYTES), os.urandom(_IV_BYTES)
-    sealed = AESGCM(content_key).encrypt(iv, secret, protected.encode())
+    try:
+        sealed = AESGCM(content_key).encrypt(iv, secret, protected.encode())
+        encrypted_key = aes_key_wrap(wrapping, content_key)
+    finally:
+        wipe_bytes(content_key)
+        wipe_bytes(wrapping)
     message = {
         "protected": protected,
-        "encrypted_key": _encode(aes_key_wrap(wrapping, content_key)),
+        "encrypted_key": _encode(encrypted_key),
         "iv": _encode(iv),
         "ciphertext": _encode(sealed[:-_TAG_BYTES]),
         "tag": _encode(sealed[-_TAG_BYTES:]),
     }
-    wipe_bytes(content_key)
-    wipe_bytes(wrapping)
     return json.dumps(message).encode()
+
+
+def _fill(der: memoryview) -> None:
+    """Write a new private key: a random number below the order of the curve, and not 0."""
+    der[:] = _DER_HEAD + bytes(_KEY_BYTES) + _DER_TAIL
+    while True:
+        number = os.urandom(_KEY_BYTES)
+        try:
+            if bytes(_KEY_BYTES) < number < _ORDER:
+                der[_NUMBER] = number
+                return
+        finally:
+            wipe_bytes(number)
 
 
 def _without_algorithm(jwk: Mapping[str, str]) -> dict[str, str]:
@@ -119,19 +180,10 @@ def _wrapping_key(shared: bytes, apu: bytes, apv: bytes) -> bytes:
     """Return the key-encryption key of RFC 7518 section 4.6.2; `shared` is wiped."""
     # AlgorithmID, PartyUInfo, PartyVInfo, SuppPubInfo.
     info = b"".join(map(_with_length, (ALGORITHM.encode(), apu, apv))) + (8 * _KEY_BYTES).to_bytes(4, "big")
-    wrapping = ConcatKDFHash(SHA256(), _KEY_BYTES, info).derive(shared)
-    wipe_bytes(shared)
-    return wrapping
-
-
-def _decrypt(content_key: bytes, message: dict[str, str], associated_data: bytes) -> bytearray:
-    ciphertext = _decode(message["ciphertext"]) + _decode(message["tag"], _TAG_BYTES)
-    secret = bytearray(len(ciphertext) - _TAG_BYTES)
     try:
-        AESGCM(content_key).decrypt_into(_decode(message["iv"], _IV_BYTES), ciphertext, associated_data, secret)
-    except InvalidTag:
-        raise BorderError("JWE: wanted an authentic ciphertext, got one that was changed") from None
-    return secret
+        return ConcatKDFHash(SHA256(), _KEY_BYTES, info).derive(shared)
+    finally:
+        wipe_bytes(shared)
 
 
 def _parse(jwe: bytes) -> tuple[dict[str, str], dict[str, object]]:

@@ -1,8 +1,9 @@
 """Searching the memory of a process for canaries: the proof, or the refutation, that something was wiped.
 
 Reads every region of /proc/PID/mem that can hold data: all but what is mapped privately and unwritably from a file on
-disk, and the kernel's own pages. For tests, the demo and the benchmark; it needs the right to read that process (root,
-or the same uid while it is dumpable). `memfd_secret` memory and kernel buffers cannot be read by anyone: not scanned.
+disk, and the kernel's own pages; and every memfd that the process holds open without having mapped it. For tests, the
+demo and the benchmark; it needs the right to read that process (root, or the same uid while it is dumpable).
+`memfd_secret` memory and kernel buffers cannot be read by anyone: not scanned.
 """
 
 import base64
@@ -12,11 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from hermetic.enclave.zero_on_free import wipe
 
 __all__ = ["Hit", "Region", "ScanResult", "forms", "regions", "scan"]
 
+HITS_LIMIT: Final = 1000  # of one canary in one part of memory: a tensor may be nothing but canaries
+
 _CHUNK: Final = 4 << 20  # bytes read at a time
+_PAGE: Final = 4096  # bytes
 _KERNEL_PAGES: Final = ("[vvar]", "[vvar_vclock]", "[vsyscall]", "[vdso]")
 _NOT_ON_DISK: Final = ("/memfd:", "/dev/zero", "/SYSV")
 
@@ -62,38 +68,100 @@ class ScanResult:
 
 
 def forms(name: str, canary: bytes) -> dict[str, bytes]:
-    """Return a canary as it may also lie in memory: raw, in hexadecimal, and in base64 at each of its alignments."""
+    """Return a canary as it may also lie in memory: raw, in hexadecimal, and in base64 at each of its alignments.
+
+    In both alphabets of base64, where they differ.
+    """
     result = {name: canary, f"{name} (hex)": canary.hex().encode()}
-    for shift in range(3):
-        encoded = base64.b64encode(bytes(shift) + canary)
-        # The first and last groups of four depend on the neighbours.
-        result[f"{name} (base64, {shift})"] = encoded[4 if shift else 0 : len(encoded) - 4]
+    for kind, encode in (("base64", base64.b64encode), ("base64url", base64.urlsafe_b64encode)):
+        for shift in range(3):
+            encoded = encode(bytes(shift) + canary)
+            # The first and last groups of four depend on the neighbours.
+            text = encoded[4 if shift else 0 : len(encoded) - 4]
+            if text not in result.values():
+                result[f"{name} ({kind}, {shift})"] = text
     return result
 
 
 def scan(pid: int, canaries: Mapping[str, bytes]) -> ScanResult:
     """Return every place in the memory of process `pid` where one of `canaries` (name -> bytes) lies.
 
-    A process that scans itself finds the canaries that it searches for. Raises `OSError` where `pid` cannot be read.
+    A canary is no longer than a page, and not all zeros. A process that scans itself finds the canaries that it
+    searches for. Raises `OSError` where `pid` cannot be read.
     """
-    overlap = max(map(len, canaries.values())) - 1
-    hits: list[Hit] = []
-    unreadable: list[str] = []
-    scanned = 0
+    search = _Search(canaries)
     memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-    buffer = bytearray(_CHUNK)
     try:
         for region in regions(pid):
-            try:
-                for address, part in _read(memory, region, buffer, overlap):
-                    scanned += len(part)
-                    hits += _search(part, address, canaries, region.name)
-            except OSError:
-                unreadable.append(region.name)
+            search.through(region, memory)
     finally:
         os.close(memory)
-        wipe(buffer)  # it holds what was found
-    return ScanResult(tuple(dict.fromkeys(hits)), scanned, tuple(unreadable))
+    try:
+        for name, descriptor in _unmapped_memfds(pid):
+            try:
+                search.through(Region(0, os.fstat(descriptor).st_size, "r--s", name), descriptor)
+            finally:
+                os.close(descriptor)
+    finally:
+        search.wipe()
+    return ScanResult(tuple(dict.fromkeys(search.hits)), search.scanned, tuple(search.unreadable))
+
+
+class _Search:
+    """Looks through memory, part by part; pages of zeros are skipped."""
+
+    def __init__(self, canaries: Mapping[str, bytes]) -> None:
+        self.hits: list[Hit] = []
+        self.unreadable: list[str] = []
+        self.scanned = 0
+        self._canaries = canaries
+        self._overlap = max(map(len, canaries.values())) - 1
+        self._buffer = bytearray(_CHUNK)
+
+    def through(self, region: Region, descriptor: int) -> None:
+        """Search one region of what `descriptor` reads."""
+        try:
+            for address, length in self._read(region, descriptor):
+                self.scanned += length
+                for start, end in self._not_zero(length):
+                    self._search(start, end, address, region.name)
+        except OSError:
+            self.unreadable.append(region.name)
+
+    def wipe(self) -> None:
+        """Forget what was read: it holds what was found."""
+        wipe(self._buffer)
+
+    def _read(self, region: Region, descriptor: int) -> Iterator[tuple[int, int]]:
+        """Fill the buffer with the region in parts that overlap; yields the address and length of each."""
+        at = region.start
+        view = memoryview(self._buffer)
+        while at < region.end:
+            got = os.preadv(descriptor, [view[: min(len(view), region.end - at)]], at)
+            if got == 0:
+                return
+            yield at, got
+            at += got if at + got >= region.end else got - self._overlap
+
+    def _not_zero(self, length: int) -> Iterator[tuple[int, int]]:
+        """Yield the stretches of the buffer that are not pages of zeros, a canary's length more on either side."""
+        whole = length - length % _PAGE
+        pages = np.frombuffer(self._buffer, np.uint64, whole // 8).reshape(-1, _PAGE // 8).any(axis=1)
+        edges = np.flatnonzero(np.diff(pages, prepend=False, append=False)) * _PAGE
+        stretches = [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
+        if whole < length:
+            stretches.append((whole, length))
+        for start, end in stretches:
+            yield max(0, start - self._overlap), min(length, end + self._overlap)
+
+    def _search(self, start: int, end: int, address: int, region: str) -> None:
+        for name, canary in self._canaries.items():
+            at = self._buffer.find(canary, start, end)
+            found = 0
+            while at >= 0 and found < HITS_LIMIT:
+                self.hits.append(Hit(name, address + at, region))
+                found += 1
+                at = self._buffer.find(canary, at + 1, end)
 
 
 def regions(pid: int) -> list[Region]:
@@ -108,23 +176,14 @@ def regions(pid: int) -> list[Region]:
     return result
 
 
-def _read(memory: int, region: Region, buffer: bytearray, overlap: int) -> Iterator[tuple[int, memoryview]]:
-    """Yield the region in parts that overlap, each with its address."""
-    at = region.start
-    while at < region.end:
-        got = os.preadv(memory, [memoryview(buffer)[: min(len(buffer), region.end - at)]], at)
-        if got == 0:
-            return
-        yield at, memoryview(buffer)[:got]
-        at += got if at + got >= region.end else got - overlap
-
-
-def _search(part: memoryview, address: int, canaries: Mapping[str, bytes], region: str) -> Iterator[Hit]:
-    content = part.obj
-    if not isinstance(content, bytearray):  # it is: this tells the type checker
-        return
-    for name, canary in canaries.items():
-        at = content.find(canary, 0, len(part))
-        while at >= 0:
-            yield Hit(name, address + at, region)
-            at = content.find(canary, at + 1, len(part))
+def _unmapped_memfds(pid: int) -> Iterator[tuple[str, int]]:
+    """Yield name and a descriptor of our own of each memfd that a process holds open and has not mapped."""
+    seen = {int(line.split()[4]) for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "/memfd:" in line}
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            name, number = str(entry.readlink()), entry.stat().st_ino
+            if name.startswith("/memfd:") and number not in seen:
+                seen.add(number)
+                yield name, os.open(entry, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # closed meanwhile
+            continue

@@ -159,13 +159,17 @@ class ModelDescription(BaseModel):
 
 
 class LockdownReport(BaseModel):
-    """What a locked-down process holds: each property with the layers that give it."""
+    """What a locked-down process holds: each property with the layers that give it.
+
+    `key_memory` is the kind of memory that its keys lie in (attestation/key_memory.py); None: it has none of ours.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     properties: dict[str, tuple[str, ...]]
     waived: tuple[str, ...]
     warnings: tuple[str, ...]
     zeroing: Literal["enforced", "best effort"]
+    key_memory: Literal["secret", "locked", "unlocked"] | None = None
 
 
 class Prepare(Frame):

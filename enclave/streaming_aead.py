@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from hermetic.attestation.key_memory import KeyMemory
 from hermetic.enclave.sealed.refusals import Refusal, refused
 
 __all__ = [
@@ -110,15 +111,20 @@ def wipe(buffer: bytearray | memoryview) -> None:
 class SegmentCipher:
     """Encrypts and decrypts single segments under the key derived for one payload.
 
-    The derived key is wiped when the `with` block ends; OpenSSL clears its own copy when the last reference goes.
+    The derived key lies in key memory and is wiped when the `with` block ends; OpenSSL has it for one segment at a
+    time, and clears its copy.
     """
 
-    def __init__(self, key: Buffer, header: bytes, associated_data: bytes) -> None:
-        """Derive the segment key. `header` is the payload's, `associated_data` the manifest digest."""
+    def __init__(self, key: Buffer, header: bytes, associated_data: bytes, memory: KeyMemory | None = None) -> None:
+        """Derive the segment key. `header` is the payload's, `associated_data` the manifest digest.
+
+        `memory` is where the key is to lie, and stays the caller's to wipe; without it one is made here.
+        """
         self._nonce_prefix = header[_NONCE_PREFIX]
-        self._segment_key = bytearray(KEY_BYTES)
+        place = KeyMemory(KEY_BYTES) if memory is None else memory
+        self._own_memory = place if memory is None else None
+        self._segment_key: memoryview | None = place.take(KEY_BYTES)
         HKDF(SHA256(), KEY_BYTES, header[_SALT], associated_data).derive_into(key, self._segment_key)
-        self._aead: AESGCM | None = AESGCM(self._segment_key)
 
     def __enter__(self) -> Self:
         """Return the cipher."""
@@ -130,8 +136,11 @@ class SegmentCipher:
 
     def wipe(self) -> None:
         """Forget the key; the cipher cannot be used any more."""
-        self._aead = None
-        wipe(self._segment_key)
+        if self._segment_key is not None:
+            wipe(self._segment_key)
+            self._segment_key = None
+        if self._own_memory is not None:
+            self._own_memory.wipe()
 
     def encrypt_into(self, where: Segment, plaintext: Buffer, out: bytearray | memoryview) -> None:
         """Write the segment's ciphertext and tag to `out`, which is `where.ciphertext_bytes` long."""
@@ -152,9 +161,9 @@ class SegmentCipher:
             ) from None
 
     def _usable(self) -> AESGCM:
-        if self._aead is None:
+        if self._segment_key is None:
             raise ValueError("the segment cipher is used after it was wiped")
-        return self._aead
+        return AESGCM(self._segment_key)
 
     def _nonce(self, where: Segment) -> bytes:
         return self._nonce_prefix + struct.pack(">I?", where.index, where.last)

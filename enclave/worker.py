@@ -23,8 +23,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from hermetic.attestation.key_memory import KeyMemory
 from hermetic.enclave import runtimes
-from hermetic.enclave.attested_key import AttestedKey
+from hermetic.enclave.attested_key import KEY_MEMORY_BYTES, AttestedKey
 from hermetic.enclave.batch_runner import BatchRunner
 from hermetic.enclave.channel import Channel
 from hermetic.enclave.front_end_channels import FrontEndChannels
@@ -53,7 +54,7 @@ from hermetic.enclave.runtimes.interface import ModelToLoad
 from hermetic.enclave.sealing import OpenedModel, open_payload, read_header, verify_manifest
 from hermetic.enclave.streaming_aead import KEY_BYTES
 from hermetic.enclave.warm_up import warm_up
-from hermetic.enclave.zero_on_free import RUNTIME_ENVIRONMENT, status, wipe
+from hermetic.enclave.zero_on_free import RUNTIME_ENVIRONMENT, status
 from hermetic.errors import BorderError, ConfigurationError, HermeticError, KnownAnswerError, SealedModelError
 
 __all__ = ["main"]
@@ -85,9 +86,14 @@ class Worker:
             return
         publishers = TrustedPublishers.loads(prepare.publishers)
         key, sealed_into, private = self._lock(prepare)
-        message, descriptors = self._receive((OpenModel, Unload), descriptors=None)
-        if isinstance(message, OpenModel):
-            loaded = self._open(prepare, publishers, key, sealed_into, private, message, descriptors)
+        try:
+            message, descriptors = self._receive((OpenModel, Unload), descriptors=None)
+            loaded = None
+            if isinstance(message, OpenModel):
+                loaded = self._open(prepare, publishers, key, sealed_into, private, message, descriptors)
+        finally:
+            key.wipe()
+        if loaded is not None:
             try:
                 loaded.front_ends.serve(lambda: self._obey(loaded))
                 loaded.front_ends.finish()
@@ -107,6 +113,7 @@ class Worker:
         private = open_memory(prepare.profile)
         # Made now: a locked worker can make no memory that is not bounded.
         sealed_into = os.memfd_create("hermetic-model", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        keys = KeyMemory(KEY_MEMORY_BYTES)
         _silence()
         # (3) The lock-down.
         room = Room(
@@ -118,8 +125,8 @@ class Worker:
         )
         report = lock_down_worker(room, prepare.profile, zeroing)
         # (4) The key pair.
-        key = AttestedKey.generate()
-        self._send(Locked(public_key=key.public_jwk, report=report))
+        key = AttestedKey(keys)
+        self._send(Locked(public_key=key.public_jwk, report=report.model_copy(update={"key_memory": keys.kind})))
         return key, sealed_into, private
 
     def _open(
@@ -216,13 +223,12 @@ def _unseal(
         if manifest.known_answer is None and not prepare.draft:
             raise KnownAnswerError(f"model {manifest.name}: wanted known answers sealed with it, got none")
         secret = key.open(message.jwe)
-        try:
-            if len(secret) != KEY_BYTES:
-                raise BorderError(f"model key: wanted {KEY_BYTES} bytes, got {len(secret)}")
-            return manifest, open_payload(sealed, manifest, secret, prepare.threads, memory_fd=memory)
-        finally:
-            wipe(secret)
+        if len(secret) != KEY_BYTES:
+            raise BorderError(f"model key: wanted {KEY_BYTES} bytes, got {len(secret)}")
+        threads = prepare.threads
+        return manifest, open_payload(sealed, manifest, secret, threads, memory_fd=memory, key_memory=key.memory)
     finally:
+        # The model's key and the derived one too: all lie in the memory of the pair.
         key.wipe()
         os.close(sealed)
         os.close(memory)

@@ -10,7 +10,7 @@ The way of a request (docs/spec/key-broker.md):
     serving.py  serving_ca.py  ak.py           certificates for serving keys and attestation keys
     admin.py  admin_tokens.py                  what operators may do
     key_store.py  file_key_store.py  key_file.py  kek.py    where keys lie, wrapped
-    jwe.py  key_buffer.py                      the only moments of a key in the clear
+    jwe.py  ../key_memory.py                   the only moments of a key in the clear
     journal.py                                 each decision, durable before the act
 
 Nothing in server/ or enclave/ imports this package.

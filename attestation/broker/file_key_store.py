@@ -15,8 +15,8 @@ from typing import Final
 
 from hermetic.attestation.broker import key_file
 from hermetic.attestation.broker.kek import NONCE_BYTES, Kek
-from hermetic.attestation.broker.key_buffer import KeyBuffer
 from hermetic.attestation.broker.key_store import KeyExistsError, ResourcePath, StoredKey
+from hermetic.attestation.key_memory import KeyMemory
 from hermetic.errors import InvalidRequestError, KeyStoreError
 
 SUFFIX: Final = ".key"
@@ -41,7 +41,8 @@ class FileKeyStore:
             raise KeyStoreError(f"key store {folder}: {error.strerror}") from error
 
     def close(self) -> None:
-        """Let another process open the store."""
+        """Wipe the key-encryption key, and let another process open the store."""
+        self._kek.close()
         os.close(self._lock)
 
     def create(self, key: StoredKey, secret: memoryview) -> None:
@@ -61,7 +62,7 @@ class FileKeyStore:
         """The facts of `resource`, None when there is none."""
         return self._keys.get(resource)
 
-    def unwrap(self, resource: ResourcePath) -> KeyBuffer:
+    def unwrap(self, resource: ResourcePath) -> KeyMemory:
         """The secret of `resource` in the clear, for the caller to wipe; raises `KeyStoreError`."""
         read = self._read(resource)
         if read.key != self._keys.get(resource):

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 
 from hermetic.attestation.evidence import JsonValue
+from hermetic.attestation.key_memory import wipe_bytes_that_nobody_else_holds
 from hermetic.errors import InvalidRequestError
 
 CONTENT_ENCRYPTION: Final = "A256GCM"
@@ -71,15 +72,15 @@ def tee_key(jwk: Mapping[str, JsonValue]) -> TeeKey:
 
 
 def encrypt(secret: bytes | memoryview, recipient: TeeKey) -> dict[str, str]:
-    """`secret` as a flattened JWE to `recipient`. The content key is wiped as far as Python can."""
-    cek = bytearray(os.urandom(CEK_BYTES))
+    """`secret` as a flattened JWE to `recipient`. The keys on the way are wiped, whatever happens."""
+    cek = os.urandom(CEK_BYTES)
     try:
         header, encrypted_key = _wrap_cek(cek, recipient.public_key)
         protected = b64url(json.dumps(header, separators=(",", ":")).encode())
         iv = os.urandom(IV_BYTES)
         sealed = AESGCM(cek).encrypt(iv, secret, protected.encode("ascii"))
     finally:
-        cek[:] = bytes(CEK_BYTES)
+        wipe_bytes_that_nobody_else_holds(cek)
     return {
         "protected": protected,
         "encrypted_key": b64url(encrypted_key),
@@ -89,25 +90,34 @@ def encrypt(secret: bytes | memoryview, recipient: TeeKey) -> dict[str, str]:
     }
 
 
-def _wrap_cek(cek: bytearray, key: PublicKey) -> tuple[dict[str, JsonValue], bytes]:
+def _wrap_cek(cek: bytes, key: PublicKey) -> tuple[dict[str, JsonValue], bytes]:
     if isinstance(key, rsa.RSAPublicKey):
         oaep = padding.OAEP(padding.MGF1(SHA256()), SHA256(), None)
-        return {"alg": KEY_TRANSPORT, "enc": CONTENT_ENCRYPTION}, key.encrypt(bytes(cek), oaep)
+        return {"alg": KEY_TRANSPORT, "enc": CONTENT_ENCRYPTION}, key.encrypt(cek, oaep)
     ephemeral = ec.generate_private_key(key.curve)
-    kek = _concat_kdf(ephemeral.exchange(ec.ECDH(), key))
     header: dict[str, JsonValue] = {
         "alg": KEY_AGREEMENT,
         "enc": CONTENT_ENCRYPTION,
         "epk": ec_jwk(ephemeral.public_key()),
     }
-    return header, aes_key_wrap(kek, bytes(cek))
+    kek = _concat_kdf(ephemeral.exchange(ec.ECDH(), key))
+    try:
+        return header, aes_key_wrap(kek, cek)
+    finally:
+        wipe_bytes_that_nobody_else_holds(kek)
 
 
 def _concat_kdf(shared: bytes) -> bytes:
-    """RFC 7518 section 4.6.2 with AlgorithmID "ECDH-ES+A256KW", empty PartyUInfo and PartyVInfo, 256 bits."""
+    """RFC 7518 section 4.6.2 with AlgorithmID "ECDH-ES+A256KW", empty PartyUInfo and PartyVInfo, 256 bits.
+
+    Wipes `shared`.
+    """
     algorithm = KEY_AGREEMENT.encode("ascii")
     other_info = len(algorithm).to_bytes(4, "big") + algorithm + bytes(8) + (256).to_bytes(4, "big")
-    return ConcatKDFHash(SHA256(), 32, other_info).derive(shared)
+    try:
+        return ConcatKDFHash(SHA256(), 32, other_info).derive(shared)
+    finally:
+        wipe_bytes_that_nobody_else_holds(shared)
 
 
 def ec_jwk(key: ec.EllipticCurvePublicKey) -> dict[str, JsonValue]:

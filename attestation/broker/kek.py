@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from hermetic.attestation.key_memory import KeyMemory, wipe_bytes_that_nobody_else_holds
 from hermetic.errors import ConfigurationError, KeyStoreError
 
 KEK_BYTES: Final = 32
@@ -32,24 +33,38 @@ _LABEL: Final = "hermetic-wrapped-key/1"
 
 
 class Kek:
-    """What a KEK can do; the KEK itself is not kept, only the keys derived from it."""
+    """What a KEK can do; the KEK itself is not kept, only the keys derived from it, in key memory.
+
+    Cryptography has a key for the length of one call: `AESGCM` and `HMAC` would keep copies on the heap.
+    """
 
     def __init__(self, key: bytes | bytearray) -> None:
         """`key` is 32 bytes; the caller wipes it."""
         if len(key) != KEK_BYTES:
             raise ConfigurationError(f"KEK: expected {KEK_BYTES} bytes, got {len(key)}")
-        self.identifier: Final = _derive(key, "id")[:8].hex()
-        self._wrapping: Final = AESGCM(_derive(key, "wrap"))
-        self._facts: Final = _derive(key, "facts")
+        self._memory: Final = KeyMemory(2 * KEK_BYTES)
+        identifier = bytearray(KEK_BYTES)
+        _derive_into(key, "id", identifier)
+        self.identifier: Final = identifier[:8].hex()
+        self._wrapping: Final = self._memory.take(KEK_BYTES)
+        self._facts: Final = self._memory.take(KEK_BYTES)
+        _derive_into(key, "wrap", self._wrapping)
+        _derive_into(key, "facts", self._facts)
+
+    def close(self) -> None:
+        """Wipe the keys; nothing can be wrapped or unwrapped any more."""
+        self._wrapping.release()
+        self._facts.release()
+        self._memory.wipe()
 
     def wrap(self, nonce: bytes, secret: memoryview, facts: bytes) -> bytes:
         """AES-256-GCM of `secret` with `facts` as associated data: ciphertext and tag."""
-        return self._wrapping.encrypt(nonce, secret, facts)
+        return AESGCM(self._wrapping).encrypt(nonce, secret, facts)
 
     def unwrap_into(self, nonce: bytes, wrapped: bytes, facts: bytes, into: memoryview) -> None:
         """Decrypt into `into` (16 bytes shorter than `wrapped`); raises `KeyStoreError` when it does not verify."""
         try:
-            self._wrapping.decrypt_into(nonce, wrapped, facts, into)
+            AESGCM(self._wrapping).decrypt_into(nonce, wrapped, facts, into)
         except InvalidTag as error:
             raise KeyStoreError(
                 "wrapped key: expected an authentic ciphertext, got one that does not verify"
@@ -73,7 +88,8 @@ def load_kek(source: str, store: Path, credentials: Path | None) -> Kek:
     except OSError as error:
         raise ConfigurationError(f"kek: cannot read {source}: {error.strerror}") from error
     try:
-        return Kek(_decoded(raw))
+        _decode(raw)
+        return Kek(raw)
     finally:
         raw[:] = bytes(len(raw))
 
@@ -119,26 +135,32 @@ _READERS: Final[dict[str, Callable[[str, Path, Path | None], bytearray]]] = {
 def _read(descriptor: int, name: str) -> bytearray:
     raw = bytearray(MAX_KEK_FILE_BYTES + 1)
     length = 0
-    with os.fdopen(descriptor, "rb", buffering=0) as source:
-        while count := source.readinto(memoryview(raw)[length:]):
-            length += count
-    if length > MAX_KEK_FILE_BYTES:
-        raise ConfigurationError(f"kek: expected at most {MAX_KEK_FILE_BYTES} bytes in {name}, got more")
-    kept = raw[:length]
-    raw[:] = bytes(len(raw))
-    return kept
-
-
-def _decoded(raw: bytearray) -> bytes | bytearray:
-    if len(raw) == KEK_BYTES:
-        return raw
     try:
-        return bytes.fromhex(raw.decode("ascii"))
-    except ValueError as error:
+        with os.fdopen(descriptor, "rb", buffering=0) as source:
+            while count := source.readinto(memoryview(raw)[length:]):
+                length += count
+        if length > MAX_KEK_FILE_BYTES:
+            raise ConfigurationError(f"kek: expected at most {MAX_KEK_FILE_BYTES} bytes in {name}, got more")
+        return raw[:length]
+    finally:
+        raw[:] = bytes(len(raw))
+
+
+def _decode(raw: bytearray) -> None:
+    """Turn hex digits into the key, in place: the digits are the key too."""
+    if len(raw) == KEK_BYTES:
+        return
+    try:
+        text = raw.decode("ascii").strip()
+        key = bytes.fromhex(text)
+    except ValueError:  # without its text, which would quote what was read
         raise ConfigurationError(
             f"KEK: expected {KEK_BYTES} bytes or {2 * KEK_BYTES} hex digits, got neither"
-        ) from error
+        ) from None
+    raw[:] = bytes(len(raw))
+    raw[:] = key
+    wipe_bytes_that_nobody_else_holds(key)
 
 
-def _derive(key: bytes | bytearray, use: str) -> bytes:
-    return HKDF(SHA256(), 32, None, f"{_LABEL} {use}".encode()).derive(key)
+def _derive_into(key: bytes | bytearray, use: str, out: bytearray | memoryview) -> None:
+    HKDF(SHA256(), KEK_BYTES, None, f"{_LABEL} {use}".encode()).derive_into(key, out)

@@ -13,7 +13,6 @@ from typing import Final
 import rfc8785
 
 from hermetic.attestation.broker.kek import NONCE_BYTES, TAG_BYTES, Kek
-from hermetic.attestation.broker.key_buffer import KeyBuffer
 from hermetic.attestation.broker.key_store import (
     MAX_NAME_LENGTH,
     MAX_SECRET_BYTES,
@@ -24,6 +23,7 @@ from hermetic.attestation.broker.key_store import (
 from hermetic.attestation.broker.strict_json import exactly, json_object, parse_object, text
 from hermetic.attestation.claims import Profile
 from hermetic.attestation.evidence import JsonValue
+from hermetic.attestation.key_memory import KeyMemory
 from hermetic.errors import InvalidRequestError, KeyStoreError
 
 FORMAT: Final = "hermetic-wrapped-key/1"
@@ -47,13 +47,13 @@ class KeyFile:
     nonce: bytes
     wrapped: bytes
 
-    def unwrap(self, kek: Kek) -> KeyBuffer:
+    def unwrap(self, kek: Kek) -> KeyMemory:
         """The secret in the clear, for the caller to wipe; raises `KeyStoreError` when it is not authentic."""
-        buffer = KeyBuffer(len(self.wrapped) - TAG_BYTES)
+        buffer = KeyMemory(len(self.wrapped) - TAG_BYTES)
         try:
             with buffer.view as view:
                 kek.unwrap_into(self.nonce, self.wrapped, self.facts, view)
-        except KeyStoreError:
+        except BaseException:
             buffer.wipe()
             raise
         return buffer

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
 
-from hermetic.attestation.broker.key_buffer import KeyBuffer
 from hermetic.attestation.claims import Profile
+from hermetic.attestation.key_memory import KeyMemory
 from hermetic.errors import InvalidRequestError, KeyStoreError
 
 MAX_SECRET_BYTES: Final = 65536
@@ -83,7 +83,7 @@ class KeyStore(Protocol):
     def find(self, resource: ResourcePath) -> StoredKey | None:
         """The authenticated facts of `resource`, None when there is none; the secret stays wrapped."""
 
-    def unwrap(self, resource: ResourcePath) -> KeyBuffer:
+    def unwrap(self, resource: ResourcePath) -> KeyMemory:
         """The secret in the clear; the caller wipes it."""
 
     def list(self) -> tuple[StoredKey, ...]:

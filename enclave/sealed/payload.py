@@ -2,7 +2,8 @@
 
 Source: docs/spec/sealed-model.md section 6, steps 12 to 17. Segments are decrypted in parallel straight into a memfd:
 the peak is one model and one segment per thread. Needs of a locked-down process: pread, lseek, ftruncate, mmap, munmap,
-madvise, fcntl (F_ADD_SEALS, F_DUPFD_CLOEXEC), threads; and memfd_create, unless it passes a memory made before.
+madvise, fcntl (F_ADD_SEALS, F_DUPFD_CLOEXEC), threads; and memfd_create and memfd_secret, unless it passes memories
+made before.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from concurrent.futures import Future
 from concurrent.futures.thread import ThreadPoolExecutor
 from typing import Final, Self
 
+from hermetic.attestation.key_memory import KeyMemory
 from hermetic.enclave.manifest import FileEntry, Manifest
 from hermetic.enclave.sealed.container import MAGIC, PREFIX, read_exactly
 from hermetic.enclave.sealed.header import check_length
@@ -91,13 +93,20 @@ class OpenedModel:
 
 
 def open_payload(
-    fd: int, manifest: Manifest, key: bytearray | memoryview, threads: int, *, memory_fd: int | None = None
+    fd: int,
+    manifest: Manifest,
+    key: bytearray | memoryview,
+    threads: int,
+    *,
+    memory_fd: int | None = None,
+    key_memory: KeyMemory | None = None,
 ) -> OpenedModel:
     """Decrypt and check the payload of the sealed file behind `fd`; return the model's files.
 
     `manifest` is what `verify_manifest` returned. `key` is consumed: it is all zeros afterwards, whatever happens.
     `memory_fd` is an empty memfd made with MFD_ALLOW_SEALING; without it one is made here. It is sized and sealed
-    against resizing, and may be closed afterwards. Runs up to `threads` threads beside the caller's.
+    against resizing, and may be closed afterwards. `key_memory` is where the derived key is to lie; without it one is
+    made here, which a locked-down process cannot. Runs up to `threads` threads beside the caller's.
     Raises `SealedModelError`, naming the refusal, with everything decrypted so far wiped.
     """
     try:
@@ -106,7 +115,7 @@ def open_payload(
         check_length(fd, manifest, start)
         header = _check_header(fd, manifest, start)
         verify_key(key, header, bytes.fromhex(manifest.payload.key_check))
-        cipher = SegmentCipher(key, header, manifest.digest())
+        cipher = SegmentCipher(key, header, manifest.digest(), key_memory)
     finally:
         wipe(key)
     with cipher:

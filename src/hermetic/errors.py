@@ -31,7 +31,8 @@
     ├── EvidenceError               hardware, vendor or platform owner must act
     │   ├── VerificationError           not genuine: carries every failed check
     │   └── AppraisalError              genuine, not acceptable: carries every failure
-    └── BorderError                 the process across a border broke the protocol
+    ├── BorderError                 the process across a border broke the protocol
+    └── KeyNotWipedError            a bug of ours: a key was still there after its wipe
 
 Nothing here knows gRPC, HTTP or exit codes: server/status.py, attestation/broker/ and cli/ map them.
 """
@@ -189,3 +190,7 @@ class AppraisalError(EvidenceError):
 
 class BorderError(HermeticError):
     """The process across a border sent something that the protocol does not allow."""
+
+
+class KeyNotWipedError(HermeticError):
+    """A bug of ours, or worse: bytes of a key were still there after they had been overwritten."""

@@ -23,7 +23,12 @@ def main() -> None:
     settings = WorkerSettings(**json.loads(sys.argv[2]))
     manifest = sealing.verify_manifest(sealing.read_header(sealed), TrustedPublishers.loads(settings.publishers))
     worker = Worker.start(settings)
-    tell(worker=worker.pid, public_key=worker.public_key, zeroing=worker.report.zeroing)
+    tell(
+        worker=worker.pid,
+        public_key=worker.public_key,
+        zeroing=worker.report.zeroing,
+        key_memory=worker.report.key_memory,
+    )
     for line in sys.stdin:
         if line.strip() == "unload":
             tell(wiped=worker.unload())

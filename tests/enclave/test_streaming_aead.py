@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tink import cleartext_keyset_handle, streaming_aead
 from tink.proto import aes_gcm_hkdf_streaming_pb2, common_pb2, tink_pb2
 
+from hermetic.attestation.key_memory import KeyMemory
 from hermetic.enclave import streaming_aead as ours
 from hermetic.enclave.sealed.refusals import Refusal, refusal_of
 from hermetic.errors import SealedModelError
@@ -156,9 +157,11 @@ def test_a_segment_opens_only_in_its_place(change: str) -> None:
 
 
 def test_a_wiped_cipher_cannot_be_used() -> None:
-    cipher = ours.SegmentCipher(KEY, ours.new_header(), b"")
+    memory = KeyMemory(32)
+    cipher = ours.SegmentCipher(KEY, ours.new_header(), b"", memory)
+    assert bytes(memory.view) != bytes(32)
     cipher.wipe()
-    assert cipher._segment_key == bytes(32)
+    assert bytes(memory.view) == bytes(32)
     with pytest.raises(ValueError, match="wiped"):
         cipher.encrypt_into(ours.segment(0, 1), b"x", bytearray(17))
 

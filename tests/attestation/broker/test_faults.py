@@ -9,7 +9,7 @@ import pytest
 
 from hermetic.attestation.broker.key_store import ResourcePath
 from hermetic.attestation.log import Log
-from hermetic.errors import BrokerUnreachableError, KeyStoreError, LogError
+from hermetic.errors import BrokerUnreachableError, LogError
 from tests.attestation.broker.independent_guest import IndependentGuest, hermetic_claims
 from tests.attestation.broker.test_refusals import refused
 from tests.attestation.broker.world import World
@@ -108,36 +108,6 @@ def test_a_fault_of_any_kind_prints_no_local_variable(
     assert "ZeroDivisionError" in out
     assert key.hex() not in out
     assert repr(key) not in out
-
-
-def test_a_key_buffer_is_wiped_when_an_error_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hermetic.attestation.broker.key_buffer import KeyBuffer
-
-    buffer = KeyBuffer(32)
-
-    def fails() -> None:
-        with buffer, buffer.view as view:
-            view[:] = bytes(range(32))
-            raise KeyStoreError("passes")
-
-    with pytest.raises(KeyStoreError):
-        fails()
-    with pytest.raises(ValueError, match="closed"):
-        _ = buffer.view
-    buffer.wipe()  # twice does nothing
-
-
-def test_a_view_that_is_held_does_not_keep_the_secret() -> None:
-    from hermetic.attestation.broker.key_buffer import KeyBuffer
-
-    buffer = KeyBuffer(32)
-    view = buffer.view
-    view[:] = bytes(range(32))
-    with pytest.raises(BufferError):
-        buffer.wipe()
-    assert bytes(view) == bytes(32)
-    view.release()
-    buffer.wipe()
 
 
 def test_resource_paths_are_what_they_print() -> None:

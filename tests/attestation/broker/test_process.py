@@ -14,8 +14,11 @@ from typing import Any
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from hermetic.attestation.admin_client import AdminClient, ModelKeyFacts
+from hermetic.attestation.key_memory import probe
 from hermetic.enclave.memory_scan import forms, scan
 from hermetic.errors import BrokerUnreachableError
 from tests.attestation.broker.independent_guest import IndependentGuest, hermetic_claims
@@ -120,19 +123,45 @@ def test_a_released_key_is_not_in_the_brokers_memory(world: World) -> None:
 
 
 FORGETS_TO_WIPE = """
-from hermetic.attestation.broker.key_buffer import KeyBuffer
+from hermetic.attestation import key_memory
 kept = []
-KeyBuffer.wipe = lambda self: kept.append(self)
+key_memory.KeyMemory.wipe = lambda self: kept.append(self)
+{more}
 from hermetic.cli import main
 main()
 """
 
 
-def test_the_scan_would_find_a_key_that_is_not_wiped(world: World) -> None:
+NO_SECRET_MEMORY = """
+def refuse(size):
+    raise OSError("not here")
+key_memory._secret = refuse
+"""
+
+
+@pytest.mark.parametrize(("more", "found"), [(NO_SECRET_MEMORY, 2), ("", 0)], ids=["locked memory", "secret memory"])
+def test_the_scan_would_find_a_key_that_is_not_wiped(world: World, more: str, found: int) -> None:
+    """In locked memory. In secret memory nobody finds it, wiped or not: there the wipe looks for itself."""
+    if not more and probe() != "secret":
+        pytest.skip("this host has no secret memory")
     key = os.urandom(32)
-    with served(world, FORGETS_TO_WIPE) as broker:
+    with served(world, FORGETS_TO_WIPE.format(more=more)) as broker:
         released(world, broker, key)
-        assert found_in(broker, key) == 2
+        assert found_in(broker, key) == found
+
+
+def test_no_key_that_wraps_others_is_in_the_brokers_memory(world: World) -> None:
+    """All the time that it runs: the key-encryption key, and those derived from it, lie where nobody reads."""
+    if probe() != "secret":
+        pytest.skip("this host has no secret memory")
+    kek = os.urandom(32)
+    (world.folder / "elsewhere" / "kek").write_bytes(kek)
+    with served(world) as broker:
+        released(world, broker, os.urandom(32))
+        assert found_in(broker, kek) == 0
+        for use in ("wrap", "facts"):
+            derived = HKDF(SHA256(), 32, None, f"hermetic-wrapped-key/1 {use}".encode()).derive(kek)
+            assert found_in(broker, derived) == 0, use
 
 
 def test_it_leaves_no_core_dump(world: World) -> None:

@@ -9,6 +9,7 @@ from hermetic.enclave.batch_runner import BatchRunner, SharedBuffers
 from hermetic.enclave.buffers import layout
 from hermetic.enclave.channel import Channel, map_shared_memory
 from hermetic.enclave.messages import ModelDescription, decode_batch
+from hermetic.enclave.pulse import Pulse
 from hermetic.enclave.zero_on_free import wipe
 from hermetic.errors import BorderError
 
@@ -26,10 +27,19 @@ class FrontEndChannels:
     """Data channels with their shared memory, beside the control channel, in one `poll`."""
 
     def __init__(
-        self, runner: BatchRunner, description: ModelDescription, control: Channel, files: Mapping[str, bytearray]
+        self,
+        runner: BatchRunner,
+        description: ModelDescription,
+        control: Channel,
+        files: Mapping[str, bytearray],
+        pulse: Pulse,
     ) -> None:
-        """`files`: the payload's that front ends need, by name; they are wiped with the model."""
+        """`files`: the payload's that front ends need, by name; they are wiped with the model.
+
+        `pulse` tells the supervisor when a batch begins and ends.
+        """
         self._runner = runner
+        self._pulse = pulse
         self._files = files
         self._description = description
         self._control = control.fileno()
@@ -86,6 +96,7 @@ class FrontEndChannels:
         front_end = self._front_ends.get(descriptor)
         if front_end is None:  # dropped earlier in the same round
             return
+        self._pulse.begin()
         try:
             batch = decode_batch(front_end.channel.receive_data())
             front_end.channel.send(self._runner.run(batch, front_end.buffers))
@@ -93,6 +104,8 @@ class FrontEndChannels:
             # It has closed, or sent what the protocol does not allow: the end for it alone. It notices by the end of
             # its socket; there is nobody here to tell.
             self._drop(descriptor, front_end)
+        finally:
+            self._pulse.end()
 
     def _drop(self, descriptor: int, front_end: _FrontEnd) -> None:
         self._poll.unregister(descriptor)

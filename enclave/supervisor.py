@@ -36,8 +36,9 @@ from hermetic.enclave.messages import (
     Wiped,
     decode_control,
 )
+from hermetic.enclave.pulse import Observation, Wrist
 from hermetic.enclave.zero_on_free import environment, interpreter
-from hermetic.errors import BorderError, HermeticError, WorkerLostError
+from hermetic.errors import BorderError, HermeticError, WorkerLostError, WorkerStoppedError
 
 __all__ = ["Worker", "WorkerSettings", "data_channel", "pin", "shared_memory"]
 
@@ -92,10 +93,11 @@ class WorkerSettings:
 class Worker:
     """One worker process. `start` makes it; it is over after `unload` or `kill`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], control: Channel, uid: OwnUid) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], control: Channel, uid: OwnUid, wrist: Wrist) -> None:
         self._process = process
         self._control = control
         self._uid = uid
+        self._wrist = wrist
         self._lock = threading.Lock()
         self._burial = threading.Lock()
         self._buried = False
@@ -116,7 +118,8 @@ class Worker:
         uid = OwnUid(settings.uid)
         with theirs:
             process = _spawner().submit(_spawn, theirs.fileno(), settings.cores).result()
-        worker = cls(process, ours, uid)
+        wrist = Wrist()
+        worker = cls(process, ours, uid, wrist)
         prepare = Prepare(
             profile=settings.profile,
             publishers=settings.publishers,
@@ -130,7 +133,7 @@ class Worker:
             prepack_limit_bytes=settings.prepack_limit_bytes,
         )
         try:
-            locked = worker._ask(prepare, (), Locked, timeout_s)
+            locked = worker._ask(prepare, (wrist.descriptor,), Locked, timeout_s)
         except HermeticError:
             worker.kill()
             raise
@@ -161,15 +164,26 @@ class Worker:
             raise WorkerLostError(f"worker {self.pid}: wanted one with an open model, got one without")
         return self._opened.description
 
+    def observe(self) -> Observation:
+        """Return its pulse and the CPU time it has used; `ProcessLookupError` where it is gone, or being buried."""
+        if not self._burial.acquire(blocking=False):
+            raise ProcessLookupError(f"worker {self.pid}: wanted a process, got a burial")
+        try:
+            if self._buried:
+                raise ProcessLookupError(f"worker {self.pid}: wanted a process, got a grave")
+            return self._wrist.observe(self.pid)
+        finally:
+            self._burial.release()
+
     def open(self, sealed: int, jwe: bytes, manifest_digest: bytes, *, timeout_s: float = OPEN_TIMEOUT_S) -> Opened:
         """Hand over the sealed file's descriptor (read-only; it stays the caller's) and its key as a JWE.
 
         Returns when the model has given its known answers. Raises `SealedModelError`, `ModelFormatError`,
-        `KnownAnswerError`, `BorderError` (the JWE is not for this worker) or `WorkerLostError`; the worker is gone
-        then.
+        `KnownAnswerError`, `BorderError` (the JWE is not for this worker), `WorkerStoppedError` (it took longer than
+        `timeout_s`) or `WorkerLostError`; the worker is gone then.
         """
         request = OpenModel(jwe=jwe, manifest_digest=manifest_digest.hex())
-        self._opened = self._ask(request, (sealed,), Opened, timeout_s)
+        self._opened = self._ask(request, (sealed,), Opened, timeout_s, late=WorkerStoppedError)
         return self._opened
 
     def attach(
@@ -215,8 +229,16 @@ class Worker:
         self._bury(KILL_TIMEOUT_S)
         return _describe_end(self._process.returncode)
 
-    def _ask(self, request: Frame, descriptors: tuple[int, ...], wanted: type[_Answer], timeout_s: float) -> _Answer:
-        """Send a frame and return its answer, or raise what the worker says.
+    def _ask(
+        self,
+        request: Frame,
+        descriptors: tuple[int, ...],
+        wanted: type[_Answer],
+        timeout_s: float,
+        *,
+        late: type[WorkerLostError] = WorkerLostError,
+    ) -> _Answer:
+        """Send a frame and return its answer, or raise what the worker says; `late` where it says nothing in time.
 
         A worker that fails here is ended, and not buried: whoever owns it may still wait on `pidfd`.
         """
@@ -229,9 +251,7 @@ class Worker:
             answer = self._receive(wanted)
         except TimeoutError:
             self._end_and_wait()
-            raise WorkerLostError(
-                f"worker {self.pid}: wanted {wanted.__name__} within {timeout_s:g} s, got nothing"
-            ) from None
+            raise late(f"worker {self.pid}: wanted {wanted.__name__} within {timeout_s:g} s, got nothing") from None
         except (BorderError, OSError) as error:
             end = _describe_end(self._end_and_wait())
             raise WorkerLostError(f"worker {self.pid}: wanted {wanted.__name__}, got: {error}; it {end}") from None
@@ -272,6 +292,7 @@ class Worker:
                 with self._lock:  # whoever still waits for an answer gets the end of the process first
                     self._control.close()
                 self._uid.give_back()
+                self._wrist.close()
                 os.close(self.pidfd)
 
 

@@ -50,6 +50,7 @@ from hermetic.enclave.messages import (
 )
 from hermetic.enclave.model_tensors import model_tensors
 from hermetic.enclave.publishers import TrustedPublishers
+from hermetic.enclave.pulse import Pulse
 from hermetic.enclave.runtimes.interface import ModelToLoad
 from hermetic.enclave.sealing import OpenedModel, open_payload, read_header, verify_manifest
 from hermetic.enclave.streaming_aead import KEY_BYTES
@@ -81,9 +82,10 @@ class Worker:
 
     def run(self) -> None:
         """Go through all steps; raises what ends the process early."""
-        prepare, _ = self._receive((Prepare,), descriptors=0)
+        prepare, (pulse,) = self._receive((Prepare,), descriptors=1)
         if not isinstance(prepare, Prepare):  # the type checker's: only Prepare is allowed
             return
+        self._pulse = Pulse(pulse)
         publishers = TrustedPublishers.loads(prepare.publishers)
         key, sealed_into, private = self._lock(prepare)
         try:
@@ -177,7 +179,7 @@ class Worker:
                 known_answer_ms=1e3 * (answered - warm),
             )
         )
-        front_ends = FrontEndChannels(runner, description, self._control, files)
+        front_ends = FrontEndChannels(runner, description, self._control, files, self._pulse)
         return _Loaded(opened, description, runner, front_ends, private)
 
     def _obey(self, loaded: _Loaded) -> bool:

@@ -45,8 +45,9 @@ from hermetic.server.messages import (
     RecordsWritten,
     Repository,
     RepositoryEntry,
+    WorkerStopped,
 )
-from hermetic.server.models import Models, ServedModel
+from hermetic.server.models import LinkPlace, Models, ServedModel
 from hermetic.server.put_off import PutOff
 from hermetic.server.reader import Reader, Source
 from hermetic.server.scheduling import new_scheduling
@@ -128,7 +129,6 @@ class FrontEnd:
         """Hold to an epoch's limits, and to what it says of traces and of what is printed."""
         self._limits = epoch.limits
         self._inference.streams.limit(epoch.limits)
-        self._batch_timeout_s = epoch.limits.batch_timeout_s
         self._tracer.follow(epoch.trace)
         log_output.follow(epoch.logging)
         self.journal.tell = log_output.print_records if epoch.logging.verbose_level else None
@@ -171,7 +171,7 @@ class FrontEnd:
         self._totals.push(now)
         self._tracer.flush()
         for model in self._models.held():
-            model.dispatcher.lose_stuck(now, self._batch_timeout_s)
+            model.dispatcher.lose_stuck(now, model.answer_within_s)
         self._health.changed()
 
     def close(self) -> None:
@@ -218,6 +218,8 @@ class FrontEnd:
                 self._models.set_repository(entries)
         elif isinstance(message, ModelStop):
             self._model_stop(message)
+        elif isinstance(message, WorkerStopped):
+            self._models.worker_stopped(message)
         elif isinstance(message, Drain):
             self._drain(message.grace_s)
 
@@ -252,7 +254,7 @@ class FrontEnd:
             worker.close()
             raise BorderError(f"ModelReady: wanted no worker for the ensemble {model.description.name}, got one")
         link = dispatcher.attach(worker, mapped, place, ready.batches_in_flight)
-        model.links[link] = (ready.instance, ready.link)
+        model.links[link] = LinkPlace(ready.instance, ready.link, partial(dispatcher.lost, link))
         if self._reader is not None:
             self._reader.watch(
                 Source(
@@ -294,9 +296,8 @@ class FrontEnd:
 
     def _link_lost(self, model: ServedModel, link: WorkerLink, error: HermeticError) -> None:
         """Tell the supervisor, who has a new link made, or a new worker."""
-        instance, number = model.links.pop(link, (0, 0))
-        about = model.description
-        self._say_lost(about.name, about.version, model.generation, instance, number, str(error))
+        place, about = model.links.pop(link), model.description
+        self._say_lost(about.name, about.version, model.generation, place.instance, place.link, str(error))
         self._models.changed()
 
     def _say_lost(self, name: str, version: int, generation: int, instance: int, link: int, why: str) -> None:

@@ -18,6 +18,7 @@ IDENTITIES_LIMIT: Final = 4095  # rows of the access table: each has its place i
 REVOKED_LIMIT: Final = 65536  # rows of revoked identities
 
 Role = Literal["infer", "operate", "observe"]
+Seconds = Annotated[float, Field(ge=0.1, le=86400, allow_inf_nan=False)]
 
 
 class Listen(Section):
@@ -165,7 +166,6 @@ class Limits(Section):
     cancels_per_client: PositiveInt = 500
     cancels_window_s: PositiveInt = 5
     reply_timeout_s: PositiveInt = 30
-    batch_timeout_s: PositiveInt = 300
     records_waiting: PositiveInt = 65536
     drain_s: PositiveInt = 30
     front_end_memory_bytes: PositiveInt = 64 * GIB
@@ -187,6 +187,10 @@ class ModelSettings(Section):
     `instances` are workers (None: as many as the publisher says), `threads` the runtime's in each, `buffers` batches in
     shared memory for each front end and instance. `spinning`, and `cores` for all of its workers, go before `[cpu]`.
     `version_policy` of the highest version counts for all versions.
+
+    A worker that takes longer than `load_timeout_s`, than `batch_timeout_s` over a batch, or more CPU seconds than
+    `batch_cpu_s` ("auto": its threads times `batch_timeout_s`) over one or than `idle_cpu_s` over none, is ended; a
+    version for which that has happened `stops_allowed` times and once more is out of service (watchdog.py).
     """
 
     instances: Annotated[int, Field(ge=1, le=INSTANCES_LIMIT)] | None = None
@@ -201,6 +205,10 @@ class ModelSettings(Section):
     variable_tensor_bytes: PositiveInt = 4 * MIB
     memory_limit_bytes: PositiveInt = 8 * GIB
     load_timeout_s: PositiveInt = 120
+    batch_timeout_s: Seconds = 60
+    batch_cpu_s: Literal["auto"] | Seconds = "auto"
+    idle_cpu_s: Seconds = 10
+    stops_allowed: Annotated[int, Field(ge=0, le=1000)] = 2
 
 
 class Model(ModelSettings):

@@ -137,6 +137,8 @@ class Curator:
             done()
             return
         shelf.wanted = True
+        for file in shelf.files().values():
+            self._keeper.stops.lift(file)
         self._load_composing(name, lambda _error: self._carry_out(shelf, plan, reply, done))
 
     def _load_composing(self, name: str, then: Reply) -> None:

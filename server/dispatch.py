@@ -14,7 +14,7 @@ from typing import Final
 from hermetic.enclave.buffers import BufferLayout
 from hermetic.enclave.channel import Channel
 from hermetic.enclave.messages import STATUS_OK, STATUS_REFUSED, Done, decode_done, encode_batch
-from hermetic.errors import BorderError, HermeticError, InvalidRequestError, WorkerLostError
+from hermetic.errors import BorderError, HermeticError, InvalidRequestError, WorkerLostError, WorkerStoppedError
 from hermetic.server.awaited import Awaited
 from hermetic.server.contents import Buffer
 from hermetic.server.hidden import HiddenTensors
@@ -157,7 +157,8 @@ class Dispatcher:
         if link.instance not in self._links:
             return
         self._awaited.lost(sum(len(running.slot.entries) for running in link.running.values()))
-        leaving = self._scheduler.remove_instance(link.instance, WorkerLostError(str(error)))
+        told = error if isinstance(error, WorkerStoppedError) else WorkerLostError(str(error))
+        leaving = self._scheduler.remove_instance(link.instance, told)
         self._carry_out(leaving)
         del self._links[link.instance]
         self.on_link_closed(link)
@@ -169,7 +170,7 @@ class Dispatcher:
         """Give up on workers that have had a batch for longer than `limit_s` seconds."""
         for link in list(self._links.values()):
             if any(now - sent > limit_s for _, _, sent in link.running.values()):
-                self.lost(link, WorkerLostError(f"worker: wanted an answer within {limit_s:.0f} s, got none"))
+                self.lost(link, WorkerStoppedError(f"worker: wanted an answer within {limit_s:.0f} s, got none"))
 
     def close(self) -> None:
         """Wipe and close all workers' links, without a word to anyone who still waits."""

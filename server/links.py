@@ -21,11 +21,11 @@ from hermetic.server.event_loop import Event
 from hermetic.server.front_ends import FrontEnd
 from hermetic.server.generation import Generation, Instance
 from hermetic.server.link_ledger import LinkLedger
-from hermetic.server.messages import LinkLost, ModelReady
+from hermetic.server.messages import ANSWER_WITHIN_S, LinkLost, ModelReady
 from hermetic.server.surroundings import Surroundings
 
 LARGEST_NUMBER: Final = 2**63  # of an instance, a link or a generation: longer in a frame than any that there will be
-ATTACH_TIMEOUT_S: Final = 330  # a front end gives a batch up after 300 s; until then its worker may be busy
+ANSWER_MARGIN_S: Final = 15  # beyond what a worker may take over all batches that it has: the watchdog comes first
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +88,9 @@ class Links:
         then: Event,
     ) -> Event:
         made: list[_Made] = []
+        within_s = answer_within_s(generation, instance, len(self._front_ends))
         for front_end in front_ends:
-            made.append(_attach(generation, worker, front_end))
+            made.append(_attach(generation, worker, front_end, within_s))
             if isinstance(made[-1].error, WorkerLostError):
                 break
         return partial(self._attached, generation, instance, worker, made, then)
@@ -109,7 +110,8 @@ class Links:
         if made.descriptors is not None:
             instance.links_made += 1
             instance.links[front_end.pid] = instance.links_made
-            front_end.send(ready_frame(generation, instance), made.descriptors)
+            within_s = answer_within_s(generation, instance, len(self._front_ends))
+            front_end.send(ready_frame(generation, instance, within_s), made.descriptors)
             return
         about = {**generation.names(), "instance": instance.number, "front-end": front_end.pid}
         self._record("model.not-connected", {**about, "text": str(made.error)})
@@ -148,7 +150,17 @@ def check_ready_frame(generation: Generation) -> None:
     ready_frame(generation).model_copy(update=most).encode()
 
 
-def _attach(generation: Generation, worker: Worker, front_end: FrontEnd) -> _Made:
+def answer_within_s(generation: Generation, instance: Instance | None, front_ends: int) -> float:
+    """Return after how many seconds nobody waits for a worker any more: all batches that it may have take their limit.
+
+    Where the worker is slow the watchdog ends it before that; what is left is one that takes batches and says nothing.
+    """
+    place = UNPLANNED if instance is None or instance.place is None else instance.place
+    batches = place.batches_in_flight * max(1, front_ends)
+    return (batches + 1) * generation.file.settings.batch_timeout_s + ANSWER_MARGIN_S
+
+
+def _attach(generation: Generation, worker: Worker, front_end: FrontEnd, within_s: float) -> _Made:
     """Ask a worker to serve a front end; blocks while it is busy."""
     settings = generation.file.settings
     try:
@@ -164,7 +176,7 @@ def _attach(generation: Generation, worker: Worker, front_end: FrontEnd) -> _Mad
             memory,
             buffers=settings.buffers,
             variable_tensor_bytes=settings.variable_tensor_bytes,
-            timeout_s=ATTACH_TIMEOUT_S,
+            timeout_s=within_s,
         )
     except HermeticError as error:
         made.close()
@@ -174,7 +186,9 @@ def _attach(generation: Generation, worker: Worker, front_end: FrontEnd) -> _Mad
     return made
 
 
-def ready_frame(generation: Generation, instance: Instance | None = None) -> ModelReady:
+def ready_frame(
+    generation: Generation, instance: Instance | None = None, within_s: float = ANSWER_WITHIN_S
+) -> ModelReady:
     """Return what a front end is told of one instance of a model; of an ensemble, which has none, alone."""
     settings = generation.file.settings
     place = instance.place if instance is not None and instance.place is not None else UNPLANNED
@@ -188,6 +202,7 @@ def ready_frame(generation: Generation, instance: Instance | None = None) -> Mod
         variable_tensor_bytes=settings.variable_tensor_bytes,
         max_queue_delay_us=settings.max_queue_delay_us,
         requests_waiting=settings.requests_waiting,
+        answer_within_s=within_s,
     )
 
 

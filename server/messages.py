@@ -33,6 +33,7 @@ RECORDS_LIMIT: Final = 64  # records in one frame
 MODELS_LIMIT: Final = 512  # models in one repository index
 LINK_REASON_LIMIT: Final = 512  # characters that say why a link was given up
 REASON_LIMIT: Final = 256  # characters that say why a model is not ready
+ANSWER_WITHIN_S: Final = 300.0  # seconds, where nothing else is said
 
 State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
 
@@ -78,6 +79,8 @@ class ModelReady(Frame):
     accepted. `description` has the configuration that counts, also where a load came with one of its own.
 
     An ensemble has no worker: its frame comes alone, and of the numbers only `requests_waiting` means anything.
+
+    `answer_within_s`: a batch that has no answer by then has none to wait for; the supervisor ends slow workers sooner.
     """
 
     kind: ClassVar[int] = 0x22
@@ -90,6 +93,7 @@ class ModelReady(Frame):
     variable_tensor_bytes: Annotated[int, Field(ge=1)]
     max_queue_delay_us: Annotated[int, Field(ge=0)] | None = None  # None: as the model's configuration says
     requests_waiting: Annotated[int, Field(ge=1)]
+    answer_within_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = ANSWER_WITHIN_S
 
 
 class ModelStop(Frame):
@@ -108,6 +112,21 @@ class ModelStopped(Frame):
     name: Name
     version: int
     generation: Annotated[int, Field(ge=1)] = 1
+
+
+class WorkerStopped(Frame):
+    """Supervisor -> front end: the worker behind this link took too much time or CPU and is being ended, for `reason`.
+
+    `link` is that of the `ModelReady` frame. What the worker was running fails; the end of its channel follows.
+    """
+
+    kind: ClassVar[int] = 0x2D
+    name: Name
+    version: int
+    generation: Annotated[int, Field(ge=1)]
+    instance: Annotated[int, Field(ge=0)]
+    link: Annotated[int, Field(ge=0)]
+    reason: Annotated[str, Field(max_length=LINK_REASON_LIMIT)]
 
 
 class LinkLost(Frame):
@@ -200,6 +219,7 @@ class Drained(Frame):
 TO_FRONT_END: Final = (
     ModelReady,
     ModelStop,
+    WorkerStopped,
     Repository,
     CommandReply,
     RecordsWritten,

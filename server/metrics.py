@@ -26,6 +26,16 @@ class TaggedModel(BaseModel):
     tags: tuple[tuple[str, str], ...]
 
 
+class StoppedWorkers(BaseModel):
+    """How many workers of a model version were ended for exceeding one limit (watchdog.py)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: Name
+    version: Annotated[int, Field(ge=1)]
+    limit: str
+    count: Count
+
+
 class Facts(BaseModel):
     """What the supervisor alone knows: the epoch that holds, its processes, the state of models, what is waived."""
 
@@ -38,6 +48,8 @@ class Facts(BaseModel):
     front_ends_lost: Count
     models: tuple[RepositoryEntry, ...]
     tagged: tuple[TaggedModel, ...] = ()
+    stopped: tuple[StoppedWorkers, ...] = ()
+    quarantined: tuple[tuple[Name, int], ...] = ()
 
 
 class Page(BaseModel):
@@ -124,6 +136,11 @@ def _calls(lines: list[str], tally: Tally) -> None:
 def _facts(lines: list[str], facts: Facts) -> None:
     states = ((_text(model=one.name, version=str(one.version), state=one.state), 1) for one in facts.models)
     _family(lines, "hermetic_model_state", "gauge", "1 for the state that a model version is in", states)
+    stops = ((_text(model=one.name, version=str(one.version), limit=one.limit), one.count) for one in facts.stopped)
+    text = "Number of workers that were ended because they exceeded a limit of their model"
+    _family(lines, "hermetic_workers_stopped", "counter", text, stops)
+    out = ((_text(model=name, version=str(version)), 1) for name, version in facts.quarantined)
+    _family(lines, "hermetic_model_quarantined", "gauge", "1 for a model version that is out of service for that", out)
     for name, kind, text, value in (
         ("config_epoch", "gauge", "Number of the configuration that holds", facts.epoch),
         ("config_refused", "counter", "Number of configurations that were refused", facts.epochs_refused),

@@ -30,6 +30,7 @@ from hermetic.server.loading import Loaded, Loader
 from hermetic.server.messages import LinkLost, ModelStop
 from hermetic.server.repository import Repository, Slot, printable
 from hermetic.server.starting import Start, Starting
+from hermetic.server.stops import Stops
 from hermetic.server.surroundings import Surroundings
 
 UNLOAD_TIMEOUT_S: Final = 20
@@ -62,6 +63,7 @@ class ModelKeeper:
         self._starting = Starting(loader, cpu, around.loop, loads_at_once)
         self._workers: set[Worker] = set()
         self._links = Links(around, self._worker_lost)
+        self.stops = Stops(around)
         self._ending = False
 
     # Loading
@@ -70,6 +72,9 @@ class ModelKeeper:
         """Begin a generation beside what serves; it takes over once all its instances have given their answers."""
         if slot.coming is not None or self._ending:
             reply(NotReadyError(f"model {slot.name}: wanted version {slot.version} at rest, got {slot.state}"))
+            return
+        if (why := self.stops.why_out(file)) is not None:
+            reply(NotReadyError(f"model {slot.name}: version {slot.version} is {why}"))
             return
         generation = Generation(slot.generations + 1, file, configuration, reply)
         try:
@@ -109,8 +114,11 @@ class ModelKeeper:
     def _not_loaded(self, slot: Slot, generation: Generation, instance: Instance, error: HermeticError) -> None:
         about = {**generation.names(), "instance": instance.number}
         self._record("model.refused", {**about, "error": type(error).__name__, "text": str(error)})
+        error = self.stops.load_failed(generation, instance, error)
         if not generation.takes_links:
             self._not_started(slot, generation, instance, error)
+        elif self.stops.why_out(generation.file) is not None:
+            self._take_out(slot, generation, instance, str(error))
         elif isinstance(error, PASSING):
             self._restart_later(slot, generation, instance, _words(error))
         else:
@@ -139,6 +147,7 @@ class ModelKeeper:
         self._record("model.loaded", {**about, **loaded.facts(), **_place_facts(instance)})
         self._workers.add(worker)
         instance.ready(worker, time.monotonic())
+        self.stops.watch(generation, instance, worker)
         self._loop.watch(worker.pidfd, partial(self._worker_lost_here, slot, generation, instance, worker))
         if generation.phase in ("failed", "stopping"):
             self._wipe(slot, generation, instance)
@@ -217,14 +226,29 @@ class ModelKeeper:
         self._workers.discard(worker)
         self._links.forget(worker.pid)
         self._starting.give_place_back(instance)
-        reason = worker.reap()
+        reason, stopped = worker.reap(), self.stops.forget(worker)
+        reason = reason if stopped is None else f"ended by the watchdog: {stopped}"
         self._record("worker.lost", {**generation.names(), "instance": instance.number, "reason": reason})
         if generation.takes_links:
-            self._restart_later(slot, generation, instance, f"worker lost: {reason}")
+            why = self.stops.why_out(generation.file)
+            if stopped is None or why is None:
+                self._restart_later(slot, generation, instance, f"worker lost: {reason}")
+            else:
+                self._take_out(slot, generation, instance, f"{why}; the last: {stopped}")
             return
         if generation.phase == "stopping":
             generation.wiped = False
         self._not_started(slot, generation, instance, WorkerLostError(reason))
+
+    def _take_out(self, slot: Slot, generation: Generation, instance: Instance, reason: str) -> None:
+        """Its workers had to be ended too often: what is left of this generation finishes, and nothing is restarted."""
+        instance.given_up()
+        generation.wiped = False
+        reply, generation.reply = generation.reply, to_nobody
+        slot.give_up(generation, reason)
+        self._stop(slot, generation)
+        self._publish()
+        reply(NotReadyError(reason))
 
     def _restart_later(self, slot: Slot, generation: Generation, instance: Instance, reason: str) -> None:
         slot.reason = printable(reason)
@@ -302,6 +326,7 @@ class ModelKeeper:
         if worker is not None and worker in self._workers:
             self._loop.forget(worker.pidfd)
             self._workers.discard(worker)
+            self.stops.forget(worker)
             self._loop.in_thread(partial(self._wipe_in_thread, slot, generation, instance, worker))
 
     def _wipe_in_thread(self, slot: Slot, generation: Generation, instance: Instance, worker: Worker) -> Event:

@@ -6,14 +6,20 @@ but not serving -> NotReadyError. Versions are positive integers; an empty versi
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from hermetic.enclave.buffers import row_bytes
 from hermetic.enclave.messages import ModelDescription
-from hermetic.errors import InvalidRequestError, NotFoundError, NotReadyError
+from hermetic.errors import (
+    HermeticError,
+    InvalidRequestError,
+    NotFoundError,
+    NotReadyError,
+    WorkerStoppedError,
+)
 from hermetic.server.asking import NewWork
 from hermetic.server.audit import model_part
-from hermetic.server.messages import REASON_LIMIT, ModelReady, RepositoryEntry
+from hermetic.server.messages import REASON_LIMIT, ModelReady, RepositoryEntry, WorkerStopped
 from hermetic.server.reply import ReplyTemplate
 from hermetic.server.scheduling import queue_delay_us
 from hermetic.server.statistics import ModelStatistics
@@ -54,8 +60,16 @@ class Runner(Protocol):
         """Wipe and close, without a word to anyone who still waits."""
 
 
+class LinkPlace(NamedTuple):
+    """Which link to which instance one is, in the supervisor's numbers; `lose` gives it up for an error."""
+
+    instance: int
+    link: int
+    lose: Callable[[HermeticError], None]
+
+
 class ServedModel:
-    """One generation of a model version, which has, or had, workers. `links`: link -> its (instance, link number)."""
+    """One generation of a model version, which has, or had, workers, each behind one of `links`."""
 
     def __init__(
         self, settings: ModelReady, dispatcher: Runner, statistics: ModelStatistics, new_work: NewWork
@@ -63,7 +77,8 @@ class ServedModel:
         """`new_work` makes the work of a request for this model."""
         self.description: ModelDescription = settings.description
         self.generation = settings.generation
-        self.links: dict[object, tuple[int, int]] = {}
+        self.answer_within_s = settings.answer_within_s
+        self.links: dict[object, LinkPlace] = {}
         self.dispatcher = dispatcher
         self.new_work = self.plain_work = new_work  # the first may be another one while requests are traced
         self.statistics = statistics
@@ -179,6 +194,13 @@ class Models:
             if not versions:
                 del self._served[model.description.name]
         self.changed()
+
+    def worker_stopped(self, stopped: WorkerStopped) -> None:
+        """Fail what a worker was running, with the reason for which the supervisor ends it."""
+        model = self.find(stopped.name, stopped.version, stopped.generation)
+        for place in list(model.links.values()) if model is not None else ():
+            if (place.instance, place.link) == (stopped.instance, stopped.link):
+                place.lose(WorkerStoppedError(stopped.reason))
 
     def set_repository(self, entries: Iterable[RepositoryEntry]) -> None:
         """Take over the supervisor's list of what exists."""

@@ -86,6 +86,12 @@ class Slot:
         """A load has come to nothing, for this reason."""
         self.coming, self.reason = None, printable(reason)
 
+    def give_up(self, generation: Generation, reason: str) -> None:
+        """`generation` is to be stopped, and nothing takes its place."""
+        self.current = None if self.current is generation else self.current
+        self.coming = None if self.coming is generation else self.coming
+        self.reason = printable(reason)
+
     def try_again(self, now: float) -> float:
         """A load that failed may pass later; returns when it is due, after a delay that grows."""
         self.retry_at = now + restart_delay(self.losses)

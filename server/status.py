@@ -55,6 +55,7 @@ _CALLER: Final[dict[type[errors.HermeticError], Code]] = {
     errors.UnsupportedError: Code.UNIMPLEMENTED,
 }
 _OTHERS: Final[dict[type[errors.HermeticError], tuple[Code, str]]] = {
+    errors.WorkerStoppedError: (Code.DEADLINE_EXCEEDED, "the model took more time or CPU than it may"),
     errors.WorkerLostError: (Code.UNAVAILABLE, "the model's worker was lost; try again"),
     errors.BrokerUnreachableError: (Code.UNAVAILABLE, "the key broker does not answer"),
     errors.BrokerRefusedError: (Code.FAILED_PRECONDITION, "the key broker refused"),

@@ -326,6 +326,8 @@ class Supervisor:
                 for slot in self._models.repository
                 if slot.metric_tags
             ),
+            stopped=self._models.stops.stopped(),
+            quarantined=tuple(slot.key for slot in self._models.repository if self._models.stops.holds(slot.file)),
         )
         return Page(tally=self._tallies.total(), facts=facts)
 

@@ -23,6 +23,7 @@
     │   ├── DeviceError                 the GPU does not answer, has no room, or memory on it cannot be wiped
     │   ├── LogError                    the log cannot be written or does not verify
     │   ├── WorkerLostError             a worker process ended unasked
+    │   │   └── WorkerStoppedError          it took more time or CPU than its model may, and was ended for that
     │   └── MeasurementError            what is being measured failed, or answered wrongly
     ├── PublisherError              whoever sealed the model must act
     │   ├── SealedModelError            the sealed file is damaged, forged or not trusted
@@ -136,6 +137,10 @@ class LogError(OperatorError):
 
 class WorkerLostError(OperatorError):
     """A worker process ended without being asked to."""
+
+
+class WorkerStoppedError(WorkerLostError):
+    """A worker was ended by us: a batch or the load took more time or CPU than the model may; the text says which."""
 
 
 class MeasurementError(OperatorError):

@@ -16,6 +16,7 @@ from hermetic.enclave.channel import Channel
 from hermetic.enclave.isolation.properties import WORKER_PROPERTIES
 from hermetic.enclave.known_answer_file import KnownAnswer
 from hermetic.enclave.messages import Attached, Failed, Locked, Prepare, Unload, Wiped, decode_control
+from hermetic.enclave.pulse import Wrist
 from hermetic.enclave.supervisor import Worker
 from hermetic.enclave.zero_on_free import environment, interpreter
 from hermetic.errors import (
@@ -184,8 +185,9 @@ def test_nothing_is_opened_after_the_lock_down(model: Sealed, worker: Worker) ->
     open_in(worker, model)
     folder = f"/proc/{worker.pid}/fd"
     targets = sorted(os.readlink(f"{folder}/{fd}").split(":")[0] for fd in os.listdir(folder))  # noqa: PTH115, PTH208
-    # Three times nothing, the control channel, and how the model's memory is still mapped.
-    assert targets in (["/dev/null"] * 3 + ["/memfd", "socket"], ["/dev/null"] * 3 + ["socket"])
+    # Three times nothing, the control channel, the pulse, and how the model's memory is still mapped.
+    usual = ["/dev/null"] * 3
+    assert targets in ([*usual, "/memfd", "/memfd", "socket"], [*usual, "/memfd", "socket"])
     assert _status(worker.pid, "Seccomp:").split()[1] == "2"
     assert _status(worker.pid, "NoNewPrivs:").split()[1] == "1"
 
@@ -207,7 +209,9 @@ class ByHand:
             "profile": "onnx-cpu", "publishers": publishers(), "threads": 1, "memory_limit_bytes": MEMORY,
             "waived": (), "uid": UID, "gid": UID,
         }  # fmt: skip
-        self.control.send(Prepare.model_validate(values | changes).encode())
+        wrist = Wrist()
+        self.control.send(Prepare.model_validate(values | changes).encode(), (wrist.descriptor,))
+        wrist.close()
 
     def answer(self) -> object:
         frame, _ = self.control.receive()

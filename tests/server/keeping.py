@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from hermetic.enclave.messages import Frame, LockdownReport, Opened
+from hermetic.enclave.pulse import Observation
 from hermetic.enclave.supervisor import Worker
 from hermetic.errors import HermeticError
 from hermetic.server.attesting import Release
@@ -43,6 +44,12 @@ class WorkerDouble:
         self.may_attach = threading.Event()
         self.may_attach.set()
         self.ended = ""
+        self.seen = Observation(0, 0.0)
+
+    def observe(self) -> Observation:
+        if self.ended:
+            raise ProcessLookupError
+        return self.seen
 
     def attach(self, channel: int, memory: int, *, buffers: int, variable_tensor_bytes: int, timeout_s: float) -> None:
         assert self.may_attach.wait(TIMEOUT_S)

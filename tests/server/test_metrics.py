@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hermetic.server.messages import RepositoryEntry
-from hermetic.server.metrics import Facts, Page, TaggedModel, render
+from hermetic.server.metrics import Facts, Page, StoppedWorkers, TaggedModel, render
 from hermetic.server.statistics import ModelStatistics
 from hermetic.server.status import Code
 from hermetic.server.tally import ModelTally, Tally
@@ -17,6 +17,8 @@ FACTS = Facts(
     front_ends=3,
     front_ends_lost=1,
     models=(RepositoryEntry(name="m", version=2, state="LOADING"),),
+    stopped=(StoppedWorkers(name="m", version=2, limit="batch_timeout_s", count=3),),
+    quarantined=(("m", 2),),
 )
 
 
@@ -60,6 +62,9 @@ def test_the_page() -> None:
     assert found["hermetic_front_ends", ()] == 3
     assert found["hermetic_draining", ()] == 1
     assert found["hermetic_waiver", (("name", "no-exec"),)] == 1
+    stopped = (("limit", "batch_timeout_s"), ("model", "m"), ("version", "2"))
+    assert found["hermetic_workers_stopped", stopped] == 3
+    assert found["hermetic_model_quarantined", (("model", "m"), ("version", "2"))] == 1
     assert found["hermetic_model_state", (("model", "m"), ("state", "LOADING"), ("version", "2"))] == 1
 
 

@@ -38,7 +38,7 @@ def endless(folder: Path, name: str, *, seed: int) -> Network:
     nodes[3].input[0] = "looped"
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    model.graph.initializer.append(numpy_helper.from_array(np.float32(WORD), "word"))
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(WORD, np.float32), "word"))
     onnx.checker.check_model(model)
     network.file.write_bytes(model.SerializeToString())
     return network

@@ -1,7 +1,7 @@
 """Workers that take too long, among doubles: who is told, what is restarted, and from when on nothing is."""
 
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -27,7 +27,7 @@ def keeping(monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeping]:
     keeping.loop.close()
 
 
-def file_of(**configuration: object) -> SealedFile:
+def file_of(**configuration: Any) -> SealedFile:
     return sealed(settings=SETTINGS, **configuration)
 
 

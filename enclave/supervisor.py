@@ -40,7 +40,7 @@ from hermetic.enclave.pulse import Observation, Wrist
 from hermetic.enclave.zero_on_free import environment, interpreter
 from hermetic.errors import BorderError, HermeticError, WorkerLostError, WorkerStoppedError
 
-__all__ = ["Worker", "WorkerSettings", "data_channel", "pin", "shared_memory"]
+__all__ = ["Observation", "Worker", "WorkerSettings", "data_channel", "pin", "shared_memory"]
 
 _Answer = TypeVar("_Answer", bound=Frame)
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, Protocol
 
-from hermetic.enclave.pulse import Observation
+from hermetic.enclave.supervisor import Observation
 from hermetic.server.config import ModelSettings
 from hermetic.server.event_loop import EventLoop
 

@@ -55,7 +55,7 @@ def answer(worker: Worker, inputs: tuple[NamedTensor, ...]) -> tuple[NamedTensor
     buffers = SharedBuffers(map_shared_memory(memory, places.size), places)
     try:
         with Channel.of_descriptor(ours) as channel:
-            worker.attach(theirs, memory, buffers=1, variable_tensor_bytes=variable)
+            worker.attach(theirs, memory, front_end=0, buffers=1, variable_tensor_bytes=variable)
             channel.settimeout(ANSWER_TIMEOUT_S)
             channel.send(encode_batch(0, 0, write_inputs(buffers, inputs)))
             done = decode_done(channel.receive_data())

@@ -8,18 +8,20 @@ never the frame.
 
 import mmap
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from math import prod
 from typing import Final
 
 from hermetic.enclave.buffers import BufferLayout, Region
 from hermetic.enclave.configuration import ABSENT_SHAPE
-from hermetic.enclave.datatypes import ELEMENT_BYTES
+from hermetic.enclave.datatypes import BYTES, ELEMENT_BYTES
 from hermetic.enclave.host_memory import address_of
 from hermetic.enclave.memory import Memory
 from hermetic.enclave.messages import (
     STATUS_FAILED,
     STATUS_REFUSED,
+    STRINGS_LIMIT,
     Batch,
     ModelDescription,
     Tensor,
@@ -83,6 +85,7 @@ class BatchRunner:
             outputs = self._places(batch.buffer, rows, buffers)
             copied = time.monotonic_ns()
             tensors = self._runtime.run(inputs, outputs)
+            self._check_strings(tensors)
             if self._reshapes:
                 tensors = [self._as_callers_see(*pair) for pair in zip(self._outputs, tensors, strict=True)]
             ran = time.monotonic_ns()
@@ -138,6 +141,14 @@ class BatchRunner:
         if rows is not None and not 1 <= rows <= self._max_rows:
             raise InvalidRequestError(f"batch: wanted 1 to {self._max_rows} rows, got {rows}")
         return rows
+
+    def _check_strings(self, tensors: Sequence[Tensor]) -> None:
+        """A front end would call it a lie."""
+        strings = sum(
+            prod(shape) for known, (_, shape) in zip(self._outputs, tensors, strict=True) if known.own.datatype == BYTES
+        )
+        if strings > STRINGS_LIMIT:
+            raise ModelFormatError(f"outputs: wanted at most {STRINGS_LIMIT} elements of BYTES, got {strings}")
 
     def _copy_inputs(self, batch: Batch, buffers: SharedBuffers) -> list[Input]:
         inputs = []

@@ -4,16 +4,18 @@ One datagram is one frame (messages.py). What arrives is cut off at a limit and 
 memory carries F_SEAL_SHRINK and F_SEAL_GROW, so that neither side can make the other fault by resizing it.
 """
 
+import contextlib
 import fcntl
 import mmap
 import os
+import select
 import socket
 from array import array
 from collections.abc import Iterable, Sequence
 from typing import Final, Self
 
 from hermetic.enclave.messages import CONTROL_FRAME_LIMIT, DATA_FRAME_LIMIT
-from hermetic.errors import BorderError
+from hermetic.errors import BorderClosedError, BorderError
 
 __all__ = ["Channel", "data_channel", "map_shared_memory", "shared_memory"]
 
@@ -63,6 +65,17 @@ class Channel:
         """How long `send` and `receive` wait before `TimeoutError`; None: for ever; 0: not at all."""
         self._socket.settimeout(seconds)
 
+    def has_frame(self) -> bool:
+        """Whether a frame waits to be received; False where the other end has closed."""
+        look = select.poll()
+        look.register(self._socket, select.POLLIN)
+        return any(event & select.POLLIN and not event & select.POLLHUP for _, event in look.poll(0))
+
+    def shut(self) -> None:
+        """Have whoever receives here, in another thread, hear of the end now, whoever holds the other end."""
+        with contextlib.suppress(OSError):  # the other end has closed
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Close this end; the other end then receives `BorderError`."""
         self._socket.close()
@@ -75,7 +88,7 @@ class Channel:
             else:
                 self._socket.send(frame, socket.MSG_NOSIGNAL)
         except (BrokenPipeError, ConnectionResetError):
-            raise BorderError("channel: wanted the other end, got none: it has closed") from None
+            raise BorderClosedError("channel: wanted the other end, got none: it has closed") from None
 
     def receive(self) -> tuple[bytes, list[int]]:
         """Return the next control frame and its descriptors, which the caller then owns.
@@ -101,17 +114,20 @@ class Channel:
         return frame, descriptors
 
     def receive_data(self) -> bytes:
-        """Return the next data frame; descriptors sent beside it are dropped by the kernel.
+        """Return the next data frame.
 
-        Raises `BorderError` where the other end has closed; a frame that is too long is left to the decoder, which
-        refuses it by its length.
+        Raises `BorderClosedError` where the other end has closed, and `BorderError` for a frame with descriptors, which
+        the kernel has closed: there is no room for them. A frame that is too long is left to the decoder, which refuses
+        it by its length.
         """
         try:
-            frame = self._socket.recv(DATA_FRAME_LIMIT + 1)
+            frame, _, flags, _ = self._socket.recvmsg(DATA_FRAME_LIMIT + 1)
         except ConnectionResetError:
-            frame = b""
+            frame, flags = b"", 0
+        if flags & socket.MSG_CTRUNC:
+            raise BorderError("channel: wanted a data frame, got one with descriptors")
         if not frame:
-            raise BorderError("channel: wanted a data frame, got the end: the other side has closed")
+            raise BorderClosedError("channel: wanted a data frame, got the end: the other side has closed")
         return frame
 
 

@@ -19,6 +19,7 @@ DRAIN_LIMIT: Final = 4096  # batches of one front end that are finished at an un
 
 
 class _FrontEnd(NamedTuple):
+    number: int
     channel: Channel
     buffers: SharedBuffers
 
@@ -47,8 +48,14 @@ class FrontEndChannels:
         self._poll = select.poll()
         self._poll.register(self._control, select.POLLIN)
 
-    def attach(self, channel: int, memory: int, buffers: int, variable_tensor_bytes: int) -> None:
-        """Serve one more front end. Takes both descriptors. `BorderError` where they are not what they should be."""
+    def attach(self, number: int, channel: int, memory: int, buffers: int, variable_tensor_bytes: int) -> None:
+        """Serve the front end `number`, by this link alone: what one before it had mapped is given back first.
+
+        Takes both descriptors. `BorderError` where they are not what they should be.
+        """
+        for descriptor, front_end in list(self._front_ends.items()):
+            if front_end.number == number:
+                self._drop(descriptor, front_end)
         try:
             places = layout(self._description, buffers, variable_tensor_bytes)
             mapped = map_shared_memory(memory, places.size)
@@ -63,7 +70,7 @@ class FrontEndChannels:
         end = Channel.of_descriptor(channel)
         # Never waits for a front end: one that takes no answers has broken the protocol.
         end.settimeout(0)
-        self._front_ends[end.fileno()] = _FrontEnd(end, shared)
+        self._front_ends[end.fileno()] = _FrontEnd(number, end, shared)
         self._poll.register(end.fileno(), select.POLLIN)
 
     def wipe_files(self) -> None:

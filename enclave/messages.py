@@ -30,6 +30,8 @@ DATA_FRAME_LIMIT: Final = 16 * 1024  # bytes
 TENSORS_LIMIT: Final = 256  # tensors in one frame
 DIMENSIONS_LIMIT: Final = 16  # dimensions of one tensor
 ERROR_TEXT_LIMIT: Final = 1024  # bytes
+STRINGS_LIMIT: Final = 1 << 18
+"""Elements of BYTES in one request, or in one batch's outputs: front ends walk them one by one, 0.3 us each."""
 PREPACK_LIMIT_DEFAULT: Final = 64 << 20  # bytes of weights
 FAILURE_TEXT_LIMIT: Final = 4096  # characters of why a worker refused a step
 PROBLEMS_LIMIT: Final = 3  # faults of a frame that are named
@@ -220,17 +222,22 @@ class Opened(Frame):
 
 
 class Attach(Frame):
-    """Supervisor -> worker, with a data socket and a shared memory: serve this front end too."""
+    """Supervisor -> worker, with a data socket and a shared memory: serve this front end too.
+
+    `front_end` names it: what a link before this one had mapped is let go of first.
+    """
 
     kind: ClassVar[int] = 0x05
+    front_end: Annotated[int, Field(ge=0)]
     buffers: Annotated[int, Field(ge=1, le=64)]
     variable_tensor_bytes: Annotated[int, Field(ge=1)]
 
 
 class Attached(Frame):
-    """Worker -> supervisor: the front end's shared memory is mapped and served."""
+    """Worker -> supervisor: this front end's shared memory is mapped and served."""
 
     kind: ClassVar[int] = 0x06
+    front_end: Annotated[int, Field(ge=0)]
 
 
 class Unload(Frame):
@@ -279,6 +286,17 @@ class Done(NamedTuple):
     infer_ns: int
     output_ns: int
     text: str
+
+
+def largest_data_frame(description: ModelDescription) -> int:
+    """Return the bytes of the largest frame that a batch of this model, or its answer, can need."""
+
+    def tensors(specs: Sequence[TensorSpec]) -> int:
+        return sum(
+            _TENSOR.size + 8 * (1 + len(spec.shape)) for spec in specs
+        )  # one dimension more for the batch's rows
+
+    return max(_BATCH.size + tensors(description.model_inputs), _DONE.size + tensors(description.model_outputs))
 
 
 def encode_batch(buffer: int, sequence: int, inputs: Sequence[Tensor]) -> bytes:
@@ -331,7 +349,13 @@ def decode_done(frame: bytes) -> Done:
     return Done(buffer, sequence, status, (), 0, 0, 0, text)
 
 
-# Batches of one model repeat themselves, so what their tensors look like is kept. Pure, bounded, and no content.
+def forget_frames() -> None:
+    """Forget what tensors of batches looked like: a process across the border may have put anything into that."""
+    _encode_tensors.cache_clear()
+    _decode_tensors.cache_clear()
+
+
+# Batches of one model repeat themselves, so what their tensors look like is kept. Pure and bounded.
 @lru_cache(FRAMES_KEPT)
 def _encode_tensors(tensors: tuple[Tensor, ...]) -> bytes:
     return b"".join(

@@ -191,16 +191,23 @@ class Worker:
         channel: int,
         memory: int,
         *,
+        front_end: int,
         buffers: int,
         variable_tensor_bytes: int,
         timeout_s: float = ATTACH_TIMEOUT_S,
     ) -> None:
         """Let it serve one more front end: a data channel's descriptor and shared memory's, which stay the caller's.
 
-        The memory has the size of `buffers.layout(description, buffers, variable_tensor_bytes)`.
+        The memory has the size of `buffers.layout(description, buffers, variable_tensor_bytes)`. `front_end` is its
+        number: it has one link, and another one takes the place of that.
         """
-        request = Attach(buffers=buffers, variable_tensor_bytes=variable_tensor_bytes)
-        self._ask(request, (channel, memory), Attached, timeout_s)
+        request = Attach(front_end=front_end, buffers=buffers, variable_tensor_bytes=variable_tensor_bytes)
+        attached = self._ask(request, (channel, memory), Attached, timeout_s)
+        if attached.front_end != front_end:
+            self._end_and_wait()
+            raise WorkerLostError(
+                f"worker {self.pid}: wanted the front end {front_end} attached, got {attached.front_end}"
+            )
 
     def unload(self, timeout_s: float = UNLOAD_TIMEOUT_S) -> bool:
         """Let it finish the batches at hand, wipe and end; whether it said that everything is wiped.
@@ -247,6 +254,8 @@ class Worker:
             raise WorkerLostError(f"worker {self.pid}: wanted it idle within {timeout_s:g} s, got one that is busy")
         try:
             self._control.settimeout(timeout_s)
+            if self._control.has_frame():
+                raise BorderError("worker: wanted nothing unasked, got a frame")
             self._control.send(request.encode(), descriptors)
             answer = self._receive(wanted)
         except TimeoutError:
@@ -289,6 +298,7 @@ class Worker:
         with self._burial:
             if not self._buried:
                 self._buried = True
+                self._control.shut()  # someone else may hold the worker's end, and keep it open
                 with self._lock:  # whoever still waits for an answer gets the end of the process first
                     self._control.close()
                 self._uid.give_back()

@@ -191,11 +191,11 @@ class Worker:
             raise BorderError(f"Attach: wanted 2 descriptors, got {len(descriptors)}")
         try:
             channel, memory = descriptors
-            loaded.front_ends.attach(channel, memory, message.buffers, message.variable_tensor_bytes)
+            loaded.front_ends.attach(message.front_end, channel, memory, message.buffers, message.variable_tensor_bytes)
         except HermeticError as error:
             self._send(_failed(error))
         else:
-            self._send(Attached())
+            self._send(Attached(front_end=message.front_end))
         return True
 
     def _receive(self, allowed: tuple[type[Frame], ...], descriptors: int | None) -> tuple[Frame, list[int]]:

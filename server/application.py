@@ -261,7 +261,7 @@ class FrontEnd:
                     worker,
                     worker.receive_data,
                     lambda frame: dispatcher.received(link, frame),
-                    lambda error: dispatcher.lost(link, BorderError(str(error))),
+                    partial(dispatcher.ended, link),
                 )
             )
         self._models.changed()

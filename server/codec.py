@@ -13,8 +13,8 @@ from typing import Final, NamedTuple
 from google.protobuf.message import DecodeError
 
 from hermetic.enclave.configuration import ABSENT_SHAPE
-from hermetic.enclave.datatypes import ELEMENT_BYTES
-from hermetic.enclave.messages import DIMENSIONS_LIMIT, TensorSpec
+from hermetic.enclave.datatypes import BYTES, ELEMENT_BYTES
+from hermetic.enclave.messages import DIMENSIONS_LIMIT, STRINGS_LIMIT, TensorSpec
 from hermetic.errors import InvalidRequestError, UnsupportedError
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server import refusals
@@ -156,6 +156,7 @@ def make_plan(model: ServedModel, request: pb.ModelInferRequest) -> Plan:
     batched = model.description.max_batch_size > 0
     rows = _rows(model, shapes, order) if batched else 1
     counts = tuple(map(prod, shapes))
+    _check_strings(model, specs, counts)
     elements = [ELEMENT_BYTES[spec.datatype] for spec in specs]
     classes = _classes(model, request, outputs)
     wanted = [(at, model.description.outputs[at]) for at in outputs]
@@ -269,6 +270,13 @@ def _check_shape(model: ServedModel, spec: TensorSpec, shape: tuple[int, ...]) -
         raise refusals.wrong_shape(spec.name, model.description.name, wanted, shape, batched=batched)
     if prod(max(1, size) for size in shape) > ELEMENTS_LIMIT:  # 2**62 times nothing too: runtimes multiply in 64 bits
         raise refusals.too_many_elements(spec.name, model.description.name, ELEMENTS_LIMIT, shape)
+
+
+def _check_strings(model: ServedModel, specs: Sequence[TensorSpec], counts: Sequence[int]) -> None:
+    """Walking the elements takes time of the thread that serves everyone."""
+    strings = sum(count for spec, count in zip(specs, counts, strict=True) if spec.datatype == BYTES)
+    if strings > STRINGS_LIMIT:
+        raise refusals.too_many_strings_at_all(model.description.name, STRINGS_LIMIT, strings)
 
 
 def _rows(model: ServedModel, shapes: Sequence[tuple[int, ...]], order: Sequence[int]) -> int:

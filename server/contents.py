@@ -10,6 +10,7 @@ from array import array
 from typing import Final
 
 from hermetic.enclave.datatypes import BYTES, ELEMENT_BYTES
+from hermetic.enclave.messages import STRINGS_LIMIT
 from hermetic.errors import ConfigurationError
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server import refusals
@@ -44,7 +45,8 @@ _NAMES: Final = {
     "bytes_contents": BYTES,
 }
 """Field of InferTensorContents -> what Triton calls its contents."""
-_BOOLS: Final = bytes([0]) + bytes([1]) * 255
+BOOL: Final = "BOOL"
+ONE_IF_TRUE: Final = bytes([0]) + bytes([1]) * 255  # a translation of bytes
 
 if sys.byteorder != "little":
     raise ConfigurationError("tensors are little-endian: wanted a little-endian machine, got a big-endian one")
@@ -83,7 +85,7 @@ def check_raw(name: str, model: str, datatype: str, count: int, raw: Buffer) -> 
         return raw
     if len(raw) != count * element:
         raise refusals.wrong_size(name, model, count * element, len(raw))
-    return bytes(raw).translate(_BOOLS) if datatype == "BOOL" else raw
+    return bytes(raw).translate(ONE_IF_TRUE) if datatype == BOOL else raw
 
 
 def check_strings(name: str, model: str, count: int, raw: Buffer) -> None:
@@ -91,9 +93,11 @@ def check_strings(name: str, model: str, count: int, raw: Buffer) -> None:
     ends = string_ends(raw, count)
     if len(ends) == count and (ends[-1] if ends else 0) == len(raw):
         return
-    ends = string_ends(raw, len(raw))  # the whole, to say what is wrong
+    ends = string_ends(raw, STRINGS_LIMIT)  # the whole, to say what is wrong
     at = ends[-1] if ends else 0
     left = len(raw) - at
+    if left and len(ends) == STRINGS_LIMIT:
+        raise refusals.too_many_strings(name, model, count, len(ends))
     if left >= _LENGTH.size:
         raise refusals.cut_string(name, _LENGTH.unpack_from(raw, at)[0], left - _LENGTH.size)
     if left:

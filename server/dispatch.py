@@ -9,12 +9,20 @@ import logging
 import mmap
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from hermetic.enclave.buffers import BufferLayout
 from hermetic.enclave.channel import Channel
 from hermetic.enclave.messages import STATUS_OK, STATUS_REFUSED, Done, decode_done, encode_batch
-from hermetic.errors import BorderError, HermeticError, InvalidRequestError, WorkerLostError, WorkerStoppedError
+from hermetic.errors import (
+    BorderClosedError,
+    BorderError,
+    HermeticError,
+    InvalidRequestError,
+    WorkerLostError,
+    WorkerStoppedError,
+)
 from hermetic.server.awaited import Awaited
 from hermetic.server.contents import Buffer
 from hermetic.server.hidden import HiddenTensors
@@ -22,9 +30,8 @@ from hermetic.server.ordering import Order
 from hermetic.server.outputs import Output
 from hermetic.server.scheduling import Scheduling
 from hermetic.server.shaping import Shaping
-from hermetic.server.slots import Instance, Leaving, Slot
+from hermetic.server.slots import Instance, Leaving, Removal, Slot
 from hermetic.server.statistics import ModelStatistics
-from hermetic.server.wiping import wipe
 from hermetic.server.work import Work
 from hermetic.server.worker_link import Running, WorkerLink
 
@@ -57,6 +64,7 @@ class Dispatcher:
         self._clock = clock
         self._order = Order(self._deliver) if scheduler.ordered else None
         self._links: dict[Instance[Work], WorkerLink] = {}
+        self._no_worker = "no worker"
         self._sequence = 0
         self._alarm = 0.0
         self._run_posted = False
@@ -73,8 +81,11 @@ class Dispatcher:
 
     @property
     def why_not(self) -> str:
-        """Why nothing can be run now; "" where it can."""
-        return "" if self._links else "no worker"
+        """Why nothing can be run now; "" where it can.
+
+        No word of a worker is in it: callers of all tenants read it, and it could quote one of them to another.
+        """
+        return "" if self._links else self._no_worker
 
     @property
     def idle(self) -> bool:
@@ -92,7 +103,10 @@ class Dispatcher:
     def attach(self, channel: Channel, memory: mmap.mmap, layout: BufferLayout, in_flight: int) -> WorkerLink:
         """Take a worker in service."""
         instance = self._scheduler.add_instance(layout.buffers, in_flight)
-        link = WorkerLink(channel, memory, layout, instance, batched=self._shaping.batched)
+        shaping = self._shaping
+        link = WorkerLink(
+            channel, memory, layout, instance, batched=shaping.batched, acts_on_outputs=shaping.acts_on_outputs
+        )
         self._links[link.instance] = link
         self._fill_and_run()
         return link
@@ -128,18 +142,17 @@ class Dispatcher:
         self._fill_and_run()
 
     def received(self, link: WorkerLink, frame: bytes) -> None:
-        """Take a frame from a worker."""
+        """Take a frame from a worker. One that cannot be, or meets a fault of ours, ends its link."""
         if link.instance not in self._links:
             return
         try:
-            done = decode_done(frame)
-            running = link.running.get(done.buffer)
-            if running is None or running.sequence != done.sequence:
-                got = f"buffer {done.buffer}, sequence {done.sequence}"
-                raise BorderError(f"done frame: wanted the answer to a running batch, got {got}")
-            outputs = self._outputs(link, running.slot, done)
+            done, running, outputs = self._judged(link, frame)
         except BorderError as error:
             self.lost(link, error)
+            return
+        except Exception as error:  # noqa: BLE001 - whoever finds such a frame must not keep its batch, and us, waiting
+            _log.exception("a worker's frame met a fault")
+            self.lost(link, BorderError(f"done frame: wanted one that can be judged, got {type(error).__name__}"))
             return
         del link.running[done.buffer]
         self._awaited.answered(time.monotonic() - running.sent, len(running.slot.entries))
@@ -152,10 +165,24 @@ class Dispatcher:
             self._scheduler.release(running.slot)
         self._fill_and_run()
 
+    def _judged(self, link: WorkerLink, frame: bytes) -> tuple[Done, Running, list[Output]]:
+        """Return what a frame says, of which batch, and the outputs; `BorderError` where it cannot be."""
+        done = decode_done(frame)
+        running = link.running.get(done.buffer)
+        if running is None or running.sequence != done.sequence:
+            got = f"buffer {done.buffer}, sequence {done.sequence}"
+            raise BorderError(f"done frame: wanted the answer to a running batch, got {got}")
+        if done.status != STATUS_OK:
+            return done, running, []
+        outputs = link.outputs[running.slot.index]
+        return done, running, self._shaping.outputs(running.slot, link.claims, outputs, done.outputs)
+
     def lost(self, link: WorkerLink, error: HermeticError) -> None:
         """Give up on a worker: what it was running fails, what was forming moves on, its memory is wiped."""
         if link.instance not in self._links:
             return
+        lied = isinstance(error, BorderError) and not isinstance(error, BorderClosedError)
+        self._no_worker = f"no worker: the last one {'broke the protocol' if lied else 'was lost'}"
         self._awaited.lost(sum(len(running.slot.entries) for running in link.running.values()))
         told = error if isinstance(error, WorkerStoppedError) else WorkerLostError(str(error))
         leaving = self._scheduler.remove_instance(link.instance, told)
@@ -165,6 +192,10 @@ class Dispatcher:
         link.close()
         self.on_link_lost(link, error)
         self._fill_and_run()
+
+    def ended(self, link: WorkerLink, error: Exception) -> None:
+        """Take word that nothing more can be read from a worker."""
+        self.lost(link, error if isinstance(error, HermeticError) else WorkerLostError(f"worker: {error}"))
 
     def lose_stuck(self, now: float, limit_s: float) -> None:
         """Give up on workers that have had a batch for longer than `limit_s` seconds."""
@@ -182,11 +213,6 @@ class Dispatcher:
         self._links.clear()
         if self._order is not None:
             self._order.close()
-
-    def _outputs(self, link: WorkerLink, slot: Slot[Work], done: Done) -> list[Output]:
-        if done.status != STATUS_OK:
-            return []
-        return self._shaping.outputs(slot, link.claims, link.outputs[slot.index], done.outputs)
 
     def _answer(self, slot: Slot[Work], done: Done, outputs: list[Output], sent: float) -> None:
         if done.status == STATUS_OK and self._hidden is not None:
@@ -232,16 +258,31 @@ class Dispatcher:
 
         All bytes are moved before anyone is told: a caller that is told may cancel others, which moves bytes again.
         """
+        failed: list[tuple[Work, HermeticError]] = []
+        kept: list[Work] = []
         for work, removal, error in leaving:
+            why = error
             if removal is not None:
                 link = self._links[removal.slot.instance]
-                if error is None:
-                    work.raw = list[Buffer](link.copy_out(removal))
+                if why is None:
+                    why = self._copy_out(link, removal, work)
                 link.close_gap(removal)
-        self._scheduler.requeue([work for work, _, error in leaving if error is None])
-        for work, _, error in leaving:
-            if error is not None:
-                self._fail_all((work,), error)
+            if why is None:
+                kept.append(work)
+            else:
+                failed.append((work, why))
+        self._scheduler.requeue(kept)
+        for work, why in failed:
+            self._fail_all((work,), why)
+
+    def _copy_out(self, link: WorkerLink, removal: Removal, work: Work) -> HermeticError | None:
+        """Take a request's rows back from a worker's memory; returns what it fails with, where they are spoilt."""
+        try:
+            work.raw = list[Buffer](link.copy_out(removal, work))
+        except BorderError as error:
+            self._wake_at(self._clock(), partial(self.lost, link, error))
+            return WorkerLostError("a worker changed the request while it waited")
+        return None
 
     def _fill_and_run(self) -> None:
         if self._scheduler.waiting:
@@ -298,8 +339,8 @@ class Dispatcher:
     def _abandon(self, link: WorkerLink, slot: Slot[Work], error: HermeticError) -> None:
         """Fail a batch that cannot be sent."""
         self._fail_all(slot.entries, error)
-        for view in link.inputs[slot.index]:
-            wipe(view)
+        for place in link.inputs[slot.index]:
+            place.wipe()
         self._scheduler.release(slot)
         self._post(self._fill_and_run)
 

@@ -9,13 +9,15 @@ import mmap
 
 from hermetic.enclave.buffers import BufferLayout
 from hermetic.errors import BorderError
+from hermetic.server.foreign import Foreign
 
 
 def front_end_files(memory: mmap.mmap, layout: BufferLayout) -> dict[str, bytes]:
     """Return name -> content; `BorderError` where the worker has written anything else."""
     files = {}
+    whole = Foreign(memoryview(memory))
     for place in layout.files:
-        content = memory[place.offset : place.offset + place.file.size]
+        content = whole.copied(place.file.size, place.offset)
         digest = hashlib.sha256(content).hexdigest()
         if digest != place.file.sha256:
             raise BorderError(f"file '{place.file.name}': wanted SHA-256 {place.file.sha256}, got {digest}")

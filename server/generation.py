@@ -63,6 +63,8 @@ class Instance:
     links: dict[int, int] = field(default_factory=dict)
     """By front end (process id): the number of its link to the worker."""
     links_made: int = 0
+    fault: str = ""
+    """Why its worker is ended by us; "" where it is not."""
 
     @property
     def over(self) -> bool:
@@ -72,6 +74,7 @@ class Instance:
     def ready(self, worker: Worker, now: float) -> None:
         """The worker has given its known answers."""
         self.worker, self.starting, self.ready_at, self.restart_at = worker, False, now, None
+        self.fault = ""
         self.links.clear()
 
     def lost(self, now: float) -> float:

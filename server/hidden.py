@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from hermetic.enclave.messages import Tensor
+from hermetic.server.foreign import Foreign
 from hermetic.server.outputs import Output
 from hermetic.server.slots import Slot
 from hermetic.server.work import Work
@@ -16,16 +17,16 @@ from hermetic.server.work import Work
 class HiddenTensors(Protocol):
     """Fills the hidden inputs of a batch, and reads its hidden outputs."""
 
-    def write(self, slot: Slot[Work], memory: Sequence[memoryview]) -> list[Tensor]:
+    def write(self, slot: Slot[Work], memory: Sequence[Foreign]) -> list[Tensor]:
         """Write the hidden inputs of the batch in `slot`, just before it is sent; return their tensors.
 
-        `memory`: one view per hidden input of this buffer; it holds zeros. What the tensors cover is wiped when the
+        `memory`: one piece per hidden input of this buffer; it holds zeros. What the tensors cover is wiped when the
         batch has ended. A `HermeticError` fails the requests of this batch.
         """
 
     def answered(self, slot: Slot[Work], outputs: Sequence[Output]) -> None:
         """Take what is the server's from a good answer, before its requests are answered.
 
-        `outputs`: all of `model_outputs`, checked; their memory is wiped afterwards, and it is the worker's too: copy
-        before deciding anything by it. A `HermeticError` fails the requests of this batch.
+        `outputs`: all of `model_outputs`, checked; where `Shaping.acts_on_outputs` they are private copies. A
+        `HermeticError` fails the requests of this batch.
         """

@@ -14,6 +14,7 @@ from typing import Final
 
 from hermetic.enclave.buffers import layout
 from hermetic.enclave.channel import data_channel, shared_memory
+from hermetic.enclave.messages import DATA_FRAME_LIMIT, largest_data_frame
 from hermetic.enclave.supervisor import Worker
 from hermetic.errors import ConfigurationError, HermeticError, WorkerLostError
 from hermetic.server.cpu_plan import UNPLANNED
@@ -25,6 +26,7 @@ from hermetic.server.messages import ANSWER_WITHIN_S, LinkLost, ModelReady
 from hermetic.server.surroundings import Surroundings
 
 LARGEST_NUMBER: Final = 2**63  # of an instance, a link or a generation: longer in a frame than any that there will be
+BROKEN_LINKS: Final = "it was replaced, as its links to front ends broke again and again"
 ANSWER_MARGIN_S: Final = 15  # beyond what a worker may take over all batches that it has: the watchdog comes first
 
 
@@ -125,16 +127,18 @@ class Links:
         worker = instance.worker
         if worker is None or not generation.takes_links:
             return
-        verdict = self._ledger.failed(worker.pid, front_end.pid, generation.key, time.monotonic())
+        verdict = self._ledger.failed(worker.pid, front_end.pid, generation.key[0], time.monotonic())
         if verdict.act == "renew":
             again = partial(self._renew, generation, instance, worker, front_end)
             self._loop.call_at(time.monotonic() + verdict.delay_s, again)
         elif verdict.act == "replace worker":
             self._record("worker.replaced", {**generation.names(), "instance": instance.number, "pid": worker.pid})
+            instance.fault = BROKEN_LINKS
             worker.end()  # its end is an event that follows, and another is started
         else:
             self._record(
-                "front-end.replaced", {"pid": front_end.pid, "reason": "too many workers lost their links to it"}
+                "front-end.replaced",
+                {"pid": front_end.pid, "reason": "workers of several models lost links to it"},
             )
             front_end.end()
 
@@ -144,10 +148,36 @@ class Links:
             self.connect(generation, instance, [front_end])
 
 
-def check_ready_frame(generation: Generation) -> None:
-    """Raise `BorderError` where a model's description is too large to be told to a front end, whatever is counted."""
+def check_can_be_linked(generation: Generation, front_ends: int, front_end_memory: int) -> None:
+    """Raise what would fail only when a worker that took long to load meets its front ends.
+
+    `BorderError` where the description is too large to be told to one, whatever is counted; `ConfigurationError` where
+    a batch's frame is, or the shared memory for the worker, for `front_ends` of them, or for one, which may map
+    `front_end_memory` bytes.
+    """
     most = {"instance": LARGEST_NUMBER, "link": LARGEST_NUMBER, "generation": LARGEST_NUMBER}
     ready_frame(generation).model_copy(update=most).encode()
+    if generation.is_ensemble:
+        return
+    description, settings = generation.description(), generation.file.settings
+    frame = largest_data_frame(description)
+    if frame > DATA_FRAME_LIMIT:
+        raise ConfigurationError(
+            f"model {description.name}: wanted tensors that a frame of {DATA_FRAME_LIMIT} bytes can describe, "
+            f"got {frame} bytes: fewer inputs and outputs, or of fewer dimensions"
+        )
+    size = layout(description, settings.buffers, settings.variable_tensor_bytes).size
+    what = f"model {description.name}: wanted shared memory of at most"
+    if front_ends * size > settings.memory_limit_bytes:
+        raise ConfigurationError(
+            f"{what} memory_limit_bytes ({settings.memory_limit_bytes}), got {front_ends} x {size} bytes: "
+            "raise it, or lower max_batch_size or buffers"
+        )
+    if size > front_end_memory:
+        raise ConfigurationError(
+            f"{what} limits.front_end_memory_bytes ({front_end_memory}), got {size} bytes: "
+            "raise it, or lower max_batch_size or buffers"
+        )
 
 
 def answer_within_s(generation: Generation, instance: Instance | None, front_ends: int) -> float:
@@ -174,6 +204,7 @@ def _attach(generation: Generation, worker: Worker, front_end: FrontEnd, within_
         worker.attach(
             worker_side,
             memory,
+            front_end=front_end.pid,
             buffers=settings.buffers,
             variable_tensor_bytes=settings.variable_tensor_bytes,
             timeout_s=within_s,

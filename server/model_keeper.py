@@ -25,7 +25,7 @@ from hermetic.server.ensemble_states import introduce
 from hermetic.server.event_loop import Event
 from hermetic.server.front_ends import FrontEnd
 from hermetic.server.generation import Generation, Instance, Reply, SealedFile, to_nobody
-from hermetic.server.links import Links, check_ready_frame, ready_frame
+from hermetic.server.links import Links, check_can_be_linked, ready_frame
 from hermetic.server.loading import Loaded, Loader
 from hermetic.server.messages import LinkLost, ModelStop
 from hermetic.server.repository import Repository, Slot, printable
@@ -50,8 +50,9 @@ class ModelKeeper:
         *,
         patience_s: float,
         loads_at_once: int,
+        front_end_memory: int,
     ) -> None:
-        """`patience_s` is how long a front end may take to let go of a model."""
+        """`patience_s` is how long a front end may take to let go of a model, `front_end_memory` what it may map."""
         self.repository = repository
         self.on_passing: Callable[[Slot], None] = lambda _: None
         """Told of a version whose load failed for a reason that may pass."""
@@ -60,6 +61,7 @@ class ModelKeeper:
         self._record = around.record
         self._publish = around.publish
         self._patience_s = patience_s
+        self._front_end_memory = front_end_memory
         self._starting = Starting(loader, cpu, around.loop, loads_at_once)
         self._workers: set[Worker] = set()
         self._links = Links(around, self._worker_lost)
@@ -78,7 +80,7 @@ class ModelKeeper:
             return
         generation = Generation(slot.generations + 1, file, configuration, reply)
         try:
-            check_ready_frame(generation)
+            check_can_be_linked(generation, max(1, len(self._front_ends)), self._front_end_memory)
         except HermeticError as error:
             reply(error)
             return
@@ -226,8 +228,8 @@ class ModelKeeper:
         self._workers.discard(worker)
         self._links.forget(worker.pid)
         self._starting.give_place_back(instance)
-        reason, stopped = worker.reap(), self.stops.forget(worker)
-        reason = reason if stopped is None else f"ended by the watchdog: {stopped}"
+        end, stopped = worker.reap(), self.stops.forget(worker)
+        reason = instance.fault or end if stopped is None else f"ended by the watchdog: {stopped}"
         self._record("worker.lost", {**generation.names(), "instance": instance.number, "reason": reason})
         if generation.takes_links:
             why = self.stops.why_out(generation.file)

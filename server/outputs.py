@@ -1,8 +1,9 @@
 """What a worker says it wrote: checked against the model's description and our own layout, then cut by request. Pure.
 
 The worker is hostile until proven otherwise: shapes and lengths in its frame are claims. Where a tensor lies follows
-from the layout alone. Fixed-size elements mean something whatever their bytes; BYTES elements are copied first and
-walked afterwards, so that they cannot change in between.
+from the layout alone. Fixed-size elements mean something whatever their bytes, so they are passed on as they are,
+unless the server acts on them itself; BYTES elements are copied first and walked afterwards, so that they cannot change
+in between (foreign.py). Walking takes time of the thread that serves everyone: so many elements a batch and no more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,10 @@ from typing import Final, NamedTuple
 
 from hermetic.enclave.buffers import Region
 from hermetic.enclave.datatypes import ELEMENT_BYTES
-from hermetic.enclave.messages import Tensor
+from hermetic.enclave.messages import STRINGS_LIMIT, Tensor
 from hermetic.errors import BorderError
 from hermetic.server.contents import Buffer, string_ends
+from hermetic.server.foreign import Foreign
 
 CLAIMS_KEPT: Final = 256  # shapes of outputs, with the rows of their batch, that were found good
 
@@ -35,31 +37,36 @@ class Output(NamedTuple):
 class Claims:
     """Checks what a worker says of its outputs against the regions they lie in. A claim that was good is good again.
 
-    `batched`: the first dimension of every output is the row.
+    `batched`: the first dimension of every output is the row. `acted_on`: the server decides by outputs or keeps them,
+    and does not only pass them on.
     """
 
-    def __init__(self, regions: Sequence[Region], *, batched: bool) -> None:
+    def __init__(self, regions: Sequence[Region], *, batched: bool, acted_on: bool = False) -> None:
         self.regions = tuple(regions)
         self._batched = batched
+        self._acted_on = acted_on
         self._strings = [ELEMENT_BYTES[region.spec.datatype] is None for region in regions]
         self._good: set[tuple[tuple[Tensor, ...], int]] = set()
 
-    def outputs(self, memory: Sequence[memoryview], tensors: tuple[Tensor, ...], rows: int) -> list[Output]:
-        """Return the outputs that `tensors` says lie in `memory`, one view per region; `BorderError` if they cannot."""
+    def outputs(self, memory: Sequence[Foreign], tensors: tuple[Tensor, ...], rows: int) -> list[Output]:
+        """Return the outputs that `tensors` says lie in `memory`, one piece a region; `BorderError` if they cannot."""
         if (tensors, rows) not in self._good:
             self._check(tensors, rows)
         outputs = []
-        for region, view, (nbytes, shape), strings in zip(self.regions, memory, tensors, self._strings, strict=True):
+        for region, place, (nbytes, shape), strings in zip(self.regions, memory, tensors, self._strings, strict=True):
             if strings:
-                outputs.append(_strings(region, bytes(view[:nbytes]), shape, rows))
+                outputs.append(_strings(region, place.copied(nbytes), shape, rows))
             else:
-                outputs.append(Output(shape, view[:nbytes], None))
+                outputs.append(Output(shape, place.copied(nbytes) if self._acted_on else place.passed_on(nbytes), None))
         return outputs
 
     def check_count(self, tensors: Sequence[Tensor]) -> None:
         """`BorderError` unless there is one tensor per region."""
         if len(tensors) != len(self.regions):
             raise BorderError(f"done frame: wanted {len(self.regions)} outputs, got {len(tensors)}")
+        strings = sum(prod(shape) for (_, shape), is_strings in zip(tensors, self._strings, strict=True) if is_strings)
+        if strings > STRINGS_LIMIT:
+            raise BorderError(f"done frame: wanted at most {STRINGS_LIMIT} elements of BYTES, got {strings}")
 
     def _check(self, tensors: tuple[Tensor, ...], rows: int) -> None:
         self.check_count(tensors)
@@ -70,12 +77,12 @@ class Claims:
         self._good.add((tensors, rows))
 
 
-def checked_output(region: Region, view: memoryview, tensor: Tensor, wanted: tuple[int, ...], rows: int) -> Output:
+def checked_output(region: Region, place: Foreign, tensor: Tensor, wanted: tuple[int, ...], rows: int) -> Output:
     """Return one output, which must be of the shape `wanted`, -1 being free; BYTES are cut into `rows` equal rows."""
     _check_claim(region, tensor, wanted)
     if ELEMENT_BYTES[region.spec.datatype] is None:
-        return _strings(region, bytes(view[: tensor.nbytes]), tensor.shape, rows)
-    return Output(tensor.shape, view[: tensor.nbytes], None)
+        return _strings(region, place.copied(tensor.nbytes), tensor.shape, rows)
+    return Output(tensor.shape, place.passed_on(tensor.nbytes), None)
 
 
 def scattered(output: Output, shapes: Mapping[int, tuple[int, ...]]) -> Output:

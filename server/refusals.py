@@ -154,6 +154,13 @@ def too_many_strings(name: str, model: str, expected: int, got: int) -> InvalidR
     )
 
 
+def too_many_strings_at_all(model: str, expected: int, got: int) -> InvalidRequestError:
+    """More BYTES elements in one request than there is time to walk; not Triton's, which has no such limit."""
+    return RequestRefusedError(
+        f"elements of BYTES for model '{model}': expected at most {expected} in all inputs, got {got}"
+    )
+
+
 def cut_length(name: str, model: str, left: int) -> InvalidRequestError:
     """A BYTES element whose length is cut off."""
     return RequestRefusedError(

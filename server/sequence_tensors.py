@@ -15,6 +15,7 @@ from hermetic.enclave.configuration import Control, SequenceBatching
 from hermetic.enclave.configuration import State as StateOptions
 from hermetic.enclave.datatypes import BYTES, ELEMENT_BYTES
 from hermetic.enclave.messages import ModelDescription, Tensor
+from hermetic.server.foreign import Foreign
 from hermetic.server.outputs import Output, cut_rows
 from hermetic.server.sequence_call import correlation
 from hermetic.server.sequences import Sequence, SequenceWork, State
@@ -60,7 +61,7 @@ class SequenceTensors:
         sizes = [self._sizes(chosen.get(row), next(iter(chosen.values()))) for row in range(rows)]
         return all(sum(column) <= most for column, most in zip(zip(*sizes, strict=True), self._capacities, strict=True))
 
-    def write(self, slot: Slot[Work], memory: Many[memoryview]) -> list[Tensor]:
+    def write(self, slot: Slot[Work], memory: Many[Foreign]) -> list[Tensor]:
         """Write controls and states of every row of the batch in `slot`."""
         by_row = {work.row: work for work in slot.entries if isinstance(work, SequenceWork)}
         some = next(iter(by_row.values()))
@@ -70,10 +71,10 @@ class SequenceTensors:
         shapes = [(1,)] * len(self._controls) + [state.shape for state in _of(some).states]
         head = (slot.rows,) if self._batched else ()
         tensors = []
-        for view, column, shape in zip(memory, columns, shapes, strict=True):
+        for place, column, shape in zip(memory, columns, shapes, strict=True):
             at = 0
             for content in column:
-                view[at : at + len(content)] = content
+                place.put(content, at)
                 at += len(content)
             tensors.append(Tensor(at, head + shape))
         return tensors

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from hermetic.enclave.batch_inputs import batch_input
 from hermetic.enclave.messages import ModelDescription, Tensor
 from hermetic.errors import InvalidRequestError
+from hermetic.server.foreign import Foreign
 from hermetic.server.outputs import Output
 from hermetic.server.slots import Slot
 from hermetic.server.work import Work
@@ -20,18 +21,18 @@ class ShapeTensors:
         positions = {spec.name: at for at, spec in enumerate(description.inputs)}
         self._made = [(batch, positions[batch.sources[0]]) for batch in description.configuration.batch_inputs]
 
-    def write(self, slot: Slot[Work], memory: Sequence[memoryview]) -> list[Tensor]:
-        """Write them into `memory`, one view per input, all zeros; `InvalidRequestError` where one has no room."""
+    def write(self, slot: Slot[Work], memory: Sequence[Foreign]) -> list[Tensor]:
+        """Write them into `memory`, one piece per input, all zeros; `InvalidRequestError` where one has no room."""
         tensors: list[Tensor] = []
         for batch, source in self._made:
             shape, raw = batch_input(batch, [work.shapes[source] for work in slot.entries])
             for name in batch.names:
-                view = memory[len(tensors)]
-                if len(raw) > len(view):
+                place = memory[len(tensors)]
+                if len(raw) > len(place):
                     raise InvalidRequestError(
-                        f"batch input '{name}': expected at most {len(view)} bytes, got {len(raw)}"
+                        f"batch input '{name}': expected at most {len(place)} bytes, got {len(raw)}"
                     )
-                view[: len(raw)] = raw
+                place.put(raw)
                 tensors.append(Tensor(len(raw), shape))
         return tensors
 

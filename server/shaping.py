@@ -11,6 +11,7 @@ from typing import Final
 
 from hermetic.enclave.configuration import ABSENT_SHAPE
 from hermetic.enclave.messages import ModelDescription, Tensor
+from hermetic.server.foreign import Foreign
 from hermetic.server.outputs import Claims, Output, checked_output, scattered
 from hermetic.server.slots import Slot
 from hermetic.server.work import Work
@@ -22,9 +23,10 @@ RAGGED_SHAPE: Final = (-2,)
 class Shaping:
     """Every tensor has the rows of all requests, one after the other."""
 
-    def __init__(self, *, batched: bool) -> None:
-        """`batched`: the first dimension of every tensor is the row."""
+    def __init__(self, *, batched: bool, acts_on_outputs: bool = False) -> None:
+        """`batched`: the first dimension of every tensor is the row. `acts_on_outputs`: the server reads some."""
         self.batched = batched
+        self.acts_on_outputs = acts_on_outputs
 
     def tensors(self, slot: Slot[Work]) -> list[Tensor]:
         """Return what the frame of a batch says of callers' inputs."""
@@ -32,7 +34,7 @@ class Shaping:
         return [Tensor(filled, rows + shape) for filled, shape in zip(slot.filled, slot.key.row_shapes, strict=True)]
 
     def outputs(
-        self, slot: Slot[Work], claims: Claims, memory: Sequence[memoryview], tensors: tuple[Tensor, ...]
+        self, slot: Slot[Work], claims: Claims, memory: Sequence[Foreign], tensors: tuple[Tensor, ...]
     ) -> list[Output]:
         """Return the outputs that a worker claims to lie in `memory`; `BorderError` if they cannot."""
         return claims.outputs(memory, tensors, slot.rows)
@@ -42,7 +44,8 @@ class LooseShaping(Shaping):
     """Some tensors are absent, or have elements instead of rows."""
 
     def __init__(self, description: ModelDescription) -> None:
-        super().__init__(batched=description.max_batch_size > 0)
+        acts = description.configuration.sequence_batching is not None
+        super().__init__(batched=description.max_batch_size > 0, acts_on_outputs=acts)
         positions = {spec.name: at for at, spec in enumerate(description.inputs)}
         self._sources: dict[int, int] = {}  # scattered output -> the input that says how
         places = {spec.name: at for at, spec in enumerate(description.outputs)}
@@ -64,21 +67,21 @@ class LooseShaping(Shaping):
         return (slot.rows, *row_shape) if self.batched else row_shape
 
     def outputs(
-        self, slot: Slot[Work], claims: Claims, memory: Sequence[memoryview], tensors: tuple[Tensor, ...]
+        self, slot: Slot[Work], claims: Claims, memory: Sequence[Foreign], tensors: tuple[Tensor, ...]
     ) -> list[Output]:
         """Return the outputs that a worker claims to lie in `memory`; `BorderError` if they cannot."""
         if not self._sources:
             return claims.outputs(memory, tensors, slot.rows)
         claims.check_count(tensors)
         outputs = []
-        for at, (region, view, tensor) in enumerate(zip(claims.regions, memory, tensors, strict=True)):
+        for at, (region, place, tensor) in enumerate(zip(claims.regions, memory, tensors, strict=True)):
             source = self._sources.get(at)
             if source is None:
-                outputs.append(checked_output(region, view, tensor, (slot.rows, *region.spec.shape), slot.rows))
+                outputs.append(checked_output(region, place, tensor, (slot.rows, *region.spec.shape), slot.rows))
                 continue
             shapes = {work.row: work.shapes[source] for work in slot.entries}
             count = sum(map(prod, shapes.values()))
-            outputs.append(scattered(checked_output(region, view, tensor, (count,), count), shapes))
+            outputs.append(scattered(checked_output(region, place, tensor, (count,), count), shapes))
         return outputs
 
 
@@ -87,4 +90,5 @@ def new_shaping(description: ModelDescription) -> Shaping:
     configuration = description.configuration
     if configuration.batch_outputs or any(one.optional or one.ragged for one in configuration.inputs):
         return LooseShaping(description)
-    return Shaping(batched=description.max_batch_size > 0)
+    acts = configuration.sequence_batching is not None  # keeps states, ends at a final flag
+    return Shaping(batched=description.max_batch_size > 0, acts_on_outputs=acts)

@@ -21,6 +21,7 @@ from hermetic.enclave.messages import Frame
 from hermetic.errors import BorderError, HermeticError, NotReadyError
 from hermetic.server import documents
 from hermetic.server.catalogue import Catalogue
+from hermetic.server.change_desk import ChangeDesk
 from hermetic.server.command_desk import CommandDesk
 from hermetic.server.config import ServerConfig
 from hermetic.server.cores import cores_here
@@ -57,7 +58,6 @@ from hermetic.server.shared_messages import (
     ChangeSettings,
     EpochApplied,
     EpochStaged,
-    SettingsChanged,
     TallyPart,
     TotalsReply,
     Traces,
@@ -113,9 +113,18 @@ class Supervisor:
         self._pool.cores = lambda number: self._cpu.front_end(number).cores
         around = Surroundings(self._loop, self._front_ends, self._record, self._publish)
         patience, at_once = config.limits.drain_s + PATIENCE_S, config.repository.loads_at_once
-        self._models = ModelKeeper(repository, loader, self._cpu, around, patience_s=patience, loads_at_once=at_once)
+        self._models = ModelKeeper(
+            repository,
+            loader,
+            self._cpu,
+            around,
+            patience_s=patience,
+            loads_at_once=at_once,
+            front_end_memory=config.limits.front_end_memory_bytes,
+        )
         self._curator = Curator(config.repository, catalogue, repository, self._models, self._cpu, around)
         self._commands = CommandDesk(self._obey)
+        self._changes = ChangeDesk(self._change_settings, self._record)
         self._tallies = TallyDesk(self._loop, self._front_ends, repository.generations)
         self._reloader = Reloader(
             current, settings.epoch, self._loop, self._front_ends, self._record, self._epoch_applied
@@ -195,7 +204,7 @@ class Supervisor:
         elif isinstance(frame, AskTotals):
             self._tallies.ask(front_end.pid, partial(self._tell_totals, front_end, frame.id))
         elif isinstance(frame, ChangeSettings):
-            self._change_settings(front_end, frame)
+            self._changes.take(front_end, frame, time.monotonic())
         elif isinstance(frame, Traces):
             self._traces.take(frame, self._reloader.epoch.trace)
         elif isinstance(frame, EpochStaged):
@@ -205,6 +214,7 @@ class Supervisor:
 
     def _front_end_gone(self, front_end: FrontEnd) -> None:
         self._commands.gone(front_end)
+        self._changes.gone(front_end)
         self._tallies.gone(front_end.pid)
         self._reloader.gone(front_end)
         self._models.front_end_gone(front_end.pid)
@@ -248,13 +258,8 @@ class Supervisor:
             first=True,
         )
 
-    def _change_settings(self, front_end: FrontEnd, asked: ChangeSettings) -> None:
+    def _change_settings(self, asked: ChangeSettings, reply: Reply) -> None:
         """Have every front end take the trace or log settings that a caller wants, or none."""
-
-        def reply(error: HermeticError | None) -> None:
-            name = "" if error is None else type(error).__name__
-            front_end.send(SettingsChanged(id=asked.id, error=name, text="" if error is None else str(error)[:1024]))
-
         if self._draining:
             reply(NotReadyError("the server is shutting down"))
             return

@@ -33,6 +33,7 @@
     │   ├── VerificationError           not genuine: carries every failed check
     │   └── AppraisalError              genuine, not acceptable: carries every failure
     ├── BorderError                 the process across a border broke the protocol
+    │   └── BorderClosedError           it has closed its side
     └── KeyNotWipedError            a bug of ours: a key was still there after its wipe
 
 Nothing here knows gRPC, HTTP or exit codes: server/status.py, attestation/broker/ and cli/ map them.
@@ -195,6 +196,10 @@ class AppraisalError(EvidenceError):
 
 class BorderError(HermeticError):
     """The process across a border sent something that the protocol does not allow."""
+
+
+class BorderClosedError(BorderError):
+    """The process across a border has closed its side, or has ended."""
 
 
 class KeyNotWipedError(HermeticError):

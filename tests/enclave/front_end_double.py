@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,11 @@ VARIABLE = 4096  # bytes
 class FrontEnd:
     """One data channel and its shared memory. `write` and `read` are by position, as the layout is."""
 
-    def __init__(self, worker: Worker, buffers: int = 2) -> None:
+    numbers = count()
+
+    def __init__(self, worker: Worker, buffers: int = 2, number: int | None = None) -> None:
         self.worker = worker
+        self.number = next(self.numbers) if number is None else number
         self.layout = layout(worker.description, buffers, VARIABLE)
         memory = shared_memory(self.layout.size)
         ours, theirs = data_channel()
@@ -29,7 +33,7 @@ class FrontEnd:
             self.buffers = SharedBuffers(self.memory, self.layout)
             self.channel = Channel.of_descriptor(ours)
             self.channel.settimeout(30)
-            worker.attach(theirs, memory, buffers=buffers, variable_tensor_bytes=VARIABLE)
+            worker.attach(theirs, memory, front_end=self.number, buffers=buffers, variable_tensor_bytes=VARIABLE)
         finally:
             os.close(memory)
             os.close(theirs)

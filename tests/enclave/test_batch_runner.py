@@ -191,7 +191,7 @@ def test_memory_that_is_not_what_it_should_be_is_refused_and_the_worker_lives(nu
     for memory, reason in ((resizable, "wanted seals"), (small, "wanted .* bytes, got 4096"), (0, "wanted a memfd")):
         ours, theirs = data_channel()
         with pytest.raises(BorderError, match=reason):
-            numbers.attach(theirs, memory, buffers=2, variable_tensor_bytes=4096)
+            numbers.attach(theirs, memory, front_end=0, buffers=2, variable_tensor_bytes=4096)
         os.close(ours)
         os.close(theirs)
     os.close(resizable)

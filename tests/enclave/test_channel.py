@@ -3,6 +3,7 @@
 import fcntl
 import os
 import socket
+import threading
 
 import pytest
 
@@ -15,6 +16,8 @@ from hermetic.enclave.channel import (
 )
 from hermetic.enclave.messages import CONTROL_FRAME_LIMIT, DATA_FRAME_LIMIT
 from hermetic.errors import BorderError
+
+TIMEOUT_S = 10
 
 
 def open_descriptors() -> int:
@@ -57,15 +60,46 @@ def test_the_end_is_an_error_on_both_sides() -> None:
             one.send(b"x")
 
 
-def test_data_frames_drop_descriptors_and_keep_excess_visible() -> None:
+def test_data_frames_bring_no_descriptors_and_keep_excess_visible() -> None:
     front_end, worker = data_channel()
     with Channel.of_descriptor(front_end) as one, Channel.of_descriptor(worker) as other:
         before = open_descriptors()
-        one.send(b"frame", [0])
-        assert other.receive_data() == b"frame"
-        assert open_descriptors() == before
+        for descriptors in ([0], [0] * 100, [worker, front_end]):
+            one.send(b"frame", descriptors)
+            with pytest.raises(BorderError, match="got one with descriptors"):
+                other.receive_data()
+            assert open_descriptors() == before
         one.send(b"x" * (DATA_FRAME_LIMIT + 100))
         assert len(other.receive_data()) == DATA_FRAME_LIMIT + 1
+
+
+def test_a_frame_that_waits_is_seen_and_an_end_is_none() -> None:
+    one, other = Channel.pair()
+    with one:
+        assert not one.has_frame()
+        other.send(b"unasked")
+        assert one.has_frame()
+        one.receive()
+        other.close()
+        assert not one.has_frame()
+
+
+def test_who_receives_hears_of_the_end_although_the_other_end_is_held_by_someone() -> None:
+    one, other = Channel.pair()
+    ends: list[str] = []
+
+    def receive() -> None:
+        with pytest.raises(BorderError, match="the other side has closed"):
+            one.receive()
+        ends.append("heard")
+
+    with one, other:
+        thread = threading.Thread(target=receive)
+        thread.start()
+        one.shut()
+        thread.join(TIMEOUT_S)
+        one.shut()  # again does no harm
+    assert ends == ["heard"]
 
 
 def test_only_seqpacket_sockets_are_channels() -> None:

@@ -86,7 +86,7 @@ def test_limits_of_data_frames(decode: object) -> None:
 
 
 def test_control_frames() -> None:
-    attach = Attach(buffers=4, variable_tensor_bytes=1 << 20)
+    attach = Attach(front_end=7, buffers=4, variable_tensor_bytes=1 << 20)
     assert decode_control(attach.encode(), (Unload, Attach)) == attach
     assert Attach.decode(attach.encode()) == attach
     secret = OpenModel(jwe=bytes(range(256)), manifest_digest="ab" * 32)

@@ -57,7 +57,7 @@ def attach(side: FarSide, worker: Worker, name: str, delay_us: int) -> None:  # 
     )  # fmt: skip
     memory = shared_memory(layout(described, ready.buffers, ready.variable_tensor_bytes).size)
     ours, theirs = data_channel()
-    worker.attach(theirs, memory, buffers=ready.buffers, variable_tensor_bytes=ready.variable_tensor_bytes)
+    worker.attach(theirs, memory, front_end=0, buffers=ready.buffers, variable_tensor_bytes=ready.variable_tensor_bytes)
     side.channel.send(ready.encode(), (ours, memory))
     for descriptor in (ours, theirs, memory):
         os.close(descriptor)

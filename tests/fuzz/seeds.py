@@ -57,7 +57,7 @@ def frames() -> Iterator[bytes]:
     yield control.Records(records=('{"event":"x"}',)).encode()
     yield control.RecordsWritten(count=1).encode()
     yield border.OpenModel(jwe=b"jwe", manifest_digest="ab" * 32).encode()
-    yield border.Attach(buffers=2, variable_tensor_bytes=1).encode()
+    yield border.Attach(front_end=1, buffers=2, variable_tensor_bytes=1).encode()
     yield border.Failed(error="ModelFormatError", text="no").encode()
 
 

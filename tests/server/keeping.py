@@ -51,7 +51,9 @@ class WorkerDouble:
             raise ProcessLookupError
         return self.seen
 
-    def attach(self, channel: int, memory: int, *, buffers: int, variable_tensor_bytes: int, timeout_s: float) -> None:
+    def attach(
+        self, channel: int, memory: int, *, front_end: int, buffers: int, variable_tensor_bytes: int, timeout_s: float
+    ) -> None:
         assert self.may_attach.wait(TIMEOUT_S)
         if self.answers:
             raise self.answers.popleft()
@@ -145,6 +147,7 @@ class Keeping:
             self.around,
             patience_s=TIMEOUT_S,
             loads_at_once=loads_at_once,
+            front_end_memory=64 << 30,
         )
 
     def _publish(self) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hermetic.enclave.configuration import INFERRED, ModelConfiguration
 from hermetic.enclave.messages import Tensor
 from hermetic.errors import HermeticError, InvalidRequestError
+from hermetic.server.foreign import Foreign
 from hermetic.server.outputs import Output
 from hermetic.server.slots import Slot
 from hermetic.server.work import Work
@@ -100,7 +101,7 @@ def test_an_answer_in_order_that_cannot_be_made_ends_its_stream(early: int) -> N
 class Broken:
     """Hidden tensors that meet a fault."""
 
-    def write(self, slot: Slot[Work], memory: Sequence[memoryview]) -> list[Tensor]:
+    def write(self, slot: Slot[Work], memory: Sequence[Foreign]) -> list[Tensor]:
         raise struct.error("'i' format requires another number")
 
     def answered(self, slot: Slot[Work], outputs: Sequence[Output]) -> None:
@@ -110,7 +111,7 @@ class Broken:
 class BrokenAnswers(Broken):
     """Hidden tensors that meet it later."""
 
-    def write(self, slot: Slot[Work], memory: Sequence[memoryview]) -> list[Tensor]:
+    def write(self, slot: Slot[Work], memory: Sequence[Foreign]) -> list[Tensor]:
         return []
 
 

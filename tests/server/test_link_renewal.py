@@ -32,7 +32,9 @@ class StandInWorker(WorkerDouble):
         self.processes: list[subprocess.Popen[bytes]] = []
         self.orders: list[socket.socket] = []
 
-    def attach(self, channel: int, memory: int, *, buffers: int, variable_tensor_bytes: int, timeout_s: float) -> None:
+    def attach(
+        self, channel: int, memory: int, *, front_end: int, buffers: int, variable_tensor_bytes: int, timeout_s: float
+    ) -> None:
         ours, orders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         options = {
             "description": self.description.model_dump(mode="json"),

@@ -263,14 +263,35 @@ def test_a_worker_whose_links_break_again_and_again_is_replaced(
     assert not front_end.over
 
 
-def test_a_front_end_that_has_workers_replaced_again_and_again_is_replaced(
+def lose_links(keeping: Keeping, front_end: FrontEndDouble, model: str) -> None:
+    for ready in [one for one in front_end.told(ModelReady) if one.description.name == model]:
+        lose_link(keeping, front_end, ready)
+
+
+def test_one_model_costs_no_front_end_whatever_its_workers_do(
+    keeping: Keeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end would be the end of every other model's calls."""
+    monkeypatch.setattr("hermetic.server.link_ledger.RENEWAL_DELAYS_S", ())
+    front_end = keeping.front_end(1)
+    slot = loaded(keeping, sealed(instances=2 * REPLACED_LIMIT))
+    lose_links(keeping, front_end, "iris")
+    keeping.turn_until(lambda: slot.state != "READY")
+    assert len(keeping.recorded("worker.replaced")) == 2 * REPLACED_LIMIT
+    assert not front_end.over
+    assert "links to front ends broke" in slot.entry.reason or slot.state == "LOADING"
+
+
+def test_a_front_end_that_has_workers_of_several_models_replaced_is_replaced(
     keeping: Keeping, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hermetic.server.link_ledger.RENEWAL_DELAYS_S", ())
     front_end = keeping.front_end(1)
-    loaded(keeping, sealed(instances=REPLACED_LIMIT + 1))
-    for ready in list(front_end.told(ModelReady)):
-        lose_link(keeping, front_end, ready)
+    loaded(keeping, sealed(instances=REPLACED_LIMIT))
+    loaded(keeping, sealed(name="rose"))
+    lose_links(keeping, front_end, "iris")
+    assert not front_end.over
+    lose_links(keeping, front_end, "rose")
     keeping.turn_until(lambda: front_end.over)
     assert len(keeping.recorded("worker.replaced")) == REPLACED_LIMIT
     assert len(keeping.recorded("front-end.replaced")) == 1

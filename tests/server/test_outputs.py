@@ -5,6 +5,7 @@ import pytest
 from hermetic.enclave.buffers import Region
 from hermetic.enclave.messages import Tensor, TensorSpec
 from hermetic.errors import BorderError
+from hermetic.server.foreign import Foreign
 from hermetic.server.outputs import Claims, Output, cut_rows
 
 FIXED = Region(TensorSpec(name="fixed", datatype="FP32", shape=(2,)), 0, 32)
@@ -13,7 +14,7 @@ WORDS = Region(TensorSpec(name="words", datatype="BYTES", shape=(1,)), 0, 32)
 
 
 def check(region: Region, memory: bytes, nbytes: int, *shape: int, rows: int = 2) -> Output:
-    return Claims([region], batched=True).outputs([memoryview(memory)], (Tensor(nbytes, shape),), rows)[0]
+    return Claims([region], batched=True).outputs([Foreign(memoryview(memory))], (Tensor(nbytes, shape),), rows)[0]
 
 
 def test_rows_of_equal_size() -> None:
@@ -58,19 +59,19 @@ def test_strings_that_do_not_end_where_they_should(memory: bytes) -> None:
 
 def test_the_number_of_outputs() -> None:
     with pytest.raises(BorderError, match="wanted 2 outputs, got 1"):
-        Claims([FIXED, FREE], batched=True).outputs([memoryview(bytes(32))] * 2, (Tensor(16, (2, 2)),), 2)
+        Claims([FIXED, FREE], batched=True).outputs([Foreign(memoryview(bytes(32)))] * 2, (Tensor(16, (2, 2)),), 2)
 
 
 def test_strings_are_copied_before_they_are_walked() -> None:
     memory = bytearray(b"\1\0\0\0a\1\0\0\0b".ljust(32, b"\0"))
-    output = Claims([WORDS], batched=True).outputs([memoryview(memory)], (Tensor(10, (2, 1)),), 2)[0]
+    output = Claims([WORDS], batched=True).outputs([Foreign(memoryview(memory))], (Tensor(10, (2, 1)),), 2)[0]
     memory[:] = b"\xff" * 32  # the worker writes again
     assert bytes(cut_rows(output, 1, 1, 2)[1]) == b"\1\0\0\0b"
 
 
 def test_a_claim_that_was_good_is_good_for_as_many_rows_only() -> None:
     claims = Claims([FIXED], batched=True)
-    memory = [memoryview(bytearray(64))]
+    memory = [Foreign(memoryview(bytearray(64)))]
     for _ in range(2):
         assert claims.outputs(memory, (Tensor(16, (2, 2)),), 2)[0].shape == (2, 2)
     with pytest.raises(BorderError, match="wanted shape"):

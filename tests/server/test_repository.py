@@ -14,11 +14,13 @@ from hermetic.server.repository import Repository, Shelf, Slot
 from tests.enclave.sealed_by_hand import manifest_of
 
 
-def sealed(version: int = 1, settings: ModelSettings | None = None, **configuration: Any) -> SealedFile:
+def sealed(
+    version: int = 1, settings: ModelSettings | None = None, name: str = "iris", **configuration: Any
+) -> SealedFile:
     dump = ModelConfiguration.model_validate(configuration).dump()
-    document = manifest_of([("model.onnx", b"g")], version=version, configuration=dump)
+    document = manifest_of([("model.onnx", b"g")], version=version, name=name, configuration=dump)
     manifest = Manifest.model_validate(document, strict=False)
-    return SealedFile(Path(f"/iris-{version}.sealed"), settings or ModelSettings(), manifest)
+    return SealedFile(Path(f"/{name}-{version}.sealed"), settings or ModelSettings(), manifest)
 
 
 def slot_of(file: SealedFile) -> Slot:

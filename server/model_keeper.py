@@ -60,8 +60,7 @@ class ModelKeeper:
         self._front_ends = around.front_ends
         self._record = around.record
         self._publish = around.publish
-        self._patience_s = patience_s
-        self._front_end_memory = front_end_memory
+        self._patience_s, self._front_end_memory = patience_s, front_end_memory
         self._starting = Starting(loader, cpu, around.loop, loads_at_once)
         self._workers: set[Worker] = set()
         self._links = Links(around, self._worker_lost)

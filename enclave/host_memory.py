@@ -10,8 +10,6 @@ from typing import Final, NamedTuple, Protocol
 
 __all__ = ["HostBatch", "HostBlock", "HostMemory", "Pages", "PrivatePages", "Staging", "address_of", "wipe_at"]
 
-_NOTHING: Final = memoryview(b"")
-
 # On the path of every request: called with the interpreter's lock held, which is half the price of letting it go for
 # the few kilobytes of most requests. Large memory lets others run meanwhile.
 _memset_quick: Final = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)(

@@ -21,6 +21,8 @@ Sha256Hex: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$
 Name: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/+@=-]{1,256}$")]
 Profile: TypeAlias = Literal["production", "demo"]
 Zeroing: TypeAlias = Literal["enforced", "best effort"]
+ZeroingBy: TypeAlias = Annotated[str, StringConstraints(pattern=r"^(?:preload:[0-9a-f]{64}|glibc-tunables|nothing)$")]
+"""What overwrites freed memory: a preloaded library, with the SHA-256 of its source; glibc, told to; or nothing."""
 
 
 class _Facts(BaseModel):
@@ -93,6 +95,7 @@ class HermeticClaims(_Facts):
     policies: tuple[Name, ...] = Field(default=(), max_length=MAX_NAMES)
     log_head: Name | None = Field(default=None, alias="log-head")
     zeroing: Zeroing | None = None
+    zeroing_by: ZeroingBy | None = Field(default=None, alias="zeroing-by")
 
     @classmethod
     def parse(cls, members: Mapping[str, JsonValue]) -> Self:

@@ -22,6 +22,7 @@ from typing import Annotated, ClassVar, Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hermetic.attestation.claims import ZeroingBy
 from hermetic.enclave.configuration import INFERRED, ModelConfiguration, hidden_tensors
 from hermetic.errors import BorderError
 
@@ -161,7 +162,7 @@ class ModelDescription(BaseModel):
 
 
 class LockdownReport(BaseModel):
-    """What a locked-down process holds: each property with the layers that give it.
+    """What a locked-down process holds: each property with the layers that give it; what overwrites freed memory.
 
     `key_memory` is the kind of memory that its keys lie in (attestation/key_memory.py); None: it has none of ours.
     """
@@ -172,6 +173,7 @@ class LockdownReport(BaseModel):
     warnings: tuple[str, ...]
     zeroing: Literal["enforced", "best effort"]
     key_memory: Literal["secret", "locked", "unlocked"] | None = None
+    zeroing_by: ZeroingBy = "nothing"
 
 
 class Prepare(Frame):

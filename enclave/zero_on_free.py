@@ -1,28 +1,27 @@
-"""Memory that is freed is overwritten: the environment that makes the allocators do it, and the proof that they do.
+"""Memory that is freed is overwritten: what makes the allocators do it, and the proof that they do (ADR 0161).
 
-glibc fills freed blocks (`perturb`) once its per-thread cache, which it does not fill, is off; Python hands small
-objects to glibc too (`PYTHONMALLOC=malloc`); MKL keeps no buffers of its own. All of it is read when a process starts,
-so a process that was started without it replaces itself (`ensure`). The self-test writes, frees and reads the freed
-addresses through /proc/self/mem. What it cannot see (registers, kernel buffers) is in LIMITATIONS.md.
+Where there is one, a small library is preloaded that wipes what is freed (zero_on_free.c). Else glibc is told to fill
+freed blocks (`perturb`), which needs its per-thread cache off, and leaves up to 8 bytes at a block's end. With either
+Python hands small objects to the C library too (`PYTHONMALLOC=malloc`), and MKL keeps no buffers of its own.
+
+All of it is read when a process starts, so a process that was started without it replaces itself (`ensure`). Each
+process looks at its own freed memory then (freed_memory.py) and reports what it saw. What cannot be seen (registers,
+kernel buffers) is in LIMITATIONS.md.
 """
 
 import ctypes
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
+from functools import cache
 from typing import Final, Literal
 
-Zeroing = Literal["enforced", "best effort"]
+from hermetic.enclave import freed_memory, zero_on_free_library
+from hermetic.enclave.zero_on_free_library import Library
+from hermetic.errors import ConfigurationError
 
 TUNABLES: Final = "glibc.malloc.perturb=165:glibc.malloc.tcache_count=0"
-ENVIRONMENT: Final[Mapping[str, str]] = {
-    "GLIBC_TUNABLES": TUNABLES,
-    "PYTHONMALLOC": "malloc",
-    "MKL_DISABLE_FAST_MM": "1",
-}
-"""What makes freed memory be overwritten."""
-
 RUNTIME_ENVIRONMENT: Final[Mapping[str, str]] = {
     # onnxruntime >= 1.29 sends telemetry unless this is set before it is imported.
     "ORT_DISABLE_TELEMETRY": "1",
@@ -31,31 +30,51 @@ RUNTIME_ENVIRONMENT: Final[Mapping[str, str]] = {
 }
 """What a runtime needs to be told before it is imported."""
 
+PRELOAD: Final = "preload"
+BY_GLIBC: Final = "glibc-tunables"
+BY_NOTHING: Final = "nothing"
+
 # On the path of every request: called with the interpreter's lock held, which is half the price of letting it go.
 _memset: Final = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)(("memset", ctypes.CDLL(None)))
 _BYTES_HEADER: Final = bytes.__basicsize__ - 1
 
 _RESTARTED: Final = "HERMETIC_ZERO_ON_FREE"
-_CANARY: Final = b"\x5a\xc3"
-_SIZES: Final = (32, 200, 1000, 4096, 60_000, 1 << 18)  # bytes: every kind of block that glibc keeps differently
-_BLOCKS: Final = 16  # of each size
-_HEADER_BYTES: Final = 64  # at the start of a freed block glibc keeps its lists
+_LEFT_TO_US: Final[Mapping[str, str | None]] = {"LD_PRELOAD": None, "LD_AUDIT": None, "GLIBC_TUNABLES": None}
+
+
+@dataclass(frozen=True, slots=True)
+class Zeroing:
+    """Whether freed memory is overwritten in this process, and by what.
+
+    `by` is "preload:" and the SHA-256 of the library's source in hex, "glibc-tunables", or "nothing". `why` says what
+    was found where it is not enforced, or not by the library; "" where all is well.
+    """
+
+    state: Literal["enforced", "best effort"]
+    by: str
+    why: str = ""
+
+
+NOT_LOOKED_AT: Final = Zeroing("best effort", BY_NOTHING, "nobody has looked")
 
 
 def ensure() -> None:
     """Replace this process by itself under the environment, once. Call it first thing, with one thread.
 
-    Returns where the environment is there already, or was tried before.
+    Returns where the environment is there already, or was tried before. Libraries that somebody else has asked to
+    preload, and other orders to glibc's allocator, are gone then.
     """
-    if os.environ.get(_RESTARTED) or all(os.environ.get(name) == value for name, value in ENVIRONMENT.items()):
+    wanted = {**_LEFT_TO_US, **_orders()}
+    if os.environ.get(_RESTARTED) or all(os.environ.get(name) == value for name, value in wanted.items()):
         return
-    environment = {**os.environ, **ENVIRONMENT, _RESTARTED: "1"}
+    kept = {name: value for name, value in os.environ.items() if name not in wanted}
+    environment = {**kept, **_orders(), _RESTARTED: "1"}
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # noqa: S606 - the same program again
 
 
 def environment() -> dict[str, str]:
     """Return the whole environment that a process of ours is started with: nothing is inherited."""
-    return {**ENVIRONMENT, **RUNTIME_ENVIRONMENT, "PYTHONUTF8": "1"}
+    return {**_orders(), **RUNTIME_ENVIRONMENT, "PYTHONUTF8": "1"}
 
 
 def interpreter() -> list[str]:
@@ -67,11 +86,15 @@ def interpreter() -> list[str]:
 
 
 def status() -> Zeroing:
-    """Return whether freed memory is overwritten in this process; "best effort" where it is not, or cannot be read."""
+    """Look at freed memory, and return whether it is overwritten here and by what."""
+    by, why = _in_force()
     try:
-        return "enforced" if _survivors() == 0 else "best effort"
-    except OSError:
-        return "best effort"
+        left = freed_memory.left_behind()
+    except OSError as error:
+        return Zeroing("best effort", by, str(error))
+    if left:
+        return Zeroing("best effort", by, f"not overwritten: {', '.join(left)}")
+    return Zeroing("best effort" if by == BY_NOTHING else "enforced", by, why)
 
 
 def wipe(view: memoryview | bytearray) -> None:
@@ -90,34 +113,31 @@ def wipe_immutable_bytes_that_nobody_else_holds(secret: bytes) -> None:
         _memset(id(secret) + _BYTES_HEADER, 0, len(secret))
 
 
-def _survivors() -> int:
-    """Blocks that still hold what was written into them before they were freed."""
-    libc = ctypes.CDLL(None)
-    libc.malloc.restype = ctypes.c_void_p
-    libc.malloc.argtypes = [ctypes.c_size_t]
-    libc.free.argtypes = [ctypes.c_void_p]
-    survivors = 0
-    with Path("/proc/self/mem").open("rb", buffering=0) as memory:
-        for size in _SIZES:
-            fill = _CANARY * (size // len(_CANARY))
-            blocks = [libc.malloc(size) for _ in range(_BLOCKS)]
-            for block in blocks:
-                ctypes.memmove(block, fill, size)
-            objects = [bytes(bytearray(fill)) for _ in range(_BLOCKS)]
-            blocks += [id(item) + bytes.__basicsize__ - 1 for item in objects]
-            if sum(_holds(memory.fileno(), block, size, fill) for block in blocks) != len(blocks):
-                raise OSError("zero-on-free self-test: cannot see what was just written")
-            for block in blocks[:_BLOCKS]:
-                libc.free(block)
-            del objects
-            survivors += sum(_holds(memory.fileno(), block, size, fill) for block in blocks)
-    return survivors
+def _orders() -> dict[str, str]:
+    """Return what has freed memory overwritten, as environment variables."""
+    found = _library()
+    allocator = {"LD_PRELOAD": str(found.path)} if isinstance(found, Library) else {"GLIBC_TUNABLES": TUNABLES}
+    return {**allocator, "PYTHONMALLOC": "malloc", "MKL_DISABLE_FAST_MM": "1"}
 
 
-def _holds(memory: int, block: int, size: int, fill: bytes) -> bool:
-    """Whether the freed block still holds a tail of what was written; a block that was unmapped does not."""
-    skip = min(_HEADER_BYTES, size // 2)
+@cache
+def _library() -> Library | str:
+    """Return the library, or why there is none."""
     try:
-        return os.pread(memory, size - skip, block + skip) == fill[skip:]
-    except OSError:
-        return False
+        return zero_on_free_library.find()
+    except ConfigurationError as error:
+        return str(error)
+
+
+def _in_force() -> tuple[str, str]:
+    """Return what overwrites freed memory here, by whose `free` is called; and why it is not the library."""
+    found = _library()
+    owners = {zero_on_free_library.file_of(function) for function in ("free", "realloc")}
+    if isinstance(found, Library) and owners == {str(found.path)}:
+        return f"{PRELOAD}:{found.source_sha256}", ""
+    why = "started without it" if isinstance(found, Library) else found
+    if owners != {zero_on_free_library.file_of("gnu_get_libc_version")}:
+        return BY_NOTHING, f"free and realloc are those of {', '.join(sorted(owners))}"
+    if os.environ.get("GLIBC_TUNABLES") != TUNABLES:
+        return BY_NOTHING, "nothing was asked for"
+    return BY_GLIBC, why

@@ -67,6 +67,7 @@ def assemble(
     loader = Loader(config.isolation, publishers, attesting, config.tenants)
     settings = _front_end_settings(config, first_epoch(config), serving_key)
     supervisor = Supervisor(current, settings, serving_key, renew_key, catalogue, loader, log, on_change)
+    supervisor.zeroing = zeroing
     if read_again is not None:
         supervisor.read_again = partial(_checked_again, read_again)
     return supervisor
@@ -134,7 +135,8 @@ def _host_claims(
     return {
         "profile": config.profile,
         "waivers": sorted(config.isolation.waived),
-        "zeroing": zeroing,
+        "zeroing": zeroing.state,
+        "zeroing-by": zeroing.by,
         "trusted-publishers": publishers.digest().hex(),
         "policies": [f"access:{hashlib.sha256(canonical(_access_rules(config))).hexdigest()}"],
         "log-head": f"{log.head.size}:{log.head.root.hex()}",

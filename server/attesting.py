@@ -62,6 +62,7 @@ class Attesting:
             "manifest-digest": digest.hex(),
             "waivers": sorted(report.waived),
             "zeroing": report.zeroing,
+            "zeroing-by": report.zeroing_by,
         }
         with self._lock:
             token = self._attest(worker_key, claims, measured=digest)

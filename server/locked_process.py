@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from hermetic.enclave.channel import Channel
-from hermetic.enclave.messages import Frame, decode_control
+from hermetic.enclave.messages import Frame, LockdownReport, decode_control
 from hermetic.enclave.zero_on_free import interpreter
 from hermetic.errors import BorderError, WorkerLostError
 from hermetic.server.messages import Listening
@@ -32,6 +32,8 @@ class LockedProcess:
             )
         self.channel = Channel(ours)
         self.listening = False
+        self.report: LockdownReport | None = None
+        """What it holds, once it listens."""
         self._frames = frames
 
     @property
@@ -54,6 +56,7 @@ class LockedProcess:
             ) from None
         self.channel.settimeout(BORDER_TIMEOUT_S)
         self.listening = True
+        self.report = listening.report
         return listening
 
     def send(self, frame: Frame, descriptors: tuple[int, ...] = ()) -> None:

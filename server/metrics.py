@@ -4,6 +4,7 @@ Who serves the text is metrics_port.py; what is counted is tally.py. Format:
 https://prometheus.io/docs/instrumenting/exposition_formats/ (text, version 0.0.4).
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Annotated, Final
 
@@ -36,6 +37,16 @@ class StoppedWorkers(BaseModel):
     count: Count
 
 
+class ProcessesZeroing(BaseModel):
+    """How many processes of a kind overwrite freed memory so: the state that each saw when it started, and by what."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    process: str
+    state: str
+    by: str
+    count: Count
+
+
 class Facts(BaseModel):
     """What the supervisor alone knows: the epoch that holds, its processes, the state of models, what is waived."""
 
@@ -50,6 +61,7 @@ class Facts(BaseModel):
     tagged: tuple[TaggedModel, ...] = ()
     stopped: tuple[StoppedWorkers, ...] = ()
     quarantined: tuple[tuple[Name, int], ...] = ()
+    zeroing: tuple[ProcessesZeroing, ...] = ()
 
 
 class Page(BaseModel):
@@ -58,6 +70,14 @@ class Page(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     tally: Tally
     facts: Facts
+
+
+def count_zeroing(processes: Iterable[tuple[str, str, str]]) -> tuple[ProcessesZeroing, ...]:
+    """Count processes, each given as its kind, state and what overwrites its freed memory."""
+    return tuple(
+        ProcessesZeroing(process=process, state=state, by=by, count=count)
+        for (process, state, by), count in sorted(Counter(processes).items())
+    )
 
 
 _MODEL_COUNTERS: Final[tuple[tuple[str, str, Callable[[ModelTally], int]], ...]] = (
@@ -150,6 +170,9 @@ def _facts(lines: list[str], facts: Facts) -> None:
         _family(lines, f"hermetic_{name}", kind, text, [("", value)])
     waivers = ((_text(name=name), 1) for name in facts.waived)
     _family(lines, "hermetic_waiver", "gauge", "1 for each property that this server goes without", waivers)
+    zeroing = ((_text(process=one.process, state=one.state, by=one.by), one.count) for one in facts.zeroing)
+    text = "Number of processes, by whether they overwrite freed memory, and by what"
+    _family(lines, "hermetic_zeroing", "gauge", text, zeroing)
     profile = [(_text(profile=facts.profile), 1)]
     _family(lines, "hermetic_profile", "gauge", "1 for the profile; demo is not for secrets", profile)
 

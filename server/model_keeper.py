@@ -12,6 +12,7 @@ from typing import Final
 
 from hermetic.attestation.evidence import JsonValue
 from hermetic.enclave.configuration import ModelConfiguration
+from hermetic.enclave.messages import LockdownReport
 from hermetic.enclave.supervisor import Worker
 from hermetic.errors import (
     BrokerUnreachableError,
@@ -372,6 +373,10 @@ class ModelKeeper:
             if not self._loop.busy:
                 return
             self._loop.turn()
+
+    def reports(self) -> list[LockdownReport]:
+        """Return what each worker that serves holds."""
+        return [worker.report for worker in self._workers]
 
     def kill_everything(self) -> None:
         """Leave no worker behind, whatever happened."""

@@ -18,6 +18,7 @@ from typing import Final
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.log import Log
 from hermetic.enclave.messages import Frame
+from hermetic.enclave.zero_on_free import NOT_LOOKED_AT
 from hermetic.errors import BorderError, HermeticError, NotReadyError
 from hermetic.server import documents
 from hermetic.server.catalogue import Catalogue
@@ -45,7 +46,7 @@ from hermetic.server.messages import (
     RepositoryEntry,
 )
 from hermetic.server.messages import Repository as RepositoryFrame
-from hermetic.server.metrics import Facts, Page, TaggedModel
+from hermetic.server.metrics import Facts, Page, ProcessesZeroing, TaggedModel, count_zeroing
 from hermetic.server.metrics_keeper import MetricsKeeper
 from hermetic.server.model_keeper import ModelKeeper
 from hermetic.server.record_desk import RecordDesk
@@ -132,6 +133,8 @@ class Supervisor:
         self._metrics: MetricsKeeper | None = None
         self._traces = TraceDesk(config.trace, self._record)
         self._watch_front_ends()
+        self.zeroing = NOT_LOOKED_AT
+        """Whether this process itself overwrites freed memory, as its owner has found out."""
         self._reloader.check = self._check_models
         self.read_again: Callable[[], ServerConfig] | None = None
         """Reads the configuration's file once more; without it there is no reload."""
@@ -333,8 +336,15 @@ class Supervisor:
             ),
             stopped=self._models.stops.stopped(),
             quarantined=tuple(slot.key for slot in self._models.repository if self._models.stops.holds(slot.file)),
+            zeroing=self._zeroing_of_processes(),
         )
         return Page(tally=self._tallies.total(), facts=facts)
+
+    def _zeroing_of_processes(self) -> tuple[ProcessesZeroing, ...]:
+        front_ends = [("front end", one.report) for one in self._front_ends.values() if one.report is not None]
+        workers = [("worker", report) for report in self._models.reports()]
+        reported = [(kind, report.zeroing, report.zeroing_by) for kind, report in front_ends + workers]
+        return count_zeroing([("supervisor", self.zeroing.state, self.zeroing.by), *reported])
 
     # The end
 

@@ -74,11 +74,13 @@ def build(
     *,
     credentials: Path | None = None,
     zeroing: str = "best effort",
+    zeroing_by: str = "nothing",
     clock: Clock = lambda: datetime.now(UTC),
 ) -> RunningBroker:
     """Make everything that `config` describes, and bind its listeners; raises an `OperatorError`.
 
-    `credentials` is systemd's credentials folder; `zeroing` says what the launcher found out about freed memory.
+    `credentials` is systemd's credentials folder; `zeroing` and `zeroing_by` say whether the launcher found
+    freed memory overwritten, and by what.
     """
     with contextlib.ExitStack() as undo:
         log = undo.enter_context(_open_log(config, clock))
@@ -95,7 +97,8 @@ def build(
         listeners = Listeners(endpoints, config.limits)
         undo.callback(listeners.close)
         build_name = f"hermetic {importlib.metadata.version('hermetic')}"
-        writer.write(journal.STARTED, {"profile": config.profile, "build": build_name, "zeroing": zeroing})
+        memory = {"zeroing": zeroing, "zeroing-by": zeroing_by}
+        writer.write(journal.STARTED, {"profile": config.profile, "build": build_name, **memory})
         return RunningBroker(config, listeners, undo.pop_all())
 
 

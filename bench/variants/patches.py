@@ -91,12 +91,11 @@ def _nothing(*_arguments: object, **_named: object) -> None:
 def _without_zero_on_free(module: str, _argument: str) -> None:
     from hermetic.enclave import zero_on_free
 
-    swap_everywhere("status", zero_on_free.status, lambda: "enforced")
+    swap_everywhere("status", zero_on_free.status, lambda: zero_on_free.Zeroing("enforced", zero_on_free.BY_NOTHING))
     if module != HERMETIC:
         return
-    plain = {name: value for name, value in zero_on_free.environment().items() if name not in zero_on_free.ENVIRONMENT}
     swap(zero_on_free, "ensure", _nothing)
-    swap_everywhere("environment", zero_on_free.environment, lambda: dict(plain))
+    swap(zero_on_free, "_orders", dict)
 
 
 def _without_wiping(module: str, _argument: str) -> None:

@@ -201,5 +201,9 @@ def _report(layers: Layers, wanted: Mapping[str, tuple[str, ...]], zeroing: Zero
     # (8) The decision.
     decision = properties.decide(wanted, layers.held, layers.room.waived, layers.unavailable)
     return LockdownReport(
-        properties=decision.holds, waived=decision.waived, warnings=decision.warnings, zeroing=zeroing
+        properties=decision.holds,
+        waived=decision.waived,
+        warnings=decision.warnings,
+        zeroing=zeroing.state,
+        zeroing_by=zeroing.by,
     )

@@ -176,7 +176,7 @@ def test_a_serving_key_needs_no_manifest() -> None:
 def test_runtime_data_travels_with_hyphens_and_refuses_strangers() -> None:
     wire: dict[str, Any] = {
         "profile": "demo", "manifest-digest": MANIFEST, "waivers": [], "trusted-publishers": A, "policies": [],
-        "log-head": None, "zeroing": "enforced", "purpose": "model",
+        "log-head": None, "zeroing": "enforced", "zeroing-by": "glibc-tunables", "purpose": "model",
     }  # fmt: skip
     claims = GOOD.with_hermetic(wire)
     assert claims.hermetic is not None

@@ -1,25 +1,33 @@
-"""Freed memory is overwritten under the environment, and the self-test sees the difference."""
+"""Freed memory is overwritten under the environment, the self-test sees the difference, and what does it is named."""
 
+import json
 import os
+import re
 import subprocess
 import sys
-
-import pytest
+from pathlib import Path
 
 from hermetic.enclave.zero_on_free import (
-    ENVIRONMENT,
     environment,
     interpreter,
     wipe,
     wipe_immutable_bytes_that_nobody_else_holds,
 )
+from hermetic.enclave.zero_on_free_library import LIBRARY, SOURCE, find
+from hermetic.errors import ConfigurationError
+from tests.enclave.zero_on_free_builds import CC, built, needs_compiler, preloading, told_glibc
 
-STATUS = "from hermetic.enclave import zero_on_free as z; import sys; sys.stdout.write(z.status())"
+STATUS = """
+import dataclasses, json, sys
+from hermetic.enclave import zero_on_free as z
+sys.stdout.write(json.dumps(dataclasses.asdict(z.status())))
+"""
 RESTART = """
 import os, sys
 from hermetic.enclave import zero_on_free as z
 z.ensure()
-sys.stdout.write(z.status() + " " + " ".join(sys.argv[1:]))
+preloaded = os.environ.get("LD_PRELOAD", "none")
+sys.stdout.write(" ".join([z.status().state, preloaded, os.environ["KEPT"], *sys.argv[1:]]))
 """
 
 
@@ -27,37 +35,95 @@ def run(environ: dict[str, str], *arguments: str) -> str:
     return subprocess.run([*interpreter(), *arguments], env=environ, capture_output=True, text=True, check=True).stdout
 
 
+def status(environ: dict[str, str]) -> dict[str, str]:
+    found: dict[str, str] = json.loads(run(environ, "-c", STATUS))
+    return found
+
+
+def library() -> str:
+    """What processes of ours preload here: "" where there is no library."""
+    try:
+        return str(find().path)
+    except ConfigurationError:
+        return ""
+
+
 def test_it_is_enforced_under_the_environment() -> None:
-    assert run(environment(), "-c", STATUS) == "enforced"
+    found = status(environment())
+    assert found["state"] == "enforced"
+    assert re.fullmatch("preload:[0-9a-f]{64}" if library() else "glibc-tunables", found["by"])
+    assert (found["why"] == "") is bool(library())
 
 
-@pytest.mark.parametrize("missing", ["GLIBC_TUNABLES", "PYTHONMALLOC"])
-def test_it_is_best_effort_without_any_part_of_it(missing: str) -> None:
-    assert run({k: v for k, v in environment().items() if k != missing}, "-c", STATUS) == "best effort"
+def test_glibc_alone_can_do_it_too_and_says_so() -> None:
+    found = status(told_glibc())
+    assert (found["state"], found["by"]) == ("enforced", "glibc-tunables")
+    assert found["why"]
+
+
+def test_it_is_best_effort_without_any_part_of_it() -> None:
+    assert status(preloading(None))["state"] == "best effort"
+    without_malloc = {name: value for name, value in environment().items() if name != "PYTHONMALLOC"}
+    found = status(without_malloc)
+    assert (found["state"], found["why"]) == ("best effort", "not overwritten: Python's objects")
 
 
 def test_the_per_thread_cache_alone_is_seen() -> None:
-    with_cache = environment() | {"GLIBC_TUNABLES": "glibc.malloc.perturb=165"}
-    assert run(with_cache, "-c", STATUS) == "best effort"
+    with_cache = told_glibc() | {"GLIBC_TUNABLES": "glibc.malloc.perturb=165"}
+    found = status(with_cache)
+    assert (found["state"], found["by"]) == ("best effort", "nothing")
+    assert "small blocks" in found["why"]
 
 
 def test_python_under_isolation_would_ignore_it() -> None:
     command = [sys.executable, "-I", "-c", STATUS]
-    assert (
-        subprocess.run(command, env=environment(), capture_output=True, text=True, check=True).stdout == "best effort"
-    )
+    said = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True).stdout
+    assert json.loads(said)["state"] == "best effort"
 
 
 def test_a_process_without_it_replaces_itself_once_and_keeps_its_arguments() -> None:
-    plain = {"PATH": os.environ.get("PATH", "")}
-    assert run(plain, "-c", RESTART, "one", "two words") == "enforced one two words"
+    plain = {"PATH": os.environ.get("PATH", ""), "KEPT": "kept"}
+    expected = f"enforced {library() or 'none'} kept one two words"
+    assert run(plain, "-c", RESTART, "one", "two words") == expected
     # Where the allocator takes no such orders it goes on, and says so.
     stubborn = plain | {"HERMETIC_ZERO_ON_FREE": "1"}
-    assert run(stubborn, "-c", RESTART, "x") == "best effort x"
+    assert run(stubborn, "-c", RESTART, "x") == "best effort none kept x"
+
+
+@needs_compiler
+def test_what_somebody_else_preloads_is_gone_after_the_restart(tmp_path: Path) -> None:
+    """Attack: an environment with a library that wipes nothing, put before everything, and after ours."""
+    evil = _compiled(tmp_path / "evil.so", "extern void __libc_free(void *); void free(void *p) { __libc_free(p); }")
+    expected = f"enforced {library() or 'none'} kept x"
+    for preload in (str(evil), f"{LIBRARY}:{evil}", f"{evil}:{LIBRARY}"):
+        assert run({"KEPT": "kept", "LD_PRELOAD": preload}, "-c", RESTART, "x") == expected
+
+
+@needs_compiler
+def test_another_library_in_its_place_is_noticed(tmp_path: Path) -> None:
+    """Attack: the environment keeps the process from restarting, and the library there wipes nothing, or seems to."""
+    kept = {"HERMETIC_ZERO_ON_FREE": "1"}
+    evil = _compiled(tmp_path / "evil.so", "extern void __libc_free(void *); void free(void *p) { __libc_free(p); }")
+    found = status(preloading(evil) | kept)
+    assert (found["state"], found["by"]) == ("best effort", "nothing")
+    assert "small blocks" in found["why"]
+    copy = built(tmp_path / "copy")  # made of our very source, and wiping everything: but not ours
+    for preload in (str(copy), f"{copy}:{LIBRARY}"):
+        found = status(preloading(None) | kept | {"LD_PRELOAD": preload})
+        assert (found["state"], found["by"]) == ("best effort", "nothing")
+        assert str(copy) in found["why"]
 
 
 def test_the_environment_holds_nothing_of_ours() -> None:
-    assert set(environment()) == {*ENVIRONMENT, "ORT_DISABLE_TELEMETRY", "OPENBLAS_NUM_THREADS", "PYTHONUTF8"}
+    allocator = "LD_PRELOAD" if library() else "GLIBC_TUNABLES"
+    others = {"PYTHONMALLOC", "MKL_DISABLE_FAST_MM", "ORT_DISABLE_TELEMETRY", "OPENBLAS_NUM_THREADS", "PYTHONUTF8"}
+    assert set(environment()) == {allocator, *others}
+
+
+def test_the_source_is_where_the_library_is() -> None:
+    assert SOURCE.exists()
+    assert LIBRARY.is_absolute()
+    assert LIBRARY.parent == SOURCE.parent
 
 
 def test_wiping() -> None:
@@ -73,3 +139,11 @@ def test_wiping() -> None:
     wipe_immutable_bytes_that_nobody_else_holds(b"")
     wipe_immutable_bytes_that_nobody_else_holds(b"a")
     assert bytes([97]) == b"a"
+
+
+def _compiled(library: Path, text: str) -> Path:
+    assert CC is not None
+    source = library.with_suffix(".c")
+    source.write_text(text)
+    subprocess.run([CC, "-shared", "-fPIC", "-fno-builtin", "-o", library, source], check=True)
+    return library

@@ -1,5 +1,7 @@
-"""The wheel holds exactly what git tracks: a wheel that silently drops a folder was seen."""
+"""The wheel holds what git tracks, and the library compiled from it: a wheel that silently drops a folder was seen."""
 
+import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+LIBRARY = "hermetic/enclave/libhermetic-zero-on-free.so.1"
 ROOMS = ("client", "server", "enclave", "attestation", "bench")
 
 
@@ -26,12 +29,21 @@ def _in_wheel(name: str) -> str | None:
     return f"hermetic/{name}" if name.partition("/")[0] in ROOMS else None
 
 
-def _build(source: Path, destination: Path) -> set[str]:
+def _wheel(source: Path, destination: Path, compiler: str = "cc") -> Path:
     build = "from hatchling.build import build_wheel; import sys; print(build_wheel(sys.argv[1]))"
-    subprocess.run([sys.executable, "-c", build, str(destination)], cwd=source, check=True, capture_output=True)
+    command, environ = [sys.executable, "-c", build, str(destination)], os.environ | {"CC": compiler}
+    subprocess.run(command, cwd=source, check=True, capture_output=True, env=environ)
     (wheel,) = destination.glob("*.whl")
+    return wheel
+
+
+def _content(wheel: Path) -> set[str]:
     with zipfile.ZipFile(wheel) as archive:
         return {name for name in archive.namelist() if ".dist-info/" not in name}
+
+
+def _build(source: Path, destination: Path) -> set[str]:
+    return _content(_wheel(source, destination))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +60,23 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_wheel_holds_the_tracked_files_and_nothing_else(checkout: Path, tmp_path: Path) -> None:
     wanted = {inside for name in _tracked() if (inside := _in_wheel(name)) is not None}
-    assert _build(checkout, tmp_path) == wanted
+    assert _build(checkout, tmp_path) == wanted | ({LIBRARY} if shutil.which("cc") else set())
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_the_library_in_the_wheel_is_made_of_its_source(checkout: Path, tmp_path: Path) -> None:
+    wheel = _wheel(checkout, tmp_path)
+    assert wheel.name.split("-")[2:4] == ["py3", "none"]
+    assert not wheel.name.endswith("-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        digest = hashlib.sha256(archive.read("hermetic/enclave/zero_on_free.c")).hexdigest()
+        assert digest.encode() in archive.read(LIBRARY)
+
+
+def test_without_a_compiler_there_is_a_wheel_all_the_same(checkout: Path, tmp_path: Path) -> None:
+    wheel = _wheel(checkout, tmp_path, compiler="there-is-no-such-compiler")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    assert LIBRARY not in _content(wheel)
 
 
 def test_a_file_more_in_a_room_is_a_file_more_in_the_wheel(checkout: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from hermetic.enclave.isolation.properties import FRONT_END_PROPERTIES, WORKER_PROPERTIES
+from hermetic.enclave.zero_on_free import Zeroing
 from hermetic.provision import host
 from hermetic.provision.host import Finding
 
@@ -76,3 +77,25 @@ def test_isolation_is_what_a_locked_down_process_says(tmp_path: Path) -> None:
 def test_every_missing_or_weak_piece_has_a_price(tmp_path: Path) -> None:
     for finding in host.examine(tmp_path):
         assert bool(finding.cost) == (finding.state != "good"), finding
+
+
+@pytest.mark.parametrize(
+    ("found", "state", "said"),
+    [
+        (Zeroing("enforced", "preload:" + "0" * 64), "good", ""),
+        (Zeroing("enforced", "glibc-tunables", "no library here"), "weak", "up to 8 bytes"),
+        (Zeroing("best effort", "nothing", "not overwritten: small blocks"), "weak", "small blocks"),
+    ],
+)
+def test_what_overwrites_freed_memory_is_named(
+    found: Zeroing, state: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(host, "zeroing_here", lambda: found)
+    finding = _find(host.examine(tmp_path), "zero on free")
+    assert finding.state == state
+    assert finding.detail == f"{found.state}, by {found.by}"
+    assert said in finding.cost
+
+
+def test_freed_memory_is_looked_at_on_this_host() -> None:
+    assert host.zeroing_here().state == "enforced"

@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hermetic.server.messages import RepositoryEntry
-from hermetic.server.metrics import Facts, Page, StoppedWorkers, TaggedModel, render
+from hermetic.server.metrics import Facts, Page, StoppedWorkers, TaggedModel, count_zeroing, render
 from hermetic.server.statistics import ModelStatistics
 from hermetic.server.status import Code
 from hermetic.server.tally import ModelTally, Tally
@@ -19,6 +19,13 @@ FACTS = Facts(
     models=(RepositoryEntry(name="m", version=2, state="LOADING"),),
     stopped=(StoppedWorkers(name="m", version=2, limit="batch_timeout_s", count=3),),
     quarantined=(("m", 2),),
+    zeroing=count_zeroing(
+        [
+            ("worker", "enforced", "glibc-tunables"),
+            ("worker", "best effort", "nothing"),
+            ("worker", "enforced", "glibc-tunables"),
+        ]
+    ),
 )
 
 
@@ -60,6 +67,9 @@ def test_the_page() -> None:
     assert found["hermetic_requests", (("method", "/a/b"), ("status", "OK"))] == 3
     assert found["hermetic_config_epoch", ()] == 7
     assert found["hermetic_front_ends", ()] == 3
+    enforced = (("by", "glibc-tunables"), ("process", "worker"), ("state", "enforced"))
+    assert found["hermetic_zeroing", enforced] == 2
+    assert found["hermetic_zeroing", (("by", "nothing"), ("process", "worker"), ("state", "best effort"))] == 1
     assert found["hermetic_draining", ()] == 1
     assert found["hermetic_waiver", (("name", "no-exec"),)] == 1
     stopped = (("limit", "batch_timeout_s"), ("model", "m"), ("version", "2"))

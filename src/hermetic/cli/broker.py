@@ -41,14 +41,20 @@ def serve(
     if settings.profile == "demo":
         output.warn("HERMETIC DEMO - NOT SECRET: this broker believes software TPMs and sample evidence")
     zeroing = zero_on_free.status()
-    if zeroing != "enforced":
-        output.warn(f"freed memory is overwritten: {zeroing}")
+    if zeroing.state != "enforced":
+        output.warn(f"freed memory is overwritten: {zeroing.state}: {zeroing.why}")
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-    broker = build(settings, credentials=None if credentials is None else Path(credentials), zeroing=zeroing)
+    broker = build(
+        settings,
+        credentials=None if credentials is None else Path(credentials),
+        zeroing=zeroing.state,
+        zeroing_by=zeroing.by,
+    )
 
     def ready() -> None:
         public, admin = broker.listeners.ports
-        facts = {"public": public, "admin": admin, "profile": settings.profile, "zeroing": zeroing}
+        facts = {"public": public, "admin": admin, "profile": settings.profile,
+                 "zeroing": zeroing.state, "zeroing-by": zeroing.by}  # fmt: skip
         output.show(facts, as_json=as_json, human=lambda: output.facts("key broker", facts))
 
     try:

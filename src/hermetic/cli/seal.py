@@ -103,8 +103,9 @@ def seal(
         "max_batch_size": max_batch_size,
         "shared": shared,
     }
-    if zero_on_free.status() != "enforced":
-        output.warn("freed memory is overwritten: best effort")
+    zeroing = zero_on_free.status()
+    if zeroing.state != "enforced":
+        output.warn(f"freed memory is overwritten: {zeroing.state}: {zeroing.why}")
     count = threads or os.cpu_count() or 1
     publication = Publication(
         source=source,

@@ -25,7 +25,7 @@ def demo_plan(plan: Plan, *, tee: Literal["tpm", "sample"] | None) -> tuple[Plan
         weaker.append("No software TPM (Debian: swtpm, swtpm-tools): evidence is `sample`, which proves nothing.")
     lacking = lacking_properties()
     weaker += [f"This host cannot give the isolation property {name}: waived in server.toml." for name in lacking]
-    zeroing = zeroing_here()
+    zeroing = zeroing_here().state
     if zeroing != "enforced":
         weaker.append("Freed memory is not overwritten on this host: the policy accepts that.")
     changed: dict[str, Any] = {

@@ -4,6 +4,7 @@ Isolation is not guessed from version numbers: a throw-away process is locked do
 as a front end, and says what held. Paths are below a root that can be given, so that tests show a host that they made.
 """
 
+import json
 import os
 import resource
 import shutil
@@ -18,6 +19,7 @@ from hermetic.enclave import zero_on_free
 from hermetic.enclave.isolation import landlock, limits
 from hermetic.enclave.isolation.kernel import syscall
 from hermetic.enclave.messages import LockdownReport
+from hermetic.enclave.zero_on_free import Zeroing
 from hermetic.errors import IsolationError
 
 __all__ = ["Finding", "State", "examine", "lacking_properties", "software_tpm", "zeroing_here"]
@@ -178,7 +180,7 @@ def _isolation() -> Iterator[Finding]:
 
 def _trial(kind: Kind) -> LockdownReport:
     """The report of a throw-away process that locked itself down as `kind`; raises `IsolationError` where it died."""
-    environment = {**_search_path(), **zero_on_free.ENVIRONMENT, **zero_on_free.RUNTIME_ENVIRONMENT}
+    environment = {**_search_path(), **zero_on_free.environment()}
     command = [sys.executable, "-c", _TRIAL, kind]
     result = subprocess.run(
         command, check=False, capture_output=True, text=True, timeout=TRIAL_TIMEOUT_S, env=environment
@@ -205,22 +207,34 @@ def _memory(root: Path) -> Iterator[Finding]:
     yield _memfd_secret()
 
 
-def zeroing_here() -> str:
-    """Whether a process started as ours are overwrites what it frees: "enforced" or "best effort"."""
-    program = "from hermetic.enclave import zero_on_free; print(zero_on_free.status())"
-    command = [sys.executable, "-c", program]
-    environment = {**_search_path(), **zero_on_free.ENVIRONMENT}
-    result = subprocess.run(
-        command, check=True, capture_output=True, text=True, timeout=TRIAL_TIMEOUT_S, env=environment
+def zeroing_here() -> Zeroing:
+    """Whether a process started as ours are overwrites what it frees, and by what."""
+    program = (
+        "import dataclasses, json; from hermetic.enclave import zero_on_free as z; "
+        "print(json.dumps(dataclasses.asdict(z.status())))"
     )
-    return result.stdout.strip()
+    environment = {**_search_path(), **zero_on_free.environment()}
+    result = subprocess.run(
+        [*zero_on_free.interpreter(), "-c", program],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=TRIAL_TIMEOUT_S,
+        env=environment,
+    )
+    return Zeroing(**json.loads(result.stdout))
 
 
 def _zero_on_free() -> Finding:
-    zeroing = zeroing_here()
-    if zeroing == "enforced":
-        return Finding("memory", "zero on free", "good", zeroing)
-    return Finding("memory", "zero on free", "weak", zeroing, "freed memory keeps what it held until it is used again")
+    found = zeroing_here()
+    detail = f"{found.state}, by {found.by}"
+    if found.state != "enforced":
+        cost = f"freed memory keeps what it held until it is used again ({found.why})"
+        return Finding("memory", "zero on free", "weak", detail, cost)
+    if found.by.startswith(zero_on_free.PRELOAD):
+        return Finding("memory", "zero on free", "good", detail)
+    cost = f"up to 8 bytes at the end of a freed block stay, and it takes more time ({found.why})"
+    return Finding("memory", "zero on free", "weak", detail, cost)
 
 
 def _swap(root: Path) -> Finding:

@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 
 from hermetic.enclave.isolation import kernel, lockdown, namespaces, process, seccomp
 from hermetic.enclave.isolation.properties import OWN_LAYERS, PROPERTIES
+from hermetic.enclave.zero_on_free import NOT_LOOKED_AT
 
 MEMORY = 512 << 20  # bytes that a room may map
 THREADS = 6
@@ -256,7 +257,7 @@ def lock(request: dict[str, Any]) -> None:
         rules = [seccomp.Rule("unshare", seccomp.refuse())]
         seccomp.apply(seccomp.assemble(rules, default=seccomp.ALLOW))
     if request["kind"] == "worker":
-        report = lockdown.lock_down_worker(room, request.get("profile", "onnx-cpu"), "best effort")
+        report = lockdown.lock_down_worker(room, request.get("profile", "onnx-cpu"), NOT_LOOKED_AT)
     else:
         half = lockdown.lock_front_end_before_threads(room, 0)
         report = _listen_and_lock(half, request["pipe"])
@@ -270,7 +271,7 @@ def _listen_and_lock(half: lockdown.Layers, pipe: int) -> Any:
     global LISTENING  # noqa: PLW0603 - one per forked child
     LISTENING = listener
     os.write(pipe, f"{listener.getsockname()[1]}\n".encode())
-    return lockdown.lock_front_end_after_listening(half, "best effort")
+    return lockdown.lock_front_end_after_listening(half, NOT_LOOKED_AT)
 
 
 class Elsewhere:

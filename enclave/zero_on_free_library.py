@@ -1,0 +1,89 @@
+"""The library that overwrites freed memory: whether it may be preloaded, and whether it is in force in this process.
+
+It is compiled from zero_on_free.c where a package is built (hatch_build.py), and lies beside this file. It is taken
+only from a place that nobody but root can write, and only where it says that it was made of the very source that is
+here. This guards against a stale library and against other users of the host; who is root can change the Python code
+just as well, which only a measured boot shows.
+"""
+
+import ctypes
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from hermetic.errors import ConfigurationError
+
+SOURCE: Final = Path(__file__).resolve().with_name("zero_on_free.c")
+LIBRARY: Final = SOURCE.with_name("libhermetic-zero-on-free.so.1")
+MARKER: Final = "hermetic_zero_on_free_source"  # the name under which the library says what it was made of
+DIGEST_CHARACTERS: Final = 64
+_OTHERS_MAY_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """A library that may be preloaded: where it lies, and the SHA-256 of the source that it was made of, in hex."""
+
+    path: Path
+    source_sha256: str
+
+
+class _Found(ctypes.Structure):
+    """Dl_info of dladdr(3)."""
+
+    _fields_ = (
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("name", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    )
+
+
+def find(path: Path = LIBRARY, source: Path = SOURCE) -> Library:
+    """Return the library that is ready to be preloaded; `ConfigurationError` says why there is none."""
+    try:
+        digest = hashlib.sha256(source.read_bytes()).hexdigest()
+        resolved = path.resolve(strict=True)
+        _check_only_root_can_write(resolved)
+        made_of = ctypes.string_at(ctypes.addressof(_marker(resolved)), DIGEST_CHARACTERS).decode("ascii", "replace")
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"{path}: no library here: it is compiled by a build that finds a C compiler"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{path}: wanted the library that overwrites freed memory, got {error}") from None
+    if made_of != digest:
+        raise ConfigurationError(f"{path}: wanted a library made of {source.name} {digest}, got one of {made_of}")
+    return Library(resolved, digest)
+
+
+def file_of(function: str) -> str:
+    """Return the file whose `function` this process calls, as the dynamic loader has it; "" where it cannot tell."""
+    process = ctypes.CDLL(None)
+    found = _Found()
+    process.dladdr.argtypes = (ctypes.c_void_p, ctypes.POINTER(_Found))
+    address = ctypes.cast(getattr(process, function), ctypes.c_void_p)
+    known = process.dladdr(address, ctypes.byref(found)) and found.file
+    return os.fsdecode(known) if known else ""
+
+
+def _marker(path: Path) -> ctypes.c_char:
+    """Return the marker's first character; loads the library, for its symbols alone, where it is not loaded."""
+    return ctypes.c_char.in_dll(ctypes.CDLL(str(path)), MARKER)
+
+
+def _check_only_root_can_write(path: Path) -> None:
+    """Raise `OSError` where somebody but root could put another file in this one's place, or write into it."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise OSError(f"no regular file: {path}")
+    for place in (path, *path.parents):
+        found = place.lstat()
+        # Of a folder like /tmp everybody may write into, nobody can replace what belongs to root.
+        shared = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX
+        if found.st_uid != 0:
+            raise OSError(f"{place} belongs to uid {found.st_uid}, not to root")
+        if found.st_mode & _OTHERS_MAY_WRITE and not shared:
+            raise OSError(f"{place} can be written by others than root (mode {stat.S_IMODE(found.st_mode):o})")

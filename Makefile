@@ -1,5 +1,5 @@
 # Every target does its own set-up. `make test` and `make demo` are the two to start with.
-.PHONY: help setup demo test check bench peers flood fuzz fmt protos triton-vectors docs lock clean
+.PHONY: help setup demo test gpu-memory check bench peers flood fuzz fmt protos triton-vectors docs lock clean
 
 PY := .venv/bin/python
 # Kept low: the suite starts real servers, brokers and TPMs, and must not starve them.
@@ -18,6 +18,10 @@ demo: setup ## Seal, attest, release the keys, serve and answer, end to end
 
 test: setup ## Run everything that needs no special hardware
 	$(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile
+
+# No set-up: a machine with a GPU brings torch and onnxruntime, and often no network.
+gpu-memory: ## Search this machine's GPU for what should be wiped (status 3: not everything ran)
+	PYTHONPATH=src $(if $(wildcard $(PY)),$(PY),python3) -m tests.hardware.gpu_memory --json build/gpu-memory.json
 
 bench: setup ## Measure the server beside what gRPC and the model allow
 	@mkdir -p build

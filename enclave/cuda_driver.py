@@ -51,12 +51,12 @@ _CALLS: Final[dict[str, tuple[Any, ...]]] = {
 class CudaDevice:
     """One GPU in its primary context (device_memory.py, `Device`). Errors are `DeviceError` with the driver's code."""
 
-    def __init__(self, index: int = 0, library: str = LIBRARY) -> None:
-        """Open GPU `index` as CUDA counts them. Raises `DeviceError` where there is no driver or no such GPU."""
-        try:
-            self._driver = ctypes.CDLL(library)
-        except OSError:
-            raise DeviceError(f"GPU: wanted NVIDIA's driver as {library}, got no such library") from None
+    def __init__(self, index: int = 0, driver: object | None = None) -> None:
+        """Open GPU `index` as CUDA counts them. `driver`: other than this host's, for tests.
+
+        Raises `DeviceError` where there is no driver or no such GPU.
+        """
+        self._driver: object = _load() if driver is None else driver
         for name, arguments in _CALLS.items():
             function = getattr(self._driver, name, None)
             if function is None:
@@ -158,3 +158,10 @@ class CudaDevice:
             raise DeviceError(f"GPU: wanted memory for {name}, got none free")
         if code != _SUCCESS:
             raise DeviceError(f"GPU: wanted {name} to succeed, got CUDA error {code}")
+
+
+def _load() -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(LIBRARY)
+    except OSError:
+        raise DeviceError(f"GPU: wanted NVIDIA's driver as {LIBRARY}, got no such library") from None

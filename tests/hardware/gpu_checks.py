@@ -1,0 +1,346 @@
+"""Does the memory of a GPU forget? Each check puts canaries where tenants' bytes go, and searches the device for them.
+
+A check that cannot find its canary while it must still be there shows nothing, and fails as well: its control. Numbers
+are small integers, so every library computes the same bits in whatever precision it likes. What a check returns is for
+people to read; what it raises says what was wanted and what was found. They run on a double too (test_gpu_memory.py).
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from hermetic.enclave.device_memory import Block, Device, DeviceBatch, DeviceMemory
+from hermetic.errors import DeviceError
+from tests.hardware.engines import Engine, Matrix, put
+
+CANARY_BYTES: Final = 64
+READ_BYTES: Final = 32 << 20  # at a time
+DIRTY_PIECE_BYTES: Final = 256 << 20
+
+
+class NotForgottenError(Exception):
+    """Something was found that should be gone, or not found that should be there."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a check works with: a GPU or its double, the size of batches, and how much memory is searched at most."""
+
+    device: Device
+    make_engine: Callable[[DeviceMemory], Engine] | None = None
+    rows: int = 256
+    columns: int = 512
+    dirty_bytes: int = 8 << 30
+    dirty_piece: int = DIRTY_PIECE_BYTES
+
+    def engine(self, memory: DeviceMemory) -> Engine:
+        """Return a runtime without a model."""
+        if self.make_engine is None:
+            raise NotForgottenError("wanted a bench with a runtime, got one without")
+        return self.make_engine(memory)
+
+
+class Case:
+    """Numbers of one batch, and the answer that everyone must give."""
+
+    def __init__(self, bench: Bench, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        self.x: Matrix = random.integers(-8, 9, (bench.rows, bench.columns)).astype(np.float32)
+        self.w: Matrix = np.random.default_rng(1).integers(-8, 9, (bench.columns, bench.columns)).astype(np.float32)
+        between = self.x @ self.w
+        self.y: Matrix = np.maximum(between, 0)
+        self.of_batch = {"input": _middle(self.x), "between": _middle(between), "output": _middle(self.y)}
+        self.of_model = {"weight": _middle(self.w)}
+
+
+# Without a runtime.
+
+
+def copies_arrive_and_are_wiped(bench: Bench) -> str:
+    """In, on the device, and out again; then none of the three places holds anything."""
+    memory = DeviceMemory(bench.device)
+    batch, case = memory.batch(1), Case(bench, 2)
+    content = case.x.tobytes()
+    batch.begin(b"alpha")
+    staged = batch.take(0, case.x.ctypes.data, len(content), len(content))
+    address = batch.upload(0)
+    returned = batch.download(0, address, len(content))
+    batch.settle()
+    _want("what came back", bytes(returned) == content)
+    _want_found(bench.device, [Block(address, len(content))], {"input": case.of_batch["input"]})
+    batch.forget(failed=False)
+    _want("staging of the input all zeros", not any(bytes(staged.view)))
+    _want("staging of the output all zeros", not any(bytes(returned)))
+    _want("the request buffer all zeros", not any(_read(bench.device, address, len(content))))
+    memory.unload()
+    return f"{len(content)} bytes"
+
+
+def a_batch_that_failed_is_wiped(bench: Bench) -> str:
+    """The runtime raises after the upload; another batch follows."""
+    memory = DeviceMemory(bench.device)
+    batch, case = memory.batch(1), Case(bench, 3)
+    batch.begin(None)
+    staged = batch.take(0, case.x.ctypes.data, case.x.nbytes, case.x.nbytes)
+    address = batch.upload(0)
+    batch.forget(failed=True)
+    _want("staging all zeros", not any(bytes(staged.view)))
+    _want("the request buffer all zeros", not any(_read(bench.device, address, case.x.nbytes)))
+    batch.begin(None)
+    batch.forget(failed=False)
+    memory.unload()
+    return ""
+
+
+def no_room_is_an_error_and_not_the_end(bench: Bench) -> str:
+    """More than any GPU has; then a batch as usual."""
+    memory = DeviceMemory(bench.device)
+    batch = memory.batch(1)
+    batch.begin(None)
+    try:
+        batch.output(0, 1 << 50)
+    except DeviceError as error:
+        told = str(error)
+    else:
+        raise NotForgottenError("wanted an error for 2**50 bytes, got an address")
+    batch.forget(failed=True)
+    memory.unload()
+    copies_arrive_and_are_wiped(bench)
+    return told
+
+
+def freed_memory_comes_back_dirty(bench: Bench) -> str:
+    """No check but a control of the others: whether a dirty allocation can find what nobody wiped. Never fails."""
+    case = Case(bench, 4)
+    content = case.x.tobytes() * 8
+    address = bench.device.allocate(len(content))
+    put(bench.device, address, content)
+    bench.device.free(address)
+    found = _dirty(bench, {"input": case.of_batch["input"]})
+    if any(found.values()):
+        return f"found {found['input']} times: a dirty allocation that finds nothing shows something"
+    return "found nothing: this driver gives out clean memory, and dirty allocations show less than they could"
+
+
+# With torch or onnxruntime.
+
+
+def answers_are_right_before_and_after_wipes(bench: Bench) -> str:
+    """Three tenants in turn: no wipe has hit a weight."""
+    memory = DeviceMemory(bench.device)
+    engine = bench.engine(memory)
+    engine.load(Case(bench, 0).w)
+    batch = memory.batch(1)
+    for seed, tenant in enumerate((b"alpha", b"beta", None), start=10):
+        case = Case(bench, seed)
+        _ask(batch, engine, case, tenant)
+    engine.close()
+    memory.unload()
+    return "3 batches"
+
+
+def nothing_is_left_for_the_next_tenant(bench: Bench) -> str:
+    """What the runtime has freed holds the batch until another tenant's begins, and nothing of it then."""
+    memory = DeviceMemory(bench.device)
+    engine = bench.engine(memory)
+    case = Case(bench, 20)
+    engine.load(case.w)
+    batch = memory.batch(1)
+    _ask(batch, engine, case, b"alpha")
+    kept = engine.cache.free_blocks()
+    control = _find(bench.device, kept, case.of_batch)
+    if not any(control.values()):
+        raise NotForgottenError(f"control: wanted a canary in {len(kept)} free blocks before the wipe, got {control}")
+    started = time.perf_counter()
+    batch.begin(b"beta")
+    took = 1e3 * (time.perf_counter() - started)
+    _want_gone(bench.device, [*kept, *engine.cache.free_blocks()], case.of_batch)
+    batch.forget(failed=False)
+    engine.close()
+    memory.unload()
+    size = sum(block.nbytes for block in kept)
+    return f"before: {control}; wiping {len(kept)} blocks of {size} bytes took {took:.2f} ms"
+
+
+def nothing_is_left_after_unload(bench: Bench) -> str:
+    """Weights, inputs, outputs and what was between: not in what the runtime kept, not in what the driver gives out."""
+    memory = DeviceMemory(bench.device)
+    engine = bench.engine(memory)
+    case = Case(bench, 30)
+    canaries = {**case.of_batch, **case.of_model}
+    engine.load(case.w)
+    batch = memory.batch(1)
+    _ask(batch, engine, case, b"alpha")
+    control = _find(bench.device, engine.cache.all_blocks(), canaries)
+    if not control["weight"]:
+        raise NotForgottenError(f"control: wanted the weight found while the model is loaded, got {control}")
+    engine.close()
+    started = time.perf_counter()
+    memory.unload()
+    took = 1e3 * (time.perf_counter() - started)
+    _want_gone(bench.device, engine.cache.all_blocks(), canaries)
+    found = _dirty(bench, canaries)
+    if any(found.values()):
+        raise NotForgottenError(f"dirty allocation: wanted no canary after unload, got {found}")
+    return f"loaded: {control}; unload took {took:.1f} ms"
+
+
+def a_batch_in_which_the_runtime_failed_is_wiped(bench: Bench) -> str:
+    """The runtime computes, and an exception follows before the answer is fetched."""
+    memory = DeviceMemory(bench.device)
+    engine = bench.engine(memory)
+    case = Case(bench, 40)
+    engine.load(case.w)
+    batch = memory.batch(1)
+    batch.begin(b"alpha")
+    staged = batch.take(0, case.x.ctypes.data, case.x.nbytes, case.x.nbytes)
+    x, y = batch.upload(0), batch.output(0, case.y.nbytes)
+    batch.settle()
+    engine.run(x, y, bench.rows)
+    _want_found(bench.device, [Block(y, case.y.nbytes)], {"output": case.of_batch["output"]})
+    batch.forget(failed=True)
+    _want("staging all zeros", not any(bytes(staged.view)))
+    _want_gone(bench.device, [Block(x, case.x.nbytes), Block(y, case.y.nbytes)], case.of_batch)
+    _ask(batch, engine, Case(bench, 41), b"beta")
+    engine.close()
+    memory.unload()
+    return ""
+
+
+def wiping_costs(bench: Bench) -> str:
+    """Not a check: milliseconds of a batch and of its wipe, the best of ten."""
+    memory = DeviceMemory(bench.device)
+    engine = bench.engine(memory)
+    case = Case(bench, 50)
+    engine.load(case.w)
+    batch = memory.batch(1)
+    runs, wipes = [], []
+    for _ in range(10):
+        started = time.perf_counter()
+        failed = True
+        batch.begin(b"alpha")
+        try:
+            _compute(batch, engine, case)
+            failed = False
+            ran = time.perf_counter()
+        finally:
+            batch.forget(failed=failed)
+        runs.append(ran - started)
+        wipes.append(time.perf_counter() - ran)
+    engine.close()
+    memory.unload()
+    return f"batch {1e3 * min(runs):.3f} ms, wipe {1e3 * min(wipes):.3f} ms of {2 * case.x.nbytes} bytes"
+
+
+WITHOUT_RUNTIME: Final = (
+    copies_arrive_and_are_wiped,
+    a_batch_that_failed_is_wiped,
+    no_room_is_an_error_and_not_the_end,
+    freed_memory_comes_back_dirty,
+)
+WITH_RUNTIME: Final = (
+    answers_are_right_before_and_after_wipes,
+    nothing_is_left_for_the_next_tenant,
+    a_batch_in_which_the_runtime_failed_is_wiped,
+    nothing_is_left_after_unload,
+    wiping_costs,
+)
+
+
+def _ask(batch: DeviceBatch, engine: Engine, case: Case, tenant: bytes | None) -> None:
+    """One batch from beginning to end; the answer must be right to the bit."""
+    failed = True
+    batch.begin(tenant)
+    try:
+        answer = _compute(batch, engine, case)
+        _want("the answer that numpy gives", answer == case.y.tobytes())
+        failed = False
+    finally:
+        batch.forget(failed=failed)
+
+
+def _compute(batch: DeviceBatch, engine: Engine, case: Case) -> bytes:
+    batch.take(0, case.x.ctypes.data, case.x.nbytes, case.x.nbytes)
+    x, y = batch.upload(0), batch.output(0, case.y.nbytes)
+    batch.settle()  # neither library computes on our stream here
+    engine.run(x, y, len(case.x))
+    view = batch.download(0, y, case.y.nbytes)
+    batch.settle()
+    return bytes(view)
+
+
+def _middle(array: Matrix) -> bytes:
+    """Return bytes from the middle of a row in the middle."""
+    row = array[len(array) // 2]
+    content: bytes = row[len(row) // 2 :].tobytes()[:CANARY_BYTES]
+    if len(content) != CANARY_BYTES or len(set(content)) < 4:  # else it could be anybody's
+        raise NotForgottenError(f"canary: wanted {CANARY_BYTES} bytes with some variety, got {content.hex()}")
+    return content
+
+
+def _dirty(bench: Bench, canaries: Mapping[str, bytes]) -> dict[str, int]:
+    """Allocate until there is no more, or enough; return how often each canary was found. Everything is freed again."""
+    taken: list[Block] = []
+    try:
+        size, left = bench.dirty_piece, bench.dirty_bytes
+        while left > 0 and size >= 1 << 12:
+            try:
+                taken.append(Block(bench.device.allocate(min(size, left)), min(size, left)))
+                left -= size
+            except DeviceError:
+                size //= 2
+        return _find(bench.device, taken, canaries)
+    finally:
+        for address, _ in taken:
+            bench.device.free(address)
+
+
+def _find(device: Device, blocks: Sequence[Block], canaries: Mapping[str, bytes]) -> dict[str, int]:
+    """Return how often each canary lies in the blocks."""
+    found = dict.fromkeys(canaries, 0)
+    for block in blocks:
+        rest = b""
+        for part in _parts(device, block):
+            content = rest + part
+            for name, canary in canaries.items():
+                found[name] += content.count(canary)
+            rest = content[-CANARY_BYTES + 1 :]
+    return found
+
+
+def _parts(device: Device, block: Block) -> Iterator[bytes]:
+    host, stream = device.allocate_host(min(READ_BYTES, block.nbytes)), device.stream()
+    try:
+        for start in range(0, block.nbytes, READ_BYTES):
+            nbytes = min(READ_BYTES, block.nbytes - start)
+            device.copy_out(host.address, block.address + start, nbytes, stream)
+            device.wait(stream)
+            yield bytes(host.view[:nbytes])
+    finally:
+        device.wipe_host(host, len(host.view))
+        device.free_host(host)
+        device.end_stream(stream)
+
+
+def _read(device: Device, address: int, nbytes: int) -> bytes:
+    return b"".join(_parts(device, Block(address, nbytes)))
+
+
+def _want(what: str, holds: Any) -> None:
+    if not holds:
+        raise NotForgottenError(f"wanted {what}, got something else")
+
+
+def _want_found(device: Device, blocks: Sequence[Block], canaries: Mapping[str, bytes]) -> None:
+    found = _find(device, blocks, canaries)
+    if not all(found.values()):
+        raise NotForgottenError(f"control: wanted every canary where it was just written, got {found}")
+
+
+def _want_gone(device: Device, blocks: Sequence[Block], canaries: Mapping[str, bytes]) -> None:
+    found = _find(device, blocks, canaries)
+    if any(found.values()):
+        raise NotForgottenError(f"wanted no canary in {len(blocks)} blocks after the wipe, got {found}")

@@ -15,6 +15,9 @@ __all__ = ["HostBatch", "HostBlock", "HostMemory", "Pages", "PrivatePages", "Sta
 _memset_quick: Final = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)(
     ("memset", ctypes.CDLL(None))
 )
+_memmove_quick: Final = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)(
+    ("memmove", ctypes.CDLL(None))
+)
 _QUICK_BYTES: Final = 64 << 10
 
 
@@ -71,14 +74,15 @@ class Staging:
         if block is None or nbytes > len(block.view):
             self.give_back()
             block = self._block = self._pages.allocate(max(nbytes, capacity))
-        self._dirty = max(self._dirty, nbytes)
+        if nbytes > self._dirty:  # noqa: PLR1730 - a call of max costs more than all else here
+            self._dirty = nbytes
         return block
 
     def copy(self, address: int, nbytes: int, capacity: int) -> HostBlock:
         """Copy `nbytes` from `address`; return exactly these."""
-        block = self.room(nbytes, capacity)
-        ctypes.memmove(block.address, address, nbytes)
-        return HostBlock(block.view[:nbytes], block.address)
+        view, target = self.room(nbytes, capacity)
+        (_memmove_quick if nbytes <= _QUICK_BYTES else ctypes.memmove)(target, address, nbytes)
+        return HostBlock(view[:nbytes], target)
 
     @property
     def held(self) -> HostBlock | None:

@@ -1,9 +1,10 @@
-"""Which models are measured? A small MLP (the server is the time) and a large stack of weights (loading is the time).
+"""Which models are measured? A small MLP (the server is the time), a wide one (the model is), one with many weights.
 
 Built with onnx.helper from seeded numpy weights: the same file everywhere, no framework needed. What they must answer
 is computed here with numpy, so that no runtime vouches for itself.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,10 @@ MLP_WIDTHS: Final = (512, 512, 512, 10)
 MAX_BATCH_SIZE: Final = 64
 QUESTIONS: Final = 64  # distinct inputs, so that an answer to somebody else's question is noticed
 
+WIDE_NAME: Final = "wide"
+WIDE_WIDTHS: Final = (1024, 4096, 1024)  # 32 MiB of weights to be read for a row: some milliseconds
+WIDE_QUESTIONS: Final = 8
+
 LARGE_NAME: Final = "large"
 LARGE_WIDTH: Final = 2048
 LARGE_LAYER_BYTES: Final = LARGE_WIDTH * LARGE_WIDTH * 4  # 16 MiB
@@ -34,13 +39,18 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Mlp:
-    """512 -> 512 -> 512 -> 10, ReLU between the layers; input "x", output "y", both FP32."""
+    """Layers with ReLU between them; input "x", output "y", both FP32."""
 
     weights: tuple[Array, ...]  # [in, out] of each layer
     biases: tuple[Array, ...]  # [out] of each layer
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Numbers in a row: of the input, after each layer."""
+        return (self.weights[0].shape[0], *(bias.shape[0] for bias in self.biases))
+
     def answer(self, rows: Array) -> Array:
-        """Return [n, 10] for [n, 512], in double precision inside."""
+        """Return [n, last width] for [n, first width], in double precision inside."""
         x = rows.astype(np.float64)
         last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
@@ -62,14 +72,23 @@ class Mlp:
                 nodes.append(helper.make_node("Relu", [out], [x]))
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "model.onnx"
-        onnx.save(_model(MLP_NAME, nodes, initializers, MLP_WIDTHS[0], MLP_WIDTHS[-1]), path)
+        onnx.save(_model(MLP_NAME, nodes, initializers, self.widths[0], self.widths[-1]), path)
         return path
 
 
 def mlp() -> Mlp:
-    """Return the small model: the same weights at every call."""
-    random = np.random.default_rng(SEED)
-    widths = list(pairwise(MLP_WIDTHS))
+    """Return the small model, 512 -> 512 -> 512 -> 10: the same weights at every call."""
+    return _network(MLP_WIDTHS, SEED)
+
+
+def wide() -> Mlp:
+    """Return the wide model, 1024 -> 4096 -> 1024: the same weights at every call."""
+    return _network(WIDE_WIDTHS, SEED + 4)
+
+
+def _network(all_widths: Sequence[int], seed: int) -> Mlp:
+    random = np.random.default_rng(seed)
+    widths = list(pairwise(all_widths))
     weights = tuple(_normal(random, (a, b)) * np.float32((2 / a) ** 0.5) for a, b in widths)
     return Mlp(weights, tuple(_normal(random, (b,)) * np.float32(0.1) for _, b in widths))
 
@@ -77,6 +96,11 @@ def mlp() -> Mlp:
 def mlp_rows(count: int = QUESTIONS) -> Array:
     """Return `count` inputs of the small model, [count, 512]."""
     return _normal(np.random.default_rng(SEED + 1), (count, MLP_WIDTHS[0]))
+
+
+def wide_rows(count: int = WIDE_QUESTIONS) -> Array:
+    """Return `count` inputs of the wide model, [count, 1024]."""
+    return _normal(np.random.default_rng(SEED + 5), (count, WIDE_WIDTHS[0]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,11 @@ PEERS: Final = "peers"
 COSTS: Final = "costs"
 GROWTH: Final = "growth"
 PICTURE: Final = "growth.svg"
+PROTECTION_COLUMNS: Final = (
+    *("model", "without", "callers", "front end us", "supervisor us", "worker us"),
+    *("throughput on / off", "CPU off / on"),
+)
+PROTECTION_GOAL_COLUMNS: Final = ("model", "callers", "wanted", "throughput on / off", "CPU off / on", "reached")
 GROWTH_COLUMNS: Final = ("server", "size", "infer/s", "p50 ms", "p99 ms", "memory MiB", "CPU us per call")
 
 
@@ -77,17 +82,26 @@ def _costs(document: Mapping[str, Any]) -> str:
     for at, account in context["steps_us"].items():
         rows = [[step, f"{us:.1f}"] for step, us in account.items()]
         parts += [f"**Steps in the front end at {at} callers**", table(("step", "CPU us per request"), rows)]
-    rows = [
-        [name, at, *(f"{cost.get(role, 0):.0f}" for role in ("front end", "server", "worker")), _ratio(cost)]
-        for name, by in context["protections_cost_us"].items()
-        for at, cost in by.items()
-    ]
-    columns = ("protection", "callers", "front end us", "supervisor us", "worker us", "throughput on / off")
-    return "\n\n".join([*parts, "**What each protection costs per request**", table(columns, rows)])
+    by = f"Freed memory of the whole server is overwritten by: {context['zeroing_by']}."
+    parts += ["**What each protection costs per request**", by, table(PROTECTION_COLUMNS, protection_rows(context))]
+    goals = [
+        [goal["model"], str(goal["callers"]), f"{goal['wanted']:.2f}", f"{goal['throughput']:.3f}",
+         f"{goal['cpu']:.3f}", "yes" if goal["reached"] else "**no**"]
+        for goal in context["goals"]
+    ]  # fmt: skip
+    if goals:
+        parts += ["**Goals: with isolation and wiping / without**", table(PROTECTION_GOAL_COLUMNS, goals)]
+    return "\n\n".join(parts)
 
 
-def _ratio(cost: Mapping[str, float]) -> str:
-    return f"{cost['throughput_on_off']:.2f}x"
+def protection_rows(context: Mapping[str, Any]) -> list[list[str]]:
+    """Return the cells of the table of what protections cost, from the context of a document of costs."""
+    return [
+        [cost["model"], cost["protection"].replace("+", ", "), str(cost["callers"]),
+         *(f"{cost[f'{role} us']:.0f}" for role in ("front end", "server", "worker")),
+         f"{cost['throughput']:.2f}", f"{cost['cpu']:.2f}"]
+        for cost in context["protections_cost"]
+    ]  # fmt: skip
 
 
 def _growth(document: Mapping[str, Any]) -> str:

@@ -16,11 +16,12 @@ from statistics import median
 from typing import Final, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hermetic.bench.bare_loop import bare_loop, write_questions
 from hermetic.bench.echo_server import Canned, echo_server
 from hermetic.bench.load import Job
-from hermetic.bench.models import MAX_BATCH_SIZE, MLP_NAME, MLP_WIDTHS, mlp, mlp_rows
+from hermetic.bench.models import MAX_BATCH_SIZE, MLP_NAME, MLP_WIDTHS, Mlp, mlp, mlp_rows
 from hermetic.bench.point import Point, check_clean
 from hermetic.bench.target import Target, check_files
 from hermetic.bench.traffic import METHOD, Question, describing_replies, question, right_reply
@@ -131,10 +132,13 @@ def baselines(client: LoadClient, settings: Settings, model: str = MLP_NAME) -> 
 
 def mlp_questions(model: str) -> list[Question]:
     """Return the questions that are asked of the small model, with what it must answer."""
-    rows = mlp_rows()
-    return [
-        question(model, row, answer) for row, answer in zip(rows.tolist(), mlp().answer(rows).tolist(), strict=True)
-    ]
+    return questions_of(mlp(), mlp_rows(), model)
+
+
+def questions_of(network: Mlp, rows: NDArray[np.float32], model: str) -> list[Question]:
+    """Return the questions that send one of `rows` each to the network, served as `model`."""
+    answers = network.answer(rows).tolist()
+    return [question(model, row, answer) for row, answer in zip(rows.tolist(), answers, strict=True)]
 
 
 def in_turns(

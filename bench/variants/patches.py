@@ -5,31 +5,51 @@ The demo's own broker refuses a server without zero-on-free or isolation, so tho
 all          nothing is replaced: what the others are compared with
 mutual-tls   plaintext, and every caller is the one identity of the configuration that may infer
 zero-on-free the allocators' own defaults: freed memory is not overwritten
-wiping       request bytes, replies and rows in shared memory are left as they are
+tunables     freed memory is overwritten by glibc, as where there is no library that does it
+wiping       request bytes, replies, rows in shared memory and a worker's inputs are left as they are
 records      no record of requests is made
-lock-down    no layer of isolation is applied, to front ends and workers
+seccomp      system calls are not filtered
+landlock     Landlock is not asked
+namespaces   the host's network and files, as far as the other layers let them be reached
+w-xor-x      memory may be writable and executable, in workers
+lock-down    no layer of isolation is applied, to front ends and workers; w-xor-x with it
 floor        ModelInfer is answered with fixed bytes as soon as the request is there: gRPC, TLS and the loop alone
 steps        clocks around the front end's functions; what they say is logged when it ends (steps.py)
+
+Several are joined by "+": each of them is taken away.
 """
 
 import sys
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from types import ModuleType
 from typing import Any, Final
 
+from hermetic.enclave.isolation import properties
 from hermetic.errors import ConfigurationError, MeasurementError
 
 ALL: Final = "all"
 MUTUAL_TLS: Final = "mutual-tls"
 ZERO_ON_FREE: Final = "zero-on-free"
+TUNABLES: Final = "tunables"
 WIPING: Final = "wiping"
 RECORDS: Final = "records"
+SECCOMP: Final = "seccomp"
+LANDLOCK: Final = "landlock"
+NAMESPACES: Final = "namespaces"
+W_XOR_X: Final = "w-xor-x"
 LOCK_DOWN: Final = "lock-down"
 FLOOR: Final = "floor"
 STEPS: Final = "steps"
-PROTECTIONS: Final = (MUTUAL_TLS, ZERO_ON_FREE, WIPING, RECORDS, LOCK_DOWN)
+PROTECTIONS: Final = (
+    *(MUTUAL_TLS, RECORDS, WIPING, ZERO_ON_FREE, TUNABLES),
+    *(SECCOMP, LANDLOCK, NAMESPACES, W_XOR_X, LOCK_DOWN),
+)
+JOINED: Final = "+"
+ISOLATION_AND_WIPING: Final = JOINED.join((LOCK_DOWN, ZERO_ON_FREE, WIPING))
+"""Without these a server is what the goal of their cost compares with."""
+EVERYTHING: Final = JOINED.join((ISOLATION_AND_WIPING, RECORDS, MUTUAL_TLS))
 
 HERMETIC: Final = "hermetic"
 FRONT_END: Final = "hermetic.server.frontend"
@@ -41,11 +61,18 @@ _WIPE_BYTES: Final = "wipe_immutable_bytes_that_nobody_else_holds"
 def apply(variant: str, module: str) -> None:
     """Make this process, which is about to run `module`, one of the variant "NAME" or "NAME=ARGUMENT"."""
     name, _, argument = variant.partition("=")
-    if name not in _PATCHES:
-        raise ConfigurationError(f"variant: wanted one of {', '.join(_PATCHES)}, got {name!r}")
+    wrong = [part for part in parts(name) if part not in _PATCHES]
+    if wrong:
+        raise ConfigurationError(f"variant: wanted one of {', '.join(_PATCHES)}, got {wrong[0]!r}")
     if module == HERMETIC:
         _hand_on(variant)
-    _PATCHES[name](module, argument)
+    for part in parts(name):
+        _PATCHES[part](module, argument)
+
+
+def parts(name: str) -> list[str]:
+    """Return what is taken away in the variant of this name."""
+    return name.split(JOINED)
 
 
 def swap(holder: Any, name: str, new: Any) -> Any:  # noqa: ANN401 - modules and classes, functions and values
@@ -98,7 +125,18 @@ def _without_zero_on_free(module: str, _argument: str) -> None:
     swap(zero_on_free, "_orders", dict)
 
 
+def _by_glibc(module: str, _argument: str) -> None:
+    if module == HERMETIC:
+        from hermetic.enclave import zero_on_free
+
+        swap(zero_on_free, "_library", lambda: "left out, to be measured")
+
+
 def _without_wiping(module: str, _argument: str) -> None:
+    if module == WORKER:
+        from hermetic.enclave import host_memory
+
+        swap_everywhere("wipe_at", host_memory.wipe_at, _nothing)
     if module != FRONT_END:
         return
     from hermetic.enclave import zero_on_free
@@ -115,22 +153,40 @@ def _without_records(module: str, _argument: str) -> None:
         swap(Journal, "request", _nothing)
 
 
-def _without_lock_down(module: str, _argument: str) -> None:
-    if module == HERMETIC:
+def _without_lock_down(module: str, argument: str) -> None:
+    _without_layers(properties.OWN_LAYERS)(module, argument)
+    _writable_and_executable(module, argument)
+
+
+def _without_layers(left_out: Collection[str]) -> Callable[[str, str], None]:
+    """Return what leaves out these layers, and has every process say that all its properties hold."""
+
+    def take_away(module: str, _argument: str) -> None:
+        if module == HERMETIC:
+            return
+        from hermetic.enclave.isolation import lockdown
+
+        make, decide = lockdown.Room, properties.decide
+
+        def room(*arguments: Any, **named: Any) -> lockdown.Room:  # noqa: ANN401
+            made = make(*arguments, **named)
+            return replace(made, layers=made.layers.difference(left_out))
+
+        def every(wanted: Any, _layers: object, *_more: object) -> properties.Decision:  # noqa: ANN401
+            return decide(wanted, properties.OWN_LAYERS)
+
+        swap_everywhere("Room", make, room)
+        swap(properties, "decide", every)
+
+    return take_away
+
+
+def _writable_and_executable(module: str, _argument: str) -> None:
+    if module != WORKER:
         return
-    from hermetic.enclave.isolation import lockdown, process, properties
+    from hermetic.enclave.isolation import lockdown
 
-    make, decide = lockdown.Room, properties.decide
-
-    def room(*arguments: Any, **named: Any) -> lockdown.Room:  # noqa: ANN401
-        return replace(make(*arguments, **named), layers=frozenset())
-
-    def every(wanted: Any, _layers: object, *_more: object) -> properties.Decision:  # noqa: ANN401
-        return decide(wanted, properties.OWN_LAYERS)
-
-    swap_everywhere("Room", make, room)
-    swap(properties, "decide", every)
-    swap(process, "refuse_executable_memory", _nothing)  # of a worker; not a layer of its own
+    swap(lockdown, "WRITE_XOR_EXECUTE", dict.fromkeys(lockdown.WRITE_XOR_EXECUTE, False))
 
 
 def _without_mutual_tls(module: str, _argument: str) -> None:
@@ -198,8 +254,13 @@ _PATCHES: Final[dict[str, Callable[[str, str], None]]] = {
     ALL: _nothing,
     MUTUAL_TLS: _without_mutual_tls,
     ZERO_ON_FREE: _without_zero_on_free,
+    TUNABLES: _by_glibc,
     WIPING: _without_wiping,
     RECORDS: _without_records,
+    SECCOMP: _without_layers({properties.SECCOMP}),
+    LANDLOCK: _without_layers({properties.LANDLOCK_FILES, properties.LANDLOCK_SCOPES}),
+    NAMESPACES: _without_layers({properties.NETWORK_NAMESPACE, properties.EMPTY_ROOT}),
+    W_XOR_X: _writable_and_executable,
     LOCK_DOWN: _without_lock_down,
     FLOOR: _floor,
     STEPS: _steps,

@@ -10,9 +10,9 @@ from typing import Any
 
 import tritonclient.grpc
 
-from hermetic.bench.models import MAX_BATCH_SIZE, MLP_NAME, mlp
+from hermetic.bench.models import MAX_BATCH_SIZE, MLP_NAME, WIDE_NAME, mlp, wide
 from hermetic.bench.target import Endpoint, Target
-from hermetic.bench.variants.patches import MUTUAL_TLS
+from hermetic.bench.variants.patches import MUTUAL_TLS, parts
 from hermetic.bench.variants.steps import MARK
 from hermetic.demo.stage import Installation, Sealable, Served, Serving, install
 
@@ -42,7 +42,7 @@ class _PlainServing(Serving):
 
 @contextmanager
 def running(name: str, argument: str = "", *, threads: int = 1) -> Iterator[Variant]:
-    """Run the variant `name` of a server that serves `models.mlp()`; stop and remove it afterwards."""
+    """Run the variant `name` of a server of `models.mlp()` and `models.wide()`; stop and remove it afterwards."""
     spec = f"{name}={argument}" if argument else name
     program = ("-m", "hermetic.bench.variants", spec, "-m", "hermetic")
     said: dict[str, Any] = {}
@@ -51,19 +51,21 @@ def running(name: str, argument: str = "", *, threads: int = 1) -> Iterator[Vari
         if line.startswith(MARK):
             said.update(json.loads(line.removeprefix(MARK)))
 
-    with tempfile.TemporaryDirectory(prefix="hermetic-bench-") as folder:
-        plain = mlp().write(Path(folder) / "plain")
-        with install(Path(folder) / "installation") as installation:
-            _seal(installation, plain, threads)
-            serving = _PlainServing if name == MUTUAL_TLS else Serving
-            with serving(installation, hear, program=program) as served:
-                yield Variant(_target(served, name), said)
+    with (
+        tempfile.TemporaryDirectory(prefix="hermetic-bench-") as folder,
+        install(Path(folder) / "installation") as installation,
+    ):
+        for model, network, batch in ((MLP_NAME, mlp(), MAX_BATCH_SIZE), (WIDE_NAME, wide(), 0)):
+            _seal(installation, network.write(Path(folder) / model), model, batch, threads)
+        serving = _PlainServing if MUTUAL_TLS in parts(name) else Serving
+        with serving(installation, hear, program=program) as served:
+            yield Variant(_target(served, name), said)
 
 
-def _seal(installation: Installation, file: Path, threads: int) -> None:
-    options = ("--max-batch-size", str(MAX_BATCH_SIZE))
-    installation.seal(Sealable(file, MLP_NAME, options=options, server_settings={"threads": threads}))
+def _seal(installation: Installation, file: Path, model: str, batch: int, threads: int) -> None:
+    options = ("--max-batch-size", str(batch))
+    installation.seal(Sealable(file, model, options=options, server_settings={"threads": threads}))
 
 
 def _target(served: Served, name: str) -> Target:
-    return Endpoint(served.address, pids=tuple(served.pids)) if name == MUTUAL_TLS else served
+    return Endpoint(served.address, pids=tuple(served.pids)) if MUTUAL_TLS in parts(name) else served

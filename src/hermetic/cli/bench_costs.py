@@ -28,6 +28,9 @@ def _costs(
     json_file: _Json = None,
     rounds: _Rounds = 5,
     seconds: Annotated[float, typer.Option(min=0.1, help="Seconds for each point.")] = 2.0,
+    taken_away: Annotated[
+        str, typer.Option("--without", help="Protections to take away, with commas; joined by +: together. All.")
+    ] = "",
     quick: _Quick = False,
 ) -> None:
     """What each protection and each step of a request costs: servers with one of them taken away, in turns."""
@@ -39,23 +42,22 @@ def _costs(
 
     client = PythonLoad()
     settings = Settings((8,), 1, 0.1, 100) if quick else Settings(costs.CONCURRENCIES, rounds, seconds)
+    servers = costs.variants(tuple(taken_away.split(",")) if taken_away else ())
     facts = context() | {"kind": publish.COSTS, "load_client": client.name}
     with output.progress() as progress:
-        total = settings.rounds * len(settings.concurrencies) * len(costs.VARIANTS)
-        task = progress.add_task("measuring", total=total)
-        found = costs.costs(client, settings, on_point=lambda *_: progress.update(task, advance=1))
+        task = progress.add_task("measuring", total=costs.points(settings, servers))
+        found = costs.costs(client, settings, servers, on_point=lambda *_: progress.update(task, advance=1))
     document = costs.costs_document(found, facts)
     _keep(document, json_file)
     for at, account in document["context"]["steps_us"].items():
         _print(f"front end at {at} callers", ("step", "us"), [[step, f"{us:.1f}"] for step, us in account.items()])
-    rows = [
-        [name, at, *(f"{value:g}" for value in cost.values())]
-        for name, by in document["context"]["protections_cost_us"].items()
-        for at, cost in by.items()
-    ]
+    rows = publish.protection_rows(document["context"])
     if rows:
-        _print("CPU per request that each protection costs, us", ("protection", "at", "supervisor", "front end",
-               "worker", "throughput on / off"), rows)  # fmt: skip
+        _print("what each protection costs per request", publish.PROTECTION_COLUMNS, rows)
+    for goal in document["context"]["goals"]:
+        verdict = "reached" if goal["reached"] else "NOT reached"
+        output.note(f"{goal['model']} at {goal['callers']} callers with isolation and wiping / without: "
+                    f"{goal['throughput']} of {goal['wanted']} wanted: {verdict} (by CPU {goal['cpu']})")  # fmt: skip
     output.stdout().print(report.machine_note(document["context"]))
 
 

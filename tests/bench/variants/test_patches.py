@@ -8,8 +8,10 @@ import pytest
 
 from hermetic.bench.variants import __main__ as program
 from hermetic.bench.variants.patches import (
+    EVERYTHING,
     FRONT_END,
     HERMETIC,
+    ISOLATION_AND_WIPING,
     PROTECTIONS,
     STEPS,
     WORKER,
@@ -22,7 +24,7 @@ from hermetic.errors import ConfigurationError, MeasurementError
 ENTRY = {FRONT_END: "hermetic.server.frontend", WORKER: "hermetic.enclave.worker", HERMETIC: "hermetic.server.assembly"}
 
 
-@pytest.mark.parametrize("variant", [*PROTECTIONS, STEPS, "floor=AAAA", "all"])
+@pytest.mark.parametrize("variant", [*PROTECTIONS, ISOLATION_AND_WIPING, EVERYTHING, STEPS, "floor=AAAA", "all"])
 def test_what_a_variant_replaces_is_there(variant: str) -> None:
     """In processes of their own: what is replaced stays replaced."""
     for module, imported in ENTRY.items():

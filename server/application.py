@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -21,7 +21,6 @@ from hermetic.enclave.messages import Frame, decode_control
 from hermetic.errors import BorderError, HermeticError
 from hermetic.server import log_output
 from hermetic.server.audit import Journal
-from hermetic.server.awaited import Awaited
 from hermetic.server.classification import labels_of
 from hermetic.server.commands import Commands
 from hermetic.server.counters import Row, SharedAccounts
@@ -60,7 +59,7 @@ from hermetic.server.statistics import ModelStatistics
 from hermetic.server.together import FRAMES, Together
 from hermetic.server.totals import Totals
 from hermetic.server.tracing import Tracer
-from hermetic.server.transport import Call, Transport
+from hermetic.server.transport import Call, Peer, Transport
 from hermetic.server.trimming import Trimmer
 from hermetic.server.worker_link import WorkerLink
 
@@ -90,7 +89,6 @@ class FrontEnd:
         self._models.on_change.append(self._tracer.look)
         self._health = Health(lambda: self._inference.ready)
         self._models.on_change.append(self._health.changed)
-        self._awaited = Awaited()
         self._entries: list[RepositoryEntry] = []  # of a repository's list that has not all come yet
         self._unsaid: deque[bytes] = deque()
         self.on_new_key: Callable[[bytes, str], None] = lambda _key, _chain: None
@@ -140,25 +138,17 @@ class FrontEnd:
         source = Source(self._supervisor, self._supervisor.receive, self._from_supervisor, self._supervisor_gone)
         reader.watch(source)
 
+    def holder(self, peer: Peer) -> Hashable:
+        """Return whose connection this is."""
+        return self.gate.holder(peer)
+
     def accept(self, call: Call) -> None:
         """Take a new call."""
         self.gate.accept(call)
 
-    def before_sleep(self) -> bool:
-        """Run what was put off until the calls that have come were looked at; read; else have the bell rung."""
-        if self._put_off.run():
-            return True
-        if self._reader is not None:
-            if self._reader.read(self._awaited.patience_s(time.monotonic())):
-                return True
-            self._reader.arm()
-        return False
-
-    def look(self) -> None:
-        """Run what is due and read what has come: there is no sleep in sight."""
-        self._put_off.run()
-        if self._reader is not None:
-            self._reader.read()
+    def after_turn(self) -> bool:
+        """Run what was put off until everything that had come was looked at; whether more was put off meanwhile."""
+        return self._put_off.run()
 
     def tick(self) -> None:
         """Hand over records; give up on clients and workers that keep us waiting."""
@@ -273,7 +263,6 @@ class FrontEnd:
         dispatcher = Dispatcher(
             scheduler,
             statistics,
-            self._awaited,
             self._put_off.add,
             self._wake_at,
             shaping=new_shaping(description),

@@ -153,7 +153,6 @@ def _front_end_settings(config: ServerConfig, epoch: Epoch, serving_key: Serving
         host=config.listen.host,
         port=config.listen.port,
         reuse_port=config.front_ends > 1,
-        grpc=config.grpc,
         certificate_chain=serving_key.chain,
         epoch=epoch,
         waived=tuple(name for name in config.isolation.waived if name in PROPERTIES),

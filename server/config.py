@@ -137,8 +137,7 @@ class Isolation(Section):
 class Limits(Section):
     """What each front end takes at most; docs/guide/limits.md says of each why it is so.
 
-    A message counts as `message_bytes` from the moment it is asked for until all of it is there, so so many messages
-    can arrive at a time: `bytes_in_flight / message_bytes`.
+    A message counts from the moment its first five bytes say how long it is, until its answer has left.
     """
 
     message_bytes: PositiveInt = 65 * MIB  # a tensor of 64 MiB and what stands around it
@@ -153,6 +152,7 @@ class Limits(Section):
     stream_window_bytes: Annotated[int, Field(ge=16 * KIB, le=GIB)] = 64 * KIB
     metadata_bytes: Annotated[int, Field(ge=KIB)] = 16 * KIB
     connections: PositiveInt = 1024
+    connections_per_client: PositiveInt = 512
     streams_per_connection: PositiveInt = 256
     inference_streams_per_client: PositiveInt = 128
     requests_per_stream: PositiveInt = 256
@@ -261,8 +261,6 @@ class ServerConfig(Section):
     profile: Profile = "production"
     listen: Listen = Listen()
     front_ends: Annotated[int, Field(ge=1, le=64)] = 1
-    grpc: Literal["completion-queue", "grpc-server"] = "completion-queue"
-    event_engine_listener: bool = False
     tls: Tls
     access: tuple[AccessRule, ...] = Field(min_length=1, max_length=IDENTITIES_LIMIT)
     revoked: tuple[Revoked, ...] = Field(default=(), max_length=REVOKED_LIMIT)

@@ -23,7 +23,6 @@ from hermetic.errors import (
     WorkerLostError,
     WorkerStoppedError,
 )
-from hermetic.server.awaited import Awaited
 from hermetic.server.contents import Buffer
 from hermetic.server.hidden import HiddenTensors
 from hermetic.server.ordering import Order
@@ -45,7 +44,6 @@ class Dispatcher:
         self,
         scheduler: Scheduling[Work],
         statistics: ModelStatistics,
-        awaited: Awaited,
         post: Callable[[Callable[[], None]], None],
         wake_at: Callable[[float, Callable[[], None]], None],
         *,
@@ -56,7 +54,6 @@ class Dispatcher:
         """`post` and `wake_at` are the transport's."""
         self._scheduler = scheduler
         self._statistics = statistics
-        self._awaited = awaited
         self._post = post
         self._wake_at = wake_at
         self._shaping = shaping
@@ -155,7 +152,6 @@ class Dispatcher:
             self.lost(link, BorderError(f"done frame: wanted one that can be judged, got {type(error).__name__}"))
             return
         del link.running[done.buffer]
-        self._awaited.answered(time.monotonic() - running.sent, len(running.slot.entries))
         try:
             self._answer(running.slot, done, outputs, running.sent)
         finally:  # whatever comes of an answer, its buffer is wiped and used again
@@ -183,7 +179,6 @@ class Dispatcher:
             return
         lied = isinstance(error, BorderError) and not isinstance(error, BorderClosedError)
         self._no_worker = f"no worker: the last one {'broke the protocol' if lied else 'was lost'}"
-        self._awaited.lost(sum(len(running.slot.entries) for running in link.running.values()))
         told = error if isinstance(error, WorkerStoppedError) else WorkerLostError(str(error))
         leaving = self._scheduler.remove_instance(link.instance, told)
         self._carry_out(leaving)
@@ -329,7 +324,6 @@ class Dispatcher:
             slot.filled = [*slot.filled, *(tensor.nbytes for tensor in hidden)]
             tensors += hidden
         link.running[slot.index] = Running(slot, self._sequence, now)
-        self._awaited.sent(len(slot.entries), time.monotonic())
         try:
             link.channel.send(encode_batch(slot.index, self._sequence, tensors))
         except (BorderError, OSError) as error:  # a full socket too: an honest worker reads its few batches

@@ -20,6 +20,7 @@ FIXED_LIMITS: Final = frozenset(
         "stream_window_bytes",
         "metadata_bytes",
         "connections",
+        "connections_per_client",
         "streams_per_connection",
         "handshake_timeout_ms",
         "connection_age_s",
@@ -31,7 +32,7 @@ FIXED_LIMITS: Final = frozenset(
         "front_end_threads",
     }
 )
-"""Limits that gRPC, or the kernel, is told once."""
+"""Limits that the transport, or the kernel, is told once."""
 
 CHANGEABLE: Final = frozenset(
     {"access", "revoked", "revoked_file", "tls.authorities", "trace", "logging"}

@@ -36,8 +36,6 @@ class FrontEndPool:
         serving_key: int,
         loop: EventLoop,
         record: Recorder,
-        *,
-        event_engine_listener: bool,
     ) -> None:
         """Nothing is started before `start`."""
         self.settings = settings
@@ -59,7 +57,6 @@ class FrontEndPool:
         self.on_gone: Callable[[FrontEnd], None] = lambda _: None
         self._loop = loop
         self._record = record
-        self._event_engine_listener = event_engine_listener
         self._uid: OwnUid | None = None
         self._count = 0
 
@@ -118,7 +115,6 @@ class FrontEndPool:
         front_end = FrontEnd(
             self.settings,
             self.serving_key,
-            event_engine_listener=self._event_engine_listener,
             number=number,
             cores=self.cores(number),
         )

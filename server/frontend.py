@@ -1,10 +1,10 @@
 """A front end, as a process: `python -m hermetic.server.frontend <control descriptor>`, started by the supervisor.
 
     1  everything is imported; the first frame is `Start`, with serving key, settings and counters in memfds
-    2  TLS 1.3 only is proved on a socket of our own; this also makes gRPC read what it needs from files, once
-    3  locked down while there is one thread: own uid, no files, no devices, no capabilities
-    4  the transport tests itself and binds
-    5  locked down in every thread: no further socket, connection or process; `Listening`
+    2  TLS is proved in memory: 1.3 only; this also makes OpenSSL read what it needs from files, once
+    3  locked down: own uid, no files, no devices, no capabilities
+    4  the transport binds
+    5  locked down further: no further socket, connection, thread or process; `Listening`
     6  served until `Drain` or the supervisor's end; what was accepted is answered, buffers are wiped
     7  the last records are durable; `Drained`; the end
 
@@ -28,25 +28,18 @@ from hermetic.enclave.isolation.lockdown import (
     lock_front_end_after_listening,
     lock_front_end_before_threads,
 )
-from hermetic.enclave.isolation.process import thread_count
-from hermetic.errors import BorderError, ConfigurationError, HermeticError, IsolationError
-from hermetic.server import documents, tls
-from hermetic.server.access import HEALTH, INFERENCE
+from hermetic.errors import BorderError, ConfigurationError, HermeticError
+from hermetic.server import documents
 from hermetic.server.application import SERVING_KEY_LIMIT, FrontEnd
-from hermetic.server.connections import DESCRIPTORS_OF_ITS_OWN
 from hermetic.server.counters import Row, map_own_row
-from hermetic.server.fallback import Fallback
-from hermetic.server.intake import calls_at_once
-from hermetic.server.loop import Loop
+from hermetic.server.http2.server import DESCRIPTORS_OF_ITS_OWN, Http2Server
+from hermetic.server.http2.tls import ServingCredentials, check_binding
 from hermetic.server.messages import Drained, Listening, Start
 from hermetic.server.reader import Reader
 from hermetic.server.settings import FrontEndSettings
-from hermetic.server.transport import Transport
 
-THREADS_END_S: Final = 5.0  # seconds
 LAST_RECORDS_S: Final = 10.0  # seconds for the last records to become durable
 COLLECT_AFTER: Final = 50_000  # new objects between two looks for cycles
-STREAMS: Final = frozenset({HEALTH + "Watch", INFERENCE + "ModelStreamInfer"})
 
 
 def main(arguments: list[str]) -> int:
@@ -59,16 +52,13 @@ def main(arguments: list[str]) -> int:
         settings, key, row = _receive_start(supervisor)
         zeroing = zero_on_free.status()
         chain = settings.certificate_chain.encode()
-        tls.check_only_tls13(key, chain)
+        check_binding(key, chain)
         supervisor.settimeout(0)
         front_end = FrontEnd(settings, supervisor, row)
         _check_descriptors(settings.epoch.limits.connections)
-        _await_one_thread()
         layers = lock_front_end_before_threads(_room(settings), settings.port)
-        credentials = tls.ServingCredentials(key, chain, settings.epoch.authorities)
+        credentials = ServingCredentials(key, chain, settings.epoch.authorities)
         transport = make_transport(settings, credentials, front_end)
-        reader = Reader(transport.post)
-        reader.start()
         report = lock_front_end_after_listening(layers, zeroing)
         supervisor.send(Listening(port=transport.port, report=report).encode())
     except HermeticError as error:
@@ -76,10 +66,9 @@ def main(arguments: list[str]) -> int:
         return 1
     front_end.on_new_key = lambda new, its_chain: credentials.renew(new, its_chain.encode())
     front_end.epochs.on_authorities = credentials.trust
-    front_end.attach(transport, reader)
+    front_end.attach(transport, Reader(transport))
     _collect_seldom()
     transport.run()
-    reader.stop()
     front_end.close()
     return _say_goodbye(front_end, supervisor)
 
@@ -105,14 +94,11 @@ def _collect_seldom() -> None:
     gc.set_threshold(COLLECT_AFTER)
 
 
-def make_transport(settings: FrontEndSettings, credentials: tls.ServingCredentials, front_end: FrontEnd) -> Transport:
-    """Return the transport that the settings name, bound to its port."""
+def make_transport(settings: FrontEndSettings, credentials: ServingCredentials, front_end: FrontEnd) -> Http2Server:
+    """Return the transport, bound to its port."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    address = f"{host}:{settings.port}"
-    options = tls.options(settings.epoch.limits, reuse_port=settings.reuse_port)
-    if settings.grpc == "grpc-server":
-        return Fallback(address, credentials.grpc, options, front_end, STREAMS)
-    return Loop(address, credentials.grpc, options, front_end, calls_at_once(settings.epoch.limits))
+    limits = settings.epoch.limits
+    return Http2Server(f"{host}:{settings.port}", credentials, limits, front_end, reuse_port=settings.reuse_port)
 
 
 def _receive_start(supervisor: Channel) -> tuple[FrontEndSettings, bytes, Row | None]:
@@ -127,17 +113,6 @@ def _receive_start(supervisor: Channel) -> tuple[FrontEndSettings, bytes, Row | 
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
-
-
-def _await_one_thread() -> None:
-    """Wait for gRPC's threads to end: they do when its last object is gone. `IsolationError` where they do not."""
-    deadline = time.monotonic() + THREADS_END_S
-    while (threads := thread_count()) != 1:
-        if time.monotonic() > deadline:
-            raise IsolationError(
-                f"front end: wanted gRPC's threads to end within {THREADS_END_S:.0f} s, got {threads - 1}"
-            )
-        time.sleep(0.005)
 
 
 def _room(settings: FrontEndSettings) -> Room:
@@ -165,7 +140,7 @@ def _say_goodbye(front_end: FrontEnd, supervisor: Channel) -> int:
 
 
 def end(arguments: list[str]) -> NoReturn:
-    """Run a front end and end the process at once: gRPC's own threads have nothing left that anyone waits for."""
+    """Run a front end and end the process at once: nothing is left that anyone waits for."""
     status = main(arguments)
     logging.shutdown()
     os._exit(status)

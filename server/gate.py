@@ -6,14 +6,14 @@ call that reaches it ends in exactly one record, however it ends.
     1  room     the log of requests must not be behind
     2  identity who is calling (identity.py)
     3  access   may they (access.py); a method that no service has ends here too
-    4  limits   cancelled calls, the deadline (limits.py), room for the message (intake.py)
+    4  limits   cancelled calls, the deadline (limits.py), room for the message once its size is known (intake.py)
     5  handler  the service's own work; it answers with `reply` or `fail`, now or later
     6  record   audit.py, and the counts of metrics.py
 """
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -21,6 +21,7 @@ from hermetic.errors import (
     AccessDeniedError,
     CancelledError,
     DeadlineError,
+    HermeticError,
     NotReadyError,
     OverloadedError,
     UnsupportedError,
@@ -28,17 +29,16 @@ from hermetic.errors import (
 from hermetic.server.access import RULES, AccessTable, Principal, check_access, check_every_method_has_a_rule
 from hermetic.server.audit import ANONYMOUS, NO_MODEL, Journal, dropped_record, who_part
 from hermetic.server.config import Limits, Role
-from hermetic.server.connections import DESCRIPTORS_OF_ITS_OWN, Connections
 from hermetic.server.identity import Identities, Identity
-from hermetic.server.inflating import PACKED, inflated
+from hermetic.server.inflating import inflated
 from hermetic.server.intake import Intake
 from hermetic.server.limits import Accounts, Cancels, Deafness, Usage
 from hermetic.server.status import Code, Status, status_of
-from hermetic.server.transport import Call
+from hermetic.server.transport import Call, Peer
 
 _log: Final = logging.getLogger(__name__)
 BOMB_COST: Final = 50  # cancelled calls that a message counts as which inflates to too much: it costs us as much
-REPLY_COPIES: Final = 2  # of a reply that the client has not taken: gRPC's and, until it has gone, our own
+REPLY_COPIES: Final = 2  # of a reply that the client has not taken: as it is, and encrypted
 _OK: Final = Status(Code.OK, "")
 
 
@@ -104,10 +104,10 @@ class Request:
         return self._usage
 
     def admit(self, usage: Usage) -> None:
-        """Go on with a call that passed steps 1 to 3: ask for its message when there is room for it (4)."""
+        """Go on with a call that passed steps 1 to 3: ask for its message."""
         self.enter(usage)
-        if not self._gate.intake.admit(self, usage, time.monotonic()):
-            self.call.listen(self)  # it may go away while it waits
+        self._gate.intake.expect(self, time.monotonic())
+        self.call.receive(self)
 
     def enter(self, usage: Usage) -> None:
         """Count a call that passed steps 1 to 3."""
@@ -115,13 +115,21 @@ class Request:
         usage.requests += 1
         self._gate.live += 1
 
+    def announced(self, size: int) -> bool:
+        """Say whether there is room for a message of `size` bytes (4); where not, `ask` is called when there is."""
+        usage = self._usage
+        if self.ended or usage is None or not self._gate.intake.reserve(self, usage, size, time.monotonic()):
+            return False
+        self._bytes_held = size
+        return True
+
     def ask(self, reserved: int) -> None:
-        """Ask for the message: there is room for it."""
+        """Let the message come: there is room for it."""
         self._bytes_held = reserved
-        self.call.receive(self)
+        self.call.proceed()
 
     def received(self, message: bytes | None) -> None:
-        """Take the message: steps 4 and 5."""
+        """Take the message: step 5."""
         usage = self._usage
         if self.ended or usage is None:
             return
@@ -130,16 +138,18 @@ class Request:
             gate.intake.arrived(self)
             if message is None:
                 raise UnsupportedError("exactly one request message is required")
-            if message[:1] in PACKED:
+            if self.call.compressed:
                 message = gate.inflate(usage, message)
-            size = self.request_bytes = len(message)
-            gate.accounts.give_back(usage, self._bytes_held - size)
-            self._bytes_held = size
+                gate.accounts.take(usage, len(message) - self._bytes_held)
+                self._bytes_held = len(message)
+            self.request_bytes = len(message)
             self.method.handler(self, message)
         except Exception as error:  # noqa: BLE001 - whatever a handler raises, the caller gets an answer
             self.fail(error)
-        if self._gate.intake.waiting:  # and only now is it known what this call takes
-            self._gate.intake.serve(time.monotonic())
+
+    def broken(self, error: HermeticError) -> None:
+        """Answer with `error`: the message cannot be had."""
+        self.fail(error)
 
     def expect_reply(self, size: int) -> None:
         """Count `size` bytes for a reply that is not there yet: whoever asks little for much is held back too."""
@@ -149,7 +159,7 @@ class Request:
             self._bytes_held += self._expected
 
     def reply(self, message: bytes, *, secret: bool = False) -> None:
-        """Answer with `message` and status OK. A `secret` one is overwritten when gRPC has its copy."""
+        """Answer with `message` and status OK. A `secret` one is overwritten when it was copied."""
         if self.ended:
             return
         self._end(_OK, len(message))
@@ -286,10 +296,16 @@ class Gate:
         self._message_bytes, self._inflation_ratio = limits.message_bytes, limits.inflation_ratio
         self.live = 0
         self.undelivered = 0
-        self.connections = Connections(limits.connections + DESCRIPTORS_OF_ITS_OWN)
         self.dropped = 0  # calls of callers that cancelled too many
         self.reply_timeout_s = limits.reply_timeout_s
         self.unsent: dict[Request, float] = {}  # in order of their time-outs, as a dict keeps the order of entry
+
+    def holder(self, peer: Peer) -> Hashable:
+        """Return who counts as one client: an identity, or a certificate that is nobody's."""
+        try:
+            return self._identities.identify(peer, time.time())
+        except HermeticError:
+            return peer.certificate
 
     def accept(self, call: Call) -> None:
         """Take a new call from the transport: admit or end it."""
@@ -308,8 +324,8 @@ class Gate:
             caller = request.caller = self._callers.get(identity) or self._meet(identity)
             if caller.deafness.until > now:
                 caller.deafness.drop(now)
-                self.connections.cut_off(call.address())
                 call.drop()
+                call.cut_off()
                 return
             if method is None:
                 raise UnsupportedError("Method not found!")  # grpc.server's own text

@@ -1,39 +1,36 @@
-"""When a call is asked for its message: there must be room for a largest one before a byte of it is taken.
+"""When the message of a call is taken: there must be room for it before a buffer is made, and its window opened.
 
-How long a message is, is known when all of it is in our memory: gRPC's core puts it together before anyone sees it. So
-room for `message_bytes` is reserved first, and what a message does not need is given back when it is there. A call
-without room waits unasked, and HTTP/2 flow control holds its client at `stream_window_bytes`. Calls wait in the order
-of their arrival, and identities take turns, so that one that fills its own share stops nobody else.
+How long a message is, is known from its first five bytes. Until there is room for it, its call waits, and HTTP/2 flow
+control holds its client at `stream_window_bytes`. Calls wait in the order of their arrival, and identities take turns,
+so that one that fills its own share stops nobody else.
 
 Waiting is bounded in number and in time. So is arriving: who sends a byte per second would hold room for ever. What a
 request holds once its message is there is the business of limits.py and gate.py.
 """
 
 from collections import deque
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from hermetic.errors import DeadlineError, OverloadedError
 from hermetic.server.config import Limits
 from hermetic.server.limits import Accounts, Usage
 
 
-def calls_at_once(limits: Limits) -> int:
-    """Return how many calls of one client can be asked for their message with none waiting for room; at least one.
-
-    A transport that takes no more than so many calls before it looks at the first one's message spares small requests
-    the waiting: their room is given back before the next one needs it.
-    """
-    return max(1, limits.bytes_in_flight_per_client // limits.message_bytes - 1)
-
-
 class Asker(Protocol):
     """A call as the intake sees it."""
 
     def ask(self, reserved: int) -> None:
-        """Ask the client for the message, for which `reserved` bytes are counted."""
+        """Let the message come, for which `reserved` bytes are counted."""
 
     def fail(self, error: BaseException) -> None:
         """End the call."""
+
+
+class _Waiting(NamedTuple):
+    """A call without room: for so many bytes, until then."""
+
+    size: int
+    until: float
 
 
 class Intake:
@@ -42,7 +39,6 @@ class Intake:
     def __init__(self, accounts: Accounts, limits: Limits) -> None:
         self._accounts = accounts
         self._limits = limits
-        self._largest = limits.message_bytes
         self._turns: deque[Usage] = deque()  # the identities of which a call waits
         self._asked: dict[Asker, float] = {}  # since when; in that order
         self._serving = False
@@ -52,14 +48,22 @@ class Intake:
         """Hold to these limits from now on; how large a message may be does not change."""
         self._limits = limits
 
-    def admit(self, call: Asker, usage: Usage, now: float) -> bool:
-        """Ask `call` for its message and return True, or keep it waiting; `OverloadedError` where too many wait."""
-        if usage.waiting or not self._accounts.reserve(usage, self._largest):
-            self._keep(call, usage, now)
-            return False
+    def expect(self, call: Asker, now: float) -> None:
+        """Take note that `call` is asked for its message."""
         self._asked[call] = now
-        call.ask(self._largest)
-        return True
+
+    def reserve(self, call: Asker, usage: Usage, size: int, now: float) -> bool:
+        """Count `size` bytes for the message of `call`, or keep it waiting until `Asker.ask`; then return False.
+
+        A call for which too many others wait is ended with `OverloadedError`; so is one that would wait for ever.
+        """
+        if not usage.waiting and self._accounts.reserve(usage, size):
+            return True
+        try:
+            self._keep(call, usage, size, now)
+        except OverloadedError as error:
+            call.fail(error)
+        return False
 
     def arrived(self, call: Asker) -> None:
         """Take note that the message of `call` is there."""
@@ -80,25 +84,26 @@ class Intake:
             while blocked < len(self._turns):
                 usage = self._turns[0]
                 self._turns.rotate(-1)
-                if not self._accounts.reserve(usage, self._largest):
+                call, wish = next(iter(usage.waiting.items()))
+                if not self._accounts.reserve(usage, wish.size):
                     blocked += 1
                     continue
                 blocked = 0
-                call, _ = usage.waiting.popitem(last=False)
+                del usage.waiting[call]
                 self._left(usage)
                 self._asked[call] = now
-                call.ask(self._largest)
+                call.ask(wish.size)
         finally:
             self._serving = False
 
     def expire(self, now: float) -> None:
         """End the calls that have waited, or have been arriving, for too long."""
         limits = self._limits
-        late = [call for usage in self._turns for call, until in usage.waiting.items() if until <= now]
-        for call in late:
+        late = [(call, wish) for usage in self._turns for call, wish in usage.waiting.items() if wish.until <= now]
+        for call, wish in late:
             call.fail(  # which calls `forget`
                 OverloadedError(
-                    f"room for a message: expected {limits.message_bytes} bytes within {limits.message_wait_s} s, "
+                    f"room for a message: expected {wish.size} bytes within {limits.message_wait_s} s, "
                     f"got {self._accounts.bytes_in_flight} of {limits.bytes_in_flight} bytes in flight"
                 )
             )
@@ -106,7 +111,7 @@ class Intake:
         for call in [call for call, since in self._asked.items() if now - since >= patience]:
             call.fail(DeadlineError(f"message: expected the whole within {patience} s, got a part"))
 
-    def _keep(self, call: Asker, usage: Usage, now: float) -> None:
+    def _keep(self, call: Asker, usage: Usage, size: int, now: float) -> None:
         limits = self._limits
         if len(usage.waiting) >= limits.calls_waiting_per_client:
             raise OverloadedError(
@@ -120,7 +125,8 @@ class Intake:
             )
         if not usage.waiting:
             self._turns.append(usage)
-        usage.waiting[call] = now + limits.message_wait_s
+        self._asked.pop(call, None)  # it is not its client who keeps us waiting
+        usage.waiting[call] = _Waiting(size, now + limits.message_wait_s)
         self.waiting += 1
 
     def _left(self, usage: Usage) -> None:

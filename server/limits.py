@@ -1,11 +1,9 @@
 """What one client, and all together, may take of this process: bytes in flight and cancelled calls. Pure accounting.
 
-Bytes count from the moment a message is asked for (intake.py: then as many as it could have) until its answer has left
-us. How many requests may wait for a model is the batcher's own bound. Connections, streams and message sizes are
-bounded by gRPC (tls.py).
+Bytes count from the moment a message is announced (intake.py) until its answer has left us. How many requests may wait
+for a model is the batcher's own bound. Connections, streams and frames are bounded by the transport (http2/).
 """
 
-from collections import OrderedDict
 from typing import Any, Final
 
 from hermetic.errors import OverloadedError
@@ -18,7 +16,7 @@ GOES_ON: Final = 20  # dropped calls after which that time begins anew
 
 
 class Usage:
-    """What one identity holds at the moment. `waiting`: its calls without room for a message, and until when."""
+    """What one identity holds at the moment. `waiting`: its calls without room for a message, and for what."""
 
     __slots__ = ("bytes_in_flight", "cancels", "requests", "waiting", "window_started")
 
@@ -27,7 +25,7 @@ class Usage:
         self.requests = 0
         self.cancels = 0
         self.window_started = 0.0
-        self.waiting: OrderedDict[Any, float] = OrderedDict()
+        self.waiting: dict[Any, Any] = {}  # in order
 
     def count_cancel(self, now: float, window: float) -> None:
         """Count one cancelled call at `now`; a window is so many seconds."""
@@ -109,8 +107,8 @@ class Accounts:
 class Cancels:
     """Cancelled calls of one identity in one window: opening and resetting streams is free for an attacker.
 
-    Each costs us some 60 us (CVE-2023-44487). gRPC gives no way to close a connection, so the calls that follow are
-    refused until the window ends.
+    These are calls that the application has heard of (CVE-2023-44487); others cost from their connection's allowance
+    (http2/connection.py). The calls that follow are refused until the window ends.
     """
 
     def __init__(self, limits: Limits) -> None:

@@ -18,11 +18,11 @@ class PutOff:
         self._actions.append(action)
 
     def run(self) -> bool:
-        """Run what was put off before this call; whether there was anything. What one raises is logged, not raised."""
+        """Run what was put off before this call; whether more was meanwhile. What one raises is logged, not raised."""
         actions, self._actions = self._actions, []
         for action in actions:
             try:
                 action()
             except Exception:  # noqa: BLE001 - one model's batch may not cost the others theirs
                 _log.exception("put off")
-        return bool(actions)
+        return bool(self._actions)

@@ -3,7 +3,7 @@
 The serving key travels in a memfd of its own. What the operator writes is config.py.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
@@ -42,7 +42,6 @@ class FrontEndSettings(Section):
     host: str
     port: Port
     reuse_port: bool
-    grpc: Literal["completion-queue", "grpc-server"]
     certificate_chain: str
     epoch: Epoch
     waived: tuple[str, ...]

@@ -15,7 +15,7 @@ ID_BYTES: Final = 8  # bytes of an error id
 
 
 class Code(IntEnum):
-    """gRPC status codes (https://grpc.io/docs/guides/status-codes/). Integers, as gRPC's core wants them."""
+    """gRPC status codes (https://grpc.io/docs/guides/status-codes/). Integers, as the wire has them."""
 
     OK = 0
     CANCELLED = 1

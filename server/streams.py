@@ -22,13 +22,13 @@ from hermetic.errors import CancelledError, DeadlineError, HermeticError, NotRea
 from hermetic.server.audit import ANONYMOUS
 from hermetic.server.config import Limits
 from hermetic.server.gate import Gate, Request
-from hermetic.server.inflating import PACKED
 from hermetic.server.limits import Usage
 from hermetic.server.status import Code, Status, status_of
 from hermetic.server.stream_messages import Counted, identifier, stream_record, streamed_part
 from hermetic.server.streamed_request import StreamedRequest
 from hermetic.server.transport import Call
 
+AT_ONCE_BYTES: Final = 64 * 1024  # a request that is no larger is read first: it can be refused by name then
 RESPONSES_WAITING: Final = 64  # answers of one stream for its client; then decoupled models wait
 ID_BYTES: Final = 8  # bytes of a stream's id in records
 GRPC_ERRORS: Final = "triton_grpc_error"  # metadata
@@ -82,9 +82,30 @@ class Stream(Request):
         self.enter(usage)
         self.call.receive(self)
 
+    def announced(self, size: int) -> bool:
+        """Say whether there is room for a request of `size` bytes; where not, `ask` is called when there is."""
+        usage = self._usage
+        if self.ended or usage is None:
+            return False
+        if size <= AT_ONCE_BYTES:
+            return True
+        more = max(0, size - self._reserved)
+        if more and not self._gate.intake.reserve(self, usage, more, time.monotonic()):
+            return False
+        self._bytes_held += more
+        self._reserved += more
+        return True
+
+    def ask(self, reserved: int) -> None:
+        """Let the request come: there is room for it."""
+        self._bytes_held += reserved
+        self._reserved += reserved
+        self.call.proceed()
+
     def received(self, message: bytes | None) -> None:
         """Take a request, or word that there are no more."""
         self._reading = False
+        self._gate.intake.arrived(self)
         if self.ended or self._usage is None:
             return
         reserved = self._give_up_reserve()
@@ -96,10 +117,9 @@ class Stream(Request):
             wipe_immutable_bytes_that_nobody_else_holds(message)
             return
         try:
-            if message[:1] in PACKED:
+            if self.call.compressed:
                 message = self._gate.inflate(self._usage, message)
         except Exception as error:  # noqa: BLE001 - what cannot be inflated names no request to answer
-            self._let_go(CancelledError("the stream has ended"))
             self.fail(error)
             return
         request = StreamedRequest(self, len(message))
@@ -127,6 +147,12 @@ class Stream(Request):
             raise
         request.bytes_held = request.request_bytes
         self._streams.infer(request, message)
+
+    def fail(self, error: BaseException) -> None:
+        """End the stream with the status that `error` maps to; what it asked is let go."""
+        if not self.ended:
+            self._let_go(CancelledError("the stream has ended"))
+            super().fail(error)
 
     def leave_order(self, request: StreamedRequest) -> None:
         """Let the answers of `request` go as they come."""
@@ -219,12 +245,11 @@ class Stream(Request):
             self._outgoing.append((request, data, request.ended))
 
     def _pump(self) -> None:
-        """Hand the next message to gRPC, or the end where there is nothing left to wait for."""
+        """Hand the next message to the transport, or the end where there is nothing left to wait for."""
         while self._sending is None and not self.ended:
             if self._outgoing:
                 self._hand_over(*self._outgoing.popleft())
             elif self._closing is not None and (self._closing_at_once or not self._unanswered):
-                self._let_go(CancelledError("the stream has ended"))
                 self.fail(self._closing)
             elif self._half_closed and not self._unanswered:
                 self.finish_stream()
@@ -313,6 +338,7 @@ class Stream(Request):
             return
         self.ended = True
         self._gate.unsent.pop(self, None)
+        self._gate.intake.forget(self, usage)
         self._streams.leave(self, usage)
         usage.requests -= 1
         self._gate.live -= 1

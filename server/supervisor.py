@@ -105,7 +105,6 @@ class Supervisor:
             serving_key.descriptor,
             self._loop,
             self._record,
-            event_engine_listener=config.event_engine_listener,
         )
         self._front_ends = self._pool.members
         self._draining = False

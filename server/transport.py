@@ -1,13 +1,13 @@
-"""The seam between gRPC and everything above it: what a transport offers, and what it wants of the application.
+"""The seam between gRPC on the wire and everything above it: what the transport offers, and wants of the application.
 
-Two transports stand behind it: `loop.py` on gRPC's completion queue, and `fallback.py` on the public `grpc.server`.
-One thread, the owner, runs the transport and everything above it; nothing above this seam takes a lock. Only `post`
-may be called from another thread.
+Behind it stands http2/. One thread, the owner, runs the transport and everything above it; nothing above this seam
+takes a lock. Only `post` may be called from another thread.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import NamedTuple, Protocol
 
+from hermetic.errors import HermeticError
 from hermetic.server.status import Code
 
 
@@ -21,8 +21,14 @@ class Peer(NamedTuple):
 class Listener(Protocol):
     """What the application tells a transport to call for one call; always on the owner's thread."""
 
+    def announced(self, size: int) -> bool:
+        """Say whether there is room for a message of `size` bytes; where not, `Call.proceed` says when there is."""
+
     def received(self, message: bytes | None) -> None:
         """Take the message that was asked for; None where the client has closed its side without (another) one."""
+
+    def broken(self, error: HermeticError) -> None:
+        """Answer with `error`: the message that was asked for cannot be had."""
 
     def closed(self, *, cancelled: bool) -> None:
         """Take note of the call's end, once. `cancelled`: by the client, a lost connection, or its deadline."""
@@ -39,7 +45,7 @@ class Call(Protocol):
 
     method: str
     deadline: float  # seconds, as time.time() counts
-    listener: Listener | None
+    compressed: bool  # the message that was received last
 
     def peer(self) -> Peer:
         """Return what TLS says of the other end."""
@@ -47,17 +53,17 @@ class Call(Protocol):
     def metadata(self, key: str) -> str | None:
         """Return the first value that the client sent under `key` (lower case, not binary), or None."""
 
-    def listen(self, listener: Listener) -> None:
-        """Ask for word of the call's end, and for no message yet. At most once, before `receive`."""
-
     def receive(self, listener: Listener) -> None:
         """Ask for the next message; the first time also for word of the call's end."""
 
+    def proceed(self) -> None:
+        """Let the message come that was announced: there is room for it now."""
+
     def reply(self, message: bytes, *, secret: bool = False) -> None:
-        """Send the one message of a unary call, and status OK; overwrite a `secret` one when gRPC has its copy."""
+        """Send the one message of a unary call, and status OK; overwrite a `secret` one when it was copied."""
 
     def send(self, message: bytes, *, secret: bool = False) -> None:
-        """Send one message of a stream; overwrite a `secret` one when gRPC has its copy."""
+        """Send one message of a stream; overwrite a `secret` one when it was copied."""
 
     def finish(self) -> None:
         """End a stream with status OK."""
@@ -65,27 +71,27 @@ class Call(Protocol):
     def fail(self, code: Code, details: str) -> None:
         """End the call with a status other than OK."""
 
-    def address(self) -> str:
-        """Return where the call comes from, as gRPC writes it: `ipv4:127.0.0.1:1234`, `ipv6:%5B::1%5D:1234`."""
-
     def drop(self) -> None:
         """End a call that has not been listened to, at the least cost: the client hears that it was cancelled."""
 
     def cancel(self) -> None:
         """Break the call off: for a client that does not take its answer."""
 
+    def cut_off(self) -> None:
+        """Close the connection that the call came by."""
+
 
 class Application(Protocol):
     """What stands above a transport."""
 
+    def holder(self, peer: Peer) -> Hashable:
+        """Return whose connection this is: who counts as one client."""
+
     def accept(self, call: Call) -> None:
         """Take a new call: ask it for its message, or end it."""
 
-    def before_sleep(self) -> bool:
-        """Do what else there is to be done, as nothing waits here; True: look again before you sleep."""
-
-    def look(self) -> None:
-        """Do what else there is to be done, at once, though something waits here: called where that goes on."""
+    def after_turn(self) -> bool:
+        """Do what was put off until everything that had come was looked at; True: there is more to be done at once."""
 
     def tick(self) -> None:
         """Do what has become due; called about every `TICK_S` seconds."""
@@ -101,6 +107,12 @@ class Transport(Protocol):
 
     def post(self, action: Callable[[], None]) -> None:
         """Have the owner's thread run `action`. From any thread."""
+
+    def watch(self, descriptor: int, readable: Callable[[], None]) -> None:
+        """Have the owner's thread call `readable` whenever `descriptor` has something to read. Owner only."""
+
+    def forget(self, descriptor: int) -> None:
+        """Watch `descriptor` no more. Owner only."""
 
     def wake_at(self, moment: float, action: Callable[[], None]) -> None:
         """Have the owner's thread run `action` at `moment`, as time.monotonic() counts. Owner only."""

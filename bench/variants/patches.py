@@ -192,8 +192,9 @@ def _writable_and_executable(module: str, _argument: str) -> None:
 def _without_mutual_tls(module: str, _argument: str) -> None:
     if module != FRONT_END:
         return
-    from hermetic.server import frontend, loop
+    from hermetic.server import frontend
     from hermetic.server.access import AccessTable
+    from hermetic.server.http2.server import Http2Server
     from hermetic.server.identity import Identities, Identity
 
     callers: list[Identity] = []
@@ -204,14 +205,12 @@ def _without_mutual_tls(module: str, _argument: str) -> None:
         callers[:] = [Identity(rule.authority, rule.name) for rule in rows if "infer" in rule.roles]
         enter(table, rows, *more)
 
-    listen = loop.Loop
-
-    def without_tls(address: str, _credentials: object, *more: Any) -> loop.Loop:  # noqa: ANN401
-        return listen(address, None, *more)
+    def without_tls(address: str, _credentials: object, *more: Any, **named: Any) -> Http2Server:  # noqa: ANN401
+        return Http2Server(address, None, *more, **named)
 
     swap(AccessTable, "__init__", remember)
     swap(Identities, "identify", lambda *_: callers[0])
-    swap(frontend, "Loop", without_tls)
+    swap(frontend, "Http2Server", without_tls)
 
 
 def _floor(module: str, argument: str) -> None:
@@ -232,7 +231,10 @@ def _floor(module: str, argument: str) -> None:
             if message is not None:
                 self.call.reply(canned)
 
-        closed = sent = sent_one = _nothing
+        def announced(self, _size: int) -> bool:
+            return True
+
+        closed = sent = sent_one = broken = _nothing
 
     def take(gate: Gate, call: Any) -> None:  # noqa: ANN401
         if call.method == MODEL_INFER:

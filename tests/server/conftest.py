@@ -18,8 +18,8 @@ def start(pki: Pki) -> Iterator[Any]:
     """A function that starts a front end with changed settings."""
     sides: list[FarSide] = []
 
-    def start_one(*, old_listener: bool = True, write: bool = True, row: int | None = None, **changes: Any) -> FarSide:
-        side = FarSide(pki, settings(pki, **changes), old_listener=old_listener, write=write, row=row)
+    def start_one(*, write: bool = True, row: int | None = None, **changes: Any) -> FarSide:
+        side = FarSide(pki, settings(pki, **changes), write=write, row=row)
         sides.append(side)
         return side
 
@@ -30,15 +30,7 @@ def start(pki: Pki) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def side(pki: Pki) -> Iterator[FarSide]:
-    """One front end on the completion queue."""
+    """One front end."""
     far_side = FarSide(pki, settings(pki))
-    yield far_side
-    far_side.close()
-
-
-@pytest.fixture(scope="module", params=["completion-queue", "grpc-server"])
-def either_side(pki: Pki, request: pytest.FixtureRequest) -> Iterator[FarSide]:
-    """One front end on each transport."""
-    far_side = FarSide(pki, settings(pki, grpc=request.param))
     yield far_side
     far_side.close()

@@ -13,7 +13,6 @@ from hermetic.enclave.channel import Channel
 from hermetic.enclave.configuration import ModelConfiguration
 from hermetic.enclave.messages import STATUS_FAILED, Batch, decode_batch, encode_done, encode_not_done
 from hermetic.errors import HermeticError, WorkerLostError
-from hermetic.server.awaited import Awaited
 from hermetic.server.dispatch import Dispatcher
 from hermetic.server.messages import ModelReady
 from hermetic.server.outputs import Output, cut_rows
@@ -101,7 +100,6 @@ class Stage:
         self.dispatcher = Dispatcher(
             self.scheduler,
             self.statistics,
-            Awaited(),
             self.posted.append,
             lambda moment, action: self.alarms.append((moment, action)),
             shaping=Shaping(batched=True),

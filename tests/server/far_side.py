@@ -35,6 +35,7 @@ from hermetic.server.messages import (
     ModelReady,
     ModelStop,
     ModelStopped,
+    NewServingKey,
     Records,
     RecordsWritten,
     Repository,
@@ -60,7 +61,6 @@ from hermetic.server.tally import Tally, total
 from tests.server.certificates import Authority, Pair, subject
 
 TIMEOUT_S = 20
-OLD_LISTENER = "-event_engine_listener"
 
 
 class Pki:
@@ -100,7 +100,6 @@ def settings(pki: Pki, **changes: Any) -> FrontEndSettings:
         "host": "127.0.0.1",
         "port": 0,
         "reuse_port": False,
-        "grpc": "completion-queue",
         "certificate_chain": pki.server.certificate.decode(),
         "waived": (),
         "uid": 65534,
@@ -186,7 +185,6 @@ class FarSide:
         pki: Pki,
         front_end: FrontEndSettings,
         *,
-        old_listener: bool = True,
         write: bool = True,
         row: int | None = None,
     ) -> None:
@@ -194,12 +192,9 @@ class FarSide:
         ours, theirs = Channel.pair()
         key = os.memfd_create("key")
         os.write(key, pki.server.key)
-        variables = {**environment(), "GRPC_VERBOSITY": "ERROR", "GRPC_SSL_CIPHER_SUITES": "ECDHE-PSK-AES128-CBC-SHA"}
-        if old_listener:
-            variables["GRPC_EXPERIMENTS"] = OLD_LISTENER
         self.process = subprocess.Popen(
             [*interpreter(), "-m", "hermetic.server.frontend", str(theirs.fileno())],
-            env=variables,
+            env=environment(),
             pass_fds=(theirs.fileno(),),
         )
         theirs.close()
@@ -395,6 +390,12 @@ class FarSide:
         if client is None:
             return grpc.ssl_channel_credentials(self.pki.server_authority.pem)
         return grpc.ssl_channel_credentials(self.pki.server_authority.pem, client.key, client.certificate)
+
+    def renew(self, pair: Pair) -> None:
+        """Have the front end show another certificate."""
+        key = documents.in_memory(pair.key)
+        self.channel.send(NewServingKey(certificate_chain=pair.certificate.decode()).encode(), (key,))
+        os.close(key)
 
     @contextmanager
     def channel_as(self, client: Pair | None) -> Iterator[grpc.Channel]:

@@ -4,6 +4,7 @@ import socket
 import ssl
 import struct
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -18,10 +19,11 @@ INITIAL_WINDOW_SIZE = 4
 TIMEOUT_S = 15
 
 
-def tls_context(authority: bytes, client: Pair | None) -> ssl.SSLContext:
-    """Return a client's context that speaks h2."""
+def tls_context(authority: bytes, client: Pair | None, protocols: Sequence[str] = ("h2",)) -> ssl.SSLContext:
+    """Return a client's context that speaks h2, or what is given."""
     context = ssl.create_default_context(cadata=authority.decode())
-    context.set_alpn_protocols(["h2"])
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
     if client is not None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "client.pem"

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 from hermetic.enclave.messages import ModelDescription
 from hermetic.errors import HermeticError
-from hermetic.server.awaited import Awaited
 from hermetic.server.batcher import Batcher
 from hermetic.server.codec import Decoded, Decoder
 from hermetic.server.dispatch import Dispatcher
@@ -70,9 +69,7 @@ def _served(one: ModelDescription) -> ServedModel:
     )  # fmt: skip
     statistics = ModelStatistics()
     batcher: Batcher[Work] = Batcher(1, (1,) * len(one.inputs), 0.0, 1)
-    dispatcher = Dispatcher(
-        batcher, statistics, Awaited(), lambda _: None, lambda *_: None, shaping=Shaping(batched=True)
-    )
+    dispatcher = Dispatcher(batcher, statistics, lambda _: None, lambda *_: None, shaping=Shaping(batched=True))
     return AlwaysReady(ready, dispatcher, statistics, Inference)
 
 

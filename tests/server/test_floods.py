@@ -75,27 +75,19 @@ def records(side: FarSide, text: str) -> list[dict[str, Any]]:
     return [record for record in list(side.records) if text in str(record)]
 
 
-def test_resets_are_refused_then_dropped_then_cut(start: Any, attack: Any) -> None:
+def test_resets_cost_the_connection(start: Any, attack: Any) -> None:
     side = serve(start, cancels_per_client=200, cancels_window_s=5)
     flood = attack(side)
     until(ATTACKS["rapid-reset"].run(flood), lambda: flood.counts["connections closed by the server"] > 2)
     good(side)
-    assert records(side, "cancelled calls: wanted at most 200 in 5 s")
     assert flood.counts["calls reset"] > 300
-    dropped = [r for r in side.records if r.get("reason") == "too many cancelled calls"]
-    assert all(record["name"] == "spiffe://tests/bob" for record in dropped)
 
 
-def test_calls_without_a_message_hold_only_their_share(start: Any, attack: Any) -> None:
-    """Half-open calls of one client fill its share and its queue; the next is refused, and others are served."""
-    side = serve(
-        start, message_bytes=MIB, bytes_in_flight_per_client=4 * MIB, bytes_in_flight=8 * MIB,
-        calls_waiting_per_client=20, message_timeout_scarce_s=1, message_wait_s=2,
-    )  # fmt: skip
+def test_calls_without_a_message_are_ended(start: Any, attack: Any) -> None:
+    """Half-open calls hold no room, and not for long; others are served."""
+    side = serve(start, message_timeout_s=1)
     flood = attack(side)
     steps = ATTACKS["half-open-streams"].run(flood)
-    until(steps, lambda: bool(records(side, "calls of this client that wait for room: wanted at most 20, got 21")))
-    good(side)
     until(steps, lambda: bool(records(side, "message: expected the whole within 1 s")))
     good(side)
 
@@ -133,11 +125,10 @@ def test_a_bomb_is_stopped_at_the_largest_message(start: Any, attack: Any) -> No
     assert own_bytes(side.process.pid) - before < 2 * 8 * MIB + SLACK
 
 
-@pytest.mark.parametrize("transport", ["completion-queue", "grpc-server"])
-def test_compressed_messages_are_inflated_up_to_the_largest(start: Any, transport: str) -> None:
+def test_compressed_messages_are_inflated_up_to_the_largest(start: Any) -> None:
     """By hand, so that they are compressed for sure: what grows too large is refused, what does not is answered."""
     most = MIB
-    side: FarSide = start(grpc=transport, limits=Limits(message_bytes=most))
+    side: FarSide = start(limits=Limits(message_bytes=most))
     side.serve(description("echo"), report=False)
     good(side, first=True)
     request = infer_request("echo", ROW).SerializeToString()

@@ -22,9 +22,7 @@ class World:
         self.loop = EventLoop()
         self.records: list[str] = []
         self.key = documents.in_memory(pki.server.key)
-        self.pool = FrontEndPool(
-            settings(pki, reuse_port=True), self.key, self.loop, self.record, event_engine_listener=False
-        )
+        self.pool = FrontEndPool(settings(pki, reuse_port=True), self.key, self.loop, self.record)
         self.pool.on_frame = lambda _front_end, _frame: None
         self.pool.start(2)
 

@@ -25,16 +25,16 @@ class NotedCall:
         self.method = method
         self.deadline = deadline
         self.listener: Listener | None = None
+        self.compressed = False
+        self.cut = False
         self.answers: list[tuple[Code, bytes | str]] = []
         self.asked = False
+        self.proceeding = False
         self.dropped = False
         self._peer = peer
 
     def peer(self) -> Peer:
         return self._peer
-
-    def listen(self, listener: Listener) -> None:
-        self.listener = listener
 
     def receive(self, listener: Listener) -> None:
         self.listener = listener
@@ -55,8 +55,11 @@ class NotedCall:
     def finish(self) -> None:
         raise NotImplementedError
 
-    def address(self) -> str:
-        return "ipv4:127.0.0.1:1"
+    def proceed(self) -> None:
+        self.proceeding = True
+
+    def cut_off(self) -> None:
+        self.cut = True
 
     def drop(self) -> None:
         self.dropped = True
@@ -100,6 +103,8 @@ def peer(pki: Pki) -> Peer:
 def ask(gate: Gate, call: NotedCall, message: bytes | None = b"x") -> list[tuple[Code, Any]]:
     gate.accept(call)
     if call.listener is not None:
+        if message is not None:
+            assert call.listener.announced(len(message))
         call.listener.received(message)
     return call.answers
 
@@ -192,7 +197,7 @@ def test_who_goes_on_is_not_answered_any_more(pki: Pki, gate: Gate, peer: Peer) 
     assert gate.live == 1
 
 
-def test_a_call_without_room_is_not_asked_and_can_go_away(pki: Pki, handled: Handled, peer: Peer) -> None:
+def test_a_message_without_room_waits_and_its_call_can_go_away(pki: Pki, handled: Handled, peer: Peer) -> None:
     authorities = {"clients": pki.authority.pem.decode()}
     limits = Limits(message_bytes=1000, bytes_in_flight_per_client=1000, bytes_in_flight=1000)
     journal = Journal(lambda _: True, 100_000)
@@ -202,19 +207,19 @@ def test_a_call_without_room_is_not_asked_and_can_go_away(pki: Pki, handled: Han
     calls = [NotedCall(peer) for _ in range(3)]
     for call in calls:
         gate.accept(call)
-    assert [call.asked for call in calls] == [True, False, False]
-    waiting = calls[1].listener
-    assert waiting is not None
-    waiting.closed(cancelled=True)
-    assert (gate.live, gate.intake.waiting) == (2, 1)
-    first = calls[0].listener
+    first, second, third = (call.listener for call in calls)
     assert first is not None
-    first.received(b"x" * 10)  # 990 bytes are free again, and 1000 wanted
-    assert [call.asked for call in calls] == [True, False, False]
+    assert second is not None
+    assert third is not None
+    assert [listener.announced(600) for listener in (first, second, third)] == [True, False, False]
+    second.closed(cancelled=True)
+    assert (gate.live, gate.intake.waiting) == (2, 1)
+    first.received(b"x" * 600)
+    assert not calls[2].proceeding
     handled.requests[0].expect_reply(500)
-    assert gate.accounts.bytes_in_flight == 10 + 2 * 500
+    assert gate.accounts.bytes_in_flight == 600 + 2 * 500
     handled.requests[0].reply(b"y" * 200)
-    assert gate.accounts.bytes_in_flight == 10 + 2 * 200
+    assert gate.accounts.bytes_in_flight == 600 + 2 * 200
     first.sent(delivered=True)
-    assert [call.asked for call in calls] == [True, False, True]
-    assert gate.accounts.bytes_in_flight == 1000
+    assert [call.proceeding for call in calls] == [False, False, True]
+    assert gate.accounts.bytes_in_flight == 600

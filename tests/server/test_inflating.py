@@ -6,18 +6,14 @@ from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.message import DecodeError
-from hypothesis import given
-from hypothesis import strategies as st
 
 from hermetic.errors import InvalidRequestError, OverloadedError
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server.access import INFERENCE
 from hermetic.server.config import Limits
-from hermetic.server.inflating import ALWAYS_ALLOWED, PACKED, inflated
+from hermetic.server.inflating import ALWAYS_ALLOWED, inflated
 from tests.server.calls import TIMEOUT_S, await_ready, floats, infer_request, method
 from tests.server.far_side import FarSide, description
-from tests.server.wire_data import ANY_REQUEST, sound
 
 ROW = (1.0, 2.0, 3.0, 4.0)
 PACKERS: dict[str, Any] = {"gzip": gzip.compress, "deflate": zlib.compress}
@@ -29,7 +25,6 @@ BOTH = pytest.mark.parametrize("pack", PACKERS.values(), ids=PACKERS)
 def test_what_was_packed_comes_back(pack: Any, size: int) -> None:
     plain = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
     packed = pack(plain)
-    assert packed[:1] in PACKED
     assert inflated(packed, 1 << 26, 300) == plain
 
 
@@ -45,29 +40,20 @@ def test_the_bounds(pack: Any) -> None:
         inflated(pack(bytes(1001)), 1000, 100)
 
 
-def test_broken_gzip_is_refused_and_broken_zlib_is_no_zlib() -> None:
-    packed = gzip.compress(b"hello" * 100)
-    for broken in (packed[:-1], packed + b"x", packed[:12] + b"\xff" * 8, b"\x1f", packed * 2):
+@BOTH
+def test_what_is_broken_is_refused(pack: Any) -> None:
+    packed = pack(b"hello" * 100)
+    for broken in (packed[:-1], packed + b"x", packed[:12] + b"\xff" * 8, packed[:1], packed * 2, b""):
         with pytest.raises(InvalidRequestError):
-            inflated(broken, 1 << 20, 100)
-    message = zlib.compress(b"hello" * 100)
-    for other in (message[:-1], message + b"x", b"\x78", b"\x78\x9c\x01", b"\x78\x01"):
-        assert inflated(bytes(bytearray(other)), 1 << 20, 100) == other
-
-
-@given(st.one_of(sound(), ANY_REQUEST))
-def test_no_sound_message_begins_like_gzip(message: bytes) -> None:
-    if message[:1] == b"\x1f":
-        with pytest.raises(DecodeError):
-            pb.ModelInferRequest.FromString(message)
+            inflated(bytes(bytearray(broken)), 1 << 20, 100)
 
 
 @pytest.fixture(scope="module")
-def served(either_side: FarSide) -> FarSide:
-    either_side.serve(description("echo"), report=False)
-    with either_side.channel_as(either_side.pki.infer) as channel:
+def served(side: FarSide) -> FarSide:
+    side.serve(description("echo"), report=False)
+    with side.channel_as(side.pki.infer) as channel:
         await_ready(channel, "echo")
-    return either_side
+    return side
 
 
 @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])

@@ -21,11 +21,11 @@ LARGEST = 2**63 - 1
 
 
 @pytest.fixture(scope="module")
-def channel(either_side: FarSide) -> Iterator[grpc.Channel]:
-    either_side.serve(description("echo"), report=False)
-    either_side.serve(description("text", inputs=(("INPUT0", "BYTES", (2,)),)), report=False)
-    either_side.serve(description("free", inputs=(("INPUT0", "FP32", (-1, -1)),), max_batch_size=0), report=False)
-    with either_side.channel_as(either_side.pki.infer) as one:
+def channel(side: FarSide) -> Iterator[grpc.Channel]:
+    side.serve(description("echo"), report=False)
+    side.serve(description("text", inputs=(("INPUT0", "BYTES", (2,)),)), report=False)
+    side.serve(description("free", inputs=(("INPUT0", "FP32", (-1, -1)),), max_batch_size=0), report=False)
+    with side.channel_as(side.pki.infer) as one:
         for name in ("echo", "text", "free"):
             await_ready(one, name)
         yield one
@@ -172,8 +172,8 @@ def test_a_message_cut_anywhere(channel: grpc.Channel) -> None:
 
 
 @pytest.mark.parametrize("rpc", ["ServerLive", "ModelReady", "ModelConfig", "RepositoryIndex", "RepositoryModelLoad"])
-def test_the_other_methods(channel: grpc.Channel, either_side: FarSide, rpc: str) -> None:
-    with either_side.channel_as(either_side.pki.everything) as one:
+def test_the_other_methods(channel: grpc.Channel, side: FarSide, rpc: str) -> None:
+    with side.channel_as(side.pki.everything) as one:
         call = one.unary_unary(INFERENCE + rpc)
         for message in (b"\xff" * 40, tag(9, GROUP) * 5000, field(99, bytes(1 << 17))):
             with pytest.raises(grpc.RpcError) as caught:

@@ -23,27 +23,18 @@ STRATEGIES = ("oldest", "direct")
 
 
 @pytest.fixture(scope="module")
-def workers(either_side: FarSide) -> dict[str, Worker]:
-    workers = {
-        strategy: either_side.serve(accumulator(strategy, strategy=strategy), "accumulate") for strategy in STRATEGIES
-    }
-    with either_side.channel_as(either_side.pki.infer) as channel:
+def workers(side: FarSide) -> dict[str, Worker]:
+    workers = {strategy: side.serve(accumulator(strategy, strategy=strategy), "accumulate") for strategy in STRATEGIES}
+    with side.channel_as(side.pki.infer) as channel:
         for strategy in STRATEGIES:
             await_ready(channel, strategy)
     return workers
 
 
 @pytest.fixture
-def channel(either_side: FarSide, workers: dict[str, Worker]) -> Iterator[grpc.Channel]:
-    with either_side.channel_as(either_side.pki.infer) as channel:
+def channel(side: FarSide, workers: dict[str, Worker]) -> Iterator[grpc.Channel]:
+    with side.channel_as(side.pki.infer) as channel:
         yield channel
-
-
-@pytest.fixture
-def in_order(request: pytest.FixtureRequest) -> None:
-    """For tests whose calls must arrive in the order in which they were made."""
-    if request.node.callspec.params["either_side"] == "grpc-server":
-        pytest.skip("grpc.server hands calls of one connection to threads, in no order")
 
 
 def serve(side: FarSide, description: Any, function: str = "accumulate", **changes: Any) -> Worker:
@@ -102,9 +93,9 @@ def test_ids_of_every_kind(channel: grpc.Channel) -> None:
         assert (code, "expected int64_param or string_param" in text) == (INVALID, True)
 
 
-def test_ids_that_are_text(either_side: FarSide, channel: grpc.Channel) -> None:
+def test_ids_that_are_text(side: FarSide, channel: grpc.Channel) -> None:
     corrid = Control(name="CORRID", kind="CORRID", datatype="BYTES")
-    worker = serve(either_side, accumulator("texts", controls=(*CONTROLS[:3], corrid)))
+    worker = serve(side, accumulator("texts", controls=(*CONTROLS[:3], corrid)))
     assert ask(channel, "texts", 3, "grün", start=True)[5] == 0
     name = "grün".encode()
     assert worker.batch()["inputs"][4] == (struct.pack("<I", len(name)) + name).hex()
@@ -113,18 +104,18 @@ def test_ids_that_are_text(either_side: FarSide, channel: grpc.Channel) -> None:
     assert "at most 128 bytes" in refused(channel, request("texts", 1, "x" * 129, start=True))[1]
 
 
-def test_an_id_that_the_control_cannot_hold_is_refused(either_side: FarSide, channel: grpc.Channel) -> None:
+def test_an_id_that_the_control_cannot_hold_is_refused(side: FarSide, channel: grpc.Channel) -> None:
     corrid = Control(name="CORRID", kind="CORRID", datatype="UINT32")
-    serve(either_side, accumulator("narrow", controls=(*CONTROLS[:3], corrid)), report=False)
+    serve(side, accumulator("narrow", controls=(*CONTROLS[:3], corrid)), report=False)
     assert ask(channel, "narrow", 1, 2**32 - 1, start=True, end=True)[4] == pytest.approx(2.0**32)
     assert "UINT32" in refused(channel, request("narrow", 1, 2**32, start=True))[1]
 
 
 @pytest.mark.parametrize("model", STRATEGIES)
-def test_another_tenants_same_id_is_another_sequence(either_side: FarSide, channel: grpc.Channel, model: str) -> None:
+def test_another_tenants_same_id_is_another_sequence(side: FarSide, channel: grpc.Channel, model: str) -> None:
     """The attack: guess a neighbour's id, and read or push on what is kept for it."""
     ask(channel, model, 1000, 31, start=True)
-    with either_side.channel_as(either_side.pki.other) as stranger:
+    with side.channel_as(side.pki.other) as stranger:
         assert refused(stranger, request(model, 1, 31))[0] == INVALID  # not even there
         assert refused(stranger, request(model, 1, 31, end=True))[0] == INVALID
         assert ask(stranger, model, 1, 31, start=True)[5] == 0
@@ -134,10 +125,10 @@ def test_another_tenants_same_id_is_another_sequence(either_side: FarSide, chann
     assert ask(channel, model, 1, 31, end=True)[5] == 1001
 
 
-def test_tenants_share_no_batch(either_side: FarSide, channel: grpc.Channel) -> None:
-    worker = serve(either_side, accumulator("apart", strategy="direct"))
+def test_tenants_share_no_batch(side: FarSide, channel: grpc.Channel) -> None:
+    worker = serve(side, accumulator("apart", strategy="direct"))
     worker.order("hold")
-    with either_side.channel_as(either_side.pki.other) as stranger:
+    with side.channel_as(side.pki.other) as stranger:
         first = method(channel, "ModelInfer").future(request("apart", 1, 1, start=True), timeout=TIMEOUT_S)
         worker.batch()
         futures = [
@@ -155,10 +146,8 @@ def test_tenants_share_no_batch(either_side: FarSide, channel: grpc.Channel) -> 
         assert not {2, 3} <= set(struct.unpack(f"<{len(raw) // 4}f", raw))
 
 
-def test_direct_gives_each_sequence_a_row_and_empty_rows_are_not_ready(
-    either_side: FarSide, channel: grpc.Channel
-) -> None:
-    worker = serve(either_side, accumulator("rows", strategy="direct"))
+def test_direct_gives_each_sequence_a_row_and_empty_rows_are_not_ready(side: FarSide, channel: grpc.Channel) -> None:
+    worker = serve(side, accumulator("rows", strategy="direct"))
     with Conversation(channel) as talk:
         for at in range(3):
             talk.ask(request("rows", 10 + at, 100 + at, start=True))
@@ -174,8 +163,8 @@ def test_direct_gives_each_sequence_a_row_and_empty_rows_are_not_ready(
     assert batch["inputs"][5] == struct.pack("<3f", 0, 0, 12).hex()  # the state of the other rows is not shown
 
 
-def test_oldest_packs_whatever_sequences_have_requests(either_side: FarSide, channel: grpc.Channel) -> None:
-    worker = serve(either_side, accumulator("packed"))
+def test_oldest_packs_whatever_sequences_have_requests(side: FarSide, channel: grpc.Channel) -> None:
+    worker = serve(side, accumulator("packed"))
     worker.order("hold")
     call = method(channel, "ModelInfer")
     futures = [call.future(request("packed", 1, 1, start=True), timeout=TIMEOUT_S)]
@@ -191,9 +180,8 @@ def test_oldest_packs_whatever_sequences_have_requests(either_side: FarSide, cha
     assert max(rows) == 4
 
 
-@pytest.mark.usefixtures("in_order")
-def test_more_sequences_than_places_wait_their_turn(either_side: FarSide, channel: grpc.Channel) -> None:
-    serve(either_side, accumulator("few", strategy="direct", rows=2), report=False)
+def test_more_sequences_than_places_wait_their_turn(side: FarSide, channel: grpc.Channel) -> None:
+    serve(side, accumulator("few", strategy="direct", rows=2), report=False)
     for sequence in (1, 2):
         ask(channel, "few", 1, sequence, start=True)
     late = [
@@ -206,8 +194,8 @@ def test_more_sequences_than_places_wait_their_turn(either_side: FarSide, channe
     assert [observed(future.result(TIMEOUT_S))[5] for future in late] == [0, 7]
 
 
-def test_a_sequence_that_waits_for_a_place_for_too_long_is_refused(either_side: FarSide, channel: grpc.Channel) -> None:
-    serve(either_side, accumulator("one", strategy="direct", rows=1), report=False)
+def test_a_sequence_that_waits_for_a_place_for_too_long_is_refused(side: FarSide, channel: grpc.Channel) -> None:
+    serve(side, accumulator("one", strategy="direct", rows=1), report=False)
     ask(channel, "one", 1, 1, start=True)
     waits = request("one", 1, 2, start=True)
     waits.parameters["timeout"].int64_param = 50_000
@@ -219,8 +207,8 @@ def test_a_sequence_that_waits_for_a_place_for_too_long_is_refused(either_side: 
     assert ask(channel, "one", 1, 2, start=True)[5] == 0
 
 
-def test_an_idle_sequence_ends_and_gives_its_place_away(either_side: FarSide, channel: grpc.Channel) -> None:
-    serve(either_side, accumulator("idle", strategy="direct", rows=1, max_idle_us=100_000), report=False)
+def test_an_idle_sequence_ends_and_gives_its_place_away(side: FarSide, channel: grpc.Channel) -> None:
+    serve(side, accumulator("idle", strategy="direct", rows=1, max_idle_us=100_000), report=False)
     ask(channel, "idle", 1, 1, start=True)
     assert ask(channel, "idle", 5, 2, start=True)[5] == 0  # waits for the place until then
     assert refused(channel, request("idle", 1, 1))[0] == INVALID
@@ -234,25 +222,24 @@ def test_a_failed_request_leaves_the_sequence_as_it_was(channel: grpc.Channel) -
 
 
 def test_a_cancelled_request_that_runs_does_not_end_its_sequence(
-    either_side: FarSide, workers: dict[str, Worker], channel: grpc.Channel
+    side: FarSide, workers: dict[str, Worker], channel: grpc.Channel
 ) -> None:
     """As in Triton."""
-    worker = serve(either_side, accumulator("running"))
+    worker = serve(side, accumulator("running"))
     ask(channel, "running", 1, 1, start=True)
     worker.batch()
     worker.order("hold")
     future = method(channel, "ModelInfer").future(request("running", 2, 1), timeout=TIMEOUT_S)
     worker.batch()
     future.cancel()
-    await_records(either_side, "running", "CANCELLED", 1)
+    await_records(side, "running", "CANCELLED", 1)
     worker.order("go")
     assert ask(channel, "running", 4, 1)[5] == 3
 
 
-@pytest.mark.usefixtures("in_order")
-def test_a_cancelled_request_that_waits_ends_its_sequence(either_side: FarSide, channel: grpc.Channel) -> None:
+def test_a_cancelled_request_that_waits_ends_its_sequence(side: FarSide, channel: grpc.Channel) -> None:
     """As in Triton: what waits behind it was asked on the assumption that it would run."""
-    worker = serve(either_side, accumulator("queued"))
+    worker = serve(side, accumulator("queued"))
     ask(channel, "queued", 1, 1, start=True)
     worker.batch()
     worker.order("hold")
@@ -271,35 +258,35 @@ def test_a_cancelled_request_that_waits_ends_its_sequence(either_side: FarSide, 
     assert refused(channel, request("queued", 1, 1))[0] == INVALID
 
 
-def test_a_lost_worker_ends_its_sequences(either_side: FarSide, channel: grpc.Channel) -> None:
+def test_a_lost_worker_ends_its_sequences(side: FarSide, channel: grpc.Channel) -> None:
     model = accumulator("dies")
-    worker = serve(either_side, model)
+    worker = serve(side, model)
     ask(channel, "dies", 1, 1, start=True)
     worker.batch()
     worker.order("die")
     assert refused(channel, request("dies", 2, 1))[0] == grpc.StatusCode.UNAVAILABLE
-    serve(either_side, model, report=False)
+    serve(side, model, report=False)
     assert refused(channel, request("dies", 2, 1))[0] == INVALID
     assert ask(channel, "dies", 2, 1, start=True)[5] == 0
 
 
-def test_states_begin_with_a_file_of_the_payload(either_side: FarSide, channel: grpc.Channel) -> None:
+def test_states_begin_with_a_file_of_the_payload(side: FarSide, channel: grpc.Channel) -> None:
     content = struct.pack("<f", 42)
     file = FrontEndFile(name="initial_state/first", size=4, sha256=hashlib.sha256(content).hexdigest())
     state = STATE.model_copy(update={"initial_file": file.name})
     model = accumulator("filed", states=(state,), files=(file,))
-    serve(either_side, model, report=False, files={file.name: content})
+    serve(side, model, report=False, files={file.name: content})
     assert ask(channel, "filed", 1, 1, start=True)[5] == 42
     assert ask(channel, "filed", 1, 1)[5] == 43
     assert ask(channel, "filed", 1, 1, start=True)[5] == 42
 
 
-def test_a_worker_that_writes_another_file_is_not_served(either_side: FarSide, channel: grpc.Channel) -> None:
+def test_a_worker_that_writes_another_file_is_not_served(side: FarSide, channel: grpc.Channel) -> None:
     """A hostile worker could plant what sequences begin with."""
     file = FrontEndFile(name="first", size=4, sha256=hashlib.sha256(struct.pack("<f", 42)).hexdigest())
     state = STATE.model_copy(update={"initial_file": file.name})
-    either_side.serve(accumulator("planted", states=(state,), files=(file,)), "accumulate", files={"first": b"evil"})
-    while either_side.await_link_lost().name != "planted":  # the first may be from a test before
+    side.serve(accumulator("planted", states=(state,), files=(file,)), "accumulate", files={"first": b"evil"})
+    while side.await_link_lost().name != "planted":  # the first may be from a test before
         pass
     assert refused(channel, request("planted", 1, 1, start=True))[0] == grpc.StatusCode.NOT_FOUND
 
@@ -319,22 +306,18 @@ def test_sequences_in_a_stream(channel: grpc.Channel) -> None:
 
 
 @pytest.mark.parametrize("model", STRATEGIES)
-def test_a_model_goes_with_its_sequences(either_side: FarSide, channel: grpc.Channel, model: str) -> None:
+def test_a_model_goes_with_its_sequences(side: FarSide, channel: grpc.Channel, model: str) -> None:
     leaving = accumulator(f"leaving-{model}", strategy=model)
-    serve(either_side, leaving, report=False)
+    serve(side, leaving, report=False)
     ask(channel, leaving.name, 1, 1, start=True)
-    either_side.stop_model(leaving)
-    either_side.await_stopped()
-    serve(either_side, leaving, report=False)
+    side.stop_model(leaving)
+    side.await_stopped()
+    serve(side, leaving, report=False)
     assert refused(channel, request(leaving.name, 1, 1))[0] == INVALID
 
 
-TRANSPORTS = pytest.mark.parametrize("grpc_", ["completion-queue", "grpc-server"])
-
-
-@TRANSPORTS
-def test_limits_of_sequences(start: Any, grpc_: str) -> None:
-    side: FarSide = start(grpc=grpc_, limits=Limits(sequences_per_model=3, sequences_per_client=2))
+def test_limits_of_sequences(start: Any) -> None:
+    side: FarSide = start(limits=Limits(sequences_per_model=3, sequences_per_client=2))
     serve(side, accumulator("few"), report=False)
     with side.channel_as(side.pki.infer) as channel, side.channel_as(side.pki.other) as other:
         for sequence in (1, 2):
@@ -368,15 +351,15 @@ def steps(answers: list[Any]) -> list[float]:
     return [observed(answer.infer_response)[0] for answer in answers]
 
 
-def test_an_iterative_request_runs_until_the_model_is_done(either_side: FarSide, channel: grpc.Channel) -> None:
-    serve(either_side, countdown("count"), "countdown", report=False)
+def test_an_iterative_request_runs_until_the_model_is_done(side: FarSide, channel: grpc.Channel) -> None:
+    serve(side, countdown("count"), "countdown", report=False)
     with Conversation(channel) as talk:
         talk.ask(request("count", 5, request_id="five"))
         answers = talk.rest()
     assert steps(answers) == [0, 1, 2, 3, 4]
     assert [is_final(answer) for answer in answers] == [False] * 4 + [True]
     assert {answer.infer_response.id for answer in answers} == {"five"}
-    (record,) = [r for r in either_side.records if r.get("model") == "count"] or await_and_get(either_side, "count")
+    (record,) = [r for r in side.records if r.get("model") == "count"] or await_and_get(side, "count")
     assert (record["responses"], record["status"]) == (5, "OK")
 
 
@@ -385,8 +368,8 @@ def await_and_get(side: FarSide, model: str) -> list[dict[str, Any]]:
     return [r for r in side.records if r.get("model") == model]
 
 
-def test_requests_at_different_steps_share_batches(either_side: FarSide, channel: grpc.Channel) -> None:
-    worker = serve(either_side, countdown("together"), "countdown")
+def test_requests_at_different_steps_share_batches(side: FarSide, channel: grpc.Channel) -> None:
+    worker = serve(side, countdown("together"), "countdown")
     worker.order("hold")
     with Conversation(channel) as talk:
         talk.ask(request("together", 6, request_id="a"))
@@ -404,8 +387,8 @@ def test_requests_at_different_steps_share_batches(either_side: FarSide, channel
     assert max(rows) == 3
 
 
-def test_an_iterative_request_ends_at_its_bound(either_side: FarSide, channel: grpc.Channel) -> None:
-    serve(either_side, countdown("bounded", most=3), "countdown", report=False)
+def test_an_iterative_request_ends_at_its_bound(side: FarSide, channel: grpc.Channel) -> None:
+    serve(side, countdown("bounded", most=3), "countdown", report=False)
     with Conversation(channel) as talk:
         talk.ask(request("bounded", 100), request("bounded", 3))
         answers = talk.rest()
@@ -415,19 +398,19 @@ def test_an_iterative_request_ends_at_its_bound(either_side: FarSide, channel: g
     assert "after 3" in errors[0]
 
 
-def test_an_iterative_request_that_is_cancelled_stops(either_side: FarSide, channel: grpc.Channel) -> None:
+def test_an_iterative_request_that_is_cancelled_stops(side: FarSide, channel: grpc.Channel) -> None:
     endless = countdown("stopped", most=1_000_000)
-    worker = serve(either_side, endless, "countdown", report=False)
+    worker = serve(side, endless, "countdown", report=False)
     talk = Conversation(channel)
     talk.ask(request("stopped", 1e9))
     talk.answer()
     talk.cancel()
-    await_records(either_side, "stopped", "CANCELLED", 1)
+    await_records(side, "stopped", "CANCELLED", 1)
     with Conversation(channel) as again:
         again.ask(request("stopped", 1))
         assert steps(again.rest()) == [0]
-    either_side.stop_model(endless)
-    either_side.await_stopped()
+    side.stop_model(endless)
+    side.await_stopped()
     worker.kill()
 
 
@@ -444,19 +427,17 @@ def test_a_client_that_reads_slowly_slows_the_model_down(start: Any) -> None:
     worker.kill()
 
 
-def test_each_iterative_request_is_a_sequence_of_its_own(either_side: FarSide, channel: grpc.Channel) -> None:
+def test_each_iterative_request_is_a_sequence_of_its_own(side: FarSide, channel: grpc.Channel) -> None:
     """Also where a client names one, as perf_analyzer does."""
-    serve(either_side, countdown("own"), "countdown", report=False)
+    serve(side, countdown("own"), "countdown", report=False)
     with Conversation(channel) as talk:
         talk.ask(request("own", 2, 5, start=True), request("own", 2, 5), request("own", 2, 5, end=True))
         assert sorted(steps(talk.rest())) == [0, 0, 0, 1, 1, 1]
 
 
-def test_modelinfer_on_a_decoupled_model_is_refused_in_tritons_words(
-    either_side: FarSide, channel: grpc.Channel
-) -> None:
-    serve(either_side, countdown("decoupled"), "countdown", report=False)
-    serve(either_side, accumulator("decoupled-sequence", decoupled=True), report=False)
+def test_modelinfer_on_a_decoupled_model_is_refused_in_tritons_words(side: FarSide, channel: grpc.Channel) -> None:
+    serve(side, countdown("decoupled"), "countdown", report=False)
+    serve(side, accumulator("decoupled-sequence", decoupled=True), report=False)
     for model in ("decoupled", "decoupled-sequence"):
         assert refused(channel, request(model, 1, 5 if "sequence" in model else 0, start=True)) == (
             grpc.StatusCode.UNIMPLEMENTED,
@@ -464,8 +445,8 @@ def test_modelinfer_on_a_decoupled_model_is_refused_in_tritons_words(
         )
 
 
-def test_a_decoupled_model_that_is_not_iterative_answers_once(either_side: FarSide, channel: grpc.Channel) -> None:
-    serve(either_side, accumulator("once", decoupled=True), report=False)
+def test_a_decoupled_model_that_is_not_iterative_answers_once(side: FarSide, channel: grpc.Channel) -> None:
+    serve(side, accumulator("once", decoupled=True), report=False)
     with Conversation(channel) as talk:
         asked = request("once", 1, 5, start=True)
         asked.parameters["triton_enable_empty_final_response"].bool_param = True

@@ -35,21 +35,21 @@ KINDS = (
 
 
 @pytest.fixture(scope="module")
-def served(either_side: FarSide) -> FarSide:
-    either_side.serve(description("echo"), report=False)
-    either_side.serve(description("echo", version=3), function="double", report=False)
-    either_side.serve(description("strings", inputs=STRINGS), report=False)
+def served(side: FarSide) -> FarSide:
+    side.serve(description("echo"), report=False)
+    side.serve(description("echo", version=3), function="double", report=False)
+    side.serve(description("strings", inputs=STRINGS), report=False)
     kinds = tuple((f"INPUT{at}", kind, (3,)) for at, kind in enumerate(KINDS))
-    either_side.serve(description("kinds", inputs=kinds), report=False)
-    either_side.serve(description("plain", inputs=(("INPUT0", "FP32", (-1, 2)),), max_batch_size=0), report=False)
-    either_side.publish(
+    side.serve(description("kinds", inputs=kinds), report=False)
+    side.serve(description("plain", inputs=(("INPUT0", "FP32", (-1, 2)),), max_batch_size=0), report=False)
+    side.publish(
         RepositoryEntry(name="echo", version=1, state="READY"),
         RepositoryEntry(name="broken", version=2, state="UNAVAILABLE", reason="known answers differ"),
     )
-    with either_side.channel_as(either_side.pki.everything) as channel:
+    with side.channel_as(side.pki.everything) as channel:
         for name in ("echo", "strings", "kinds", "plain"):
             await_ready(channel, name)
-    return either_side
+    return side
 
 
 @pytest.fixture

@@ -27,16 +27,16 @@ GRPC_ERRORS = (("triton_grpc_error", "true"),)
 
 
 @pytest.fixture(scope="module")
-def worker(either_side: FarSide) -> Worker:
-    worker = either_side.serve(description("echo"), batches_in_flight=1)
-    with either_side.channel_as(either_side.pki.infer) as channel:
+def worker(side: FarSide) -> Worker:
+    worker = side.serve(description("echo"), batches_in_flight=1)
+    with side.channel_as(side.pki.infer) as channel:
         await_ready(channel, "echo")
     return worker
 
 
 @pytest.fixture
-def channel(either_side: FarSide, worker: Worker) -> Iterator[grpc.Channel]:
-    with either_side.channel_as(either_side.pki.infer) as channel:
+def channel(side: FarSide, worker: Worker) -> Iterator[grpc.Channel]:
+    with side.channel_as(side.pki.infer) as channel:
         yield channel
 
 
@@ -75,16 +75,16 @@ def test_answers_come_in_the_order_of_the_requests(channel: grpc.Channel) -> Non
     assert answers[0].infer_response.model_version == "1"
 
 
-def test_order_holds_where_a_later_request_is_done_first(either_side: FarSide, channel: grpc.Channel) -> None:
-    either_side.serve(description("quick"), report=False)
-    slow = either_side.serve(description("slow"))
+def test_order_holds_where_a_later_request_is_done_first(side: FarSide, channel: grpc.Channel) -> None:
+    side.serve(description("quick"), report=False)
+    slow = side.serve(description("slow"))
     await_ready(channel, "quick")
     await_ready(channel, "slow")
     slow.order("hold")
     with Conversation(channel) as talk:
         talk.ask(echo(1, "slow", "slow"), echo(2, "quick", "quick"))
         slow.batch()
-        with either_side.channel_as(either_side.pki.infer) as other:
+        with side.channel_as(side.pki.infer) as other:
             infer(other, echo(3, model="quick"))  # the quick one of the stream is answered by now
         slow.order("go")
         assert [answer.infer_response.id for answer in talk.rest()] == ["slow", "quick"]
@@ -182,8 +182,8 @@ def test_after_the_half_close_what_was_asked_is_answered(worker: Worker, channel
         assert len(talk.rest()) == 2
 
 
-def test_cancel_frees_and_wipes_what_waits(either_side: FarSide, channel: grpc.Channel) -> None:
-    worker = either_side.serve(description("freed"), batches_in_flight=1, buffers=2)
+def test_cancel_frees_and_wipes_what_waits(side: FarSide, channel: grpc.Channel) -> None:
+    worker = side.serve(description("freed"), batches_in_flight=1, buffers=2)
     await_ready(channel, "freed")
     worker.order("hold")
     talk = Conversation(channel)
@@ -191,7 +191,7 @@ def test_cancel_frees_and_wipes_what_waits(either_side: FarSide, channel: grpc.C
     assert worker.batch()["rows"] >= 1
     talk.cancel()
     cancelled = until(
-        lambda: [r for r in either_side.records if r.get("model") == "freed" and r["status"] == "CANCELLED"][:20]
+        lambda: [r for r in side.records if r.get("model") == "freed" and r["status"] == "CANCELLED"][:20]
     )
     assert all(record["stream"] == cancelled[0]["stream"] for record in cancelled)
     worker.order("go")
@@ -201,13 +201,13 @@ def test_cancel_frees_and_wipes_what_waits(either_side: FarSide, channel: grpc.C
     assert rows["inputs"][0][:32] == floats(1, 1, 1, 1).hex()
 
 
-def test_each_request_and_the_call_have_a_record(either_side: FarSide, channel: grpc.Channel) -> None:
-    either_side.records.clear()
+def test_each_request_and_the_call_have_a_record(side: FarSide, channel: grpc.Channel) -> None:
+    side.records.clear()
     with Conversation(channel) as talk:
         talk.ask(echo(1, "canary"), echo(2, "canary", "nope"))
         talk.rest()
-    first, second = records(either_side, "request", 2)
-    (stream,) = records(either_side, "stream")
+    first, second = records(side, "request", 2)
+    (stream,) = records(side, "stream")
     assert first["stream"] == second["stream"] == stream["stream"]
     assert (first["model"], first["status"], first["responses"]) == ("echo", "OK", 1)
     assert (second["model"], second["status"], second["responses"]) == ("", "NOT_FOUND", 1)
@@ -216,11 +216,11 @@ def test_each_request_and_the_call_have_a_record(either_side: FarSide, channel: 
     assert stream["request_bytes"] == first["request_bytes"] + second["request_bytes"]
     assert stream["reply_bytes"] == first["reply_bytes"] + second["reply_bytes"]
     assert stream["tenant"] == "red"
-    assert "canary" not in repr(either_side.records)
+    assert "canary" not in repr(side.records)
 
 
-def test_an_identity_without_the_role_gets_no_stream(either_side: FarSide, worker: Worker) -> None:
-    with either_side.channel_as(either_side.pki.observe) as channel, Conversation(channel) as talk:
+def test_an_identity_without_the_role_gets_no_stream(side: FarSide, worker: Worker) -> None:
+    with side.channel_as(side.pki.observe) as channel, Conversation(channel) as talk:
         talk.ask(echo(1))
         assert talk.failure().code() == grpc.StatusCode.PERMISSION_DENIED
 
@@ -233,10 +233,8 @@ def test_a_deadline_ends_the_stream(worker: Worker, channel: grpc.Channel) -> No
     worker.order("go")
 
 
-def test_tritonclient_streams(either_side: FarSide, worker: Worker) -> None:
-    client = triton.InferenceServerClient(
-        f"localhost:{either_side.port}", ssl=True, creds=either_side.credentials(either_side.pki.infer)
-    )
+def test_tritonclient_streams(side: FarSide, worker: Worker) -> None:
+    client = triton.InferenceServerClient(f"localhost:{side.port}", ssl=True, creds=side.credentials(side.pki.infer))
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
     client.start_stream(lambda result, error: answers.put((result, error)), stream_timeout=TIMEOUT_S)
     tensor = triton.InferInput("INPUT0", [1, 4], "FP32")
@@ -254,7 +252,7 @@ def test_tritonclient_streams(either_side: FarSide, worker: Worker) -> None:
             assert result.get_response().id == str(at)
 
 
-def test_tritonclients_asyncio_streams(either_side: FarSide, worker: Worker) -> None:
+def test_tritonclients_asyncio_streams(side: FarSide, worker: Worker) -> None:
     async def requests() -> AsyncIterator[dict[str, Any]]:
         for at in range(10):
             tensor = triton_aio.InferInput("INPUT0", [1, 4], "FP32")
@@ -262,27 +260,25 @@ def test_tritonclients_asyncio_streams(either_side: FarSide, worker: Worker) -> 
             yield {"model_name": "echo", "inputs": [tensor], "request_id": str(at)}
 
     async def run() -> list[str]:
-        credentials = either_side.credentials(either_side.pki.infer)
-        async with triton_aio.InferenceServerClient(
-            f"localhost:{either_side.port}", ssl=True, creds=credentials
-        ) as client:
+        credentials = side.credentials(side.pki.infer)
+        async with triton_aio.InferenceServerClient(f"localhost:{side.port}", ssl=True, creds=credentials) as client:
             return [result.get_response().id async for result, _ in client.stream_infer(requests())]
 
     assert asyncio.run(run()) == [str(at) for at in range(10)]
 
 
-def test_a_model_is_unloaded_while_a_stream_is_open(either_side: FarSide, channel: grpc.Channel) -> None:
+def test_a_model_is_unloaded_while_a_stream_is_open(side: FarSide, channel: grpc.Channel) -> None:
     leaving = description("leaving")
-    worker = either_side.serve(leaving)
+    worker = side.serve(leaving)
     await_ready(channel, "leaving")
     worker.order("hold")
     with Conversation(channel) as talk:
         talk.ask(echo(1, "last", "leaving"))
         worker.batch()
-        either_side.stop_model(leaving)
+        side.stop_model(leaving)
         worker.order("go")
         assert talk.answer().infer_response.id == "last"
-        either_side.await_stopped()
+        side.await_stopped()
         talk.ask(echo(2, "late", "leaving"), echo(3, "other"))
         late, other = talk.answer(), talk.answer()
     assert late.error_message
@@ -290,12 +286,8 @@ def test_a_model_is_unloaded_while_a_stream_is_open(either_side: FarSide, channe
     assert other.infer_response.id == "other"
 
 
-TRANSPORTS = pytest.mark.parametrize("grpc_", ["completion-queue", "grpc-server"])
-
-
-@TRANSPORTS
-def test_a_drain_answers_what_was_asked_and_ends_the_stream(start: Any, grpc_: str) -> None:
-    side: FarSide = start(grpc=grpc_)
+def test_a_drain_answers_what_was_asked_and_ends_the_stream(start: Any) -> None:
+    side: FarSide = start()
     worker = side.serve(description("echo"))
     with side.channel_as(side.pki.infer) as channel:
         await_ready(channel, "echo")
@@ -316,9 +308,8 @@ def test_a_drain_answers_what_was_asked_and_ends_the_stream(start: Any, grpc_: s
     assert (drained.failed, status) == (0, 0)
 
 
-@TRANSPORTS
-def test_a_stream_is_not_read_while_too_many_of_its_requests_wait(start: Any, grpc_: str) -> None:
-    side: FarSide = start(grpc=grpc_, limits=Limits(requests_per_stream=3))
+def test_a_stream_is_not_read_while_too_many_of_its_requests_wait(start: Any) -> None:
+    side: FarSide = start(limits=Limits(requests_per_stream=3))
     worker = side.serve(description("echo", max_batch_size=64), batches_in_flight=1)
     with side.channel_as(side.pki.infer) as channel:
         await_ready(channel, "echo")
@@ -333,11 +324,10 @@ def test_a_stream_is_not_read_while_too_many_of_its_requests_wait(start: Any, gr
                 assert more <= 3
 
 
-@TRANSPORTS
-def test_a_stream_is_not_read_while_the_clients_bytes_are_used_up(start: Any, grpc_: str) -> None:
+def test_a_stream_is_not_read_while_the_clients_bytes_are_used_up(start: Any) -> None:
     request = echo(1)
     room = 5 * request.ByteSize() // 2
-    side: FarSide = start(grpc=grpc_, limits=Limits(message_bytes=room, bytes_in_flight_per_client=room))
+    side: FarSide = start(limits=Limits(message_bytes=room, bytes_in_flight_per_client=room))
     worker = side.serve(description("echo", max_batch_size=64), batches_in_flight=1)
     with side.channel_as(side.pki.infer) as channel:
         await_ready(channel, "echo")
@@ -352,9 +342,8 @@ def test_a_stream_is_not_read_while_the_clients_bytes_are_used_up(start: Any, gr
                 assert more <= 2
 
 
-@TRANSPORTS
-def test_a_client_opens_only_so_many_streams(start: Any, grpc_: str) -> None:
-    side: FarSide = start(grpc=grpc_, limits=Limits(inference_streams_per_client=2))
+def test_a_client_opens_only_so_many_streams(start: Any) -> None:
+    side: FarSide = start(limits=Limits(inference_streams_per_client=2))
     side.serve(description("echo"), report=False)
     with side.channel_as(side.pki.infer) as channel, side.channel_as(side.pki.other) as other:
         await_ready(channel, "echo")

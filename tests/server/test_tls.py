@@ -4,17 +4,17 @@ import socket
 import ssl
 import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import grpc
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from OpenSSL import SSL
 
 from hermetic.errors import ConfigurationError
 from hermetic.protos.inference import grpc_service_pb2 as pb
-from hermetic.server import tls
+from hermetic.server.http2.tls import ServingCredentials, check_binding
 from tests.server.calls import TIMEOUT_S, method
 from tests.server.certificates import Authority, Pair
 from tests.server.far_side import FarSide, Pki
@@ -122,42 +122,86 @@ def test_a_ca_is_no_client(side: FarSide) -> None:
     assert live(side, side.pki.authority.issue("alice", ca=True))[0] == grpc.StatusCode.UNAUTHENTICATED
 
 
-def test_the_start_probe_notices_a_process_that_speaks_tls_12(pki: Pki) -> None:
-    """This process was started without the cipher setting, so the probe must say so."""
-    with pytest.raises(ConfigurationError, match=r"TLS 1\.2 to be refused, got TLSv1\.2"):
-        tls.check_only_tls13(pki.server.key, pki.server.certificate)
+def test_what_cannot_be_shut_out_is_noticed_at_the_start(pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library in which the lowest version cannot be set: the server must not start."""
+    check_binding(pki.server.key, pki.server.certificate)
+    monkeypatch.setattr(SSL.Context, "set_min_proto_version", lambda *_: None)
+    with pytest.raises(ConfigurationError, match=r"TLS 1\.2 to be refused, got a handshake"):
+        check_binding(pki.server.key, pki.server.certificate)
 
 
-def test_certificates_are_replaced_while_serving(pki: Pki) -> None:
-    """Old connections live on, new ones meet the new certificate, and nothing is handed to gRPC twice."""
-    authorities = {"clients": pki.authority.pem.decode()}
-    credentials = tls.ServingCredentials(pki.server.key, pki.server.certificate, authorities)
-    server = grpc.server(ThreadPoolExecutor(1))
-    port = server.add_secure_port("127.0.0.1:0", credentials.grpc)
-    server.start()
-    try:
-        context = tls_context(pki.server_authority.pem, pki.infer)
+def test_certificates_are_replaced_while_serving(pki: Pki, start: Any) -> None:
+    """Old connections live on, and new ones meet the new certificate."""
+    side: FarSide = start()
+    context = tls_context(side.pki.server_authority.pem, side.pki.infer)
+    with side.channel_as(pki.infer) as old:
+        live_call = method(old, "ServerLive")
+        live_call(pb.ServerLiveRequest(), timeout=TIMEOUT_S)
         for _ in range(3):
             successor = pki.server_authority.issue_server()
-            credentials.replace(successor.key, successor.certificate, authorities)
-            for _ in range(20):
-                assert _served_certificate(context, port) == ssl.PEM_cert_to_DER_cert(successor.certificate.decode())
-    finally:
-        server.stop(None).wait(TIMEOUT_S)
+            side.renew(successor)
+            wanted = ssl.PEM_cert_to_DER_cert(successor.certificate.decode())
+            deadline = time.monotonic() + TIMEOUT_S
+            while served_certificate(context, side.port) != wanted:
+                assert time.monotonic() < deadline
+        live_call(pb.ServerLiveRequest(), timeout=TIMEOUT_S)
 
 
-def test_a_configuration_is_handed_to_grpc_once(pki: Pki) -> None:
-    """What gRPC is given it frees."""
-    credentials = tls.ServingCredentials(
-        pki.server.key, pki.server.certificate, {"clients": pki.authority.pem.decode()}
-    )
-    assert credentials._fetch() is None  # the first one went in at the start
-    credentials.replace(pki.server.key, pki.server.certificate, {"clients": pki.authority.pem.decode()})
-    assert credentials._fetch() is not None
-    assert credentials._fetch() is None
+def test_a_pair_that_does_not_fit_leaves_the_old_one(pki: Pki) -> None:
+    authorities = {"clients": pki.authority.pem.decode()}
+    credentials = ServingCredentials(pki.server.key, pki.server.certificate, authorities)
+    context = credentials.context
+    with pytest.raises(ConfigurationError, match="private key and its certificate chain"):
+        credentials.renew(pki.server.key, pki.server_authority.issue_server().certificate)
+    with pytest.raises(ConfigurationError, match="at least one client authority"):
+        credentials.trust({"clients": ""})
+    assert credentials.context is context
 
 
-def _served_certificate(context: ssl.SSLContext, port: int) -> bytes | None:
+def test_no_session_is_resumed(side: FarSide) -> None:
+    """A ticket would let a revoked or expired certificate back in."""
+    context = tls_context(side.pki.server_authority.pem, side.pki.infer)
+    session = None
+    for _ in range(2):
+        with (
+            socket.create_connection(("localhost", side.port), TIMEOUT_S) as plain,
+            context.wrap_socket(plain, server_hostname="localhost", session=session) as secured,
+        ):
+            secured.settimeout(TIMEOUT_S)
+            secured.recv(9)  # the server's SETTINGS: tickets came before
+            assert not secured.session_reused
+            session = secured.session
+
+
+@pytest.mark.parametrize("protocols", [["http/1.1"], []])
+def test_another_protocol_is_refused(side: FarSide, protocols: list[str]) -> None:
+    context = tls_context(side.pki.server_authority.pem, side.pki.infer, protocols)
+    with pytest.raises((ssl.SSLError, ConnectionError, EOFError)):
+        first_byte(context, side.port)
+
+
+def test_keys_are_agreed_on_with_a_post_quantum_share_too(side: FarSide) -> None:
+    """OpenSSL's own client of the same library offers it first, and the server takes it."""
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    context.set_alpn_protos([b"h2"])
+    with socket.create_connection(("localhost", side.port)) as plain:
+        client = SSL.Connection(context, plain)
+        client.set_connect_state()
+        client.do_handshake()
+        assert client.get_group_name() == "X25519MLKEM768"
+
+
+def first_byte(context: ssl.SSLContext, port: int) -> None:
+    """`EOFError` where the server closes before it says anything."""
+    with (
+        socket.create_connection(("localhost", port), TIMEOUT_S) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as secured,
+    ):
+        if not secured.recv(1):
+            raise EOFError
+
+
+def served_certificate(context: ssl.SSLContext, port: int) -> bytes | None:
     with (
         socket.create_connection(("localhost", port), TIMEOUT_S) as plain,
         context.wrap_socket(plain, server_hostname="localhost") as secured,

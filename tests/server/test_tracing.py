@@ -6,7 +6,6 @@ import pytest
 
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server.asking import NewWork
-from hermetic.server.awaited import Awaited
 from hermetic.server.batcher import Batcher
 from hermetic.server.dispatch import Dispatcher
 from hermetic.server.infer import Inference
@@ -136,9 +135,7 @@ def test_nothing_is_in_the_way_of_a_request_while_its_model_is_not_traced(plain:
     )  # fmt: skip
     statistics = ModelStatistics()
     batcher: Batcher[Work] = Batcher(1, (1,), 0.0, 1)
-    dispatcher = Dispatcher(
-        batcher, statistics, Awaited(), lambda _: None, lambda *_: None, shaping=Shaping(batched=True)
-    )
+    dispatcher = Dispatcher(batcher, statistics, lambda _: None, lambda *_: None, shaping=Shaping(batched=True))
     model = ServedModel(ready, dispatcher, statistics, plain)
     tracer = Tracer(OneModel(model), lambda _: True)
     seen = []

@@ -1,0 +1,407 @@
+"""What a client's frames mean (RFC 9113): the calls that they begin, feed and end, and what the client may cost.
+
+A call whose head and message came in one turn is handed to the application with both; one that was reset in the turn in
+which it began never reaches it. Every frame that brings no request costs from an allowance. Requests and time refill
+it; a client that has used it up is told to calm down, and is gone (docs/spec/grpc-over-http2.md, "Floods").
+"""
+
+import math
+import struct
+import time
+from typing import Final, NamedTuple, Protocol
+
+from hermetic.server.config import Limits
+from hermetic.server.http2 import frames
+from hermetic.server.http2.call import Carrier, Http2Call
+from hermetic.server.http2.frames import ConnectionFaultError, ErrorCode, StreamFaultError
+from hermetic.server.http2.heads import Head, Heads, check_trailers
+from hermetic.server.http2.messages import PREFIX_BYTES, Incoming
+from hermetic.server.http2.tls import Place
+
+LARGEST_FRAME: Final = 64 * 1024  # octets of payload that we take
+GIVEN_BACK: Final = 1 << 20  # octets of DATA after which the connection's window is opened again
+ALLOWANCE: Final = 1000  # frames that bring no request
+ALLOWANCE_PER_REQUEST: Final = 4
+ALLOWANCE_PER_S: Final = 1000
+CONTINUATIONS: Final = 8  # of one header block
+LEAST_DATA: Final = 64  # octets: DATA of less costs us as much, and brings nothing
+
+_PRIORITY_BYTES: Final = 5
+_GOAWAY_BYTES: Final = 8
+_PING_BYTES: Final = 8
+_WINDOW: Final = struct.Struct(">I")
+_SETTING: Final = struct.Struct(">HI")
+
+
+class Calls(Protocol):
+    """Where new calls go."""
+
+    def accept(self, call: Http2Call) -> None:
+        """Take a new call."""
+
+    def expect(self, call: Http2Call) -> None:
+        """Have `call.expire` called when its deadline has passed."""
+
+
+class Owner(Carrier, Protocol):
+    """The connection."""
+
+    over: bool
+
+    def ponged(self, payload: bytes) -> None:
+        """Take note of the answer to a PING of ours."""
+
+    def left(self) -> None:
+        """Take note that the client opens no more streams; what is open is answered."""
+
+
+class _Block(NamedTuple):
+    """A header block of which more is to come."""
+
+    stream: int
+    flags: int
+    data: bytearray
+    frames: int
+
+
+class Reception:
+    """The receiving half of one connection. Moments are of time.monotonic()."""
+
+    __slots__ = (
+        "_acknowledged",
+        "_block",
+        "_calls",
+        "_fresh",
+        "_handlers",
+        "_heads",
+        "_highest",
+        "_largest",
+        "_limits",
+        "_out",
+        "_owner",
+        "_streams",
+        "_unreturned",
+        "_window",
+        "allowance",
+        "greeted",
+        "refusing",
+        "used",
+    )
+
+    def __init__(self, owner: Owner, calls: Calls, limits: Limits) -> None:
+        self._owner, self._calls, self._limits = owner, calls, limits
+        self._out, self._streams = owner.out, owner.streams
+        self._window, self._largest = limits.stream_window_bytes, limits.message_bytes
+        self._heads = Heads(limits.metadata_bytes)
+        self._highest = 0
+        self._block: _Block | None = None
+        self._fresh: list[Http2Call] = []
+        self._unreturned = 0  # octets of the connection's window
+        self._acknowledged = False  # our SETTINGS are
+        self.greeted = False  # the client's first SETTINGS have come
+        self.refusing = False  # new streams
+        self.allowance = ALLOWANCE
+        self.used = time.monotonic()  # when a stream was opened last
+        self._handlers = (
+            self._on_data_apart,
+            self._on_headers,
+            self._on_priority,
+            self._on_reset,
+            self._on_settings,
+            self._on_push_promise,
+            self._on_ping,
+            self._on_goaway,
+            self._on_window_update,
+            self._on_continuation,
+        )
+
+    @property
+    def highest(self) -> int:
+        """The last stream that was opened."""
+        return self._highest
+
+    @property
+    def in_block(self) -> bool:
+        """Whether a header block has begun and not ended."""
+        return self._block is not None
+
+    def refill(self, seconds: float) -> None:
+        """Let time refill the allowance."""
+        self.allowance = min(ALLOWANCE, self.allowance + int(seconds * ALLOWANCE_PER_S))
+
+    def take(self, plain: Place, start: int, end: int) -> int:
+        """Handle every whole frame from `start` to `end`; return where the first one begins that is not whole.
+
+        Raises `ConnectionFaultError`.
+        """
+        buffer, view, unpack = plain.buffer, plain.view, frames.HEADER.unpack_from
+        streams, owner = self._streams, self._owner
+        while end - start >= frames.HEADER_BYTES and not owner.over:
+            kind, flags, stream = unpack(buffer, start)
+            length = kind >> 8
+            if length > LARGEST_FRAME:
+                raise ConnectionFaultError(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {length} octets")
+            payload = start + frames.HEADER_BYTES
+            if payload + length > end:
+                break
+            start = payload + length
+            call = streams.get(stream) if not kind & 0xFF else None
+            if call is not None and not flags & frames.PADDED and self._block is None:
+                self._unreturned += length
+                self._data(call, flags, buffer, view, payload, start)
+            else:
+                self._dispatch(kind & 0xFF, flags, stream & frames.STREAM_BITS, view[payload:start])
+        self._accept_fresh()
+        if self._unreturned >= GIVEN_BACK:
+            self._out.control(frames.window_update(0, self._unreturned))
+            self._unreturned = 0
+        if self.allowance < 0:
+            raise ConnectionFaultError(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that bring no request")
+        return start
+
+    def forget(self) -> None:
+        """The connection is over: nobody hears of what was not handed over."""
+        self._fresh.clear()
+
+    def _dispatch(self, kind: int, flags: int, stream: int, payload: memoryview) -> None:
+        if not self.greeted and kind != frames.SETTINGS:
+            raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "wanted SETTINGS first")
+        if self._block is not None and (kind != frames.CONTINUATION or stream != self._block.stream):
+            raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "wanted the rest of a header block")
+        self.allowance -= 1
+        handler = self._handlers[kind] if kind < len(self._handlers) else None
+        if handler is None:  # section 4.1: of a type that we do not know
+            return
+        try:
+            handler(flags, stream, payload)
+        except StreamFaultError as fault:
+            self._fault(stream, fault)
+
+    def _fault(self, stream: int, fault: StreamFaultError) -> None:
+        """End one stream; its call, if the application has heard of it, is cancelled."""
+        self._out.control(frames.reset(stream, fault.code))
+        call = self._streams.get(stream)
+        if call is not None:
+            call.broken()
+
+    def _data(self, call: Http2Call, flags: int, buffer: bytearray, view: memoryview, start: int, stop: int) -> None:
+        """Take DATA of an open stream; a message that lies whole in it, as almost every request's, is handed over."""
+        if call.fresh:
+            self._accept(call)
+        if stop - start < PREFIX_BYTES or not call.wanted or call.incoming is not None:
+            self._piece(call, flags, view[start:stop])
+            return
+        body = start + PREFIX_BYTES
+        size = stop - body
+        if int.from_bytes(buffer[start + 1 : body], "big") != size or buffer[start] > 1 or size > self._largest:
+            self._piece(call, flags, view[start:stop])
+            return
+        if call.room < stop - start or not call.permitted(size):
+            self._piece(call, flags, view[start:stop])
+            return
+        call.room -= stop - start
+        if flags & frames.END_STREAM:
+            call.half_closed = True
+        self.allowance += ALLOWANCE_PER_REQUEST
+        call.received(bytes(view[body:stop]), compressed=bool(buffer[start]))
+
+    def _on_data_apart(self, flags: int, stream: int, payload: memoryview) -> None:
+        """DATA that is padded, or of no open stream."""
+        self.allowance += 1  # `_piece` judges it
+        self._unreturned += len(payload)
+        data = frames.unpadded(payload, flags)
+        call = self._streams.get(stream)
+        if call is None:
+            self._of_closed_stream(stream, "DATA")
+            return
+        call.room -= len(payload) - len(data)
+        if call.fresh:
+            self._accept(call)
+        self._piece(call, flags, data)
+
+    def _piece(self, call: Http2Call, flags: int, data: memoryview) -> None:
+        """Take DATA that is not one whole message."""
+        if call.half_closed:
+            self._fault(call.id, StreamFaultError(ErrorCode.STREAM_CLOSED, "DATA after the end"))
+            return
+        call.room -= len(data)
+        if call.room < 0 and (self._acknowledged or call.room < -frames.DEFAULT_WINDOW):
+            self._fault(call.id, StreamFaultError(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the window"))
+            return
+        if flags & frames.END_STREAM:
+            call.half_closed = True
+        self.allowance += -1 if len(data) < LEAST_DATA else ALLOWANCE_PER_REQUEST if flags & frames.END_STREAM else 0
+        if self._streams.get(call.id) is not call:  # it was refused
+            return
+        if data:
+            if call.incoming is None:
+                call.incoming = Incoming(self._largest)
+            call.incoming.put(data)
+        call.offer()
+
+    def _on_headers(self, flags: int, stream: int, payload: memoryview) -> None:
+        if not stream:
+            raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "HEADERS on stream 0")
+        block = frames.unpadded(payload, flags)
+        if flags & frames.PRIORITY_FLAG:
+            if len(block) < _PRIORITY_BYTES:
+                raise ConnectionFaultError(ErrorCode.FRAME_SIZE_ERROR, "HEADERS without its priority")
+            if _WINDOW.unpack_from(block)[0] & frames.STREAM_BITS == stream:
+                block = block[_PRIORITY_BYTES:]
+                self._heads.fields(bytes(block))
+                raise StreamFaultError(ErrorCode.PROTOCOL_ERROR, "a stream that depends on itself")
+            block = block[_PRIORITY_BYTES:]
+        if not flags & frames.END_HEADERS:
+            self._block = _Block(stream, flags, bytearray(block), 0)
+            return
+        self._head(flags, stream, bytes(block))
+
+    def _on_continuation(self, flags: int, stream: int, payload: memoryview) -> None:
+        block = self._block
+        if block is None:
+            raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "CONTINUATION of nothing")
+        block.data.extend(payload)
+        if len(block.data) > self._limits.metadata_bytes or block.frames >= CONTINUATIONS:
+            raise ConnectionFaultError(ErrorCode.ENHANCE_YOUR_CALM, "a header block without end")
+        self._block = block._replace(frames=block.frames + 1)
+        if flags & frames.END_HEADERS:
+            self._block = None
+            self._head(block.flags, stream, bytes(block.data))
+
+    def _head(self, flags: int, stream: int, block: bytes) -> None:
+        """A whole header block: of a new request, or trailers."""
+        call = self._streams.get(stream)
+        if call is not None:
+            self._trailers(call, flags, block)
+            return
+        if not stream & 1:
+            raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "HEADERS on a stream that clients do not open")
+        if stream <= self._highest:
+            self._heads.fields(block)
+            raise ConnectionFaultError(ErrorCode.STREAM_CLOSED, "HEADERS on a closed stream")
+        self._highest = stream
+        head = self._heads.head(block)
+        if self.refusing or len(self._streams) >= self._limits.streams_per_connection:
+            raise StreamFaultError(ErrorCode.REFUSED_STREAM, "no room for another stream")
+        self._begin(head, flags, stream)
+
+    def _begin(self, head: Head, flags: int, stream: int) -> None:
+        now = time.time()
+        room = self._window if self._acknowledged else max(self._window, frames.DEFAULT_WINDOW)
+        deadline = now + head.timeout_s
+        call = Http2Call(self._owner, stream, head, deadline, room)
+        self._streams[stream] = call
+        self.used = time.monotonic()
+        if flags & frames.END_STREAM:
+            call.half_closed = True
+        if head.http_status:
+            call.refuse(head.http_status)
+        elif head.refusal is not None:
+            call.fail(*head.refusal)
+        else:
+            if deadline != math.inf:
+                self._calls.expect(call)
+            self._fresh.append(call)
+
+    def _trailers(self, call: Http2Call, flags: int, block: bytes) -> None:
+        check_trailers(self._heads.fields(block))
+        if call.half_closed or not flags & frames.END_STREAM:
+            raise StreamFaultError(
+                ErrorCode.STREAM_CLOSED if call.half_closed else ErrorCode.PROTOCOL_ERROR, "HEADERS in the middle"
+            )
+        call.half_closed = True
+        if call.fresh:
+            self._accept(call)
+        call.offer()
+
+    def _accept_fresh(self) -> None:
+        """Tell the application of the calls that have begun, and were not reset at once."""
+        for call in self._fresh:
+            if call.fresh and not call.over:
+                self._accept(call)
+        self._fresh.clear()
+
+    def _accept(self, call: Http2Call) -> None:
+        call.fresh = False
+        self._calls.accept(call)
+
+    def _on_priority(self, _flags: int, stream: int, payload: memoryview) -> None:
+        if not stream:
+            raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
+        if len(payload) != _PRIORITY_BYTES:
+            raise StreamFaultError(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY of another size")
+        if _WINDOW.unpack_from(payload)[0] & frames.STREAM_BITS == stream:
+            raise StreamFaultError(ErrorCode.PROTOCOL_ERROR, "a stream that depends on itself")
+
+    def _on_reset(self, _flags: int, stream: int, payload: memoryview) -> None:
+        if len(payload) != _WINDOW.size:
+            raise ConnectionFaultError(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM of another size")
+        call = self._streams.get(stream)
+        if call is not None:
+            call.broken()
+        else:
+            self._of_closed_stream(stream, "RST_STREAM")
+
+    def _on_settings(self, flags: int, stream: int, payload: memoryview) -> None:
+        if stream:
+            raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "SETTINGS of a stream")
+        if flags & frames.ACK:
+            if payload:
+                raise ConnectionFaultError(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS acknowledged with a payload")
+            self._acknowledged = True
+            return
+        if len(payload) % _SETTING.size:
+            raise ConnectionFaultError(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of a broken size")
+        self.allowance -= len(payload) // _SETTING.size
+        for name, value in _SETTING.iter_unpack(payload):
+            self._out.obey(name, value, self._streams.values())
+        self.greeted = True
+        self._out.control(frames.frame(frames.SETTINGS, frames.ACK, 0))
+
+    def _on_push_promise(self, _flags: int, _stream: int, _payload: memoryview) -> None:
+        raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE of a client")
+
+    def _on_ping(self, flags: int, stream: int, payload: memoryview) -> None:
+        if stream:
+            raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "PING of a stream")
+        if len(payload) != _PING_BYTES:
+            raise ConnectionFaultError(ErrorCode.FRAME_SIZE_ERROR, "PING of another size")
+        if flags & frames.ACK:
+            self._owner.ponged(bytes(payload))
+        else:
+            self._out.control(frames.frame(frames.PING, frames.ACK, 0, bytes(payload)))
+
+    def _on_goaway(self, _flags: int, stream: int, payload: memoryview) -> None:
+        if stream:
+            raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "GOAWAY of a stream")
+        if len(payload) < _GOAWAY_BYTES:
+            raise ConnectionFaultError(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY of another size")
+        self.refusing = True
+        self._owner.left()
+
+    def _on_window_update(self, _flags: int, stream: int, payload: memoryview) -> None:
+        if len(payload) != _WINDOW.size:
+            raise ConnectionFaultError(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE of another size")
+        increment = _WINDOW.unpack(payload)[0] & frames.STREAM_BITS
+        if not stream:
+            if not increment:
+                raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "a window opened by nothing")
+            self._out.widen(increment)
+            return
+        call = self._streams.get(stream)
+        if call is None:
+            self._of_closed_stream(stream, "WINDOW_UPDATE")
+            return
+        call.window += increment
+        if not increment:
+            raise StreamFaultError(ErrorCode.PROTOCOL_ERROR, "a window opened by nothing")
+        if call.window > frames.WINDOW_LIMIT:
+            raise StreamFaultError(ErrorCode.FLOW_CONTROL_ERROR, "the stream's window is too wide")
+        if call.outbox:
+            self._out.mark()
+
+    def _of_closed_stream(self, stream: int, what: str) -> None:
+        """A frame of a stream that we do not have: late is fine, early is not (section 5.1)."""
+        if stream > self._highest or not stream & 1:
+            raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, f"{what} on a stream that was never opened")
+        self.allowance -= 1

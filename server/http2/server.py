@@ -1,0 +1,395 @@
+"""The loop: one thread, one epoll, for clients' connections and for whatever else the application reads.
+
+A turn: every socket that has something is read; the application does what it put off until all of that was looked at;
+what is to be sent is sent. Nothing may end the loop: every action is run inside one guard.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import select
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Final
+
+from hermetic.errors import ConfigurationError
+from hermetic.server.config import Limits
+from hermetic.server.http2.call import Http2Call
+from hermetic.server.http2.connection import LINGER_S, Buffers, Connection
+from hermetic.server.http2.deadlines import Deadlines
+from hermetic.server.http2.frames import ErrorCode
+from hermetic.server.http2.keeping import Keeping
+from hermetic.server.http2.tls import ServingCredentials, TlsSession
+from hermetic.server.timers import Timers
+from hermetic.server.transport import TICK_S, Application
+
+DESCRIPTORS_OF_ITS_OWN: Final = 256  # of a front end beside its connections: workers, the supervisor, those that end
+BACKLOG: Final = 1024  # connections that the kernel keeps for us
+EVENTS: Final = 128  # looked at in one turn
+ACCEPTED_PER_TURN: Final = 16  # connections
+HANDSHAKES_PER_TURN: Final = 4  # steps of handshakes: each takes a millisecond from everybody
+CANCEL_GRACE_S: Final = 5.0  # seconds for cancelled calls' last words to leave
+PAUSE_S: Final = 0.1  # seconds without new connections, where there are no descriptors left
+_MAPPED: Final = "::ffff:"  # an IPv4 address on a socket for both
+_READ: Final = select.EPOLLIN | select.EPOLLRDHUP
+_log: Final = logging.getLogger(__name__)
+
+
+class Http2Server:
+    """The transport. Owner's thread: the one that calls `run`."""
+
+    def __init__(
+        self,
+        address: str,
+        credentials: ServingCredentials | None,
+        limits: Limits,
+        application: Application,
+        *,
+        reuse_port: bool = False,
+    ) -> None:
+        """Listen on `address` (host:port); credentials None is plaintext, for tests.
+
+        Raises `ConfigurationError` where the address cannot be had.
+        """
+        self.limits = limits
+        self.buffers = Buffers.new()
+        self._application = application
+        self._credentials = credentials
+        self._keeping = Keeping(limits)
+        self._timers = Timers()
+        self._deadlines = Deadlines()
+        self._epoll = select.epoll()
+        self._watched: dict[int, Callable[[], None]] = {}
+        self._connections: dict[int, Connection] = {}
+        self._lingering: dict[int, tuple[Connection, float]] = {}
+        self._marked: list[Connection] = []
+        self._soon: deque[Callable[[], None]] = deque()
+        self._posted: deque[Callable[[], None]] = deque()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._listener: socket.socket | None = _listen(address, reuse_port=reuse_port)
+        self.port: int = self._listener.getsockname()[1]
+        self._held: Counter[Hashable] = Counter()  # connections of one client
+        self.refused = 0  # connections beyond a limit
+        self._handshakes = 0  # steps in this turn
+        self._stopping = self._stopped = False
+        self.watch(self._listener.fileno(), self._accept_connections)
+        self.watch(self._bell, self._answer_bell)
+
+    # -- for the application --------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until `stop` has come to its end."""
+        ticked = time.monotonic()
+        again = False
+        while not self._stopped:
+            self._turn(0.0 if again else self._wait_s(ticked))
+            now = time.monotonic()
+            if now >= ticked + TICK_S:
+                self._tick(now, now - ticked)
+                ticked = now
+            self._run_due(now)
+            again = self._end_turn()
+        self._close()
+
+    def watch(self, descriptor: int, readable: Callable[[], None]) -> None:
+        """Have `readable` called in each turn in which `descriptor` has something to read."""
+        self._watched[descriptor] = readable
+        self._epoll.register(descriptor, select.EPOLLIN)
+
+    def forget(self, descriptor: int) -> None:
+        """Watch `descriptor` no more; it may be closed then."""
+        if self._watched.pop(descriptor, None) is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._epoll.unregister(descriptor)
+
+    def post(self, action: Callable[[], None]) -> None:
+        """Have the owner's thread run `action`. From any thread."""
+        self._posted.append(action)
+        os.eventfd_write(self._bell, 1)
+
+    def wake_at(self, moment: float, action: Callable[[], None]) -> None:
+        """Have the owner's thread run `action` at `moment` (monotonic seconds)."""
+        self._timers.add(moment, action)
+
+    def stop(self, grace_s: float) -> None:
+        """Accept no more; let calls end for `grace_s` seconds, then cancel them; then `run` returns."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self._stop_listening()
+        for connection in list(self._connections.values()):
+            connection.drain()
+        now = time.monotonic()
+        self.wake_at(now + grace_s, self._cancel_all)
+        self.wake_at(now + grace_s + CANCEL_GRACE_S, self._give_up)
+        self._look_whether_empty()
+
+    # -- for connections ------------------------------------------------------------------------------------------
+
+    def accept(self, call: Http2Call) -> None:
+        """Take a new call."""
+        self._application.accept(call)
+
+    def expect(self, call: Http2Call) -> None:
+        """Have `call.expire` called when its deadline has passed."""
+        self._deadlines.add(call)
+
+    def unexpect(self, call: Http2Call) -> None:
+        """Forget that."""
+        self._deadlines.remove(call)
+
+    def identified(self, connection: Connection) -> None:
+        """Count the connections of one client; one too many is closed."""
+        holder = connection.holder = self._application.holder(connection.peer)
+        self._held[holder] += 1
+        if self._held[holder] > self.limits.connections_per_client:
+            self.refused += 1
+            connection.end(ErrorCode.ENHANCE_YOUR_CALM, "too many connections of this client")
+
+    def mark(self, connection: Connection) -> None:
+        """Have `connection.flush` called at the end of the turn."""
+        self._marked.append(connection)
+
+    def soon(self, action: Callable[[], None]) -> None:
+        """Have `action` run later in this turn."""
+        self._soon.append(action)
+
+    def closed(self, connection: Connection, *, linger: bool) -> None:
+        """Take note that a connection is closed; `linger`: what the client still sends is read for a while.
+
+        A socket that is closed with something unread takes back what was not yet delivered.
+        """
+        descriptor = connection.socket.fileno()
+        self._connections.pop(descriptor, None)
+        if connection.holder is not None:
+            self._held[connection.holder] -= 1
+            if not self._held[connection.holder]:
+                del self._held[connection.holder]
+        self._lingering[descriptor] = (connection, time.monotonic() + LINGER_S)
+        if linger:
+            with contextlib.suppress(OSError):
+                self._epoll.modify(descriptor, _READ)
+        else:
+            self._let_go(descriptor)
+        self._look_whether_empty()
+
+    # -- a turn ---------------------------------------------------------------------------------------------------
+
+    def _wait_s(self, ticked: float) -> float:
+        now = time.monotonic()
+        wait = ticked + TICK_S - now
+        moment = self._timers.next_moment()
+        if moment is not None:
+            wait = min(wait, moment - now)
+        deadline = self._deadlines.next_moment()
+        if deadline is not None:
+            wait = min(wait, deadline - time.time())
+        return max(0.0, wait)
+
+    def _turn(self, wait_s: float) -> None:
+        """Read whatever has come, or comes within `wait_s` seconds."""
+        self._handshakes = 0
+        for descriptor, events in self._epoll.poll(wait_s, EVENTS):
+            try:
+                self._take(descriptor, events)
+            except Exception:  # noqa: BLE001 - nothing may end the loop
+                _log.exception("front loop")
+
+    def _take(self, descriptor: int, events: int) -> None:
+        connection = self._connections.get(descriptor)
+        if connection is None:
+            watched = self._watched.get(descriptor)
+            if watched is not None:
+                watched()
+            elif descriptor in self._lingering:
+                self._throw_away(descriptor)
+            return
+        if events & select.EPOLLOUT:
+            self._marked.append(connection)
+        if events & ~select.EPOLLOUT:
+            if not connection.ready:
+                if self._handshakes >= HANDSHAKES_PER_TURN:
+                    return  # the next turn comes at once
+                self._handshakes += 1
+            connection.readable()
+
+    def _end_turn(self) -> bool:
+        """Do what was put off, and send; whether there is more to be done at once."""
+        self._run_soon()
+        again = False
+        try:
+            again = self._application.after_turn()
+        except Exception:  # noqa: BLE001 - as above
+            _log.exception("front loop")
+        self._run_soon()
+        marked, self._marked = self._marked, []
+        for connection in marked:
+            self._guard(partial(self._flush, connection))
+        self._run_soon()
+        return again or bool(self._marked or self._soon)
+
+    def _flush(self, connection: Connection) -> None:
+        wanted = not connection.flush()
+        if wanted != connection.wants_write and not connection.over:
+            connection.wants_write = wanted
+            self._epoll.modify(connection.socket.fileno(), _READ | (select.EPOLLOUT if wanted else 0))
+
+    def _run_soon(self) -> None:
+        while self._soon:
+            self._guard(self._soon.popleft())
+
+    def _run_due(self, now: float) -> None:
+        for action in self._timers.take_due(now):
+            self._guard(action)
+        if self._deadlines.next_moment() is not None:
+            for call in self._deadlines.take(time.time()):
+                self._guard(call.expire)
+
+    def _tick(self, now: float, seconds: float) -> None:
+        self._guard(self._application.tick)
+        for connection in list(self._connections.values()):
+            self._guard(partial(self._keeping.judge, connection, now, seconds))
+        for descriptor in [number for number, (_, until) in self._lingering.items() if until <= now]:
+            self._let_go(descriptor)
+
+    def _guard(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except Exception:  # noqa: BLE001 - nothing may end the loop
+            _log.exception("front loop")
+
+    # -- connections ----------------------------------------------------------------------------------------------
+
+    def _accept_connections(self) -> None:
+        for _ in range(ACCEPTED_PER_TURN):
+            if self._listener is None:
+                return
+            try:
+                own, peer = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    self._pause()
+                    return
+                continue  # the client has gone already
+            self._welcome(own, peer)
+
+    def _welcome(self, own: socket.socket, peer: tuple[object, ...]) -> None:
+        if len(self._connections) >= self.limits.connections:
+            self.refused += 1
+            own.close()
+            return
+        own.settimeout(0)
+        own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        session = None if self._credentials is None else TlsSession(self._credentials.context)
+        connection = Connection(self, own, _address(peer), session)
+        connection.until = connection.opened + self._keeping.lifetime_s()
+        self._connections[own.fileno()] = connection
+        self._epoll.register(own.fileno(), _READ)
+
+    def _pause(self) -> None:
+        """Accept nothing for a while: there are no descriptors left."""
+        listener = self._listener
+        if listener is None:
+            return
+        _log.error("no descriptors are left: no new connections for %.1f s", PAUSE_S)
+        self.forget(listener.fileno())
+        self.wake_at(time.monotonic() + PAUSE_S, self._resume)
+
+    def _resume(self) -> None:
+        if self._listener is not None and self._listener.fileno() not in self._watched:
+            self.watch(self._listener.fileno(), self._accept_connections)
+
+    def _throw_away(self, descriptor: int) -> None:
+        connection, _ = self._lingering[descriptor]
+        try:
+            while got := connection.socket.recv_into(self.buffers.cipher.buffer):
+                if got < len(self.buffers.cipher.buffer):
+                    return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._let_go(descriptor)
+
+    def _let_go(self, descriptor: int) -> None:
+        connection, _ = self._lingering.pop(descriptor)
+        with contextlib.suppress(OSError, ValueError):
+            self._epoll.unregister(descriptor)
+        connection.socket.close()
+        self._look_whether_empty()
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def _stop_listening(self) -> None:
+        if self._listener is not None:
+            self.forget(self._listener.fileno())
+            self._listener.close()
+            self._listener = None
+
+    def _look_whether_empty(self) -> None:
+        if self._stopping and not self._connections and not self._lingering:
+            self._stopped = True
+
+    def _cancel_all(self) -> None:
+        for connection in list(self._connections.values()):
+            connection.cancel_all()
+
+    def _give_up(self) -> None:
+        for connection in list(self._connections.values()):
+            connection.close()
+        self._stopped = True
+
+    def _answer_bell(self) -> None:
+        os.eventfd_read(self._bell)
+        while self._posted:
+            self._guard(self._posted.popleft())
+
+    def _close(self) -> None:
+        self._stop_listening()
+        for connection in list(self._connections.values()):
+            self._guard(connection.close)
+        for connection, _ in self._lingering.values():
+            connection.socket.close()
+        self._epoll.close()
+        os.close(self._bell)
+
+
+def _listen(address: str, *, reuse_port: bool) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    try:
+        found = socket.getaddrinfo(
+            host.strip("[]").encode(), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, kind, protocol, _, place = found[0]
+        own = socket.socket(family, kind, protocol)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"listen: wanted host:port, got {address}: {error}") from None
+    try:
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        own.bind(place)
+        own.listen(BACKLOG)
+        own.settimeout(0)
+    except OSError as error:
+        own.close()
+        raise ConfigurationError(f"listen: wanted {address}, got a refusal: {error}") from None
+    return own
+
+
+def _address(peer: tuple[object, ...]) -> str:
+    """Return an address as gRPC writes it."""
+    host, port = str(peer[0]), peer[1]
+    if ":" not in host:
+        return f"ipv4:{host}:{port}"
+    if host.startswith(_MAPPED):
+        return f"ipv4:{host.removeprefix(_MAPPED)}:{port}"
+    return f"ipv6:%5B{host}%5D:{port}"

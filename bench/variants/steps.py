@@ -2,7 +2,7 @@
 
 Each function belongs to a step; its own time is what passed in it less what passed in other timed functions that it
 called, less what a clock costs. Of each function's times the longest hundredth is dropped: then another process had the
-core. What is not in any of them (gRPC's polling and threads, TLS, the kernel, the loop itself) is the floor variant's.
+core. What is not in any of them (the kernel, the loop itself) is the floor variant's.
 """
 
 import functools
@@ -24,9 +24,19 @@ CALIBRATION: Final = 20_000  # calls of a function that does nothing
 REQUESTS: Final = "Journal.request"  # called once for each request
 
 STEPS: Final[dict[str, tuple[str, ...]]] = {
-    "handing to gRPC": ("loop:LoopCall.receive", "loop:LoopCall.reply"),
+    "TLS": (
+        "http2.tls:TlsSession.feed",
+        "http2.tls:TlsSession.read",
+        "http2.tls:TlsSession.write",
+        "http2.tls:TlsSession.take",
+    ),
+    "HTTP/2 and gRPC": (
+        "http2.connection:Connection.readable",
+        "http2.reception:Reception.take",
+        "http2.connection:Connection.flush",
+        "http2.call:Http2Call.reply",
+    ),
     "identity and access": (
-        "loop:LoopCall.peer",
         "identity:Identities.identify",
         "gate:check_access",
         "gate:Gate.accept",
@@ -43,7 +53,12 @@ STEPS: Final[dict[str, tuple[str, ...]]] = {
     "reply": ("infer:Inference.answer", "reply:ReplyTemplate.build"),
     "audit": ("audit:Journal.request", "audit:Journal.flush"),
     "wipe": ("infer:wipe_immutable_bytes_that_nobody_else_holds", "worker_link:WorkerLink.wipe_batch"),
-    "accounts": ("gate:Request.received", "gate:Request.sent", "gate:Request.closed"),
+    "accounts": (
+        "gate:Request.announced",
+        "gate:Request.received",
+        "gate:Request.sent",
+        "gate:Request.closed",
+    ),
 }
 """Step -> functions, as module:name within hermetic.server. One that is gone is left out; a step without any is not."""
 

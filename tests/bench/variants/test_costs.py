@@ -42,8 +42,10 @@ def test_differences_and_the_account() -> None:
     }  # fmt: skip
     assert context["goals"] == []
     account = context["steps_us"]["8"]
-    assert (account["TLS, gRPC and the loop"], account["audit"], account["measured"]) == (40, len(STEPS["audit"]), 69)
-    assert account["sum"] == 40 + len(STEPS["audit"]) + len(STEPS["scan"])
+    timed = len(STEPS["audit"]) + len(STEPS["scan"])
+    assert account["audit"] == len(STEPS["audit"])
+    assert account["kernel, loop and what no clock is around"] == 69 - timed
+    assert (account["a front end that only answers"], account["measured"]) == (40, 69)
 
 
 def test_goals_are_judged_for_each_model_by_itself() -> None:

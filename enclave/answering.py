@@ -46,8 +46,13 @@ def answers_of_draft(
         worker.kill()
 
 
-def answer(worker: Worker, inputs: tuple[NamedTensor, ...]) -> tuple[NamedTensor, ...]:
-    """Return the outputs of an open model for one batch, as a front end would get them."""
+def answer(
+    worker: Worker, inputs: tuple[NamedTensor, ...], *, timeout_s: float = ANSWER_TIMEOUT_S
+) -> tuple[NamedTensor, ...]:
+    """Return the outputs of an open model for one batch, as a front end would get them.
+
+    Raises `KnownAnswerError` where it gives none within `timeout_s`; what it does then is the caller's to end.
+    """
     variable = max(VARIABLE_TENSOR_BYTES, *(len(tensor.raw) for tensor in inputs))
     places = layout(worker.description, 1, variable)
     memory = shared_memory(places.size)
@@ -56,12 +61,16 @@ def answer(worker: Worker, inputs: tuple[NamedTensor, ...]) -> tuple[NamedTensor
     try:
         with Channel.of_descriptor(ours) as channel:
             worker.attach(theirs, memory, front_end=0, buffers=1, variable_tensor_bytes=variable)
-            channel.settimeout(ANSWER_TIMEOUT_S)
+            channel.settimeout(timeout_s)
             channel.send(encode_batch(0, 0, write_inputs(buffers, inputs)))
             done = decode_done(channel.receive_data())
             if done.status != STATUS_OK:
                 raise KnownAnswerError(f"model {worker.description.name}: wanted an answer, got none: {done.text}")
             return outputs_in(buffers, done.outputs)
+    except TimeoutError:
+        raise KnownAnswerError(
+            f"model {worker.description.name}: wanted an answer within {timeout_s:g} s, got none"
+        ) from None
     finally:
         buffers.close()
         os.close(theirs)

@@ -52,6 +52,7 @@ from hermetic.enclave.model_tensors import model_tensors
 from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.enclave.pulse import Pulse
 from hermetic.enclave.runtimes.interface import ModelToLoad
+from hermetic.enclave.runtimes.refusals import ModelRefusal, refused
 from hermetic.enclave.sealing import OpenedModel, open_payload, read_header, verify_manifest
 from hermetic.enclave.streaming_aead import KEY_BYTES
 from hermetic.enclave.warm_up import warm_up
@@ -163,12 +164,16 @@ class Worker:
             files = {name: bytearray(opened.view(name)) for name in manifest.configuration.files()}
             if not runtime.holds_views:
                 opened.wipe()
-        except BaseException:
+        except BaseException as error:
             try:
                 private.unload()
             finally:
                 opened.wipe()
-            raise
+            if not isinstance(error, Exception) or isinstance(error, HermeticError):
+                raise
+            # Whatever a model makes a loader raise is its refusal, and final: it would raise that again.
+            text = f"wanted a model that can be loaded, got {_without_its_text(error)}"
+            raise refused(ModelRefusal.LOADER, text) from None
         gc.collect()
         self._send(
             Opened(
@@ -275,10 +280,14 @@ def _silence() -> None:
 def _failed(error: Exception) -> Failed:
     if isinstance(error, HermeticError):
         return Failed(error=type(error).__name__, text=str(error)[:FAILED_TEXT_LIMIT])
-    # A fault of ours. Where it happened, but not its text, which may quote what it stumbled over.
+    return Failed(error="HermeticError", text=f"worker: {_without_its_text(error)}")
+
+
+def _without_its_text(error: Exception) -> str:
+    """Return what was raised and where, but not its text, which may quote what it stumbled over."""
     where = traceback.extract_tb(error.__traceback__)[-1:]
     place = "".join(f" at {os.path.basename(frame.filename)}:{frame.lineno}" for frame in where)  # noqa: PTH119
-    return Failed(error="HermeticError", text=f"worker: {type(error).__name__}{place}")
+    return f"{type(error).__name__}{place}"
 
 
 def main(arguments: list[str]) -> int:

@@ -6,6 +6,12 @@
     torch_module.py   running any torch module on shared memory
     strings.py        BYTES tensors
 
+What a model's files may hold is judged before a runtime sees them, and by `hermetic seal` too:
+
+    onnx_wire.py  onnx_checks.py        ONNX: bytes on the wire, then the graph
+    archive.py    torch_archives.py     ZIP archives, then what torch writes into them
+    safetensors_header.py               refusals.py: the names of all refusals
+
 A runtime is imported by `import_runtimes` before the lock-down; afterwards there is no file to import from.
 """
 

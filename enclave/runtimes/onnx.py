@@ -25,9 +25,8 @@ from hermetic.enclave.runtimes.interface import Input, ModelToLoad, Output
 from hermetic.enclave.runtimes.onnx_graph import (
     ELEMENT_BYTES_OF_TYPE,
     Weight,
-    check_operators,
     inline,
-    lift_weights,
+    read_graph,
     resolve_external_data,
 )
 from hermetic.errors import InvalidRequestError, ModelFormatError
@@ -166,8 +165,7 @@ def load(model: ModelToLoad) -> OnnxRuntime:
     manifest's, or where onnxruntime refuses it.
     """
     main, *_ = model.files
-    graph, _ = lift_weights(model.files[main])
-    check_operators(graph)
+    graph = read_graph(model.files[main])
     if BYTES in {spec.datatype for spec in model.inputs} and "BF16" in {spec.datatype for spec in model.outputs}:
         raise ModelFormatError(
             "onnxruntime: wanted no BF16 output beside a BYTES input, got both: its Python API cannot"

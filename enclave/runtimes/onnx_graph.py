@@ -7,26 +7,26 @@ large tensors, and where those lie: parsing the file whole would put two more co
 Source: ONNX IR (onnx.proto3) and protobuf's encoding. Field numbers are named as there.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from math import prod
 from pathlib import PurePosixPath
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
-from hermetic.errors import ModelFormatError
+from hermetic.enclave.runtimes.onnx_checks import check_graphs, tensors_of
+from hermetic.enclave.runtimes.onnx_wire import Field, check_wire, encode_field, fields
+from hermetic.enclave.runtimes.refusals import ModelRefusal, refused
 
-__all__ = ["ELEMENT_BYTES_OF_TYPE", "Weight", "check_operators", "inline", "lift_weights", "resolve_external_data"]
+__all__ = ["ELEMENT_BYTES_OF_TYPE", "Weight", "inline", "lift_weights", "read_graph", "resolve_external_data"]
 
 LIFT_FROM: Final = 4096  # bytes: smaller tensors stay in the graph, where shape inference can see them
 LIFTED: Final = "\x00lifted"  # the location of a tensor that lies in the model's own file; no file name has a zero byte
 GRAPH_LIMIT: Final = 512 << 20  # bytes of a graph without its large tensors
-DEPTH_LIMIT: Final = 64  # graphs within graphs
-
-# Domains whose operators are built into onnxruntime.
-DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 
 ELEMENT_BYTES_OF_TYPE: Final[Mapping[int, int]] = {
     TensorProto.FLOAT: 4,
@@ -49,7 +49,6 @@ _MODEL_GRAPH: Final = 7
 _GRAPH_INITIALIZER: Final = 5
 _TENSOR_DATA_TYPE: Final = 2
 _TENSOR_RAW_DATA: Final = 9
-_VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
 
 
 class Weight(NamedTuple):
@@ -62,14 +61,16 @@ class Weight(NamedTuple):
     shape: tuple[int, ...]
 
 
-class _Field(NamedTuple):
-    """One field on the wire: its number, its value if it is an integer, and where all of it and its content lie."""
+def read_graph(file: memoryview) -> onnx.ModelProto:
+    """Return the graph in `file`, checked, with every large tensor replaced by external data at `LIFTED`.
 
-    number: int
-    value: int
-    start: int
-    content: int
-    end: int
+    Raises `ModelFormatError`, named as in refusals.py, for what is no ONNX model or may not be in one. External data is
+    for `resolve_external_data` to judge.
+    """
+    check_wire(file)
+    model, _ = lift_weights(file)
+    check_graphs(model)
+    return model
 
 
 def lift_weights(file: memoryview) -> tuple[onnx.ModelProto, int]:
@@ -79,7 +80,7 @@ def lift_weights(file: memoryview) -> tuple[onnx.ModelProto, int]:
     """
     parts: list[bytes | memoryview] = []
     graphs = 0
-    for field in _fields(file, 0, len(file)):
+    for field in fields(file, 0, len(file)):
         if field.number == _MODEL_GRAPH and field.value < 0:
             graphs += 1
             _emit(parts, _MODEL_GRAPH, _without_weights(file, field))
@@ -87,11 +88,17 @@ def lift_weights(file: memoryview) -> tuple[onnx.ModelProto, int]:
             parts.append(file[field.start : field.end])
     size = sum(map(len, parts))
     if graphs != 1 or size > GRAPH_LIMIT:
-        raise ModelFormatError(f"ONNX: wanted one graph of at most {GRAPH_LIMIT} bytes, got {graphs} in {size} bytes")
+        raise refused(
+            ModelRefusal.PROTOBUF,
+            f"ONNX: wanted one graph of at most {GRAPH_LIMIT} bytes, got {graphs} in {size} bytes",
+        )
     try:
-        return onnx.ModelProto.FromString(b"".join(parts)), size
-    except Exception as error:  # noqa: BLE001 - protobuf's DecodeError has no public home
-        raise ModelFormatError(f"ONNX: wanted a ModelProto, got {type(error).__name__}") from None
+        model = onnx.ModelProto.FromString(b"".join(parts))
+    except DecodeError:
+        raise refused(ModelRefusal.PROTOBUF, f"ONNX: wanted a ModelProto, got {len(file)} other bytes") from None
+    # What this schema does not know, the runtime's might.
+    model.DiscardUnknownFields()
+    return model, size
 
 
 def resolve_external_data(model: onnx.ModelProto, names: Iterable[str], sizes: Mapping[str, int]) -> dict[str, Weight]:
@@ -106,13 +113,16 @@ def resolve_external_data(model: onnx.ModelProto, names: Iterable[str], sizes: M
         if tensor.data_location == TensorProto.EXTERNAL:
             weight = _locate(tensor, main, frozenset(files), sizes)
             if tensor.name in weights:
-                raise ModelFormatError(f"ONNX: wanted each initializer once, got {tensor.name!r} twice")
+                raise refused(
+                    ModelRefusal.GRAPH_NAMES, f"ONNX: wanted each initializer once, got {tensor.name!r} twice"
+                )
             weights[tensor.name] = weight
             _point_nowhere(tensor, weight.length)
-    for tensor in _other_tensors(model):
+    for tensor in islice(tensors_of(model), len(model.graph.initializer), None):
         if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-            raise ModelFormatError(
-                f"ONNX: wanted external data for the main graph's initializers only, got some for {tensor.name!r}"
+            raise refused(
+                ModelRefusal.EXTERNAL_DATA,
+                f"ONNX: wanted external data for the main graph's initializers only, got some for {tensor.name!r}",
             )
     return weights
 
@@ -126,17 +136,9 @@ def inline(model: onnx.ModelProto, arrays: Mapping[str, np.ndarray[Any, np.dtype
             tensor.raw_data = arrays[tensor.name].tobytes()
 
 
-def check_operators(model: onnx.ModelProto) -> None:
-    """Refuse operators of domains that neither onnxruntime nor the model itself defines."""
-    own = {(function.domain, function.name) for function in model.functions}
-    for node in _nodes(model):
-        if node.domain not in DOMAINS and (node.domain, node.op_type) not in own:
-            raise ModelFormatError(f"ONNX: wanted operators of {sorted(DOMAINS)}, got {node.domain}::{node.op_type}")
-
-
-def _without_weights(file: memoryview, graph: _Field) -> list[bytes | memoryview]:
+def _without_weights(file: memoryview, graph: Field) -> list[bytes | memoryview]:
     parts: list[bytes | memoryview] = []
-    for field in _fields(file, graph.content, graph.end):
+    for field in fields(file, graph.content, graph.end):
         lifted = _lift(file, field) if field.number == _GRAPH_INITIALIZER and field.value < 0 else None
         if lifted is None:
             parts.append(file[field.start : field.end])
@@ -145,17 +147,20 @@ def _without_weights(file: memoryview, graph: _Field) -> list[bytes | memoryview
     return parts
 
 
-def _lift(file: memoryview, tensor: _Field) -> bytes | None:
+def _lift(file: memoryview, tensor: Field) -> bytes | None:
     """Return the tensor without its data, or None where it stays as it is."""
-    fields = list(_fields(file, tensor.content, tensor.end))
-    raw = [field for field in fields if field.number == _TENSOR_RAW_DATA and field.value < 0]
-    data_type = next((field.value for field in fields if field.number == _TENSOR_DATA_TYPE), 0)
+    parts = list(fields(file, tensor.content, tensor.end))
+    raw = [field for field in parts if field.number == _TENSOR_RAW_DATA and field.value < 0]
+    data_type = next((field.value for field in parts if field.number == _TENSOR_DATA_TYPE), 0)
     if len(raw) != 1 or raw[0].end - raw[0].content < LIFT_FROM or data_type not in ELEMENT_BYTES_OF_TYPE:
         return None
     (data,) = raw
-    lifted = TensorProto.FromString(b"".join(file[field.start : field.end] for field in fields if field is not data))
+    try:
+        lifted = TensorProto.FromString(b"".join(file[part.start : part.end] for part in parts if part is not data))
+    except DecodeError:
+        raise refused(ModelRefusal.PROTOBUF, "ONNX: wanted a TensorProto, got other bytes") from None
     if lifted.external_data or lifted.data_location != TensorProto.DEFAULT:
-        raise ModelFormatError(f"ONNX: wanted {lifted.name!r} inside the graph or outside, got both")
+        raise refused(ModelRefusal.EXTERNAL_DATA, f"ONNX: wanted {lifted.name!r} inside the graph or outside, got both")
     _set_external(lifted, LIFTED, data.content, data.end - data.content)
     return lifted.SerializeToString()
 
@@ -166,25 +171,30 @@ def _locate(tensor: TensorProto, main: str, files: frozenset[str], sizes: Mappin
     name = main if location == LIFTED else str(PurePosixPath(main).parent / location)
     # Compared as texts: "..", an absolute path or "./x" is no name that a manifest has.
     if location != LIFTED and (name not in files or PurePosixPath(location).as_posix() != location or name == main):
-        raise ModelFormatError(f"ONNX: {tensor.name!r}: wanted external data in a file of this model, got {location!r}")
+        raise refused(
+            ModelRefusal.EXTERNAL_DATA,
+            f"ONNX: {tensor.name!r}: wanted external data in a file of this model, got {location!r}",
+        )
     if tensor.data_type not in ELEMENT_BYTES_OF_TYPE:
-        raise ModelFormatError(
-            f"ONNX: {tensor.name!r}: wanted external data of a known type, got type {tensor.data_type}"
+        raise refused(
+            ModelRefusal.EXTERNAL_DATA,
+            f"ONNX: {tensor.name!r}: wanted external data of a known type, got type {tensor.data_type}",
         )
     wanted = prod(tensor.dims) * ELEMENT_BYTES_OF_TYPE[tensor.data_type]
     offset = _whole(entries.get("offset", "0"), tensor.name)
     length = _whole(entries.get("length", str(wanted)), tensor.name)
     if any(dimension < 0 for dimension in tensor.dims) or length != wanted or offset + length > sizes[name]:
-        raise ModelFormatError(
+        raise refused(
+            ModelRefusal.EXTERNAL_DATA,
             f"ONNX: {tensor.name!r}: wanted {wanted} bytes of external data within {sizes[name]}, "
-            f"got {length} from {offset}"
+            f"got {length} from {offset}",
         )
     return Weight(name, offset, length, tensor.data_type, tuple(tensor.dims))
 
 
 def _whole(text: str, name: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 20):  # noqa: PLR2004 - digits of 2**64
-        raise ModelFormatError(f"ONNX: {name!r}: wanted a whole number of bytes, got {text[:32]!r}")
+        raise refused(ModelRefusal.EXTERNAL_DATA, f"ONNX: {name!r}: wanted a whole number of bytes, got {text[:32]!r}")
     return int(text)
 
 
@@ -200,78 +210,6 @@ def _set_external(tensor: TensorProto, location: str, offset: int, length: int) 
         tensor.external_data.add(key=key, value=value)
 
 
-def _other_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    """Yield every tensor but the main graph's initializers."""
-    for sparse in model.graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in _nodes(model):
-        for attribute in node.attribute:
-            yield attribute.t
-            yield from attribute.tensors
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
-            for graph in (attribute.g, *attribute.graphs):
-                yield from graph.initializer
-
-
-def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes of the graph, of its functions, and of the graphs within them."""
-    waiting = [(list(model.graph.node), 0), *((list(function.node), 0) for function in model.functions)]
-    while waiting:
-        nodes, depth = waiting.pop()
-        if depth > DEPTH_LIMIT:
-            raise ModelFormatError(f"ONNX: wanted at most {DEPTH_LIMIT} graphs within each other, got more")
-        for node in nodes:
-            yield node
-            for attribute in node.attribute:
-                waiting += [
-                    (list(graph.node), depth + 1) for graph in (attribute.g, *attribute.graphs) if len(graph.node)
-                ]
-
-
 def _emit(parts: list[bytes | memoryview], number: int, content: list[bytes | memoryview] | list[bytes]) -> None:
-    parts.append(_encode_varint(number << 3 | _LENGTH_DELIMITED) + _encode_varint(sum(map(len, content))))
+    parts.append(encode_field(number, sum(map(len, content))))
     parts.extend(content)
-
-
-def _fields(file: memoryview, start: int, end: int) -> Iterator[_Field]:
-    """Yield the fields of one message; `value` is -1 for those with a length."""
-    at = start
-    while at < end:
-        key, content = _decode_varint(file, at, end)
-        value, kind = -1, key & 7
-        if kind == _VARINT:
-            value, stop = _decode_varint(file, content, end)
-        elif kind == _LENGTH_DELIMITED:
-            length, content = _decode_varint(file, content, end)
-            stop = content + length
-        elif kind in (_FIXED64, _FIXED32):
-            value, stop = 0, content + (8 if kind == _FIXED64 else 4)
-        else:
-            raise ModelFormatError(f"ONNX: wanted a protobuf message, got wire type {kind}")
-        if stop > end:
-            raise ModelFormatError(f"ONNX: wanted a field that ends by {end}, got one to {stop}")
-        yield _Field(key >> 3, value, at, content, stop)
-        at = stop
-
-
-def _decode_varint(file: memoryview, at: int, end: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= end:
-            break
-        byte = file[at]
-        value |= (byte & 0x7F) << shift
-        at += 1
-        if byte < 0x80:  # noqa: PLR2004 - the last byte of a varint
-            return value, at
-    raise ModelFormatError("ONNX: wanted a protobuf message, got a broken integer")
-
-
-def _encode_varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:  # noqa: PLR2004 - seven bits a byte
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)

@@ -1,29 +1,26 @@
 """safetensors with a registered architecture: weights are data, the code is ours (architectures.py).
 
-Own reader: the library copies every tensor to the heap; this one makes views of the sealed model's memory. Source: the
-format's README (huggingface/safetensors): u64 header length, JSON header, tensors without gaps or overlaps.
+The library copies every tensor to the heap; here they are views of the sealed model's memory. The header is read by
+safetensors_header.py.
 """
 
 import json
-import struct
 from collections.abc import Mapping
-from math import prod
-from typing import Final, NamedTuple
+from typing import Final
 
 import torch
 
 from hermetic.enclave.runtimes.architectures import build
 from hermetic.enclave.runtimes.interface import ModelToLoad
+from hermetic.enclave.runtimes.refusals import ModelRefusal, refused
+from hermetic.enclave.runtimes.safetensors_header import read_header
 from hermetic.enclave.runtimes.torch_module import TorchRuntime, prepare_torch, tensor_over
 from hermetic.errors import ModelFormatError
 
 __all__ = ["CONFIG_NAME", "load", "read_tensors", "warm_up"]
 
 CONFIG_NAME: Final = "config.json"
-HEADER_LIMIT: Final = 16 << 20  # bytes
 CONFIG_LIMIT: Final = 1 << 20  # bytes
-DIMENSIONS_LIMIT: Final = 16
-_LENGTH: Final = struct.Struct("<Q")
 
 _DTYPES: Final[Mapping[str, torch.dtype]] = {
     "BOOL": torch.bool,
@@ -42,14 +39,6 @@ _DTYPES: Final[Mapping[str, torch.dtype]] = {
 }
 
 
-class _Entry(NamedTuple):
-    begin: int
-    end: int
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    name: str
-
-
 def warm_up() -> None:
     """Nothing is imported later than this module."""
 
@@ -65,7 +54,10 @@ def load(model: ModelToLoad) -> TorchRuntime:
         if name.endswith(".safetensors"):
             shard = read_tensors(view)
             if twice := tensors.keys() & shard.keys():
-                raise ModelFormatError(f"safetensors: wanted each tensor once, got {sorted(twice)[:8]} twice")
+                raise refused(
+                    ModelRefusal.SAFETENSORS_NAMES,
+                    f"safetensors: wanted each tensor once, got {sorted(twice)[:8]} twice",
+                )
             tensors |= shard
     module = build(model.architecture or "", _config(model.files))
     try:
@@ -82,18 +74,11 @@ def read_tensors(file: memoryview) -> dict[str, torch.Tensor]:
 
     Raises `ModelFormatError` for a header that lies: about lengths, overlaps, gaps, or the file's end.
     """
-    if len(file) < _LENGTH.size:
-        raise _malformed(f"wanted at least {_LENGTH.size} bytes, got {len(file)}")
-    (header_bytes,) = _LENGTH.unpack_from(file)
-    start = _LENGTH.size + header_bytes
-    if header_bytes > HEADER_LIMIT or start > len(file):
-        raise _malformed(f"wanted a header of at most {min(HEADER_LIMIT, len(file) - 8)} bytes, got {header_bytes}")
-    entries = _parse_header(bytes(file[_LENGTH.size : start]))
-    data = file[start:]
-    _check_places(entries, len(data))
     return {
-        entry.name: tensor_over(_aligned(data[entry.begin : entry.end], entry.dtype), entry.dtype, entry.shape)
-        for entry in entries
+        place.name: tensor_over(
+            _aligned(file[place.begin : place.end], _DTYPES[place.dtype]), _DTYPES[place.dtype], place.shape
+        )
+        for place in read_header(file)
     }
 
 
@@ -102,40 +87,6 @@ def _aligned(view: memoryview, dtype: torch.dtype) -> memoryview:
     if not view.nbytes or torch.frombuffer(view, dtype=torch.uint8).data_ptr() % dtype.itemsize == 0:
         return view
     return memoryview(bytearray(view))
-
-
-def _parse_header(text: bytes) -> list[_Entry]:
-    try:
-        header = json.loads(text)
-    except (ValueError, RecursionError):
-        raise _malformed(f"wanted a header in JSON, got {len(text)} other bytes") from None
-    if not isinstance(header, dict):
-        raise _malformed(f"wanted an object as header, got {type(header).__name__}")
-    return sorted(_parse_entry(name, value) for name, value in header.items() if name != "__metadata__")
-
-
-def _parse_entry(name: str, value: object) -> _Entry:
-    if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
-        raise _malformed(f"{name!r}: wanted dtype, shape and data_offsets, got others")
-    shape, offsets = value["shape"], value["data_offsets"]
-    whole = (
-        isinstance(shape, list)
-        and isinstance(offsets, list)
-        and all(type(number) is int and number >= 0 for number in (*shape, *offsets))
-    )
-    if not whole or len(offsets) != 2 or len(shape) > DIMENSIONS_LIMIT or value["dtype"] not in _DTYPES:  # noqa: PLR2004
-        raise _malformed(f"{name!r}: wanted a known dtype, a shape and two offsets, got others")
-    dtype = _DTYPES[value["dtype"]]
-    if offsets[1] - offsets[0] != prod(shape) * dtype.itemsize:
-        raise _malformed(f"{name!r}: wanted {prod(shape) * dtype.itemsize} bytes, got {offsets[1] - offsets[0]}")
-    return _Entry(offsets[0], offsets[1], dtype, tuple(shape), name)
-
-
-def _check_places(entries: list[_Entry], size: int) -> None:
-    ends = [0, *(entry.end for entry in entries)]
-    begins = [*(entry.begin for entry in entries), size]
-    if ends != begins:
-        raise _malformed(f"wanted tensors one after the other in {size} bytes, got gaps, overlaps or another end")
 
 
 def _config(files: Mapping[str, memoryview]) -> dict[str, object]:
@@ -151,7 +102,3 @@ def _config(files: Mapping[str, memoryview]) -> dict[str, object]:
     if not isinstance(config, dict):
         raise ModelFormatError(f"{CONFIG_NAME}: wanted an object in JSON, got another content")
     return config
-
-
-def _malformed(detail: str) -> ModelFormatError:
-    return ModelFormatError(f"safetensors: {detail}")

@@ -5,6 +5,7 @@ import io
 import torch
 
 from hermetic.enclave.runtimes.interface import ModelToLoad
+from hermetic.enclave.runtimes.torch_archives import check_torchscript
 from hermetic.enclave.runtimes.torch_module import TorchRuntime, as_file, first_line, prepare_torch
 from hermetic.enclave.zero_on_free import wipe_immutable_bytes_that_nobody_else_holds
 from hermetic.errors import ModelFormatError
@@ -17,11 +18,14 @@ def warm_up() -> None:
 
 
 def load(model: ModelToLoad) -> TorchRuntime:
-    """Return the program, frozen in evaluation mode; `ModelFormatError` where torch refuses it."""
+    """Return the program, in evaluation mode; `ModelFormatError` where it is refused by us or by torch."""
     prepare_torch(model.threads)
     content = as_file(model)
     try:
+        check_torchscript(memoryview(content))
         module = torch.jit.load(io.BytesIO(content), map_location="cpu")  # type: ignore[no-untyped-call]
+    except ModelFormatError:
+        raise
     except Exception as error:  # noqa: BLE001 - torch raises RuntimeError, ValueError and its own
         raise ModelFormatError(f"torch.jit: wanted a TorchScript archive, got {first_line(error)}") from None
     finally:

@@ -26,7 +26,7 @@ from hermetic.enclave.sealed.publishers_word import (
     read_config_file,
 )
 from hermetic.enclave.sealed.source_files import SourceFile, SourceFolder
-from hermetic.enclave.sealed.torch_source import CHECKS, check_positions
+from hermetic.enclave.sealed.torch_source import check_file, check_positions
 from hermetic.errors import ModelFormatError
 
 __all__ = ["CollectedModel", "collect", "description_beside", "is_ensemble"]
@@ -191,7 +191,7 @@ def _read(
         others = [source.folder.open(name) for name in source.own if name != model.name and _belongs(name)]
     for file in (model, *others):
         if PurePosixPath(file.name).name != ARCHITECTURE_NAME:
-            CHECKS[model_format](file)
+            check_file(model_format, file)
     word = publishers_word(source.config, description, None, in_repository=source.in_repository)
     inputs, outputs = complete_specs(word, model_format)
     check_positions(inputs, outputs)

@@ -11,7 +11,8 @@ from typing import Final
 import onnx
 from onnx import TensorProto
 
-from hermetic.enclave.runtimes.onnx_graph import LIFTED, check_operators, lift_weights, resolve_external_data
+from hermetic.enclave.runtimes import onnx_graph
+from hermetic.enclave.runtimes.onnx_graph import LIFTED, resolve_external_data
 from hermetic.enclave.sealed.graph_fit import End, GraphEnds
 from hermetic.enclave.sealed.source_files import SourceFile, SourceFolder
 from hermetic.errors import ModelFormatError
@@ -39,9 +40,7 @@ DATATYPE_OF: Final[Mapping[int, str]] = {
 def read_graph(file: SourceFile) -> onnx.ModelProto:
     """Return the graph in `file` without its large weights; `ModelFormatError` where it is none, or not runnable."""
     with file.mapped() as content:
-        graph, _ = lift_weights(content)
-    check_operators(graph)
-    return graph
+        return onnx_graph.read_graph(content)
 
 
 def external_files(graph: onnx.ModelProto, model: SourceFile, folder: SourceFolder) -> list[SourceFile]:

@@ -4,60 +4,37 @@ A `.pt` file may be a TorchScript program or a pickled checkpoint; only the firs
 again, inside its locked room (runtimes/); here a mistake is told to whoever makes it.
 """
 
-import os
 import re
-import struct
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from hermetic.enclave.manifest import ModelFormat
 from hermetic.enclave.messages import TensorSpec
+from hermetic.enclave.runtimes.safetensors_header import read_header
+from hermetic.enclave.runtimes.torch_archives import check_torch_export, check_torchscript
 from hermetic.enclave.sealed.source_files import SourceFile
 from hermetic.errors import ModelFormatError
 
-__all__ = ["CHECKS", "check_positions"]
+__all__ = ["check_file", "check_positions"]
 
-_HEADER_LIMIT: Final = 100 << 20  # bytes: the format's own limit
 _POSITION: Final = re.compile(r"__(\d{1,3})$")
-_LENGTH: Final = struct.Struct("<Q")
 
 
-def check_torchscript(file: SourceFile) -> None:
-    """Refuse what is not a TorchScript program, a pickled checkpoint above all."""
-    names = _entries(file, "TorchScript")
-    if not any("/code/" in name for name in names):
-        raise ModelFormatError(
-            f"{file.name!r}: expected a TorchScript program, got a pickled checkpoint: "
-            "export it with torch.export or torch.jit, or save its weights as safetensors"
-        )
-
-
-def check_torch_export(file: SourceFile) -> None:
-    """Refuse what is not a `.pt2` archive, or carries native code or a pickle."""
-    names = _entries(file, "torch.export")
-    native = [name for name in names if name.endswith((".so", ".cubin", ".pkl"))]
-    if native:
-        raise ModelFormatError(f"{file.name!r}: expected neither native code nor pickles, got {native[0]!r}")
-    if not any(name.endswith(".json") for name in names):
-        raise ModelFormatError(f"{file.name!r}: expected a torch.export archive (.pt2), got another ZIP archive")
-
-
-def check_safetensors(file: SourceFile) -> None:
-    """Refuse what does not begin as safetensors do."""
-    with file.mapped() as content:
-        head = bytes(content[: _LENGTH.size + 1])
-    length = _LENGTH.unpack_from(head)[0] if len(head) > _LENGTH.size else 0
-    if not 0 < length <= min(_HEADER_LIMIT, file.size - _LENGTH.size) or head[-1:] != b"{":
-        raise ModelFormatError(f"{file.name!r}: expected safetensors, got other bytes")
-
-
-CHECKS: Final[Mapping[ModelFormat, Callable[[SourceFile], None]]] = {
+_CHECKS: Final[Mapping[ModelFormat, Callable[[memoryview], object]]] = {
     "torchscript": check_torchscript,
     "torch-export": check_torch_export,
-    "safetensors": check_safetensors,
+    "safetensors": read_header,
 }
-"""Format -> what must hold for its file."""
+
+
+def check_file(model_format: ModelFormat, file: SourceFile) -> None:
+    """Refuse what the worker would refuse, by the same rules; the error names the file."""
+    try:
+        with file.mapped() as content:
+            _CHECKS[model_format](content)
+    except ModelFormatError as error:
+        name, _, detail = str(error).partition(": ")
+        raise ModelFormatError(f"{name}: {file.name!r}: {detail}") from None
 
 
 def check_positions(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
@@ -69,12 +46,3 @@ def check_positions(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec])
                 raise ModelFormatError(
                     f"{side} {spec.name!r}: expected {side}s in the order of their numbers, got it at {at}"
                 )
-
-
-def _entries(file: SourceFile, what: str) -> list[str]:
-    with os.fdopen(os.dup(file.fd), "rb") as stream:
-        try:
-            with zipfile.ZipFile(stream) as archive:
-                return archive.namelist()
-        except zipfile.BadZipFile:
-            raise ModelFormatError(f"{file.name!r}: expected a {what} archive, got no ZIP archive") from None

@@ -6,9 +6,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from hermetic.enclave.runtimes.onnx_checks import check_graphs
 from hermetic.enclave.runtimes.onnx_graph import (
     LIFT_FROM,
-    check_operators,
     inline,
     lift_weights,
     resolve_external_data,
@@ -111,21 +111,21 @@ def test_a_tensor_that_is_inside_and_outside_is_refused() -> None:
 
 def test_operators_of_other_domains_are_refused_wherever_they_are() -> None:
     custom = helper.make_node("Evil", ["x"], ["y"], domain="evil.example")
-    check_operators(onnx_model([helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft")], *SHAPE))
+    check_graphs(onnx_model([helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft")], *SHAPE))
     branch = helper.make_graph([custom], "branch", [], [])
     inside = helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)
     for node in (custom, inside):
         with pytest.raises(ModelFormatError, match=r"evil\.example::Evil"):
-            check_operators(onnx_model([node], *SHAPE))
+            check_graphs(onnx_model([node], *SHAPE))
 
 
 def test_a_function_that_the_model_defines_itself_may_be_called() -> None:
     opset = [helper.make_opsetid("", 18)]
     own = helper.make_function("mine", "F", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], opset)
     call = helper.make_node("F", ["x"], ["y"], domain="mine")
-    check_operators(onnx_model([call], *SHAPE, functions=[own]))
+    check_graphs(onnx_model([call], *SHAPE, functions=[own]))
     with pytest.raises(ModelFormatError, match="mine::G"):
-        check_operators(onnx_model([helper.make_node("G", ["x"], ["y"], domain="mine")], *SHAPE, functions=[own]))
+        check_graphs(onnx_model([helper.make_node("G", ["x"], ["y"], domain="mine")], *SHAPE, functions=[own]))
 
 
 @pytest.mark.parametrize(

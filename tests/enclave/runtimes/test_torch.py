@@ -4,7 +4,6 @@ import io
 import json
 import struct
 import warnings
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,6 @@ import torch
 from hermetic.enclave.answering import answer
 from hermetic.enclave.runtimes.architectures import build
 from hermetic.enclave.runtimes.safetensors import read_tensors
-from hermetic.enclave.runtimes.torch_export import refuse_pickles
 from hermetic.errors import ModelFormatError, SealedModelError
 from tests.enclave.sealed_models import open_in, publishers, sealed, serving, settings, spec, started, tensor
 
@@ -92,25 +90,6 @@ def test_a_program_of_a_publisher_who_may_not_publish_programs_is_refused() -> N
         pytest.raises(SealedModelError, match="publisher-not-for-code"),
     ):
         open_in(worker, model)
-
-
-def archive(**entries: bytes) -> bytes:
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as file:
-        for name, data in entries.items():
-            file.writestr(f"model/{name}", data)
-    return content.getvalue()
-
-
-def test_an_archive_with_a_pickle_is_refused_unread() -> None:
-    table = {"config": {"l.weight": {"path_name": "w", "use_pickle": True}, "l.bias": {"use_pickle": False}}}
-    refuse_pickles(archive(**{"data/weights/model_weights_config.json": json.dumps({"config": {}}).encode()}))
-    with pytest.raises(ModelFormatError, match=r"wanted no pickle, got some for \['l.weight'\]"):
-        refuse_pickles(archive(**{"data/weights/model_weights_config.json": json.dumps(table).encode()}))
-    with pytest.raises(ModelFormatError, match=r"wanted no pickle, got 'model/data.pkl'"):
-        refuse_pickles(archive(**{"data.pkl": b""}))
-    with pytest.raises(ModelFormatError, match="wanted a ZIP archive"):
-        refuse_pickles(b"\x80\x04.")
 
 
 def lie(**changes: Any) -> bytes:

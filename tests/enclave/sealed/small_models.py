@@ -54,13 +54,18 @@ def archive(path: Path, names: Sequence[str] | Mapping[str, bytes]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as parts:
         for name in names:
-            parts.writestr(name, b"{}")
+            parts.writestr(name, b'{"config": {}}')
     return path
 
 
 TORCHSCRIPT = ("m/data.pkl", "m/constants.pkl", "m/code/__torch__.py", "m/version")
 CHECKPOINT = ("m/data.pkl", "m/data/0", "m/version")
-TORCH_EXPORT = ("m/archive_format", "m/models/model.json", "m/data/weights/weight_0", "m/data/weights/config.json")
+TORCH_EXPORT = (
+    "m/archive_format",
+    "m/models/model.json",
+    "m/data/weights/weight_0",
+    "m/data/weights/model_weights_config.json",
+)
 DESCRIBED = """
 max_batch_size = 8
 [[inputs]]

@@ -306,7 +306,7 @@ def test_torch_archives(tmp_path: Path, name: str, entries: tuple[str, ...], kin
     [
         ("model.pt", small.CHECKPOINT, "pickled checkpoint"),
         ("model.pt2", (*small.TORCH_EXPORT, "m/data/aotinductor/model.so"), "native code"),
-        ("model.pt2", (*small.TORCH_EXPORT, "m/data/constants/c.pkl"), "pickles"),
+        ("model.pt2", (*small.TORCH_EXPORT, "m/data/constants/c.pkl"), "pickle: "),
         ("model.pt2", ("x",), "torch.export"),
     ],
 )

@@ -1,0 +1,102 @@
+"""What is not refused is harmless inside the room: one program that does something else for each question."""
+
+import io
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from hermetic.enclave.answering import answer
+from hermetic.enclave.messages import STATUS_FAILED, STATUS_OK, Done
+from hermetic.enclave.supervisor import Worker
+from hermetic.errors import KnownAnswerError
+from tests.enclave.front_end_double import FrontEnd
+from tests.enclave.sealed_models import MEMORY, sealed, serving, spec, tensor
+
+GOOD, FILE, SHAPE, TYPE, TEXT, ALLOCATE, NAN, ENDLESS = map(float, range(8))
+
+
+class Chameleon(torch.nn.Module):
+    """What it does is its first number."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        what = int(x[0, 0].item())
+        if what == 1:
+            return torch.from_file("/etc/passwd", False, 16, dtype=torch.uint8).to(torch.float32).reshape(-1, 2)[:1]
+        if what == 2:
+            return x[:, :1]
+        if what == 3:
+            return x.to(torch.float64)
+        if what == 4:
+            assert x.sum() < 0, "a text with " + str(x)
+        if what == 5:
+            return x + torch.zeros(1 << 40)[:1]
+        if what == 6:
+            return x * torch.nan
+        while what == 7:
+            x = torch.relu(x) + 1  # what does nothing would be optimised away
+        return x * 2
+
+
+def program() -> bytes:
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated; models in it are not gone
+        torch.jit.save(torch.jit.script(Chameleon()), content)
+    return content.getvalue()
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    ends = (spec("x", "FP32", 2),), (spec("y", "FP32", 2),)
+    with (
+        sealed({"model.pt": program()}, *ends, format="torchscript", max_batch_size=4) as model,
+        serving(model, profile="torch-cpu", draft=True, memory_limit_bytes=MEMORY) as worker,
+    ):
+        yield worker
+
+
+def ask(worker: Worker, what: float) -> tuple[Done, list[bytes]]:
+    front_end = FrontEnd(worker)
+    try:
+        rows = np.array([[what, 3.0]], np.float32)
+        front_end.submit([rows.shape], [rows.tobytes()])
+        done = front_end.done()
+        return done, front_end.read(done) if done.status == STATUS_OK else []
+    finally:
+        front_end.close()
+
+
+@pytest.mark.parametrize("what", [FILE, SHAPE, TYPE, TEXT, ALLOCATE])
+def test_the_batch_fails_and_the_next_is_answered(worker: Worker, what: float) -> None:
+    done, _ = ask(worker, what)
+    assert done.status == STATUS_FAILED
+    assert "root" not in done.text
+    assert "a text with" not in done.text, "a program's words may hold what others sent"
+    good, (answer,) = ask(worker, GOOD)
+    assert (good.status, np.frombuffer(answer, np.float32).tolist()) == (STATUS_OK, [0.0, 6.0])
+
+
+def test_nan_is_an_answer(worker: Worker) -> None:
+    done, (answer,) = ask(worker, NAN)
+    assert done.status == STATUS_OK
+    assert np.isnan(np.frombuffer(answer, np.float32)).all()
+
+
+def test_a_loop_without_end_is_seen_and_ended_from_outside(worker: Worker) -> None:
+    """What the watchdog goes by; that it does is test_watchdog.py's. Last, for it costs the worker."""
+    question = (tensor("x", "FP32", np.array([[ENDLESS, 0.0]], np.float32)),)
+    with pytest.raises(
+        KnownAnswerError, match=r"wanted an answer within 0\.2 s, got none"
+    ):  # as `hermetic seal` has it
+        answer(worker, question, timeout_s=0.2)
+    seen = began = worker.observe()
+    while not (began.in_turn and seen.cpu_s > began.cpu_s + 0.3):  # the same turn, and it computes
+        seen = worker.observe()
+        began = began if seen.beats == began.beats else seen
+    worker.end()
+    assert "SIGKILL" in worker.reap()
+    with pytest.raises(ProcessLookupError):
+        worker.observe()

@@ -52,10 +52,14 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def every_door(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(tmp_path_factory.mktemp("doors") / "every_door")
+
+
+def compiled(program: Path) -> Path:
+    """The program whose source lies beside this file, under the same name."""
     assert CC is not None
-    program = tmp_path_factory.mktemp("doors") / "every_door"
     flags = ("-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-fno-builtin", "-pthread")
-    subprocess.run([CC, *flags, "-o", program, HERE / "every_door.c"], check=True)
+    subprocess.run([CC, *flags, "-o", program, HERE / f"{program.name}.c"], check=True)
     return program
 
 
@@ -169,6 +173,22 @@ def test_pythons_own_frees_in_several_threads(library: Path) -> None:
 
     assert len(left(preloading(None))) > 100
     assert left(preloading(library)) == []
+
+
+@pytest.mark.parametrize(
+    ("broken", "status"),
+    [
+        ((), 0),
+        (("memcpy(moved, block, had);", "memcpy(moved, block, had / 2);"), 1),
+        (("wipe((char *)block + size, had - size);", "wipe((char *)block + size / 2, had - size);"), 1),
+    ],
+    ids=["as it is", "copies too little", "wipes too much"],
+)
+def test_threads_that_resize_and_free_each_others_blocks(tmp_path: Path, broken: tuple[str, ...], status: int) -> None:
+    library = built(tmp_path / "library", *([(broken[0], broken[1])] if broken else []))
+    program = [str(compiled(tmp_path / "heap_stress")), "2000"]
+    ended = subprocess.run(program, env={"LD_PRELOAD": str(library)}, capture_output=True, text=True, check=False)
+    assert (ended.returncode, "is not what was written" in ended.stderr) == (status, status == 1), ended.stderr
 
 
 def test_it_exports_its_doors_and_nothing_else(library: Path) -> None:

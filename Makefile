@@ -1,5 +1,5 @@
 # Every target does its own set-up. `make test` and `make demo` are the two to start with.
-.PHONY: help setup demo test gpu-memory check bench peers flood fuzz fmt protos triton-vectors docs lock clean
+.PHONY: help setup demo test gpu-memory check bench peers flood forgetting fuzz fmt protos triton-vectors docs lock clean
 
 PY := .venv/bin/python
 # Kept low: the suite starts real servers, brokers and TPMs, and must not starve them.
@@ -31,6 +31,10 @@ bench: setup ## Measure the server beside what gRPC and the model allow
 flood: setup ## Attack a server in every way we know, beside a client that behaves
 	@mkdir -p build
 	$(PY) -m hermetic bench flood --json build/bench-flood.json
+
+forgetting: setup ## Search all processes of a server for canaries after each moment, and write docs/forgetting.md (as root)
+	@mkdir -p build
+	$(PY) -m hermetic bench forget --json build/bench-forget.json --page docs/forgetting.md
 
 fuzz: setup ## Fuzz every decoder for FUZZ_MINUTES each, from tests/corpus on
 	$(PY) -m pip install -qq --disable-pip-version-check --no-deps --require-hashes --root-user-action=ignore -r requirements/fuzz.txt

@@ -23,6 +23,7 @@ HITS_LIMIT: Final = 1000  # of one canary in one part of memory: a tensor may be
 
 _CHUNK: Final = 4 << 20  # bytes read at a time
 _PAGE: Final = 4096  # bytes
+_START: Final = 4  # bytes of a canary by which it is looked for
 _KERNEL_PAGES: Final = ("[vvar]", "[vvar_vclock]", "[vsyscall]", "[vdso]")
 _NOT_ON_DISK: Final = ("/memfd:", "/dev/zero", "/SYSV")
 
@@ -86,8 +87,8 @@ def forms(name: str, canary: bytes) -> dict[str, bytes]:
 def scan(pid: int, canaries: Mapping[str, bytes]) -> ScanResult:
     """Return every place in the memory of process `pid` where one of `canaries` (name -> bytes) lies.
 
-    A canary is no longer than a page, and not all zeros. A process that scans itself finds the canaries that it
-    searches for. Raises `OSError` where `pid` cannot be read.
+    A canary has 4 bytes at least, no more than a page, and not only zeros. A process that scans itself finds the
+    canaries that it searches for. Raises `OSError` where `pid` cannot be read.
     """
     search = _Search(canaries)
     memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
@@ -115,6 +116,11 @@ class _Search:
         self.unreadable: list[str] = []
         self.scanned = 0
         self._canaries = canaries
+        self._by_start: dict[bytes, list[tuple[str, bytes]]] = {}
+        self._starts = np.zeros((2, 1 << 16), np.bool_)  # by the first two bytes, and by the next two
+        for name, canary in canaries.items():
+            self._by_start.setdefault(canary[:_START], []).append((name, canary))
+            self._starts[range(2), np.frombuffer(canary, "<u2", 2)] = True
         self._overlap = max(map(len, canaries.values())) - 1
         self._buffer = bytearray(_CHUNK)
 
@@ -155,13 +161,27 @@ class _Search:
             yield max(0, start - self._overlap), min(length, end + self._overlap)
 
     def _search(self, start: int, end: int, address: int, region: str) -> None:
-        for name, canary in self._canaries.items():
-            at = self._buffer.find(canary, start, end)
-            found = 0
-            while at >= 0 and found < HITS_LIMIT:
-                self.hits.append(Hit(name, address + at, region))
-                found += 1
-                at = self._buffer.find(canary, at + 1, end)
+        found = dict.fromkeys(self._canaries, 0)
+        for at in self._candidates(start, end):
+            for name, canary in self._by_start[bytes(self._buffer[at : at + _START])]:
+                if found[name] < HITS_LIMIT and self._buffer.startswith(canary, at, end):
+                    self.hits.append(Hit(name, address + at, region))
+                    found[name] += 1
+
+    def _candidates(self, start: int, end: int) -> list[int]:
+        """Return where the first bytes of some canary lie: one pass, however many canaries there are."""
+        if end - start < _START:
+            return []
+        pairs = np.frombuffer(self._buffer, np.uint8, end - start, start).astype(np.uint16)
+        pairs[:-1] |= pairs[1:] << 8
+        first, second = self._starts
+        places = np.flatnonzero(first[pairs[: 1 - _START]])
+        places = places[second[pairs[places + 2]]]
+        return [
+            place
+            for place in (places + start).tolist()
+            if bytes(self._buffer[place : place + _START]) in self._by_start
+        ]
 
 
 def regions(pid: int) -> list[Region]:

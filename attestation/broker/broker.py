@@ -113,7 +113,7 @@ class Broker:
         """POST /kbs/v0/attest: the token. Whatever fails from here on ends the session."""
         session = self._holdings.sessions.take(session_id, caller.key)  # steps 1 to 4
         if session.attested is not None:
-            return session.attested.token
+            return self._holdings.signer.sign(session.attested.token)
         try:
             attested = self._verify(session, body, caller)  # steps 5 and 6
         except (InvalidRequestError, EvidenceError) as error:
@@ -124,7 +124,7 @@ class Broker:
             self._holdings.sessions.burn(session)
             raise
         self._holdings.sessions.finish(session, attested)
-        return attested.token
+        return self._holdings.signer.sign(attested.token)
 
     def resource(self, path: str, session_id: str | None, bearer: str | None, caller: Caller) -> Released:
         """GET /kbs/v0/resource/<path>: the decision, durable, then the key."""
@@ -174,7 +174,7 @@ class Broker:
         attestation = parse_attestation(body, session.asked, session.nonce)
         name = None if caller.identity is None else caller.identity.name
         claims = verify_attestation(attestation, session.asked.tee, self._rules.trust, name, self._clock())
-        token = self._holdings.signer.issue(submods(attestation, claims, submod_names(attestation)))
+        token = self._holdings.signer.claims(submods(attestation, claims, submod_names(attestation)))
         facts = {"key": attestation.tee_key.thumbprint(), "claims": _logged(claims), "reasons": []}
         self._log_attest(session, caller, "genuine", facts)
         return Attested(
@@ -182,9 +182,7 @@ class Broker:
             version=session.asked.version,
             tee_key=attestation.tee_key,
             claims=claims,
-            token=token.text,
-            token_id=token.id,
-            token_expires=token.expires,
+            token=token,
         )
 
     def _asked(self, key: StoredKey, claims: Claims, policy: ModelPolicy | None) -> Asked:

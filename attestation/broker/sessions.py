@@ -19,6 +19,7 @@ from typing import Final
 from hermetic.attestation.broker.jwe import TeeKey
 from hermetic.attestation.broker.protocol import AuthRequest, Version
 from hermetic.attestation.broker.refusals import Refusal, Variant
+from hermetic.attestation.broker.token import TokenClaims
 from hermetic.attestation.claims import Claims
 
 NONCE_BYTES: Final = 32
@@ -32,9 +33,7 @@ class Attested:
     version: Version
     tee_key: TeeKey
     claims: Claims
-    token: str
-    token_id: str
-    token_expires: datetime
+    token: TokenClaims
 
 
 class _State(Enum):
@@ -108,7 +107,7 @@ class SessionTable:
         with self._mutex:
             session.attested = attested
             session.state = _State.ATTESTED
-            self._tokens[attested.token_id] = attested
+            self._tokens[attested.token.id] = attested
             while len(self._tokens) > self._limits.most:
                 self._tokens.pop(next(iter(self._tokens)))
 
@@ -163,5 +162,5 @@ class SessionTable:
     def _forget_expired(self, now: datetime) -> None:
         while self._sessions and (oldest := next(iter(self._sessions.values()))).deadline <= now:
             self._remove(oldest)
-        while self._tokens and (first := next(iter(self._tokens.values()))).token_expires <= now:
-            del self._tokens[first.token_id]
+        while self._tokens and (first := next(iter(self._tokens.values()))).token.expires <= now:
+            del self._tokens[first.token.id]

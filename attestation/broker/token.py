@@ -52,10 +52,10 @@ _CONTRAINDICATED: Final = 96
 
 
 @dataclass(frozen=True, slots=True)
-class IssuedToken:
-    """A signed token, its id, and when it ends."""
+class TokenClaims:
+    """What a token says, its id, and when it ends. Kept instead of the token, which only its holder has."""
 
-    text: str
+    claims: Mapping[str, JsonValue]
     id: str
     expires: datetime
 
@@ -82,8 +82,8 @@ class TokenSigner:
         self._life = life
         self._clock = clock
 
-    def issue(self, submods: Mapping[str, JsonValue]) -> IssuedToken:
-        """Sign a token over the appraisals of each kind of evidence."""
+    def claims(self, submods: Mapping[str, JsonValue]) -> TokenClaims:
+        """Return what a new token says: the appraisals of each kind of evidence, from now on for its life."""
         now = self._clock()
         token_id, expires = uuid.uuid4().hex, now + self._life
         claims: dict[str, JsonValue] = {
@@ -95,8 +95,11 @@ class TokenSigner:
             "ear.verifier-id": {"developer": DEVELOPER, "build": f"hermetic {importlib.metadata.version('hermetic')}"},
             "submods": dict(submods),
         }
-        text = jwt.encode(self._header, claims, self._key, algorithms=[ALGORITHM])
-        return IssuedToken(text, token_id, datetime.fromtimestamp(int(expires.timestamp()), UTC))
+        return TokenClaims(claims, token_id, datetime.fromtimestamp(int(expires.timestamp()), UTC))
+
+    def sign(self, token: TokenClaims) -> str:
+        """Return the token; each signature is another."""
+        return jwt.encode(self._header, dict(token.claims), self._key, algorithms=[ALGORITHM])
 
     def verify(self, text: str) -> str:
         """The id of a token of ours that has not ended; the key in its header is not looked at. Raises `Refusal`."""

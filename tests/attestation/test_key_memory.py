@@ -160,6 +160,21 @@ def test_it_is_wiped_when_an_error_passes(kind: KeyMemoryKind) -> None:
         _ = memory.view
 
 
+def locked_kib() -> int:
+    """KiB of memory that the kernel has promised not to swap."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmLck"))
+    return int(line.split()[1])
+
+
+@pytest.mark.parametrize(("kind", "grows"), [("secret", True), ("locked", True), ("unlocked", False)])
+def test_it_is_never_swapped(kind: KeyMemoryKind, grows: bool) -> None:
+    if kind == "secret" != probe():
+        pytest.skip("this host has no secret memory")
+    before = locked_kib()
+    with KeyMemory(32, kinds=(kind,)):
+        assert (locked_kib() > before) is grows
+
+
 class Careless(KeyMemory):
     """Forgets a byte."""
 

@@ -4,7 +4,6 @@ Not here: uploading while sealing, which is `hermetic seal`.
 """
 
 import os
-import resource
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ import typer
 from rich.markup import escape
 
 from hermetic.cli import output
+from hermetic.cli.private_memory import keep_memory_private
 
 OperatorOption = Annotated[Path, typer.Option("--operator", "-o", help="The operator's TOML file.")]
 
@@ -33,14 +33,14 @@ def serve(
     from hermetic.enclave import zero_on_free
 
     zero_on_free.ensure()
-    _keep_memory_private()
+    zeroing = zero_on_free.status()
+    keep_memory_private()
     from hermetic.attestation.broker.build import build
     from hermetic.attestation.broker.config import BrokerConfig
 
     settings = BrokerConfig.load(config)
     if settings.profile == "demo":
         output.warn("HERMETIC DEMO - NOT SECRET: this broker believes software TPMs and sample evidence")
-    zeroing = zero_on_free.status()
     if zeroing.state != "enforced":
         output.warn(f"freed memory is overwritten: {zeroing.state}: {zeroing.why}")
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
@@ -147,12 +147,3 @@ def _row(entry: Mapping[str, object]) -> tuple[object, ...]:
     facts = model if isinstance(model, Mapping) else {}
     named = (facts.get("name", "(no model)"), facts.get("version", ""), facts.get("publisher", ""))
     return entry.get("resource"), *named, entry.get("profile"), entry.get("created")
-
-
-def _keep_memory_private() -> None:
-    """No core dump, and no other process of this user may read the memory; model keys pass through it."""
-    import ctypes
-
-    pr_set_dumpable = 4
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    ctypes.CDLL(None).prctl(pr_set_dumpable, 0, 0, 0, 0)

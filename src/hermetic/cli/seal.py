@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from hermetic.cli import output
+from hermetic.cli.private_memory import keep_memory_private
 from hermetic.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def seal(
     zeroing = zero_on_free.status()
     if zeroing.state != "enforced":
         output.warn(f"freed memory is overwritten: {zeroing.state}: {zeroing.why}")
+    keep_memory_private()
     count = threads or os.cpu_count() or 1
     publication = Publication(
         source=source,

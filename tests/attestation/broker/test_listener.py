@@ -55,7 +55,7 @@ def test_of_two_attempts_at_once_one_wins(world: World) -> None:
 
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(attempt, range(8)))
-        tokens = {text for status, text in answers if status == 200}
+        tokens = {text.rpartition(".")[0] for status, text in answers if status == 200}
         assert len(tokens) == 1
         assert all("one attempt at a time" in text for status, text in answers if status != 200)
     assert world.outcomes("broker.attest") == ["genuine"]

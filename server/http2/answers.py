@@ -71,7 +71,7 @@ def failure(code: Code, details: str, *, alone: bool) -> bytes:
     block = _literal(b"grpc-status", str(int(code)).encode())
     if details:
         block += _literal(b"grpc-message", percent_encoded(details))
-    return _STATUS_200 + _literal(*_CONTENT) + block if alone else block
+    return _STATUS_200 + _literal(*_CONTENT) + _literal(*_ACCEPTED) + block if alone else block
 
 
 def http_failure(status: int) -> bytes:

@@ -55,6 +55,7 @@ class Http2Call:
         "method",
         "outbox",
         "over",
+        "owed",
         "room",
         "wanted",
         "window",
@@ -77,6 +78,7 @@ class Http2Call:
         self._answered = False
         self.incoming: Incoming | None = None  # what came in more than one piece, or was not wanted yet
         self.room = room
+        self.owed = head.length  # octets of DATA that are still to come, where the client has said how many
         self.window = connection.out.first_window
         self.head_sent = False
         self.outbox: deque[Message | None] | None = None
@@ -99,8 +101,8 @@ class Http2Call:
         self.wanted = True
         if self.half_closed or self.incoming is not None:
             self._connection.soon(self.offer)
-        elif self.room < self._connection.stream_window // 2:
-            self._widen(self._connection.stream_window)
+        else:
+            self._open()
 
     def reply(self, message: bytes, *, secret: bool = False) -> None:
         """Send the one message of a unary call, and status OK."""
@@ -194,7 +196,7 @@ class Http2Call:
             return
         if self.incoming is not None and self._offer_held(self.incoming, listener):
             return
-        if self.half_closed and self._permit is None:
+        if self.half_closed:
             self.wanted = False
             listener.received(None)
 
@@ -214,26 +216,27 @@ class Http2Call:
         listener.received(message)
 
     def _offer_held(self, incoming: Incoming, listener: Listener) -> bool:
-        """Offer what is held; whether that settled the listener's wish, or there must be room first."""
+        """Offer what is held; False where nothing is, so that the end may be told."""
         try:
             size = incoming.announced()
         except HermeticError as error:
             self.wanted = False
             listener.broken(error)
             return True
-        if size < 0:
+        if size < 0 and not (self.half_closed and incoming.begun):
+            self._open()
             return False
-        if not self.permitted(size):
+        if size >= 0 and not self.permitted(size):
             return True
-        whole = incoming.take()
+        whole = incoming.take() if size >= 0 else None
         if whole is not None:
             self.received(whole[1], compressed=whole[0])
-            return True
-        if self.half_closed:  # it was cut off
-            self._permit = None
+        elif self.half_closed:
+            self.wanted = False
+            listener.broken(InvalidRequestError("message: expected all of it before the stream's end, got a part"))
         elif self.room < incoming.missing:
-            self._widen(incoming.missing)
-        return False
+            self._widen(max(incoming.missing, self._connection.stream_window))
+        return True
 
     def left(self) -> None:
         """Take note that the status is in the buffer: the stream is closed."""
@@ -265,6 +268,11 @@ class Http2Call:
         if self.over and self._listener is not None:
             self._connection.soon(self.undelivered)
         return False
+
+    def _open(self) -> None:
+        """The next message may begin."""
+        if not self.half_closed and self.room < self._connection.stream_window // 2:
+            self._widen(self._connection.stream_window)
 
     def _widen(self, target: int) -> None:
         self._connection.out.control(window_update(self.id, target - self.room))

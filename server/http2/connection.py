@@ -68,6 +68,9 @@ class Loop(Protocol):
     def soon(self, action: Callable[[], None]) -> None:
         """Have `action` run later in this turn."""
 
+    def guard(self, action: Callable[[], object]) -> None:
+        """Run `action`; whatever it raises is logged."""
+
     def closed(self, connection: "Connection", *, linger: bool) -> None:
         """Take note that the connection is closed; its socket is open. `linger`: the client may not have read all."""
 
@@ -121,6 +124,9 @@ class Connection:
             self.end(fault.code, str(fault))
         except (OSError, TlsClosedError):
             self.lost()
+        except Exception:  # noqa: BLE001 - what has come is lost: the client and we would not mean the same any more
+            _log.exception("connection from %s", self.address)
+            self.end(ErrorCode.INTERNAL_ERROR, "internal error")
         finally:
             if end:
                 plain.view[:end] = bytes(end)
@@ -147,8 +153,10 @@ class Connection:
         """The connection is gone, and its calls with it."""
         if not self.over:
             self.over = True
-            self._let_go()
-            self._loop.closed(self, linger=linger)
+            try:
+                self._let_go()
+            finally:
+                self._loop.closed(self, linger=linger)
 
     def end(self, code: ErrorCode, text: str = "") -> None:
         """Say why, and close at once; calls that are open are lost."""
@@ -311,9 +319,10 @@ class Connection:
 
     def _let_go(self) -> None:
         """End every call, and overwrite what is left of them."""
+        self.reception.forget()
         for call in list(self.streams.values()):
-            call.broken()
-        self.out.close()
+            self._loop.guard(call.broken)
+        self._loop.guard(self.out.close)
         wipe(self._rest)
         self._rest.clear()
 

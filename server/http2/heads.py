@@ -6,10 +6,12 @@ block changes the table. Source of gRPC's part:
 https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 """
 
+import logging
+import re
 from collections.abc import Sequence
 from typing import Final
 
-from hpack import Decoder, HPACKError
+from hpack import Decoder, HPACKError, OversizedHeaderListError
 from hpack.table import HeaderTable
 
 from hermetic.server.http2.frames import ConnectionFaultError, ErrorCode, StreamFaultError
@@ -17,12 +19,22 @@ from hermetic.server.status import Code
 
 BLOCKS_KEPT: Final = 32  # of one connection
 BLOCK_WORTH_KEEPING: Final = 512  # bytes: a longer one is not a repeated one
+LIST_WORTH_KEEPING: Final = 2048  # octets of its list: a few indices can stand for a large one
+LISTS_DECODED: Final = (
+    4  # times the largest list that is taken, so that one that is too large is its call's fault alone
+)
+FIELD_OCTETS: Final = 32  # that each field counts beside its text (RFC 9113 section 6.5.2)
 TIMEOUT_DIGITS: Final = 8
 NO_TIMEOUT: Final = float("inf")  # seconds
 _UNITS: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}  # seconds
 _PSEUDO: Final = frozenset({":method", ":scheme", ":path", ":authority"})
 _OF_ONE_CONNECTION: Final = frozenset({"connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade"})
 _ENCODINGS: Final = frozenset({"identity", "gzip", "deflate"})
+_NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")  # a token in lower case (RFC 9113 section 8.2.1)
+_NO_VALUE: Final = re.compile(r"[\0\r\n]")
+_LENGTH: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+# It would write every field of every client, tokens among them, to a log that is open for debugging.
+logging.getLogger("hpack").setLevel(logging.WARNING)
 
 Fields = Sequence[tuple[str, str]]
 
@@ -32,15 +44,17 @@ class Head:
 
     `refusal` is a gRPC status to answer at once with, `http_status` an HTTP one where the client does not speak gRPC.
     `timeout_s` counts from the arrival. `encoding` is how messages are compressed whose flag says that they are.
+    `length` is how many octets of DATA will come, None where that is not said.
     """
 
-    __slots__ = ("encoding", "fields", "http_status", "method", "refusal", "timeout_s")
+    __slots__ = ("encoding", "fields", "http_status", "length", "method", "refusal", "timeout_s")
 
     def __init__(self, method: str, fields: Fields) -> None:
         self.method = method
         self.fields = fields
         self.timeout_s = NO_TIMEOUT
         self.encoding = "identity"
+        self.length: int | None = None
         self.http_status = 0
         self.refusal: tuple[Code, str] | None = None
 
@@ -65,8 +79,17 @@ class Heads:
         kept = self._kept.get(block)
         if kept is not None:
             return kept
-        head = _read(self.fields(block))
-        if len(block) <= BLOCK_WORTH_KEEPING and len(self._kept) < BLOCKS_KEPT:
+        fields = self.fields(block)
+        head = _read(fields)
+        size = sum(len(name) + len(value) + FIELD_OCTETS for name, value in fields)
+        if size > self._largest:
+            head.refusal = (Code.RESOURCE_EXHAUSTED, f"metadata: expected at most {self._largest} octets, got {size}")
+        elif (
+            not self._table.changed
+            and size <= LIST_WORTH_KEEPING
+            and len(block) <= BLOCK_WORTH_KEEPING
+            and len(self._kept) < BLOCKS_KEPT
+        ):
             self._kept[block] = head
         return head
 
@@ -76,12 +99,15 @@ class Heads:
         Every block must come here, whatever becomes of its stream.
         """
         if self._decoder is None:
-            self._decoder = Decoder(self._largest)
+            self._decoder = Decoder(LISTS_DECODED * self._largest)
             self._decoder.header_table = self._table
         self._table.changed = False
         try:
-            fields = [(str(name), str(value)) for name, value in self._decoder.decode(block)]
-        except (HPACKError, UnicodeDecodeError) as error:
+            decoded = self._decoder.decode(block, raw=True)
+            fields = [(bytes(name).decode("latin-1"), bytes(value).decode("latin-1")) for name, value in decoded]
+        except OversizedHeaderListError:
+            raise ConnectionFaultError(ErrorCode.ENHANCE_YOUR_CALM, "a header list without end") from None
+        except HPACKError as error:
             raise ConnectionFaultError(ErrorCode.COMPRESSION_ERROR, f"header block: {type(error).__name__}") from None
         if self._table.changed:
             self._kept.clear()
@@ -111,10 +137,8 @@ class _Table(HeaderTable):
 
 def check_trailers(fields: Fields) -> None:
     """Raise `StreamFaultError` where trailers are malformed (RFC 9113 section 8.1)."""
-    for name, _ in fields:
-        _check_name(name)
-        if name.startswith(":"):
-            raise StreamFaultError(ErrorCode.PROTOCOL_ERROR, "a pseudo-header field in trailers")
+    for name, value in fields:
+        _check_field(name, value)  # which takes a pseudo-header field for a name that is none
 
 
 def _read(fields: Fields) -> Head:
@@ -130,6 +154,8 @@ def _read(fields: Fields) -> Head:
             _timeout(head, value)
         elif name == "grpc-encoding":
             _encoding(head, value)
+        elif name == "content-length":
+            _length(head, value)
     if not any(name == "content-type" for name, _ in fields):
         head.http_status = 415
     return head
@@ -141,12 +167,12 @@ def _pseudo_fields(fields: Fields) -> dict[str, str]:
     regular = False
     for name, value in fields:
         if name.startswith(":"):
-            if regular or name in found or name not in _PSEUDO:
+            if regular or name in found or name not in _PSEUDO or _NO_VALUE.search(value):
                 raise StreamFaultError(ErrorCode.PROTOCOL_ERROR, "a pseudo-header field out of place")
             found[name] = value
             continue
         regular = True
-        _check_name(name)
+        _check_field(name, value)
         if name == "te" and value != "trailers":
             raise StreamFaultError(ErrorCode.PROTOCOL_ERROR, "te: wanted trailers")
     if not (found.get(":method") and found.get(":scheme") and found.get(":path")):
@@ -154,9 +180,12 @@ def _pseudo_fields(fields: Fields) -> dict[str, str]:
     return found
 
 
-def _check_name(name: str) -> None:
-    """Raise where a field's name has no place in HTTP/2 (sections 8.2 and 8.2.2)."""
-    if name != name.lower() or name in _OF_ONE_CONNECTION or not name or " " in name:
+def _check_field(name: str, value: str) -> None:
+    """Raise where a field has no place in HTTP/2 (sections 8.2.1 and 8.2.2).
+
+    Spaces around a value are left to gRPC, which allows them.
+    """
+    if not _NAME.fullmatch(name) or name in _OF_ONE_CONNECTION or _NO_VALUE.search(value):
         raise StreamFaultError(ErrorCode.PROTOCOL_ERROR, "a header field that HTTP/2 does not know")
 
 
@@ -171,6 +200,12 @@ def _timeout(head: Head, value: str) -> None:
         head.refusal = (Code.INTERNAL, "grpc-timeout: expected at most 8 digits and one of H M S m u n")
         return
     head.timeout_s = int(digits) * _UNITS[unit]
+
+
+def _length(head: Head, value: str) -> None:
+    if head.length is not None or not _LENGTH.fullmatch(value):
+        raise StreamFaultError(ErrorCode.PROTOCOL_ERROR, "content-length: wanted one number")
+    head.length = int(value)
 
 
 def _encoding(head: Head, value: str) -> None:

@@ -69,6 +69,11 @@ class Incoming:
         return self._packed, whole
 
     @property
+    def begun(self) -> bool:
+        """Whether something has come that was not taken."""
+        return self._message is not None or bool(self._held)
+
+    @property
     def missing(self) -> int:
         """How many bytes of the message that is being put together have not come."""
         return 0 if self._message is None else len(self._message) - self._filled

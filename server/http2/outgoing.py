@@ -201,7 +201,9 @@ class Outgoing:
         At most about `TURN_BYTES` of waiting messages: whoever has more comes again.
         """
         if self._left:
-            del self._left[: _send(connection, memoryview(self._left))]
+            with memoryview(self._left) as left:  # an error must not keep it: what is exported cannot be emptied
+                sent = _send(connection, left)
+            del self._left[:sent]
             if self._left:
                 return False
         self._fill()
@@ -236,7 +238,8 @@ class Outgoing:
     def _encrypt(self, session: TlsSession | None, connection: socket.socket, cipher: Place) -> None:
         plain = self.plain
         if session is None:  # tests only: nobody serves without TLS
-            sent = _send(connection, memoryview(plain))
+            with memoryview(plain) as view:
+                sent = _send(connection, view)
             self._left += plain[sent:]
         else:
             session.write(plain)
@@ -256,7 +259,10 @@ class Outgoing:
         while self._waiting and len(self.plain) < TURN_BYTES:
             moved = False
             for call in list(self._waiting):
-                moved = self._move(call) or moved
+                if self._move(call):
+                    moved = True
+                    if self._waiting.pop(call, call) is None:  # whoever has had a turn is the last to have the next
+                        self._waiting[call] = None
             if not moved:
                 return
 

@@ -14,7 +14,7 @@ from hermetic.server.config import Limits
 from hermetic.server.http2 import frames
 from hermetic.server.http2.call import Carrier, Http2Call
 from hermetic.server.http2.frames import ConnectionFaultError, ErrorCode, StreamFaultError
-from hermetic.server.http2.heads import Head, Heads, check_trailers
+from hermetic.server.http2.heads import LISTS_DECODED, Head, Heads, check_trailers
 from hermetic.server.http2.messages import PREFIX_BYTES, Incoming
 from hermetic.server.http2.tls import Place
 
@@ -25,12 +25,15 @@ ALLOWANCE_PER_REQUEST: Final = 4
 ALLOWANCE_PER_S: Final = 1000
 CONTINUATIONS: Final = 8  # of one header block
 LEAST_DATA: Final = 64  # octets: DATA of less costs us as much, and brings nothing
+LEAST_LATE_DATA: Final = 1024  # octets: the same for DATA of a call that we have ended
 
 _PRIORITY_BYTES: Final = 5
 _GOAWAY_BYTES: Final = 8
 _PING_BYTES: Final = 8
 _WINDOW: Final = struct.Struct(">I")
 _SETTING: Final = struct.Struct(">HI")
+
+_Early = tuple[Http2Call, int, bytearray, memoryview, int, int]  # what `Reception._data` takes
 
 
 class Calls(Protocol):
@@ -71,6 +74,7 @@ class Reception:
         "_acknowledged",
         "_block",
         "_calls",
+        "_early",
         "_fresh",
         "_handlers",
         "_heads",
@@ -96,6 +100,7 @@ class Reception:
         self._highest = 0
         self._block: _Block | None = None
         self._fresh: list[Http2Call] = []
+        self._early: list[_Early] = []  # DATA of calls that are fresh
         self._unreturned = 0  # octets of the connection's window
         self._acknowledged = False  # our SETTINGS are
         self.greeted = False  # the client's first SETTINGS have come
@@ -148,7 +153,10 @@ class Reception:
             call = streams.get(stream) if not kind & 0xFF else None
             if call is not None and not flags & frames.PADDED and self._block is None:
                 self._unreturned += length
-                self._data(call, flags, buffer, view, payload, start)
+                if call.fresh:
+                    self._early.append((call, flags, buffer, view, payload, start))
+                else:
+                    self._data(call, flags, buffer, view, payload, start)
             else:
                 self._dispatch(kind & 0xFF, flags, stream & frames.STREAM_BITS, view[payload:start])
         self._accept_fresh()
@@ -162,9 +170,10 @@ class Reception:
     def forget(self) -> None:
         """The connection is over: nobody hears of what was not handed over."""
         self._fresh.clear()
+        self._early.clear()
 
     def _dispatch(self, kind: int, flags: int, stream: int, payload: memoryview) -> None:
-        if not self.greeted and kind != frames.SETTINGS:
+        if not self.greeted and (kind != frames.SETTINGS or flags & frames.ACK):
             raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "wanted SETTINGS first")
         if self._block is not None and (kind != frames.CONTINUATION or stream != self._block.stream):
             raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "wanted the rest of a header block")
@@ -188,6 +197,8 @@ class Reception:
         """Take DATA of an open stream; a message that lies whole in it, as almost every request's, is handed over."""
         if call.fresh:
             self._accept(call)
+        if call.owed is not None and not self._counts(call, stop - start, flags):
+            return
         if stop - start < PREFIX_BYTES or not call.wanted or call.incoming is not None:
             self._piece(call, flags, view[start:stop])
             return
@@ -207,17 +218,26 @@ class Reception:
 
     def _on_data_apart(self, flags: int, stream: int, payload: memoryview) -> None:
         """DATA that is padded, or of no open stream."""
-        self.allowance += 1  # `_piece` judges it
+        self.allowance += 1  # it is judged by its size
         self._unreturned += len(payload)
         data = frames.unpadded(payload, flags)
+        self._accept_fresh()
         call = self._streams.get(stream)
         if call is None:
             self._of_closed_stream(stream, "DATA")
+            self.allowance += len(payload) >= LEAST_LATE_DATA  # a refused upload goes on until the client knows
             return
         call.room -= len(payload) - len(data)
-        if call.fresh:
-            self._accept(call)
-        self._piece(call, flags, data)
+        if call.owed is None or self._counts(call, len(data), flags):
+            self._piece(call, flags, data)
+
+    def _counts(self, call: Http2Call, size: int, flags: int) -> bool:
+        """Hold DATA against the content-length that was said (section 8.1.1); whether it may go on."""
+        call.owed = owed = (call.owed or 0) - size
+        if owed < 0 or (owed and flags & frames.END_STREAM):
+            self._fault(call.id, StreamFaultError(ErrorCode.PROTOCOL_ERROR, "another length than content-length"))
+            return False
+        return True
 
     def _piece(self, call: Http2Call, flags: int, data: memoryview) -> None:
         """Take DATA that is not one whole message."""
@@ -246,10 +266,6 @@ class Reception:
         if flags & frames.PRIORITY_FLAG:
             if len(block) < _PRIORITY_BYTES:
                 raise ConnectionFaultError(ErrorCode.FRAME_SIZE_ERROR, "HEADERS without its priority")
-            if _WINDOW.unpack_from(block)[0] & frames.STREAM_BITS == stream:
-                block = block[_PRIORITY_BYTES:]
-                self._heads.fields(bytes(block))
-                raise StreamFaultError(ErrorCode.PROTOCOL_ERROR, "a stream that depends on itself")
             block = block[_PRIORITY_BYTES:]
         if not flags & frames.END_HEADERS:
             self._block = _Block(stream, flags, bytearray(block), 0)
@@ -261,7 +277,7 @@ class Reception:
         if block is None:
             raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "CONTINUATION of nothing")
         block.data.extend(payload)
-        if len(block.data) > self._limits.metadata_bytes or block.frames >= CONTINUATIONS:
+        if len(block.data) > LISTS_DECODED * self._limits.metadata_bytes or block.frames >= CONTINUATIONS:
             raise ConnectionFaultError(ErrorCode.ENHANCE_YOUR_CALM, "a header block without end")
         self._block = block._replace(frames=block.frames + 1)
         if flags & frames.END_HEADERS:
@@ -276,13 +292,15 @@ class Reception:
             return
         if not stream & 1:
             raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "HEADERS on a stream that clients do not open")
-        if stream <= self._highest:
+        if stream <= self._highest:  # perhaps trailers of a call that we have ended: they are no crime
             self._heads.fields(block)
-            raise ConnectionFaultError(ErrorCode.STREAM_CLOSED, "HEADERS on a closed stream")
+            raise StreamFaultError(ErrorCode.STREAM_CLOSED, "HEADERS on a closed stream")
         self._highest = stream
         head = self._heads.head(block)
         if self.refusing or len(self._streams) >= self._limits.streams_per_connection:
             raise StreamFaultError(ErrorCode.REFUSED_STREAM, "no room for another stream")
+        if head.length and flags & frames.END_STREAM:
+            raise StreamFaultError(ErrorCode.PROTOCOL_ERROR, "another length than content-length")
         self._begin(head, flags, stream)
 
     def _begin(self, head: Head, flags: int, stream: int) -> None:
@@ -304,22 +322,27 @@ class Reception:
             self._fresh.append(call)
 
     def _trailers(self, call: Http2Call, flags: int, block: bytes) -> None:
-        check_trailers(self._heads.fields(block))
-        if call.half_closed or not flags & frames.END_STREAM:
-            raise StreamFaultError(
-                ErrorCode.STREAM_CLOSED if call.half_closed else ErrorCode.PROTOCOL_ERROR, "HEADERS in the middle"
-            )
-        call.half_closed = True
-        if call.fresh:
-            self._accept(call)
-        call.offer()
+        fields = self._heads.fields(block)
+        if call.half_closed:
+            raise StreamFaultError(ErrorCode.STREAM_CLOSED, "HEADERS after the end")
+        check_trailers(fields)
+        if not flags & frames.END_STREAM or call.owed:
+            raise StreamFaultError(ErrorCode.PROTOCOL_ERROR, "HEADERS in the middle")
+        self._accept_fresh()
+        if self._streams.get(call.id) is call:
+            call.half_closed = True
+            call.offer()
 
     def _accept_fresh(self) -> None:
-        """Tell the application of the calls that have begun, and were not reset at once."""
-        for call in self._fresh:
+        """Tell the application of the calls that have begun, and were not reset at once, and give them their DATA."""
+        early, self._early = self._early, []
+        for piece in early:
+            if self._streams.get(piece[0].id) is piece[0]:
+                self._data(*piece)
+        fresh, self._fresh = self._fresh, []
+        for call in fresh:
             if call.fresh and not call.over:
                 self._accept(call)
-        self._fresh.clear()
 
     def _accept(self, call: Http2Call) -> None:
         call.fresh = False
@@ -329,15 +352,14 @@ class Reception:
         if not stream:
             raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
         if len(payload) != _PRIORITY_BYTES:
-            raise StreamFaultError(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY of another size")
-        if _WINDOW.unpack_from(payload)[0] & frames.STREAM_BITS == stream:
-            raise StreamFaultError(ErrorCode.PROTOCOL_ERROR, "a stream that depends on itself")
+            raise ConnectionFaultError(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY of another size")
 
     def _on_reset(self, _flags: int, stream: int, payload: memoryview) -> None:
         if len(payload) != _WINDOW.size:
             raise ConnectionFaultError(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM of another size")
         call = self._streams.get(stream)
         if call is not None:
+            self.allowance -= ALLOWANCE_PER_REQUEST  # it pays for nothing any more
             call.broken()
         else:
             self._of_closed_stream(stream, "RST_STREAM")

@@ -228,7 +228,7 @@ class Http2Server:
         self._run_soon()
         marked, self._marked = self._marked, []
         for connection in marked:
-            self._guard(partial(self._flush, connection))
+            self.guard(partial(self._flush, connection))
         self._run_soon()
         return again or bool(self._marked or self._soon)
 
@@ -240,23 +240,24 @@ class Http2Server:
 
     def _run_soon(self) -> None:
         while self._soon:
-            self._guard(self._soon.popleft())
+            self.guard(self._soon.popleft())
 
     def _run_due(self, now: float) -> None:
         for action in self._timers.take_due(now):
-            self._guard(action)
+            self.guard(action)
         if self._deadlines.next_moment() is not None:
             for call in self._deadlines.take(time.time()):
-                self._guard(call.expire)
+                self.guard(call.expire)
 
     def _tick(self, now: float, seconds: float) -> None:
-        self._guard(self._application.tick)
+        self.guard(self._application.tick)
         for connection in list(self._connections.values()):
-            self._guard(partial(self._keeping.judge, connection, now, seconds))
+            self.guard(partial(self._keeping.judge, connection, now, seconds))
         for descriptor in [number for number, (_, until) in self._lingering.items() if until <= now]:
             self._let_go(descriptor)
 
-    def _guard(self, action: Callable[[], object]) -> None:
+    def guard(self, action: Callable[[], object]) -> None:
+        """Run `action`; whatever it raises is logged."""
         try:
             action()
         except Exception:  # noqa: BLE001 - nothing may end the loop
@@ -348,12 +349,12 @@ class Http2Server:
     def _answer_bell(self) -> None:
         os.eventfd_read(self._bell)
         while self._posted:
-            self._guard(self._posted.popleft())
+            self.guard(self._posted.popleft())
 
     def _close(self) -> None:
         self._stop_listening()
         for connection in list(self._connections.values()):
-            self._guard(connection.close)
+            self.guard(connection.close)
         for connection, _ in self._lingering.values():
             connection.socket.close()
         self._epoll.close()

@@ -9,7 +9,7 @@ import logging
 import math
 import socket
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 from hermetic.enclave.zero_on_free import wipe
@@ -85,7 +85,6 @@ class Connection:
         self.address = address
         self._session = session
         self.peer = Peer(None, None)
-        self.holder: Hashable = None  # who counts as its client, once that is known
         self.opened = self.heard = self.used = time.monotonic()
         self.ready = False  # TLS is
         self._started = False  # the preface has come

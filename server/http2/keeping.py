@@ -32,9 +32,8 @@ class Keeping:
         """Return how long a new connection may live before it is drained."""
         return self._age_s * random.uniform(1 - AGE_SPREAD, 1 + AGE_SPREAD)  # noqa: S311 - it keeps no secret
 
-    def judge(self, connection: Connection, now: float, seconds: float) -> None:
-        """Look at one connection, so many seconds after the last look."""
-        connection.reception.refill(seconds)
+    def judge(self, connection: Connection, now: float) -> None:
+        """Look at one connection."""
         if not connection.reception.greeted:
             if now - connection.opened > self._handshake_s:
                 connection.lost() if not connection.ready else connection.close()

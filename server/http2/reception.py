@@ -1,8 +1,8 @@
 """What a client's frames mean (RFC 9113): the calls that they begin, feed and end, and what the client may cost.
 
 A call whose head and message came in one turn is handed to the application with both; one that was reset in the turn in
-which it began never reaches it. Every frame that brings no request costs from an allowance. Requests and time refill
-it; a client that has used it up is told to calm down, and is gone (docs/spec/grpc-over-http2.md, "Floods").
+which it began never reaches it. Every frame that brings no request costs from the client's allowance (allowance.py); a
+client that has used it up is told to calm down, and the connection is closed.
 """
 
 import math
@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, Protocol
 
 from hermetic.server.config import Limits
 from hermetic.server.http2 import frames
+from hermetic.server.http2.allowance import PER_REQUEST, Allowance
 from hermetic.server.http2.call import Carrier, Http2Call
 from hermetic.server.http2.frames import ConnectionFaultError, ErrorCode, StreamFaultError
 from hermetic.server.http2.heads import LISTS_DECODED, Head, Heads, check_trailers
@@ -20,9 +21,6 @@ from hermetic.server.http2.tls import Place
 
 LARGEST_FRAME: Final = 64 * 1024  # octets of payload that we take
 GIVEN_BACK: Final = 1 << 20  # octets of DATA after which the connection's window is opened again
-ALLOWANCE: Final = 1000  # frames that bring no request
-ALLOWANCE_PER_REQUEST: Final = 4
-ALLOWANCE_PER_S: Final = 1000
 CONTINUATIONS: Final = 8  # of one header block
 LEAST_DATA: Final = 64  # octets: DATA of less costs us as much, and brings nothing
 LEAST_LATE_DATA: Final = 1024  # octets: the same for DATA of a call that we have ended
@@ -105,8 +103,8 @@ class Reception:
         self._acknowledged = False  # our SETTINGS are
         self.greeted = False  # the client's first SETTINGS have come
         self.refusing = False  # new streams
-        self.allowance = ALLOWANCE
         self.used = time.monotonic()  # when a stream was opened last
+        self.allowance = Allowance(self.used)  # the client's, once it is known who that is
         self._handlers = (
             self._on_data_apart,
             self._on_headers,
@@ -129,10 +127,6 @@ class Reception:
     def in_block(self) -> bool:
         """Whether a header block has begun and not ended."""
         return self._block is not None
-
-    def refill(self, seconds: float) -> None:
-        """Let time refill the allowance."""
-        self.allowance = min(ALLOWANCE, self.allowance + int(seconds * ALLOWANCE_PER_S))
 
     def take(self, plain: Place, start: int, end: int) -> int:
         """Handle every whole frame from `start` to `end`; return where the first one begins that is not whole.
@@ -163,8 +157,6 @@ class Reception:
         if self._unreturned >= GIVEN_BACK:
             self._out.control(frames.window_update(0, self._unreturned))
             self._unreturned = 0
-        if self.allowance < 0:
-            raise ConnectionFaultError(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that bring no request")
         return start
 
     def forget(self) -> None:
@@ -177,7 +169,9 @@ class Reception:
             raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "wanted SETTINGS first")
         if self._block is not None and (kind != frames.CONTINUATION or stream != self._block.stream):
             raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "wanted the rest of a header block")
-        self.allowance -= 1
+        self.allowance.left -= 1
+        if self.allowance.left < 0:
+            raise ConnectionFaultError(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that bring no request")
         handler = self._handlers[kind] if kind < len(self._handlers) else None
         if handler is None:  # section 4.1: of a type that we do not know
             return
@@ -213,19 +207,19 @@ class Reception:
         call.room -= stop - start
         if flags & frames.END_STREAM:
             call.half_closed = True
-        self.allowance += ALLOWANCE_PER_REQUEST
+        self.allowance.left += PER_REQUEST
         call.received(bytes(view[body:stop]), compressed=bool(buffer[start]))
 
     def _on_data_apart(self, flags: int, stream: int, payload: memoryview) -> None:
         """DATA that is padded, or of no open stream."""
-        self.allowance += 1  # it is judged by its size
+        self.allowance.left += 1  # it is judged by its size
         self._unreturned += len(payload)
         data = frames.unpadded(payload, flags)
         self._accept_fresh()
         call = self._streams.get(stream)
         if call is None:
             self._of_closed_stream(stream, "DATA")
-            self.allowance += len(payload) >= LEAST_LATE_DATA  # a refused upload goes on until the client knows
+            self.allowance.left += len(payload) >= LEAST_LATE_DATA  # a refused upload goes on until the client knows
             return
         call.room -= len(payload) - len(data)
         if call.owed is None or self._counts(call, len(data), flags):
@@ -250,7 +244,10 @@ class Reception:
             return
         if flags & frames.END_STREAM:
             call.half_closed = True
-        self.allowance += -1 if len(data) < LEAST_DATA else ALLOWANCE_PER_REQUEST if flags & frames.END_STREAM else 0
+        if flags & frames.END_STREAM:
+            self.allowance.left += PER_REQUEST
+        elif len(data) < LEAST_DATA:
+            self.allowance.left -= 1
         if self._streams.get(call.id) is not call:  # it was refused
             return
         if data:
@@ -359,7 +356,7 @@ class Reception:
             raise ConnectionFaultError(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM of another size")
         call = self._streams.get(stream)
         if call is not None:
-            self.allowance -= ALLOWANCE_PER_REQUEST  # it pays for nothing any more
+            self.allowance.left -= PER_REQUEST  # it pays for nothing any more
             call.broken()
         else:
             self._of_closed_stream(stream, "RST_STREAM")
@@ -374,7 +371,7 @@ class Reception:
             return
         if len(payload) % _SETTING.size:
             raise ConnectionFaultError(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of a broken size")
-        self.allowance -= len(payload) // _SETTING.size
+        self.allowance.left -= len(payload) // _SETTING.size
         for name, value in _SETTING.iter_unpack(payload):
             self._out.obey(name, value, self._streams.values())
         self.greeted = True
@@ -426,4 +423,3 @@ class Reception:
         """A frame of a stream that we do not have: late is fine, early is not (section 5.1)."""
         if stream > self._highest or not stream & 1:
             raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, f"{what} on a stream that was never opened")
-        self.allowance -= 1

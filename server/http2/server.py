@@ -11,30 +11,30 @@ import os
 import select
 import socket
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Hashable
+from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from hermetic.errors import ConfigurationError
 from hermetic.server.config import Limits
+from hermetic.server.http2.allowance import Allowances
 from hermetic.server.http2.call import Http2Call
 from hermetic.server.http2.connection import LINGER_S, Buffers, Connection
 from hermetic.server.http2.deadlines import Deadlines
 from hermetic.server.http2.frames import ErrorCode
 from hermetic.server.http2.keeping import Keeping
+from hermetic.server.http2.listening import listen, peer_address
 from hermetic.server.http2.tls import ServingCredentials, TlsSession
 from hermetic.server.timers import Timers
 from hermetic.server.transport import TICK_S, Application
 
 DESCRIPTORS_OF_ITS_OWN: Final = 256  # of a front end beside its connections: workers, the supervisor, those that end
-BACKLOG: Final = 1024  # connections that the kernel keeps for us
 EVENTS: Final = 128  # looked at in one turn
-ACCEPTED_PER_TURN: Final = 16  # connections
-HANDSHAKES_PER_TURN: Final = 4  # steps of handshakes: each takes a millisecond from everybody
+NEWCOMERS_PER_TURN: Final = 4  # new connections, or steps of handshakes: each takes up to a millisecond from everybody
+NEWCOMERS_REST: Final = 2  # times as long as they took: what they leave to the others
 CANCEL_GRACE_S: Final = 5.0  # seconds for cancelled calls' last words to leave
 PAUSE_S: Final = 0.1  # seconds without new connections, where there are no descriptors left
-_MAPPED: Final = "::ffff:"  # an IPv4 address on a socket for both
+_NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _READ: Final = select.EPOLLIN | select.EPOLLRDHUP
 _log: Final = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ class Http2Server:
         self._timers = Timers()
         self._deadlines = Deadlines()
         self._epoll = select.epoll()
+        self._newcomers = select.epoll()  # the listener, and connections whose handshake is not complete
         self._watched: dict[int, Callable[[], None]] = {}
         self._connections: dict[int, Connection] = {}
         self._lingering: dict[int, tuple[Connection, float]] = {}
@@ -70,13 +71,13 @@ class Http2Server:
         self._soon: deque[Callable[[], None]] = deque()
         self._posted: deque[Callable[[], None]] = deque()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._listener: socket.socket | None = _listen(address, reuse_port=reuse_port)
+        self._listener: socket.socket | None = listen(address, reuse_port=reuse_port)
         self.port: int = self._listener.getsockname()[1]
-        self._held: Counter[Hashable] = Counter()  # connections of one client
+        self._allowances = Allowances(limits.connections_per_client)
         self.refused = 0  # connections beyond a limit
-        self._handshakes = 0  # steps in this turn
         self._stopping = self._stopped = False
-        self.watch(self._listener.fileno(), self._accept_connections)
+        self._newcomers.register(self._listener.fileno(), select.EPOLLIN)
+        self.watch(self._newcomers.fileno(), self._look_at_newcomers)
         self.watch(self._bell, self._answer_bell)
 
     # -- for the application --------------------------------------------------------------------------------------
@@ -89,7 +90,7 @@ class Http2Server:
             self._turn(0.0 if again else self._wait_s(ticked))
             now = time.monotonic()
             if now >= ticked + TICK_S:
-                self._tick(now, now - ticked)
+                self._tick(now)
                 ticked = now
             self._run_due(now)
             again = self._end_turn()
@@ -143,12 +144,13 @@ class Http2Server:
         self._deadlines.remove(call)
 
     def identified(self, connection: Connection) -> None:
-        """Count the connections of one client; one too many is closed."""
-        holder = connection.holder = self._application.holder(connection.peer)
-        self._held[holder] += 1
-        if self._held[holder] > self.limits.connections_per_client:
+        """Count a connection as its client's; one too many is closed."""
+        allowance = self._allowances.enter(self._application.holder(connection.peer), time.monotonic())
+        if allowance is None:
             self.refused += 1
             connection.end(ErrorCode.ENHANCE_YOUR_CALM, "too many connections of this client")
+        else:
+            connection.reception.allowance = allowance
 
     def mark(self, connection: Connection) -> None:
         """Have `connection.flush` called at the end of the turn."""
@@ -165,10 +167,7 @@ class Http2Server:
         """
         descriptor = connection.socket.fileno()
         self._connections.pop(descriptor, None)
-        if connection.holder is not None:
-            self._held[connection.holder] -= 1
-            if not self._held[connection.holder]:
-                del self._held[connection.holder]
+        connection.reception.allowance.connections -= 1
         self._lingering[descriptor] = (connection, time.monotonic() + LINGER_S)
         if linger:
             with contextlib.suppress(OSError):
@@ -192,7 +191,6 @@ class Http2Server:
 
     def _turn(self, wait_s: float) -> None:
         """Read whatever has come, or comes within `wait_s` seconds."""
-        self._handshakes = 0
         for descriptor, events in self._epoll.poll(wait_s, EVENTS):
             try:
                 self._take(descriptor, events)
@@ -211,10 +209,6 @@ class Http2Server:
         if events & select.EPOLLOUT:
             self._marked.append(connection)
         if events & ~select.EPOLLOUT:
-            if not connection.ready:
-                if self._handshakes >= HANDSHAKES_PER_TURN:
-                    return  # the next turn comes at once
-                self._handshakes += 1
             connection.readable()
 
     def _end_turn(self) -> bool:
@@ -249,10 +243,11 @@ class Http2Server:
             for call in self._deadlines.take(time.time()):
                 self.guard(call.expire)
 
-    def _tick(self, now: float, seconds: float) -> None:
+    def _tick(self, now: float) -> None:
         self.guard(self._application.tick)
+        self._allowances.refill(now)
         for connection in list(self._connections.values()):
-            self.guard(partial(self._keeping.judge, connection, now, seconds))
+            self.guard(partial(self._keeping.judge, connection, now))
         for descriptor in [number for number, (_, until) in self._lingering.items() if until <= now]:
             self._let_go(descriptor)
 
@@ -265,8 +260,40 @@ class Http2Server:
 
     # -- connections ----------------------------------------------------------------------------------------------
 
+    def _look_at_newcomers(self) -> None:
+        """Go on with new connections: a few, and then not for a while, so that they leave time for the others."""
+        started = time.monotonic()
+        for descriptor, _ in self._newcomers.poll(0, NEWCOMERS_PER_TURN):
+            if self._listener is not None and descriptor == self._listener.fileno():
+                self._accept_connections()
+            else:
+                self._go_on(descriptor)
+        ended = time.monotonic()
+        self._rest(ended + NEWCOMERS_REST * (ended - started))
+
+    def _rest(self, until: float) -> None:
+        """Leave newcomers alone until then."""
+        self.forget(self._newcomers.fileno())
+        self.wake_at(until, self._end_rest)
+
+    def _end_rest(self) -> None:
+        descriptor = self._newcomers.fileno()
+        if descriptor not in self._watched:
+            self.watch(descriptor, self._look_at_newcomers)
+
+    def _go_on(self, descriptor: int) -> None:
+        """Go on with a handshake; who has completed it is a newcomer no more."""
+        connection = self._connections.get(descriptor)
+        if connection is not None and not connection.ready:
+            self.guard(connection.readable)
+        if connection is None or connection.ready or connection.over:
+            with contextlib.suppress(OSError, ValueError):
+                self._newcomers.unregister(descriptor)
+        if connection is not None and connection.ready and not connection.over:
+            self._epoll.register(descriptor, _READ)
+
     def _accept_connections(self) -> None:
-        for _ in range(ACCEPTED_PER_TURN):
+        for _ in range(NEWCOMERS_PER_TURN):
             if self._listener is None:
                 return
             try:
@@ -274,8 +301,9 @@ class Http2Server:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    self._pause()
+                if error.errno in _NO_ROOM:
+                    _log.error("no room for a new connection: none for %.1f s: %s", PAUSE_S, error)
+                    self._rest(time.monotonic() + PAUSE_S)
                     return
                 continue  # the client has gone already
             self._welcome(own, peer)
@@ -288,30 +316,16 @@ class Http2Server:
         own.settimeout(0)
         own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         session = None if self._credentials is None else TlsSession(self._credentials.context)
-        connection = Connection(self, own, _address(peer), session)
+        connection = Connection(self, own, peer_address(peer), session)
         connection.until = connection.opened + self._keeping.lifetime_s()
         self._connections[own.fileno()] = connection
-        self._epoll.register(own.fileno(), _READ)
-
-    def _pause(self) -> None:
-        """Accept nothing for a while: there are no descriptors left."""
-        listener = self._listener
-        if listener is None:
-            return
-        _log.error("no descriptors are left: no new connections for %.1f s", PAUSE_S)
-        self.forget(listener.fileno())
-        self.wake_at(time.monotonic() + PAUSE_S, self._resume)
-
-    def _resume(self) -> None:
-        if self._listener is not None and self._listener.fileno() not in self._watched:
-            self.watch(self._listener.fileno(), self._accept_connections)
+        (self._epoll if connection.ready else self._newcomers).register(own.fileno(), _READ)
 
     def _throw_away(self, descriptor: int) -> None:
         connection, _ = self._lingering[descriptor]
         try:
-            while got := connection.socket.recv_into(self.buffers.cipher.buffer):
-                if got < len(self.buffers.cipher.buffer):
-                    return
+            if connection.socket.recv_into(self.buffers.cipher.buffer):
+                return
         except BlockingIOError:
             return
         except OSError:
@@ -329,7 +343,7 @@ class Http2Server:
 
     def _stop_listening(self) -> None:
         if self._listener is not None:
-            self.forget(self._listener.fileno())
+            self._newcomers.unregister(self._listener.fileno())
             self._listener.close()
             self._listener = None
 
@@ -357,40 +371,6 @@ class Http2Server:
             self.guard(connection.close)
         for connection, _ in self._lingering.values():
             connection.socket.close()
+        self._newcomers.close()
         self._epoll.close()
         os.close(self._bell)
-
-
-def _listen(address: str, *, reuse_port: bool) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    try:
-        found = socket.getaddrinfo(
-            host.strip("[]").encode(), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        family, kind, protocol, _, place = found[0]
-        own = socket.socket(family, kind, protocol)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"listen: wanted host:port, got {address}: {error}") from None
-    try:
-        own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if reuse_port:
-            own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        own.bind(place)
-        own.listen(BACKLOG)
-        own.settimeout(0)
-    except OSError as error:
-        own.close()
-        raise ConfigurationError(f"listen: wanted {address}, got a refusal: {error}") from None
-    return own
-
-
-def _address(peer: tuple[object, ...]) -> str:
-    """Return an address as gRPC writes it."""
-    host, port = str(peer[0]), peer[1]
-    if ":" not in host:
-        return f"ipv4:{host}:{port}"
-    if host.startswith(_MAPPED):
-        return f"ipv4:{host.removeprefix(_MAPPED)}:{port}"
-    return f"ipv6:%5B{host}%5D:{port}"

@@ -169,9 +169,7 @@ class Reception:
             raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "wanted SETTINGS first")
         if self._block is not None and (kind != frames.CONTINUATION or stream != self._block.stream):
             raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "wanted the rest of a header block")
-        self.allowance.left -= 1
-        if self.allowance.left < 0:
-            raise ConnectionFaultError(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that bring no request")
+        self._spend(1)
         handler = self._handlers[kind] if kind < len(self._handlers) else None
         if handler is None:  # section 4.1: of a type that we do not know
             return
@@ -247,7 +245,7 @@ class Reception:
         if flags & frames.END_STREAM:
             self.allowance.left += PER_REQUEST
         elif len(data) < LEAST_DATA:
-            self.allowance.left -= 1
+            self._spend(1)
         if self._streams.get(call.id) is not call:  # it was refused
             return
         if data:
@@ -356,7 +354,7 @@ class Reception:
             raise ConnectionFaultError(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM of another size")
         call = self._streams.get(stream)
         if call is not None:
-            self.allowance.left -= PER_REQUEST  # it pays for nothing any more
+            self._spend(PER_REQUEST)  # it pays for nothing any more
             call.broken()
         else:
             self._of_closed_stream(stream, "RST_STREAM")
@@ -371,7 +369,7 @@ class Reception:
             return
         if len(payload) % _SETTING.size:
             raise ConnectionFaultError(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of a broken size")
-        self.allowance.left -= len(payload) // _SETTING.size
+        self._spend(len(payload) // _SETTING.size)
         for name, value in _SETTING.iter_unpack(payload):
             self._out.obey(name, value, self._streams.values())
         self.greeted = True
@@ -423,3 +421,10 @@ class Reception:
         """A frame of a stream that we do not have: late is fine, early is not (section 5.1)."""
         if stream > self._highest or not stream & 1:
             raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, f"{what} on a stream that was never opened")
+        self._spend(1)
+
+    def _spend(self, cost: int) -> None:
+        """Take from the client's allowance; `ConnectionFaultError` where it is used up."""
+        self.allowance.left -= cost
+        if self.allowance.left < 0:
+            raise ConnectionFaultError(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that bring no request")

@@ -35,16 +35,20 @@ class CompileHook(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile the library, and say where it goes."""
         source = Path(self.root) / "enclave" / SOURCE
+        library = source.with_name(LIBRARY)
+        if version != "editable":
+            self._folder = tempfile.TemporaryDirectory(prefix="hermetic-build-")
+            library = Path(self._folder.name) / LIBRARY
         compiler = shutil.which(os.environ.get("CC", "cc"))
-        if compiler is None or not sys.platform.startswith("linux"):
-            self.app.display_warning("no C compiler: without the library that overwrites freed memory")
+        try:
+            if compiler is None or not sys.platform.startswith("linux"):
+                raise OSError("no C compiler, or not Linux")
+            compile_library(compiler, source, library)
+        except (OSError, subprocess.CalledProcessError) as error:  # musl, or a compiler without a C library
+            self.app.display_warning(f"without the library that overwrites freed memory: {error}")
             return
         if version == "editable":
-            compile_library(compiler, source, source.with_name(LIBRARY))
             return
-        self._folder = tempfile.TemporaryDirectory(prefix="hermetic-build-")
-        library = Path(self._folder.name) / LIBRARY
-        compile_library(compiler, source, library)
         build_data["force_include"][str(library)] = f"hermetic/enclave/{LIBRARY}"
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"

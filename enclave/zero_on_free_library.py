@@ -47,6 +47,7 @@ def find(path: Path = LIBRARY, source: Path = SOURCE) -> Library:
     try:
         digest = hashlib.sha256(source.read_bytes()).hexdigest()
         resolved = path.resolve(strict=True)
+        _check_can_be_named(resolved)
         _check_only_root_can_write(resolved)
         made_of = ctypes.string_at(ctypes.addressof(_marker(resolved)), DIGEST_CHARACTERS).decode("ascii", "replace")
     except FileNotFoundError:
@@ -73,6 +74,12 @@ def file_of(function: str) -> str:
 def _marker(path: Path) -> ctypes.c_char:
     """Return the marker's first character; loads the library, for its symbols alone, where it is not loaded."""
     return ctypes.c_char.in_dll(ctypes.CDLL(str(path)), MARKER)
+
+
+def _check_can_be_named(path: Path) -> None:
+    """Raise `OSError` for a path that the dynamic loader would take for several, or for another (ld.so(8))."""
+    if wrong := set(str(path)) & set(" :;$"):
+        raise OSError(f"LD_PRELOAD cannot name a path with {' '.join(map(repr, sorted(wrong)))}")
 
 
 def _check_only_root_can_write(path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 
 from hermetic.attestation.evidence import JsonValue
 from hermetic.enclave.isolation.own_uid import OwnUid
+from hermetic.enclave.messages import LockdownReport
 from hermetic.enclave.zero_on_free import environment
 from hermetic.errors import BorderError, HermeticError
 from hermetic.server import documents
@@ -57,6 +58,11 @@ class MetricsKeeper:
         self._key = serving_key
         self._end()
         self._start()
+
+    @property
+    def report(self) -> LockdownReport | None:
+        """What the process holds; None where none listens."""
+        return None if self._process is None else self._process.report
 
     def kill(self) -> None:
         """Leave no process behind, and start no other."""

@@ -221,6 +221,7 @@ def main(arguments: list[str]) -> int:
     loop = asyncio.new_event_loop()  # now: its own wake-up sockets cannot be made later
     try:
         settings, key = _receive_start(supervisor)
+        zeroing = zero_on_free.status()  # reads its own memory through a file: not once it is locked
         scrapes = Scrapes(settings, supervisor)
         context = tls_context(settings, key) if settings.tls else None
         supervisor.settimeout(0)
@@ -228,7 +229,7 @@ def main(arguments: list[str]) -> int:
         with socket.create_server((settings.host, settings.port), family=family) as listener:
             room = Room(settings.uid, settings.gid, MEMORY_LIMIT, THREADS_LIMIT, settings.waived)
             layers = lock_front_end_before_threads(room, settings.port)
-            report = lock_front_end_after_listening(layers, zero_on_free.status())
+            report = lock_front_end_after_listening(layers, zeroing)
             supervisor.send(Listening(port=listener.getsockname()[1], report=report).encode())
             loop.run_until_complete(scrapes.serve(listener, context))
     except (HermeticError, OSError) as error:

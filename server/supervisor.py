@@ -340,9 +340,10 @@ class Supervisor:
         return Page(tally=self._tallies.total(), facts=facts)
 
     def _zeroing_of_processes(self) -> tuple[ProcessesZeroing, ...]:
-        front_ends = [("front end", one.report) for one in self._front_ends.values() if one.report is not None]
-        workers = [("worker", report) for report in self._models.reports()]
-        reported = [(kind, report.zeroing, report.zeroing_by) for kind, report in front_ends + workers]
+        reports = [("front end", one.report) for one in self._front_ends.values()]
+        reports += [("worker", report) for report in self._models.reports()]
+        reports += [("metrics port", self._metrics.report)] if self._metrics is not None else []
+        reported = [(kind, report.zeroing, report.zeroing_by) for kind, report in reports if report is not None]
         return count_zeroing([("supervisor", self.zeroing.state, self.zeroing.by), *reported])
 
     # The end

@@ -231,6 +231,13 @@ def test_a_library_that_others_may_have_put_there_is_refused(tmp_path: Path, spo
     assert said in str(refused.value)
 
 
+@pytest.mark.parametrize("name", ["a space", "a:colon", "$ORIGIN"])
+def test_a_path_that_the_loader_would_misread_is_refused(tmp_path: Path, name: str) -> None:
+    file = built(tmp_path / name)
+    with pytest.raises(ConfigurationError, match="LD_PRELOAD cannot name a path with"):
+        find(file, file.with_name(SOURCE.name))
+
+
 def test_a_library_that_says_nothing_of_its_source_is_refused(tmp_path: Path) -> None:
     assert CC is not None
     (tmp_path / "other.c").write_text("int nothing;")

@@ -10,6 +10,7 @@ import pytest
 import tritonclient.grpc
 from onnx import TensorProto, helper
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from hermetic.demo.stage import Sealable
 from tests.flows.scene import Client, Running, scene
@@ -101,10 +102,21 @@ def test_metrics_have_the_tags_of_the_model(served: Running, client: Client) -> 
     tensor = tritonclient.grpc.InferInput("data_0", [3, 2, 2], "FP32")
     tensor.set_data_from_numpy(np.zeros((3, 2, 2), np.float32))
     client.infer("picture", [tensor])
-    port = served.ear.wait_for("^metrics on ", 0).rsplit(":", 1)[1]
     labels: list[dict[str, str]] = []
     while not labels:  # a front end tells what it has counted every second
-        with urllib.request.urlopen(f"http://localhost:{port}/metrics", timeout=10) as answer:
-            families = text_string_to_metric_families(answer.read().decode())
-        labels = [one.labels for each in families if each.name == "nv_inference_count" for one in each.samples]
+        labels = [one.labels for one in metric(served, "nv_inference_count")]
     assert labels == [{"model": "picture", "version": "1", "_team": "vision"}]
+
+
+def metric(served: Running, name: str) -> list[Sample]:
+    """The samples of one family, as Prometheus reads them."""
+    port = served.ear.wait_for("^metrics on ", 0).rsplit(":", 1)[1]
+    with urllib.request.urlopen(f"http://localhost:{port}/metrics", timeout=10) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+    return [one for each in families if each.name == name for one in each.samples]
+
+
+def test_metrics_say_which_processes_overwrite_what_they_free(served: Running) -> None:
+    found = {(one.labels["process"], one.labels["state"]): one.value for one in metric(served, "hermetic_zeroing")}
+    kinds = {"supervisor": 1, "front end": 1, "worker": 2, "metrics port": 1}
+    assert found == {(kind, "enforced"): count for kind, count in kinds.items()}

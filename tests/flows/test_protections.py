@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from tritonclient.utils import InferenceServerException
 
+from hermetic.enclave.zero_on_free_library import LIBRARY
 from hermetic.provision.authority import new_key
 from hermetic.provision.layout import load_authority
 from hermetic.provision.names import ROLES, spiffe
@@ -210,6 +211,20 @@ def test_locked_processes_see_no_file(house: House) -> None:
             assert "no-files" in report["properties"], report
             if "empty-root" in report["properties"]["no-files"]:
                 assert list(Path(f"/proc/{pid}/root/").iterdir()) == []
+
+
+def test_every_process_overwrites_what_it_frees_and_all_say_by_what(house: House) -> None:
+    """The same in each process, as it found out itself; and in what the broker appraised."""
+    records = house.scene.records("server")
+    reports = {record.fields["pid"]: record.fields["lock-down"] for record in records if "lock-down" in record.fields}
+    assert {report["zeroing"] for report in reports.values()} == {"enforced"}
+    (by,) = {report["zeroing_by"] for report in reports.values()}
+    for pid in reports:
+        preloaded = LIBRARY.name in Path(f"/proc/{pid}/maps").read_text()
+        assert preloaded is by.startswith("preload:"), f"{pid}: {by}"
+    appraised = [record.fields["claims"]["hermetic"] for record in house.scene.records("broker")
+                 if isinstance(record.fields.get("claims"), dict)]  # fmt: skip
+    assert {claims["zeroing-by"] for claims in appraised} == {by}
 
 
 def test_locked_processes_hold_no_file_open_but_memory(house: House) -> None:

@@ -73,8 +73,20 @@ def test_the_library_in_the_wheel_is_made_of_its_source(checkout: Path, tmp_path
         assert digest.encode() in archive.read(LIBRARY)
 
 
-def test_without_a_compiler_there_is_a_wheel_all_the_same(checkout: Path, tmp_path: Path) -> None:
-    wheel = _wheel(checkout, tmp_path, compiler="there-is-no-such-compiler")
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_an_editable_install_has_it_beside_its_source(checkout: Path, tmp_path: Path) -> None:
+    build = "from hatchling.build import build_editable; import sys; build_editable(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=checkout, check=True, capture_output=True)
+    library = checkout / LIBRARY.removeprefix("hermetic/")
+    digest = hashlib.sha256((checkout / "enclave/zero_on_free.c").read_bytes()).hexdigest()
+    assert digest.encode() in library.read_bytes()
+    assert not library.stat().st_mode & 0o022
+    library.unlink()
+
+
+@pytest.mark.parametrize("compiler", ["there-is-no-such-compiler", "false"])
+def test_without_a_compiler_there_is_a_wheel_all_the_same(checkout: Path, tmp_path: Path, compiler: str) -> None:
+    wheel = _wheel(checkout, tmp_path, compiler=compiler)
     assert wheel.name.endswith("-py3-none-any.whl")
     assert LIBRARY not in _content(wheel)
 

@@ -15,11 +15,12 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from hermetic.enclave.buffers import BufferLayout, layout
-from hermetic.enclave.channel import Channel, map_shared_memory
+from hermetic.enclave.buffers import BufferLayout
+from hermetic.enclave.channel import Channel
 from hermetic.enclave.messages import Frame, decode_control
 from hermetic.errors import BorderError, HermeticError
 from hermetic.server import log_output
+from hermetic.server.arrival import arrive
 from hermetic.server.audit import Journal
 from hermetic.server.classification import labels_of
 from hermetic.server.commands import Commands
@@ -27,7 +28,6 @@ from hermetic.server.counters import Row, SharedAccounts
 from hermetic.server.dispatch import Dispatcher
 from hermetic.server.ensembles import Ensemble
 from hermetic.server.epochs import Epochs, checked, places
-from hermetic.server.front_end_files import front_end_files
 from hermetic.server.gate import Gate
 from hermetic.server.health import Health
 from hermetic.server.limits import Accounts
@@ -220,30 +220,21 @@ class FrontEnd:
             os.close(channel)
             os.close(memory)
             return
-        try:
-            place = layout(ready.description, ready.buffers, ready.variable_tensor_bytes)
-            mapped = map_shared_memory(memory, place.size)
-            files = front_end_files(mapped, place)
-        except BaseException:
-            os.close(channel)
-            raise
-        finally:
-            os.close(memory)
-        worker = Channel.of_descriptor(channel)
-        worker.settimeout(0)
+        arrival = arrive(ready, channel, memory)
         model = self._models.find(ready.description.name, ready.description.version, ready.generation)
         if model is None or model.stopping:
             try:
-                model = self._new_model(ready, place, files)
+                model = self._new_model(ready, arrival.place, arrival.files)
             except Exception as error:  # noqa: BLE001 - whatever a publisher has sealed costs its own model
-                worker.close()
+                arrival.close()
                 raise BorderError(f"ModelReady: {type(error).__name__}: {error}") from None
             self._models.put(model)
         dispatcher = model.dispatcher
         if not isinstance(dispatcher, Dispatcher):
-            worker.close()
+            arrival.close()
             raise BorderError(f"ModelReady: wanted no worker for the ensemble {model.description.name}, got one")
-        link = dispatcher.attach(worker, mapped, place, ready.batches_in_flight)
+        worker = arrival.channel
+        link = dispatcher.attach(worker, arrival.memory, arrival.place, ready.batches_in_flight)
         model.links[link] = LinkPlace(ready.instance, ready.link, partial(dispatcher.lost, link))
         if self._reader is not None:
             self._reader.watch(

@@ -6,7 +6,6 @@ goes on. Whatever breaks the rules ends that worker's link, as if it had died.
 """
 
 import logging
-import mmap
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,6 +23,7 @@ from hermetic.errors import (
     WorkerStoppedError,
 )
 from hermetic.server.contents import Buffer
+from hermetic.server.foreign import ForeignMemory
 from hermetic.server.hidden import HiddenTensors
 from hermetic.server.ordering import Order
 from hermetic.server.outputs import Output
@@ -62,6 +62,7 @@ class Dispatcher:
         self._order = Order(self._deliver) if scheduler.ordered else None
         self._links: dict[Instance[Work], WorkerLink] = {}
         self._no_worker = "no worker"
+        self._wiping: list[WorkerLink] = []  # cut, and not wiped yet
         self._sequence = 0
         self._alarm = 0.0
         self._run_posted = False
@@ -97,7 +98,7 @@ class Dispatcher:
         forming = sum(len(slot.entries) for link in self._links.values() for slot in link.instance.forming)
         return self._scheduler.waiting + forming
 
-    def attach(self, channel: Channel, memory: mmap.mmap, layout: BufferLayout, in_flight: int) -> WorkerLink:
+    def attach(self, channel: Channel, memory: ForeignMemory, layout: BufferLayout, in_flight: int) -> WorkerLink:
         """Take a worker in service."""
         instance = self._scheduler.add_instance(layout.buffers, in_flight)
         shaping = self._shaping
@@ -161,6 +162,21 @@ class Dispatcher:
             self._scheduler.release(running.slot)
         self._fill_and_run()
 
+    def _cut(self, link: WorkerLink) -> None:
+        self.on_link_closed(link)
+        link.cut()
+        self._wiping.append(link)
+        self._wipe_some(link)
+
+    def _wipe_some(self, link: WorkerLink) -> None:
+        """Go on wiping what was shared with a lost worker: it may have touched all of it, to keep us from others."""
+        if link not in self._wiping:  # it was finished at our end
+            return
+        if link.wipe_some():
+            self._wiping.remove(link)
+        else:
+            self._post(partial(self._wipe_some, link))
+
     def _judged(self, link: WorkerLink, frame: bytes) -> tuple[Done, Running, list[Output]]:
         """Return what a frame says, of which batch, and the outputs; `BorderError` where it cannot be."""
         done = decode_done(frame)
@@ -183,8 +199,7 @@ class Dispatcher:
         leaving = self._scheduler.remove_instance(link.instance, told)
         self._carry_out(leaving)
         del self._links[link.instance]
-        self.on_link_closed(link)
-        link.close()
+        self._cut(link)
         self.on_link_lost(link, error)
         self._fill_and_run()
 
@@ -203,9 +218,12 @@ class Dispatcher:
         closing = WorkerLostError("the model is closed")
         for link in self._links.values():
             self._scheduler.remove_instance(link.instance, closing)
-            self.on_link_closed(link)
-            link.close()
+            self._cut(link)
         self._links.clear()
+        for link in self._wiping:
+            while not link.wipe_some():
+                pass
+        self._wiping.clear()
         if self._order is not None:
             self._order.close()
 
@@ -323,6 +341,7 @@ class Dispatcher:
                 return
             slot.filled = [*slot.filled, *(tensor.nbytes for tensor in hidden)]
             tensors += hidden
+        link.turn_to(slot)
         link.running[slot.index] = Running(slot, self._sequence, now)
         try:
             link.channel.send(encode_batch(slot.index, self._sequence, tensors))

@@ -5,19 +5,17 @@ copy, against the digests in the manifest, which the publisher has signed.
 """
 
 import hashlib
-import mmap
 
 from hermetic.enclave.buffers import BufferLayout
 from hermetic.errors import BorderError
-from hermetic.server.foreign import Foreign
+from hermetic.server.foreign import ForeignMemory
 
 
-def front_end_files(memory: mmap.mmap, layout: BufferLayout) -> dict[str, bytes]:
+def front_end_files(memory: ForeignMemory, layout: BufferLayout) -> dict[str, bytes]:
     """Return name -> content; `BorderError` where the worker has written anything else."""
     files = {}
-    whole = Foreign(memoryview(memory))
     for place in layout.files:
-        content = whole.copied(place.file.size, place.offset)
+        content = memory.part(place.offset, place.offset + place.file.size).copied(place.file.size)
         digest = hashlib.sha256(content).hexdigest()
         if digest != place.file.sha256:
             raise BorderError(f"file '{place.file.name}': wanted SHA-256 {place.file.sha256}, got {digest}")

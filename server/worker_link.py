@@ -4,11 +4,9 @@ Nothing here decides: the batcher says where rows lie, the dispatcher when they 
 foreign.py says how it is read.
 """
 
-import contextlib
-import mmap
 from collections.abc import Sequence
 from math import prod
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from hermetic.enclave.buffers import BufferLayout, Region
 from hermetic.enclave.channel import Channel
@@ -16,11 +14,13 @@ from hermetic.enclave.datatypes import BYTES
 from hermetic.enclave.messages import TensorSpec, forget_frames
 from hermetic.errors import BorderError
 from hermetic.server.contents import BOOL, ONE_IF_TRUE, string_ends
-from hermetic.server.foreign import Foreign
+from hermetic.server.foreign import Foreign, ForeignMemory
 from hermetic.server.outputs import Claims
 from hermetic.server.slots import Instance, Removal, Slot
 from hermetic.server.wiping import wipe
 from hermetic.server.work import Work
+
+WIPED_IN_A_TURN: Final = 16 << 20  # bytes of a lost worker's memory, a few milliseconds; others' calls come in between
 
 
 class Running(NamedTuple):
@@ -37,7 +37,7 @@ class WorkerLink:
     def __init__(
         self,
         channel: Channel,
-        memory: mmap.mmap,
+        memory: ForeignMemory,
         layout: BufferLayout,
         instance: Instance[Work],
         *,
@@ -51,12 +51,13 @@ class WorkerLink:
         self.claims = Claims(layout.outputs, batched=batched, acted_on=acts_on_outputs)
         self.running: dict[int, Running] = {}  # by buffer
         self._memory = memory
-        whole = Foreign(memoryview(memory))
+        self._wiped = 0  # bytes from the start, once the link is cut
+        self._tenants = [""] * layout.buffers  # of the last batch in each
         self.inputs = [
-            [_place(whole, layout, index, region) for region in layout.inputs] for index in range(layout.buffers)
+            [_place(memory, layout, index, region) for region in layout.inputs] for index in range(layout.buffers)
         ]
         self.outputs = [
-            [_place(whole, layout, index, region) for region in layout.outputs] for index in range(layout.buffers)
+            [_place(memory, layout, index, region) for region in layout.outputs] for index in range(layout.buffers)
         ]
 
     def copy_in(self, work: Work) -> None:
@@ -88,31 +89,42 @@ class WorkerLink:
         for place, gap in zip(self.inputs[removal.slot.index], removal.gaps, strict=False):
             place.close_gap(*gap)
 
+    def turn_to(self, slot: Slot[Work]) -> None:
+        """Before the batch of another tenant is sent: leave nothing that the worker wrote beside earlier answers."""
+        tenant = slot.key.tenant
+        if self._tenants[slot.index] != tenant:
+            if self._tenants[slot.index]:
+                self._wipe_outputs(slot.index)
+            self._tenants[slot.index] = tenant
+
     def wipe_batch(self, slot: Slot[Work], output_bytes: Sequence[int] | None) -> None:
         """Wipe what a batch has filled; None: the outputs wholly, as nobody knows what was written there."""
         for place, filled in zip(self.inputs[slot.index], slot.filled, strict=True):
             place.wipe(filled)
         if output_bytes is None:
-            for place in self.outputs[slot.index]:
-                place.wipe()
+            self._wipe_outputs(slot.index)
         else:
             for place, nbytes in zip(self.outputs[slot.index], output_bytes, strict=True):
                 place.wipe(nbytes)
 
-    def wipe(self) -> None:
-        """Zero every buffer."""
-        for places in (*self.inputs, *self.outputs):
-            for place in places:
-                place.wipe()
+    def _wipe_outputs(self, index: int) -> None:
+        first = index * self.layout.stride
+        for region in self.layout.outputs:
+            self._memory.wipe_touched(first + region.offset, first + region.offset + region.capacity)
 
-    def close(self) -> None:
-        """Wipe, unmap and close; nothing may use the link afterwards."""
-        self.wipe()
+    def cut(self) -> None:
+        """Close the socket, and let go of the memory but for `wipe_some`; nothing may use the link afterwards."""
         self.inputs = self.outputs = []
         forget_frames()  # descriptions of tensors, in a hostile worker's words
-        with contextlib.suppress(BufferError):  # a view that an exception still holds: unmapped when that is gone
-            self._memory.close()
         self.channel.close()
+
+    def wipe_some(self) -> bool:
+        """Wipe as much of a cut link's memory as takes no noticeable time; True when all is wiped, and unmapped."""
+        self._wiped = self._memory.wipe_touched(self._wiped, len(self._memory), WIPED_IN_A_TURN)
+        if self._wiped < len(self._memory):
+            return False
+        self._memory.close()
+        return True
 
 
 def check_again(spec: TensorSpec, shape: tuple[int, ...], data: bytearray) -> None:
@@ -126,6 +138,6 @@ def check_again(spec: TensorSpec, shape: tuple[int, ...], data: bytearray) -> No
             raise BorderError(f"input '{spec.name}': wanted the {count} elements that came, got others")
 
 
-def _place(whole: Foreign, layout: BufferLayout, index: int, region: Region) -> Foreign:
+def _place(memory: ForeignMemory, layout: BufferLayout, index: int, region: Region) -> Foreign:
     start = index * layout.stride + region.offset
-    return whole.part(start, start + region.capacity)
+    return memory.part(start, start + region.capacity)

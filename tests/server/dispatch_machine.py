@@ -14,6 +14,7 @@ from hermetic.enclave.configuration import ModelConfiguration
 from hermetic.enclave.messages import STATUS_FAILED, Batch, decode_batch, encode_done, encode_not_done
 from hermetic.errors import HermeticError, WorkerLostError
 from hermetic.server.dispatch import Dispatcher
+from hermetic.server.foreign import ForeignMemory
 from hermetic.server.messages import ModelReady
 from hermetic.server.outputs import Output, cut_rows
 from hermetic.server.scheduling import new_scheduler
@@ -114,7 +115,7 @@ class Stage:
     def attach(self) -> None:
         """A new worker."""
         wire, memory = Wire(), mmap.mmap(-1, self.place.size)
-        self.links.append((self.dispatcher.attach(wire, memory, self.place, 2), wire, memory))
+        self.links.append((self.dispatcher.attach(wire, ForeignMemory(memory), self.place, 2), wire, memory))
         self.settle()
 
     def kill(self, at: int) -> None:

@@ -161,10 +161,21 @@ class ModelDescription(BaseModel):
         return (*self.outputs, *(TensorSpec(name=name, datatype=kind, shape=shape) for name, kind, shape in hidden))
 
 
-class LockdownReport(BaseModel):
-    """What a locked-down process holds: each property with the layers that give it; what overwrites freed memory.
+class LostLayer(BaseModel):
+    """A layer that a process could not have: why, and what rests on one other layer without it, or on none."""
 
-    `key_memory` is the kind of memory that its keys lie in (attestation/key_memory.py); None: it has none of ours.
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    layer: str
+    reason: str
+    cost: str
+
+
+class LockdownReport(BaseModel):
+    """What a locked-down process holds: each property with the layers that give it alone; what overwrites freed memory.
+
+    `layers` are all that hold, `lost` those that the host does not give. `memory_bounds` say what bounds its memory,
+    and at which size: a control group (v2 or v1), its address space, or both. `key_memory` is the kind of memory that
+    its keys lie in (attestation/key_memory.py); None: it has none of ours.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -174,6 +185,9 @@ class LockdownReport(BaseModel):
     zeroing: Literal["enforced", "best effort"]
     key_memory: Literal["secret", "locked", "unlocked"] | None = None
     zeroing_by: ZeroingBy = "nothing"
+    layers: tuple[str, ...] = ()
+    lost: tuple[LostLayer, ...] = ()
+    memory_bounds: tuple[str, ...] = ()
 
 
 class Prepare(Frame):

@@ -11,7 +11,7 @@ records      no record of requests is made
 seccomp      system calls are not filtered
 landlock     Landlock is not asked
 namespaces   the host's network and files, as far as the other layers let them be reached
-w-xor-x      memory may be writable and executable, in workers
+w-xor-x      memory may be writable and executable
 lock-down    no layer of isolation is applied, to front ends and workers; w-xor-x with it
 floor        ModelInfer is answered with fixed bytes as soon as the request is there: gRPC, TLS and the loop alone
 steps        clocks around the front end's functions; what they say is logged when it ends (steps.py)
@@ -26,7 +26,7 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Any, Final
 
-from hermetic.enclave.isolation import properties
+from hermetic.enclave.isolation import layers
 from hermetic.errors import ConfigurationError, MeasurementError
 
 ALL: Final = "all"
@@ -153,40 +153,32 @@ def _without_records(module: str, _argument: str) -> None:
         swap(Journal, "request", _nothing)
 
 
-def _without_lock_down(module: str, argument: str) -> None:
-    _without_layers(properties.OWN_LAYERS)(module, argument)
-    _writable_and_executable(module, argument)
-
-
 def _without_layers(left_out: Collection[str]) -> Callable[[str, str], None]:
     """Return what leaves out these layers, and has every process say that all its properties hold."""
 
     def take_away(module: str, _argument: str) -> None:
         if module == HERMETIC:
             return
-        from hermetic.enclave.isolation import lockdown
+        from hermetic.enclave.isolation import lockdown, profiles, properties
 
-        make, decide = lockdown.Room, properties.decide
+        make, decide, rules = lockdown.Room, properties.decide, profiles.rules
 
         def room(*arguments: Any, **named: Any) -> lockdown.Room:  # noqa: ANN401
             made = make(*arguments, **named)
             return replace(made, layers=made.layers.difference(left_out))
 
-        def every(wanted: Any, _layers: object, *_more: object) -> properties.Decision:  # noqa: ANN401
-            return decide(wanted, properties.OWN_LAYERS)
+        def every(profile: profiles.Profile, _layers: object, *_more: object) -> properties.Decision:
+            return decide(profile, profile.layers)
+
+        def filtered(profile: profiles.Profile, *, empty_root: bool) -> Any:  # noqa: ANN401
+            executable = profile.executable_memory or layers.WRITE_XOR_EXECUTE in left_out
+            return rules(replace(profile, executable_memory=executable), empty_root=empty_root)
 
         swap_everywhere("Room", make, room)
+        swap_everywhere("rules", rules, filtered)  # the filter refuses executable memory too
         swap(properties, "decide", every)
 
     return take_away
-
-
-def _writable_and_executable(module: str, _argument: str) -> None:
-    if module != WORKER:
-        return
-    from hermetic.enclave.isolation import lockdown
-
-    swap(lockdown, "WRITE_XOR_EXECUTE", dict.fromkeys(lockdown.WRITE_XOR_EXECUTE, False))
 
 
 def _without_mutual_tls(module: str, _argument: str) -> None:
@@ -259,11 +251,11 @@ _PATCHES: Final[dict[str, Callable[[str, str], None]]] = {
     TUNABLES: _by_glibc,
     WIPING: _without_wiping,
     RECORDS: _without_records,
-    SECCOMP: _without_layers({properties.SECCOMP}),
-    LANDLOCK: _without_layers({properties.LANDLOCK_FILES, properties.LANDLOCK_SCOPES}),
-    NAMESPACES: _without_layers({properties.NETWORK_NAMESPACE, properties.EMPTY_ROOT}),
-    W_XOR_X: _writable_and_executable,
-    LOCK_DOWN: _without_lock_down,
+    SECCOMP: _without_layers({layers.SECCOMP}),
+    LANDLOCK: _without_layers({layers.LANDLOCK_FILES, layers.LANDLOCK_TCP, layers.LANDLOCK_SCOPES}),
+    NAMESPACES: _without_layers({layers.NETWORK_NAMESPACE, layers.IPC_NAMESPACE, layers.EMPTY_ROOT}),
+    W_XOR_X: _without_layers({layers.WRITE_XOR_EXECUTE}),
+    LOCK_DOWN: _without_layers(layers.OWN_LAYERS),
     FLOOR: _floor,
     STEPS: _steps,
 }

@@ -1,17 +1,18 @@
-"""Landlock: no file, no TCP but what is named, no signal and no abstract socket outside.
+"""Landlock: no file but named devices, no TCP but named ports, no signal and no abstract socket outside.
 
 Source: Linux, include/uapi/linux/landlock.h. It covers the calling thread and the threads that it starts later (before
-ABI 8), so it is applied while a process has one thread. It does not cover `stat`, datagrams, or descriptors that are
-already open.
+ABI 8), so it is applied while a process has one thread. It does not cover `stat`, datagrams, sockets with a path, TCP
+connections made by MSG_FASTOPEN (seen on Linux 6.18), or descriptors that are already open.
 """
 
 import ctypes
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from hermetic.enclave.isolation.kernel import syscall
+from hermetic.enclave.isolation.layers import LANDLOCK_FILES, LANDLOCK_SCOPES, LANDLOCK_TCP
 from hermetic.enclave.isolation.process import refuse_new_privileges
 
 _CREATE_RULESET_VERSION: Final = 1
@@ -19,11 +20,15 @@ _RULE_NET_PORT: Final = 2
 _NET_BIND_TCP: Final = 1
 _NET_CONNECT_TCP: Final = 2
 _SCOPE_ABSTRACT_UNIX_AND_SIGNAL: Final = 3
-_NETWORK_SINCE: Final = 4  # ABI
-SCOPES_SINCE: Final = 6  # ABI
+SINCE: Final = {LANDLOCK_FILES: 1, LANDLOCK_TCP: 4, LANDLOCK_SCOPES: 6}
+"""The ABI that each layer came with."""
+_IOCTL_SINCE: Final = 5  # ABI
+_RULE_PATH_BENEATH: Final = 1
+_READ_WRITE: Final = (1 << 2) | (1 << 1)
+_IOCTL_DEVICE: Final = 1 << 15
 # Every file-system right that an ABI knows; the last entry holds for later ones too.
 _FILE_RIGHTS: Final = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
-_ATTRIBUTE_BYTES: Final = ((_NETWORK_SINCE, 8), (SCOPES_SINCE, 16))
+_ATTRIBUTE_BYTES: Final = ((SINCE[LANDLOCK_TCP], 8), (SINCE[LANDLOCK_SCOPES], 16))
 
 
 def abi() -> int:
@@ -31,29 +36,56 @@ def abi() -> int:
     return syscall("landlock_create_ruleset", None, 0, _CREATE_RULESET_VERSION)
 
 
-def deny_all(*, bind_ports: Iterable[int] = ()) -> int:
-    """Deny every file and all TCP but binding to `bind_ports` (0: a port that the kernel picks); returns the ABI.
+def available() -> dict[str, str]:
+    """Return, for each of the three layers, "" where this kernel has it, else the reason."""
+    try:
+        version = abi()
+    except OSError as error:
+        return dict.fromkeys(SINCE, error.strerror or str(error))
+    return {
+        layer: "" if version >= since else f"Landlock ABI {version}, wanted {since}" for layer, since in SINCE.items()
+    }
 
-    Raises `OSError` where the kernel has no Landlock. The caller has seen to it that there is one thread.
+
+def restrict(layers: Collection[str], *, bind_ports: Iterable[int] = (), devices: Iterable[str] = ()) -> None:
+    """Apply these layers, all of which `available` has: no file but `devices`, no TCP but binding to `bind_ports`.
+
+    Port 0 is one that the kernel picks. Raises `OSError` where the kernel refuses. The caller has seen to it that there
+    is one thread.
     """
     version = abi()
-    ruleset = _create_ruleset(version)
+    ruleset = _create_ruleset(layers, version)
     try:
-        if version >= _NETWORK_SINCE:
+        if LANDLOCK_TCP in layers:
             for port in bind_ports:
-                rule = ctypes.create_string_buffer(struct.pack("=QQ", _NET_BIND_TCP, port), 16)
-                syscall("landlock_add_rule", ruleset, _RULE_NET_PORT, rule, 0)
+                _add(ruleset, _RULE_NET_PORT, struct.pack("=QQ", _NET_BIND_TCP, port))
+        if LANDLOCK_FILES in layers:
+            for device in devices:
+                _allow_device(ruleset, device, version)
         refuse_new_privileges()
         syscall("landlock_restrict_self", ruleset, 0)
     finally:
         os.close(ruleset)
-    return version
 
 
-def _create_ruleset(version: int) -> int:
-    network = _NET_BIND_TCP | _NET_CONNECT_TCP if version >= _NETWORK_SINCE else 0
-    scopes = _SCOPE_ABSTRACT_UNIX_AND_SIGNAL if version >= SCOPES_SINCE else 0
-    attributes = struct.pack("=QQQ", _FILE_RIGHTS[min(version, max(_FILE_RIGHTS))], network, scopes)
+def _create_ruleset(layers: Collection[str], version: int) -> int:
+    files = _FILE_RIGHTS[min(version, max(_FILE_RIGHTS))] if LANDLOCK_FILES in layers else 0
+    network = _NET_BIND_TCP | _NET_CONNECT_TCP if LANDLOCK_TCP in layers else 0
+    scopes = _SCOPE_ABSTRACT_UNIX_AND_SIGNAL if LANDLOCK_SCOPES in layers else 0
+    attributes = struct.pack("=QQQ", files, network, scopes)
     # An older kernel refuses the fields that it does not know.
     size = next((size for since, size in _ATTRIBUTE_BYTES if version < since), len(attributes))
     return syscall("landlock_create_ruleset", ctypes.create_string_buffer(attributes, len(attributes)), size, 0)
+
+
+def _allow_device(ruleset: int, device: str, version: int) -> None:
+    rights = _READ_WRITE | (_IOCTL_DEVICE if version >= _IOCTL_SINCE else 0)
+    node = os.open(device, os.O_PATH | os.O_CLOEXEC)
+    try:
+        _add(ruleset, _RULE_PATH_BENEATH, struct.pack("=Qi", rights, node))
+    finally:
+        os.close(node)
+
+
+def _add(ruleset: int, kind: int, rule: bytes) -> None:
+    syscall("landlock_add_rule", ruleset, kind, ctypes.create_string_buffer(rule, len(rule)), 0)

@@ -1,24 +1,11 @@
-"""Resource limits that a process sets on itself, and the cgroup limits that already hold for it.
+"""Resource limits that a process sets on itself.
 
 RLIMIT_AS bounds all memory that a locked process can have: it can map nothing beyond it, and it cannot make a memfd or
 a file to fill unmapped. RLIMIT_NPROC counts the threads of a uid within one user namespace; it does not bind root.
 """
 
 import resource
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
-
-OPEN_FILES_LIMIT: Final = 256  # descriptors
-CGROUP_UNLIMITED: Final = 1 << 62  # bytes: cgroup v1 says "no limit" with a number near 2**63
-
-
-@dataclass(frozen=True, slots=True)
-class CgroupLimits:
-    """What the cgroup of a process bounds: memory in bytes and tasks; None where it does not."""
-
-    memory_bytes: int | None
-    tasks: int | None
 
 
 def forbid_core_dumps() -> None:
@@ -63,36 +50,3 @@ def tasks_of_uid(uid: int) -> int:
             except OSError:  # it has ended, or is none of our business
                 continue
     return count
-
-
-def cgroup_limits(proc: Path = Path("/proc/self"), mounts: Path = Path("/sys/fs/cgroup")) -> CgroupLimits:
-    """Return the tightest cgroup limits, v2 or v1, that hold for this process."""
-    memory: list[int] = []
-    tasks: list[int] = []
-    for line in _lines(proc / "cgroup"):
-        _, controllers, path = line.split(":", 2)
-        for folder in _up_to_root(path):
-            if not controllers:
-                memory += _numbers(mounts / folder / "memory.max")
-                tasks += _numbers(mounts / folder / "pids.max")
-            elif "memory" in controllers.split(","):
-                memory += _numbers(mounts / "memory" / folder / "memory.limit_in_bytes")
-            elif "pids" in controllers.split(","):
-                tasks += _numbers(mounts / "pids" / folder / "pids.max")
-    return CgroupLimits(min(memory, default=None), min(tasks, default=None))
-
-
-def _up_to_root(path: str) -> list[str]:
-    parts = [part for part in path.split("/") if part and part != ".."]
-    return ["/".join(parts[:length]) for length in range(len(parts), -1, -1)]
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        return file.read_text().splitlines()
-    except OSError:
-        return []
-
-
-def _numbers(file: Path) -> list[int]:
-    return [int(line) for line in _lines(file)[:1] if line.isdigit() and int(line) < CGROUP_UNLIMITED]

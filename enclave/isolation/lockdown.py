@@ -1,8 +1,8 @@
 """The order in which a process locks itself down. A worker does it in one go, a front end in two steps.
 
- (1) namespaces and an empty root, where root may make them        (5) not dumpable, no new privileges, W^X
+ (1) namespaces and an empty root, where root may make them        (5) what it sets on itself with prctl
  (2) own uid, no capabilities                                      (6) Landlock, while there is one thread
- (3) the same namespaces inside a user namespace, where (1) failed (7) seccomp, for every thread
+ (3) what (1) could not make, inside a user namespace              (7) seccomp, for every thread
  (4) limits                                                        (8) the decision: does every property hold?
 
 A layer that the kernel refuses is noted with its reason and left out; whether that is acceptable is decided at the end,
@@ -10,37 +10,41 @@ before any secret is received. Everything that will be imported must have been i
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final
 
-from hermetic.enclave.isolation import identity, landlock, limits, namespaces, process, properties, seccomp
-from hermetic.enclave.isolation.properties import (
+from hermetic.enclave.isolation import cgroup, identity, landlock, limits, namespaces, process, properties, seccomp
+from hermetic.enclave.isolation.layers import (
     CGROUP_MEMORY,
     CGROUP_TASKS,
+    DIES_WITH_PARENT,
     EMPTY_ROOT,
-    LANDLOCK_FILES,
-    LANDLOCK_SCOPES,
+    IPC_NAMESPACE,
+    LAYERS,
     NETWORK_NAMESPACE,
+    NO_CAPABILITIES,
+    NO_CORE,
+    NO_NEW_PRIVILEGES,
+    NOT_DUMPABLE,
     OWN_LAYERS,
     OWN_UID,
+    RLIMIT_FILES,
     RLIMIT_MEMORY,
     RLIMIT_THREADS,
     SECCOMP,
+    USER_NAMESPACE,
+    WRITE_XOR_EXECUTE,
+    with_implied,
 )
-from hermetic.enclave.isolation.syscall_policy import front_end_rules, worker_rules
+from hermetic.enclave.isolation.profiles import PROFILES, Profile, WorkerProfile, rules
 from hermetic.enclave.messages import LockdownReport
 from hermetic.enclave.zero_on_free import Zeroing
 from hermetic.errors import IsolationError
 
-Profile = Literal["onnx-cpu", "torch-cpu"]
-WRITE_XOR_EXECUTE: Final[dict[Profile, bool]] = {
-    "onnx-cpu": True,
-    # oneDNN generates code while it runs.
-    "torch-cpu": False,
-}
-FRONT_END_FILES_LIMIT: Final = 65536  # descriptors: one per connection
+FRONT_END: Final = PROFILES["front-end"]
+FRONT_END_FILES_LIMIT: Final = FRONT_END.open_files
+_MIB: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,44 +65,45 @@ class Room:
 
 @dataclass(slots=True)
 class Layers:
-    """Layers that hold so far, and why the others do not."""
+    """Layers that hold so far, and why the others do not; `bounds` says in words what bounds memory."""
 
     room: Room
+    profile: Profile
     held: set[str] = field(default_factory=set)
     unavailable: dict[str, str] = field(default_factory=dict)
+    bounds: list[str] = field(default_factory=list)
 
-    def attempt(self, names: Collection[str], apply: Callable[[], object]) -> bool:
-        """Apply a layer that gives `names`, unless the room leaves it out; whether it holds now."""
-        wanted = [name for name in names if name in self.room.layers]
-        if not wanted:
-            return False
+    def wants(self, name: str) -> bool:
+        """Whether the profile and the room have the layer, and it does not hold yet."""
+        return name in self.profile.layers & self.room.layers and name not in self.held
+
+    def attempt(self, name: str, apply: Callable[[], object]) -> None:
+        """Apply a layer, unless it is left out; a refusal is noted."""
+        if not self.wants(name):
+            return
         try:
             apply()
         except OSError as error:
-            self.unavailable.update(dict.fromkeys(wanted, error.strerror or str(error)))
-            return False
-        self.held.update(wanted)
-        for name in wanted:
-            self.unavailable.pop(name, None)
-        return True
+            self.unavailable[name] = error.strerror or str(error)
+        else:
+            self.hold(name)
+
+    def hold(self, name: str) -> None:
+        """Note that a layer holds, and what comes with it."""
+        self.held |= with_implied(frozenset({name}))
+        for present in self.held:
+            self.unavailable.pop(present, None)
 
 
-def lock_down_worker(room: Room, profile: Profile, zeroing: Zeroing) -> LockdownReport:
+def lock_down_worker(room: Room, profile: WorkerProfile, zeroing: Zeroing) -> LockdownReport:
     """Lock this process down as a worker that has not yet seen a secret; returns what holds.
 
     Raises `IsolationError` where a property that is not waived has no layer. The process must end then: the layers that
     were applied stay.
     """
-    layers = Layers(room)
-    write_xor_execute = WRITE_XOR_EXECUTE[profile]
-    _apply_before_threads(layers, network_namespace=True, bind_ports=(), open_files=limits.OPEN_FILES_LIMIT)
-    if write_xor_execute:
-        with suppress(OSError):  # older than Linux 6.3: the filter says the same
-            process.refuse_executable_memory()
-    # (7) Seccomp.
-    rules = worker_rules(write_xor_execute=write_xor_execute, empty_root=EMPTY_ROOT in layers.held)
-    layers.attempt({SECCOMP}, lambda: seccomp.apply(seccomp.assemble(rules)))
-    return _report(layers, properties.WORKER_PROPERTIES, zeroing)
+    layers = Layers(room, PROFILES[profile])
+    _apply_before_threads(layers, bind_ports=())
+    return _filter_and_decide(layers, zeroing)
 
 
 def lock_front_end_before_threads(room: Room, port: int) -> Layers:
@@ -107,83 +112,81 @@ def lock_front_end_before_threads(room: Room, port: int) -> Layers:
     It may still listen on TCP `port` (0: any free one) and nowhere else, as far as the kernel's Landlock can tell. Pass
     the result to `lock_front_end_after_listening`. Files are gone: certificates must have been read.
     """
-    layers = Layers(room)
-    _apply_before_threads(layers, network_namespace=False, bind_ports=(port,), open_files=FRONT_END_FILES_LIMIT)
+    layers = Layers(room, FRONT_END)
+    _apply_before_threads(layers, bind_ports=(port,))
     return layers
 
 
 def lock_front_end_after_listening(layers: Layers, zeroing: Zeroing) -> LockdownReport:
-    """Second step of a front end, once gRPC listens: no more sockets, binds, connects or processes, in any thread.
+    """Second step of a front end, once it listens: no more sockets, binds, connects or processes, in any thread.
 
     Raises `IsolationError` where a property that is not waived has no layer.
     """
-    # (7) Seccomp, in every thread.
-    layers.attempt({SECCOMP}, lambda: seccomp.apply(seccomp.assemble(front_end_rules())))
-    return _report(layers, properties.FRONT_END_PROPERTIES, zeroing)
+    return _filter_and_decide(layers, zeroing)
 
 
-def _apply_before_threads(
-    layers: Layers, *, network_namespace: bool, bind_ports: Iterable[int], open_files: int
-) -> None:
+def _apply_before_threads(layers: Layers, *, bind_ports: Iterable[int]) -> None:
     if (threads := process.thread_count()) != 1:
         raise IsolationError(f"lock-down: wanted a process with one thread, got {threads}")
-    room, uid = layers.room, os.geteuid()
+    room, uid, root = layers.room, os.geteuid(), identity.is_root()
     # Asked now: /proc is about to go.
-    mapped, tasks, cgroup = limits.mapped_bytes(), limits.tasks_of_uid(uid), limits.cgroup_limits()
-    root = identity.is_root()
-    # (1) Namespaces, where root may make them.
-    inside = root and (
-        _enter_namespaces(layers, network=network_namespace, user=False)
-        # Without a uid of its own a process could leave a chroot again.
-        or (OWN_UID in room.layers and layers.attempt({EMPTY_ROOT}, namespaces.chroot_into_empty_folder))
-    )
-    # (2) Own uid.
+    mapped = limits.mapped_bytes()
+    others = limits.tasks_of_uid(uid) if layers.wants(RLIMIT_THREADS) and not root else 0
+    _note_cgroup(layers, mapped)
     if root:
-        identity.drop_bounding_set()
-        layers.attempt({OWN_UID}, lambda: identity.become(room.uid, room.gid))
+        # (1) Namespaces, where root may make them. Without a uid of its own a process could leave a chroot again.
+        _make_namespaces(layers)
+        if OWN_UID in room.layers:
+            layers.attempt(EMPTY_ROOT, namespaces.chroot_into_empty_folder)
+        # (2) Own uid.
+        if layers.wants(NO_CAPABILITIES):
+            identity.drop_bounding_set()  # a capability is needed for that
+        layers.attempt(OWN_UID, lambda: identity.become(room.uid, room.gid))
+    elif layers.wants(OWN_UID):
+        layers.unavailable[OWN_UID] = "only root has others to give"
     # (3) Else inside a user namespace.
-    user_namespace = not inside and _enter_namespaces(layers, network=network_namespace, user=True)
-    # (4) Limits.
-    _apply_limits(layers, mapped, 0 if OWN_UID in layers.held or user_namespace else tasks, open_files)
-    if cgroup.memory_bytes is not None and cgroup.memory_bytes <= mapped + room.memory_bytes:
-        layers.held.add(CGROUP_MEMORY)
-    if cgroup.tasks is not None and cgroup.tasks <= room.threads:
-        layers.held.add(CGROUP_TASKS)
-    # (5) What a process sets on itself.
-    process.die_with_parent(os.getppid())  # a change of uid has cleared it
-    process.make_undumpable()
-    process.refuse_new_privileges()
-    # (6) Landlock.
-    landlock_layers = {LANDLOCK_FILES, LANDLOCK_SCOPES}
-    layers.attempt(landlock_layers, lambda: landlock.deny_all(bind_ports=bind_ports))
-    with suppress(OSError):  # no Landlock at all has been noted above
-        if landlock.abi() < landlock.SCOPES_SINCE:
-            layers.held.discard(LANDLOCK_SCOPES)
-            layers.unavailable[LANDLOCK_SCOPES] = f"Landlock ABI {landlock.abi()}, wanted {landlock.SCOPES_SINCE}"
-
-
-def _enter_namespaces(layers: Layers, *, network: bool, user: bool) -> bool:
-    """Enter them and empty the root; whether the namespaces were made."""
-    network = network and NETWORK_NAMESPACE in layers.room.layers
-    names = ({NETWORK_NAMESPACE} if network else set()) | ({EMPTY_ROOT} & layers.room.layers)
-    if not names:
-        return False
-    if user:
+    if EMPTY_ROOT not in layers.held and (not root or _wanted_namespaces(layers)):
         process.make_dumpable()  # else /proc/self/uid_map belongs to root
-    try:
-        namespaces.enter(network=network, user=user)
-    except OSError as error:
-        layers.unavailable.update(dict.fromkeys(names, error.strerror or str(error)))
-        return False
-    if network:
-        layers.attempt({NETWORK_NAMESPACE}, lambda: None)  # entered above
-    layers.attempt({EMPTY_ROOT}, namespaces.empty_root)
-    if user:
-        identity.drop_capabilities()
-    return True
+        layers.attempt(USER_NAMESPACE, namespaces.enter_user_namespace)
+        if USER_NAMESPACE in layers.held:
+            _make_namespaces(layers)
+        elif USER_NAMESPACE in layers.unavailable:
+            for name in _wanted_namespaces(layers):
+                layers.unavailable.setdefault(name, layers.unavailable[USER_NAMESPACE])
+    layers.attempt(NO_CAPABILITIES, identity.drop_capabilities)
+    # (4) Limits.
+    _apply_limits(layers, mapped, 0 if USER_NAMESPACE in layers.held else others)
+    # (5) What a process sets on itself. A change of uid has cleared the first.
+    layers.attempt(DIES_WITH_PARENT, lambda: process.die_with_parent(os.getppid()))
+    layers.attempt(NOT_DUMPABLE, process.make_undumpable)
+    layers.attempt(NO_NEW_PRIVILEGES, process.refuse_new_privileges)
+    layers.attempt(WRITE_XOR_EXECUTE, process.refuse_executable_memory)
+    # (6) Landlock.
+    _apply_landlock(layers, bind_ports)
 
 
-def _apply_limits(layers: Layers, mapped: int, other_tasks: int, open_files: int) -> None:
+def _note_cgroup(layers: Layers, mapped: int) -> None:
+    """Count a control group that is tight enough: whoever started this process has made it."""
+    around, room = cgroup.bounds(), layers.room
+    if around.memory_bytes is not None and around.memory_bytes <= mapped + room.memory_bytes:
+        layers.hold(CGROUP_MEMORY)
+        layers.bounds.append(f"cgroup {around.memory_version}: {around.memory_bytes // _MIB} MiB resident")
+    if around.tasks is not None and around.tasks <= room.threads:
+        layers.hold(CGROUP_TASKS)
+
+
+def _wanted_namespaces(layers: Layers) -> list[str]:
+    return [name for name in (NETWORK_NAMESPACE, IPC_NAMESPACE, EMPTY_ROOT) if layers.wants(name)]
+
+
+def _make_namespaces(layers: Layers) -> None:
+    """Make each that is wanted and not there; the root comes last, because there is no /proc afterwards."""
+    layers.attempt(NETWORK_NAMESPACE, namespaces.without_network)
+    layers.attempt(IPC_NAMESPACE, namespaces.own_ipc)
+    layers.attempt(EMPTY_ROOT, lambda: namespaces.empty_root(layers.profile.devices))
+
+
+def _apply_limits(layers: Layers, mapped: int, other_tasks: int) -> None:
     room = layers.room
 
     def bound_threads() -> None:
@@ -191,19 +194,41 @@ def _apply_limits(layers: Layers, mapped: int, other_tasks: int, open_files: int
             raise OSError("RLIMIT_NPROC does not bind root")
         limits.bound_threads(other_tasks + room.threads)
 
-    limits.forbid_core_dumps()
-    limits.bound_files(open_files, room.memory_bytes)
-    layers.attempt({RLIMIT_MEMORY}, lambda: limits.bound_memory(mapped + room.memory_bytes))
-    layers.attempt({RLIMIT_THREADS}, bound_threads)
+    layers.attempt(NO_CORE, limits.forbid_core_dumps)
+    layers.attempt(RLIMIT_FILES, lambda: limits.bound_files(layers.profile.open_files, room.memory_bytes))
+    layers.attempt(RLIMIT_MEMORY, lambda: limits.bound_memory(mapped + room.memory_bytes))
+    layers.attempt(RLIMIT_THREADS, bound_threads)
+    if RLIMIT_MEMORY in layers.held:
+        layers.bounds.append(f"rlimit: {(mapped + room.memory_bytes) // _MIB} MiB of address space")
 
 
-def _report(layers: Layers, wanted: Mapping[str, tuple[str, ...]], zeroing: Zeroing) -> LockdownReport:
+def _apply_landlock(layers: Layers, bind_ports: Iterable[int]) -> None:
+    available = {name: reason for name, reason in landlock.available().items() if layers.wants(name)}
+    layers.unavailable.update({name: reason for name, reason in available.items() if reason})
+    wanted = [name for name, reason in available.items() if not reason]
+    if wanted:
+        try:
+            landlock.restrict(wanted, bind_ports=bind_ports, devices=layers.profile.devices)
+        except OSError as error:
+            layers.unavailable.update(dict.fromkeys(wanted, error.strerror or str(error)))
+        else:
+            for name in wanted:
+                layers.hold(name)
+
+
+def _filter_and_decide(layers: Layers, zeroing: Zeroing) -> LockdownReport:
+    # (7) Seccomp, in every thread.
+    program = seccomp.assemble(rules(layers.profile, empty_root=EMPTY_ROOT in layers.held))
+    layers.attempt(SECCOMP, lambda: seccomp.apply(program))
     # (8) The decision.
-    decision = properties.decide(wanted, layers.held, layers.room.waived, layers.unavailable)
+    decision = properties.decide(layers.profile, layers.held, layers.room.waived, layers.unavailable)
     return LockdownReport(
         properties=decision.holds,
         waived=decision.waived,
         warnings=decision.warnings,
         zeroing=zeroing.state,
         zeroing_by=zeroing.by,
+        lost=decision.lost,
+        layers=tuple(name for name in LAYERS if name in layers.held),
+        memory_bounds=tuple(layers.bounds),
     )

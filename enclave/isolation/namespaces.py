@@ -1,23 +1,22 @@
 """Namespaces of its own for a process, and an empty root: inside them, or where there are none by chroot.
 
-As root they are made directly; as an ordinary user inside a user namespace that maps only the own uid and gid.
+As root they are made directly; as an ordinary user inside a user namespace that maps only the own uid and gid. Each is
+entered by itself: a host may allow some and not others.
 A process keeps its pid namespace: only its children would enter a new one, and it may have none.
 """
 
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from hermetic.enclave.isolation.kernel import mount, syscall
 
 _NEWNS: Final = 0x20000
-_NEWCGROUP: Final = 0x2000000
-_NEWUTS: Final = 0x4000000
-_NEWIPC: Final = 0x8000000
 _NEWUSER: Final = 0x10000000
 _NEWNET: Final = 0x40000000
-_WITHOUT_NETWORK: Final = _NEWNS | _NEWUTS | _NEWIPC | _NEWCGROUP
+_NEWIPC_UTS_CGROUP: Final = 0x8000000 | 0x4000000 | 0x2000000
 
 _MS_RDONLY: Final = 1
 _MS_NOSUID: Final = 2
@@ -37,28 +36,41 @@ _MOUNT_POINTS: Final = ("/tmp", "/mnt", "/run", "/proc")  # noqa: S108
 EMPTY_FOLDER: Final = Path("/run/hermetic-empty-root")
 
 
-def enter(*, network: bool, user: bool) -> None:
-    """Enter new mount, UTS, IPC and cgroup namespaces; with `network` also a network namespace, which has no link.
-
-    `user` makes a user namespace around them, in which this process then has every capability: drop them next.
-    """
-    flags = _WITHOUT_NETWORK | (_NEWNET if network else 0) | (_NEWUSER if user else 0)
+def enter_user_namespace() -> None:
+    """Enter a user namespace that maps the own uid and gid; this process then has every capability in it."""
     uid, gid = os.geteuid(), os.getegid()
-    syscall("unshare", flags)
-    if user:
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
-        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+    syscall("unshare", _NEWUSER)
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
 
 
-def empty_root() -> None:
-    """Make an empty, read-only, non-executable file system this process's root. Needs a mount namespace of its own.
+def without_network() -> None:
+    """Enter a network namespace, which has no link."""
+    syscall("unshare", _NEWNET)
 
-    /proc is gone afterwards, and so is everything that could be imported.
+
+def own_ipc() -> None:
+    """Enter IPC, UTS and cgroup namespaces."""
+    syscall("unshare", _NEWIPC_UTS_CGROUP)
+
+
+def empty_root(devices: Sequence[str] = ()) -> None:
+    """Make an empty, read-only, non-executable file system this process's root, in a mount namespace of its own.
+
+    Only `devices`, absolute paths of nodes below /dev, are in it. /proc is gone afterwards, and so is everything that
+    could be imported.
     """
+    syscall("unshare", _NEWNS)
     place = next(folder for folder in _MOUNT_POINTS if Path(folder).is_dir())
     mount("none", "/", None, _MS_REC | _MS_PRIVATE)
-    mount("tmpfs", place, "tmpfs", _QUIET, "size=4096,nr_inodes=2,mode=0555")
+    inodes = 2 + (1 + len(devices) if devices else 0)
+    mount("tmpfs", place, "tmpfs", _QUIET, f"size=4096,nr_inodes={inodes},mode=0555")
+    for device in devices:
+        node = Path(place) / device.lstrip("/")
+        node.parent.mkdir(mode=0o555, exist_ok=True)
+        node.touch(mode=0o444)
+        mount(device, str(node), None, _MS_BIND)
     os.chdir(place)
     # pivot_root onto itself stacks the old root above the new one, from where it is taken away (pivot_root(2), NOTES).
     syscall("pivot_root", b".", b".")

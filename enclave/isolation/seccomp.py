@@ -1,6 +1,6 @@
 """A seccomp filter from a list of rules, in classic BPF, applied to every thread of the process.
 
-A program is data: `assemble` is pure, `apply` makes the system call. What is allowed to whom is syscall_policy.py.
+A program is data: `assemble` is pure, `apply` makes the system call. What is allowed to whom is profiles.py.
 Reading order of the program: architecture, x32, then the rules in their order, then the default action.
 """
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from hermetic.enclave import zero_on_free
-from hermetic.enclave.isolation import landlock, limits
+from hermetic.enclave.isolation import cgroup, landlock
 from hermetic.enclave.isolation.kernel import syscall
 from hermetic.enclave.messages import LockdownReport
 from hermetic.enclave.zero_on_free import Zeroing
@@ -151,15 +151,20 @@ def _kernel() -> Iterator[Finding]:
     except OSError as error:
         yield Finding("kernel", "Landlock", "missing", error.strerror or str(error), "one layer fewer, see below")
     else:
-        old = abi < landlock.SCOPES_SINCE
-        cost = f"no scopes: they came with ABI {landlock.SCOPES_SINCE}" if old else ""
+        wanted = max(landlock.SINCE.values())
+        old = abi < wanted
+        cost = f"not all of it: scopes came with ABI {wanted}" if old else ""
         yield Finding("kernel", "Landlock", "weak" if old else "good", f"ABI {abi}", cost)
-    bounds = limits.cgroup_limits()
-    cost = "a process is bounded by its own limits only; systemd: MemoryMax=, TasksMax="
-    if bounds.memory_bytes is None and bounds.tasks is None:
-        yield Finding("kernel", "cgroup", "weak", "no limit around this process", cost)
-    else:
-        yield Finding("kernel", "cgroup", "good", f"memory {bounds.memory_bytes} bytes, tasks {bounds.tasks}")
+    yield _cgroup()
+
+
+def _cgroup() -> Finding:
+    try:
+        version = cgroup.delegation()
+    except OSError as error:
+        cost = "workers bound the memory that they map, nothing bounds what is resident; systemd: Delegate=yes"
+        return Finding("kernel", "cgroup", "weak", error.strerror or str(error), cost)
+    return Finding("kernel", "cgroup", "good", f"{version}: each worker gets one of its own")
 
 
 def _isolation() -> Iterator[Finding]:
@@ -170,9 +175,10 @@ def _isolation() -> Iterator[Finding]:
             yield Finding(kind, "lock-down", "missing", str(error), f"no {kind} starts here")
             continue
         for name, layers in report.properties.items():
-            thin = [warning for warning in report.warnings if warning.startswith(f"{name} holds by")]
-            cost = f"fewer layers than possible: {thin[0].partition(' without ')[2]}" if thin else ""
-            yield Finding(kind, name, "weak" if thin else "good", ", ".join(layers), cost)
+            yield Finding(kind, name, "good", ", ".join(layers))
+        for lost in report.lost:
+            yield Finding(kind, lost.layer, "weak", lost.reason, lost.cost)
+        yield Finding(kind, "memory", "good", "; ".join(report.memory_bounds) or "see bounded-memory")
         for name in report.waived:
             cost = f"no {kind} starts here unless the property is waived by name, which evidence then says"
             yield Finding(kind, name, "missing", "no layer of this host gives it", cost)

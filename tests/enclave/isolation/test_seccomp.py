@@ -3,11 +3,14 @@
 import errno
 import os
 import struct
+from dataclasses import replace
 
 import pytest
 
+from hermetic.enclave.isolation.layers import SECCOMP
+from hermetic.enclave.isolation.profiles import PROFILES, rules
+from hermetic.enclave.isolation.properties import required
 from hermetic.enclave.isolation.seccomp import ALLOW, INSTRUCTIONS_LIMIT, KILL, Argument, Rule, assemble, refuse
-from hermetic.enclave.isolation.syscall_policy import front_end_rules, worker_rules
 from hermetic.enclave.isolation.syscalls import AUDIT_ARCH, NUMBERS
 
 MACHINES = sorted(NUMBERS)
@@ -36,13 +39,13 @@ def run(program: bytes, number: int, *arguments: int, architecture: str) -> int:
 def test_rules_decide_in_their_order(architecture: str) -> None:
     numbers = NUMBERS[architecture]
     alternatives = ((Argument(0, 1), Argument(1, 2)), (Argument(0, 7, high=True),))
-    rules = [
+    some_rules = [
         Rule("read", ALLOW),
         Rule("read", KILL),
         Rule("write", refuse()),
         Rule("close", ALLOW, alternatives, refuse(errno.EACCES)),
     ]
-    program = assemble(rules, architecture=architecture)
+    program = assemble(some_rules, architecture=architecture)
 
     def answer(name: str, *arguments: int) -> int:
         return run(program, numbers[name], *arguments, architecture=architecture)
@@ -61,8 +64,8 @@ def test_rules_decide_in_their_order(architecture: str) -> None:
 @pytest.mark.parametrize("architecture", MACHINES)
 @pytest.mark.parametrize("front_end", [False, True])
 def test_the_policies_on_every_machine(architecture: str, front_end: bool) -> None:
-    rules = front_end_rules() if front_end else worker_rules(write_xor_execute=True, empty_root=False)
-    program = assemble(rules, architecture=architecture)
+    profile = PROFILES["front-end" if front_end else "onnx-cpu"]
+    program = assemble(rules(profile, empty_root=False), architecture=architecture)
     assert len(program) // 8 < INSTRUCTIONS_LIMIT
     numbers = NUMBERS[architecture]
 
@@ -80,17 +83,51 @@ def test_the_policies_on_every_machine(architecture: str, front_end: bool) -> No
     assert answer("memfd_create") in (KILL, refuse())
     assert answer("mmap", 0, 4096, 3) == ALLOW
     assert answer("mmap", 0, 4096, 7) == refuse(errno.EACCES)
-    assert answer("clone", 0x3D0F00) == ALLOW
+    assert answer("clone", 0x3D0F00) == (refuse() if front_end else ALLOW)
     assert answer("clone", 17) == refuse()
     assert answer("tgkill", os.getpid()) == ALLOW
     assert answer("tgkill", os.getpid() + 1) == KILL
     assert answer("prlimit64", 0, 7, 0) == ALLOW
     assert answer("prlimit64", 0, 7, 1 << 40) == refuse()
     assert answer("fcntl", 3, 8) == refuse()  # F_SETOWN
+    fast_open = 0x20000000
+    assert answer("sendto", 3, 0, 4, 0x4000, 0, 0) == ALLOW
+    assert answer("sendto", 3, 0, 4, fast_open, 0, 0) == refuse()
+    assert answer("sendto", 3, 0, 4, 0, 1 << 40, 16) == refuse()
+    assert answer("sendmsg", 3, 0, 0x4000) == ALLOW
+    assert answer("sendmsg", 3, 0, fast_open | 0x4000) == refuse()
+    assert answer("setsockopt", 3, 6, 1) == ALLOW  # TCP_NODELAY
+    assert answer("setsockopt", 3, 1, 26) == refuse()  # SO_ATTACH_FILTER
+    assert answer("setsockopt", 3, 6, 31) == refuse()  # TCP_ULP
 
 
 def test_paths_are_answered_only_in_an_empty_root() -> None:
     for empty, wanted in ((True, ALLOW), (False, refuse())):
-        program = assemble(worker_rules(write_xor_execute=False, empty_root=empty), architecture="x86_64")
+        program = assemble(rules(PROFILES["torch-cpu"], empty_root=empty), architecture="x86_64")
         assert run(program, NUMBERS["x86_64"]["stat"], architecture="x86_64") == wanted
         assert run(program, NUMBERS["x86_64"]["openat"], architecture="x86_64") == refuse()
+
+
+def test_whether_a_profile_has_threads_is_one_line_of_it() -> None:
+    without, having = PROFILES["front-end"], replace(PROFILES["front-end"], threads=True)
+    for profile, wanted in ((without, refuse()), (having, ALLOW)):
+        program = assemble(rules(profile, empty_root=True), architecture="x86_64")
+        assert run(program, NUMBERS["x86_64"]["clone"], 0x3D0F00, architecture="x86_64") == wanted
+    assert SECCOMP in required(without)["bounded-threads"]
+    assert SECCOMP not in required(having)["bounded-threads"]
+
+
+def test_a_gpu_worker_may_speak_to_its_driver_and_to_nothing_else() -> None:
+    program = assemble(rules(PROFILES["cuda"], empty_root=True), architecture="x86_64")
+
+    def ioctl(command: int) -> int:
+        return run(program, NUMBERS["x86_64"]["ioctl"], 3, command, architecture="x86_64")
+
+    for command in (0xC0C8462B, 0xC020462A, 0x30000001, 27):  # RM_ALLOC, RM_CONTROL, UVM_INITIALIZE, a UVM one
+        assert ioctl(command) == ALLOW
+    for command in (0x5412, 0x8912, 0x40086602):  # TIOCSTI, SIOCGIFCONF, FS_IOC_SETFLAGS
+        assert ioctl(command) == refuse()
+    given = required(PROFILES["cuda"])
+    assert given["no-files"] == ("empty-root", "landlock-files")
+    assert given["bounded-memory"] == ("cgroup-memory",)
+    assert SECCOMP in given["no-network"]

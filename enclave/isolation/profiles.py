@@ -1,0 +1,247 @@
+"""The profiles: what each kind of locked process may do, and why. Data; `rules` turns it into a seccomp filter.
+
+Three answers to a system call: allowed, for a reason that stands beside it; refused with an error, for what libraries
+try and can do without; everything else kills. A profile has every layer but those that it is `without`.
+
+`cuda` was written from the driver's documented surface (gVisor, pkg/sentry/devices/nvproxy/seccomp_filters.go) and has
+not run on a device: LIMITATIONS.md.
+"""
+
+import errno
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from hermetic.enclave.isolation.layers import (
+    LANDLOCK_TCP,
+    NETWORK_NAMESPACE,
+    OWN_LAYERS,
+    RLIMIT_MEMORY,
+    WRITE_XOR_EXECUTE,
+)
+from hermetic.enclave.isolation.seccomp import ALLOW, Argument, Rule, refuse
+
+WorkerProfile = Literal["onnx-cpu", "torch-cpu"]
+"""The profiles that a worker can be started with; there is no runtime for GPUs yet."""
+
+_PROT_EXEC: Final = 4
+_CLONE_THREAD: Final = 0x00010000
+_MSG_FASTOPEN: Final = 0x20000000
+_PR_SET_NAME: Final = 15
+_PR_SET_VMA: Final = 0x53564D41
+_FCNTL_HARMLESS: Final = (0, 1, 2, 3, 4, 1030, 1033, 1034)  # DUPFD GETFD SETFD GETFL SETFL DUPFD_CLOEXEC ADD/GET_SEALS
+_FIONBIO: Final = 0x5421  # how Python makes a socket not wait
+_NVIDIA_IOCTLS: Final = Argument(1, ord("F") << 8, mask=0xFF00)  # _IOWR('F', ...): /dev/nvidiactl and /dev/nvidiaN
+_UVM_IOCTLS: Final = Argument(1, 0, mask=0xCFFFFF00)  # plain numbers below 256; UVM_INITIALIZE is 0x30000001
+
+# Options of sockets by level. What is not here: filters that the kernel compiles, other protocols on top, devices.
+_SOCKET_OPTIONS: Final[Mapping[int, tuple[int, ...]]] = {
+    1: (
+        2,
+        7,
+        8,
+        9,
+        13,
+        15,
+        18,
+        20,
+        21,
+        60,
+    ),  # REUSEADDR SND/RCVBUF KEEPALIVE LINGER REUSEPORT RCVLOWAT timeouts ZEROCOPY
+    6: (1, 3, 4, 5, 6, 12, 18, 25, 36),  # NODELAY CORK, keep-alive's three, QUICKACK USER_TIMEOUT NOTSENT_LOWAT INQ
+    41: (26,),  # IPV6_V6ONLY
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """System calls, by name, and why they are allowed."""
+
+    why: str
+    names: str
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What one kind of process may do. `open_files` in descriptors; `devices` are nodes below /dev.
+
+    `without`: layers that it cannot have, with the reason. `gaps`: attempts that a layer of it does not stop though the
+    layer does elsewhere, by layer. `not_tried`: attempts that are no escape here, with the reason. `resident_bytes`:
+    what its libraries hold at lock-down at most, which a control group has to leave room for.
+    """
+
+    name: str
+    what: str
+    allowed: tuple[Calls, ...]
+    tried: str
+    without: Mapping[str, str]
+    open_files: int
+    resident_bytes: int
+    threads: bool = True
+    executable_memory: bool = False
+    devices: tuple[str, ...] = ()
+    gaps: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    not_tried: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> frozenset[str]:
+        """The layers that a process of this profile tries to put itself under."""
+        return OWN_LAYERS - frozenset(self.without)
+
+
+_EVERYONE: Final = (
+    Calls(
+        "read and write what was handed over before the lock-down, and wait for it",
+        "read write readv writev pread64 preadv preadv2 lseek fstat close dup poll ppoll select pselect6 epoll_wait"
+        " epoll_pwait epoll_ctl eventfd2 recvmsg recvfrom shutdown getsockname getpeername getsockopt",
+    ),
+    Calls("its own memory; executable or not: `executable_memory`", "munmap brk mremap madvise mlock munlock mlock2"),
+    Calls(
+        "its threads, and their locks",
+        "futex sched_yield membarrier set_robust_list set_tid_address rseq gettid sched_getaffinity sched_getparam"
+        " sched_getscheduler sched_get_priority_max sched_get_priority_min getpriority getcpu get_mempolicy",
+    ),
+    Calls("clocks, and sleep", "clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday times getrusage"),
+    Calls("handlers for its own signals", "rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack restart_syscall"),
+    Calls(
+        "who and where it is; random numbers", "getpid getppid getuid geteuid getgid getegid uname sysinfo getrandom"
+    ),
+    Calls("its end", "exit exit_group"),
+)
+_TRIED: Final = (
+    "open openat openat2 stat lstat newfstatat statx access faccessat faccessat2 readlink readlinkat getcwd getdents64"
+    " socket socketpair connect bind sched_setaffinity sched_setscheduler sched_setparam set_mempolicy mbind mincore"
+    " fadvise64 getrlimit"
+)
+_DECRYPT_INTO: Final = Calls(
+    "the memory that the model is decrypted into was made before; its size comes with the model", "ftruncate"
+)
+# In an empty root these have nothing to tell, and onnxruntime insists on asking whether "." exists.
+_PATHS: Final = "stat lstat newfstatat statx access faccessat faccessat2 readlink readlinkat getcwd"
+
+_SIZING: Final = frozenset({"grow_shared_memory"})  # ftruncate is allowed
+_EXECUTABLE: Final = frozenset({"executable_mapping", "executable_later", "executable_shared_memory"})  # mmap, mprotect
+_FILES: Final = frozenset({"open_file", "list_folder", "write_file", "own_memory", "parents_memory"})  # openat
+
+PROFILES: Final[dict[str, Profile]] = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            "onnx-cpu",
+            "a worker with ONNX Runtime",
+            (*_EVERYONE, _DECRYPT_INTO),
+            _TRIED,
+            without={},
+            open_files=256,
+            resident_bytes=512 << 20,
+            gaps={"seccomp": _SIZING},
+        ),
+        Profile(
+            "torch-cpu",
+            "a worker with torch",
+            (*_EVERYONE, _DECRYPT_INTO),
+            _TRIED,
+            without={WRITE_XOR_EXECUTE: "oneDNN generates code while it runs"},
+            executable_memory=True,
+            open_files=256,
+            resident_bytes=1 << 30,
+            gaps={"seccomp": _EXECUTABLE | _SIZING},
+        ),
+        Profile(
+            "cuda",
+            "a worker with torch or ONNX Runtime on an NVIDIA GPU; context and first run come before the lock-down",
+            (
+                *_EVERYONE,
+                _DECRYPT_INTO,
+                Calls("the driver opens a node anew for what it maps; there are no other files in the root", "openat"),
+            ),
+            _TRIED,
+            without={
+                WRITE_XOR_EXECUTE: "the driver compiles PTX, oneDNN generates code",
+                RLIMIT_MEMORY: "the driver reserves address space beyond all memory; only a control group can bound it",
+            },
+            executable_memory=True,
+            devices=("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia0"),
+            open_files=4096,
+            resident_bytes=4 << 30,
+            gaps={"seccomp": _EXECUTABLE | _FILES | _SIZING},
+        ),
+        Profile(
+            "front-end",
+            "a front end, or the metrics port, that already listens: it accepts, and can neither connect nor open",
+            (
+                *_EVERYONE,
+                Calls("takes connections on what listens already; asyncio says listen again", "accept accept4 listen"),
+            ),
+            _TRIED + " memfd_create",
+            without={NETWORK_NAMESPACE: "it is there to be reached"},
+            threads=False,
+            open_files=65536,
+            resident_bytes=512 << 20,
+            gaps={LANDLOCK_TCP: frozenset({"listen_tcp"})},
+            not_tried={"more_descriptors": "it may have one for each connection"},
+        ),
+    )
+}
+"""Every profile by its name."""
+
+
+def rules(profile: Profile, *, empty_root: bool) -> list[Rule]:
+    """Return the filter of `profile` for this process; the first rule of a name decides."""
+    return [
+        *[Rule(name, ALLOW) for calls in profile.allowed for name in calls.names.split()],
+        *[Rule(name, ALLOW) for name in _PATHS.split() if empty_root and profile.name != "front-end"],
+        *_memory(executable=profile.executable_memory),
+        *_threads(allowed=profile.threads),
+        *_sockets(),
+        *_narrowed(devices=bool(profile.devices)),
+        *[Rule(name, refuse()) for name in profile.tried.split()],
+    ]
+
+
+def _memory(*, executable: bool) -> list[Rule]:
+    if executable:
+        return [Rule("mmap", ALLOW), Rule("mprotect", ALLOW)]
+    not_executable = ((Argument(2, 0, mask=_PROT_EXEC),),)
+    return [Rule(name, ALLOW, not_executable, refuse(errno.EACCES)) for name in ("mmap", "mprotect")]
+
+
+def _threads(*, allowed: bool) -> list[Rule]:
+    """Threads, not processes. clone3 hides its flags behind a pointer: glibc falls back to clone."""
+    thread = ((Argument(0, _CLONE_THREAD, mask=_CLONE_THREAD),),)
+    return [
+        Rule("clone", ALLOW, thread, refuse()) if allowed else Rule("clone", refuse()),
+        Rule("clone3", refuse(errno.ENOSYS)),
+        Rule("fork", refuse()),
+        Rule("vfork", refuse()),
+    ]
+
+
+def _sockets() -> list[Rule]:
+    """Send on what is connected. MSG_FASTOPEN would connect: `shutdown` makes a listening socket fit for it."""
+    options = tuple(
+        (Argument(1, level), Argument(2, option)) for level, allowed in _SOCKET_OPTIONS.items() for option in allowed
+    )
+    no_address = (Argument(4, 0), Argument(4, 0, high=True))
+    return [
+        Rule("sendto", ALLOW, ((Argument(3, 0, mask=_MSG_FASTOPEN), *no_address),), refuse()),
+        Rule("sendmsg", ALLOW, ((Argument(2, 0, mask=_MSG_FASTOPEN),),), refuse()),
+        Rule("setsockopt", ALLOW, options, refuse()),
+    ]
+
+
+def _narrowed(*, devices: bool) -> list[Rule]:
+    """Calls that are allowed only with certain arguments."""
+    own_process = Argument(0, os.getpid())
+    read_own_limits = (Argument(0, 0), Argument(2, 0), Argument(2, 0, high=True))
+    ioctls = ((Argument(1, _FIONBIO),),) + (((_NVIDIA_IOCTLS,), (_UVM_IOCTLS,)) if devices else ())
+    return [
+        Rule("prctl", ALLOW, ((Argument(0, _PR_SET_NAME),), (Argument(0, _PR_SET_VMA),)), refuse()),
+        Rule("prlimit64", ALLOW, (read_own_limits,), refuse()),
+        # F_SETOWN would make the kernel send signals for us.
+        Rule("fcntl", ALLOW, tuple((Argument(1, command),) for command in _FCNTL_HARMLESS), refuse()),
+        Rule("ioctl", ALLOW, ioctls, refuse()),
+        # abort() and raise() signal the own process.
+        Rule("tgkill", ALLOW, ((own_process,),)),
+    ]

@@ -1,0 +1,185 @@
+"""docs/escape-matrix.md: written from rows of the matrix, and read back to be compared with a later run.
+
+`make escape` runs everything and writes it: python -m tests.enclave.isolation.page docs/escape-matrix.md
+"""
+
+import platform
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from hermetic.enclave.isolation import landlock
+from hermetic.enclave.isolation.attempts import ATTEMPTS
+from hermetic.enclave.isolation.layers import LAYERS, USER_NAMESPACE
+from hermetic.enclave.isolation.profiles import PROFILES
+from tests.enclave.isolation.matrix import (
+    ALL,
+    NONE,
+    ROOT,
+    Prepared,
+    Row,
+    faults,
+    getting_through,
+    prepared,
+    run_row,
+)
+
+PAGE = ROOT / "docs/escape-matrix.md"
+NUMBERS = {name: number for number, name in enumerate(LAYERS, 1)}
+TABLES = {
+    ("root", "onnx-cpu"): "A worker that root started (`onnx-cpu`)",
+    ("root", "front-end"): "A front end that root started (`front-end`)",
+    ("user", "onnx-cpu"): "A worker that an ordinary user started (`onnx-cpu`)",
+}
+"""The tables of the page: which host and profile, and what it is called."""
+HOSTS = {
+    "root": "root on a bare machine",
+    "user": "an ordinary user, with user namespaces",
+    "container": "root of a container that may not make namespaces (its capabilities and filter as Docker's)",
+    "user-container": "an ordinary user of such a container",
+}
+_HEAD = """# The escape matrix
+
+What a hostile process tries once it is locked in, against every layer of its room. Written by `make escape` from a run;
+`make test` runs it again, and fails where a run and this page disagree. The attempts are functions in
+`tests/enclave/isolation/escape_*.py`, the claims are `enclave/isolation/attempts.py`, the layers
+`enclave/isolation/layers.py`, the profiles `enclave/isolation/profiles.py`.
+
+{versions}
+
+`E` refused with an error, `K` answered by the end of the process, `·` succeeded. `?` depends on kernel or host, and is
+not compared. A blank: the layer alone was not to be had there. A row in brackets: with no layer the kernel refused it
+already, so that it shows nothing here; on another kernel it would.
+
+"""
+
+
+def write(rows: Mapping[tuple[str, str], Mapping[str, Row]], hosts: Iterable[Prepared]) -> str:
+    """The whole page."""
+    versions = (
+        f"Last run: Linux {platform.release()}, {platform.machine()}, Landlock ABI {landlock.abi()}, "
+        f"Python {platform.python_version()}, {platform.libc_ver()[0]} {platform.libc_ver()[1]}."
+    )
+    parts = [_HEAD.format(versions=versions), _layers()]
+    parts += [_table(title, rows[key]) for key, title in TABLES.items()]
+    parts += [_hosts(hosts), _profiles()]
+    return "\n".join(parts)
+
+
+def _layers() -> str:
+    lines = ["## The layers", "", "| | layer | what it does | not for |", "|---|---|---|---|"]
+    for name, layer in LAYERS.items():
+        without = ", ".join(profile.name for profile in PROFILES.values() if name in profile.without)
+        lines.append(f"| {NUMBERS[name]} | {name} | {layer.does} | {without} |")
+    return "\n".join([*lines, ""])
+
+
+def _table(title: str, rows: Mapping[str, Row]) -> str:
+    layers = [name for name in LAYERS if name in next(iter(rows.values())).held]
+    lines = [f"## {title}", "", "### No layer, each layer alone, all layers", ""]
+    lines.append(f"| attempt | none | {' | '.join(str(NUMBERS[name]) for name in layers)} | all |")
+    lines.append("|---|---|" + "---|" * (len(layers) + 1))
+    for name, row in rows.items():
+        shown = f"({name})" if row.refused_to_all else name
+        cells = [_cell(row, column) for column in (NONE, *layers, ALL)]
+        lines.append(f"| {shown} | {' | '.join(cells)} |")
+    if unavailable := [name for name in row.profile.layers if name not in layers and name != USER_NAMESPACE]:
+        lines += ["", f"Not to be had there: {', '.join(unavailable)}."]
+    if USER_NAMESPACE in layers:
+        lines += [
+            "",
+            "Network, IPC and mount namespaces alone are inside a user namespace: an ordinary user has no others.",
+        ]
+    if reasons := [f"{name} ({row.refused_to_all})" for name, row in rows.items() if row.refused_to_all]:
+        lines += ["", f"Refused to everyone there: {', '.join(reasons)}."]
+    lines += ["", "### All layers but one", "", "| left out | what gets through |", "|---|---|"]
+    lines += [f"| {NUMBERS[name]} {name} | {', '.join(getting_through(rows, name)) or 'nothing'} |" for name in layers]
+    return "\n".join([*lines, ""])
+
+
+def _cell(row: Row, column: str) -> str:
+    outcome = row.outcomes.get(column)
+    if outcome is None:
+        return " "
+    return outcome.letter + ("?" if row.uncertain(column) or (row.refused_to_all and column in LAYERS) else "")
+
+
+def _hosts(hosts: Iterable[Prepared]) -> str:
+    lines = ["## Hosts", "", "With all the layers that each host has, every attempt is stopped. What each lacks:", ""]
+    for host in hosts:
+        lines.append(
+            f"- **{host.profile.name}, {HOSTS[host.host]}**: memory bounded by {_sentence(host.report.memory_bounds)}."
+        )
+        lines += [f"    - without {lost.layer} ({lost.reason}): {lost.cost}" for lost in host.report.lost]
+    return "\n".join([*lines, ""])
+
+
+def _sentence(bounds: Iterable[str]) -> str:
+    """Which bounds, without their sizes: those are of the test."""
+    return " and ".join(bound.partition(":")[0] for bound in bounds)
+
+
+def _profiles() -> str:
+    lines = ["## Profiles", "", "What a profile lets a process do that `onnx-cpu` does not, and why:", ""]
+    for profile in PROFILES.values():
+        lines.append(f"- **{profile.name}**: {profile.what}.")
+        lines += [f"    - without {layer}: {why}" for layer, why in profile.without.items()]
+        lines += [f"    - {attempt} is not tried: {why}" for attempt, why in profile.not_tried.items()]
+        for layer, attempts in profile.gaps.items():
+            lines.append(f"    - {layer} does not stop {', '.join(sorted(attempts))}")
+    return "\n".join([*lines, ""])
+
+
+def read(text: str, title: str) -> dict[str, dict[str, str]]:
+    """The cells of one table: attempt -> column -> what stands there. A row in brackets is left out."""
+    section = text.partition(f"## {title}\n")[2].partition("### All layers but one")[0]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    names = {str(number): name for name, number in NUMBERS.items()}
+    columns = [names.get(cell, cell) for cell in lines[0][1:]]
+    return {line[0]: dict(zip(columns, line[1:], strict=True)) for line in lines[2:] if not line[0].startswith("(")}
+
+
+def disagreements(row: Row, page: Mapping[str, str]) -> list[str]:
+    """Where a run says other than the page: stopped or not, for what does not depend on kernel or host."""
+    if row.refused_to_all:
+        return []
+    return [
+        f"{row.attempt}, {column}: the page says {page[column]}, this run {outcome.letter}"
+        for column, outcome in row.outcomes.items()
+        if re.fullmatch("[EK·]", page.get(column, "")) and (page[column] == "·") == outcome.stopped
+    ]
+
+
+def check(parent: Prepared, attempt: str) -> None:
+    """Run a row of one of the page's tables, and hold it to the claims and to the page."""
+    row = run_row(parent, attempt, every_gap=False)
+    table = read(PAGE.read_text(), TABLES[parent.host, parent.profile.name])
+    assert faults(row) + disagreements(row, table.get(attempt, {})) == []
+
+
+def main(path: Path) -> None:
+    rows: dict[tuple[str, str], dict[str, Row]] = {}
+    for host, profile in TABLES:
+        with prepared(host, profile) as parent:
+            names = [name for name in ATTEMPTS if name not in parent.profile.not_tried]
+            rows[host, profile] = {name: run_row(parent, name, every_gap=True) for name in names}
+    wrong = [
+        f"{key}: {row.attempt}: {fault}"
+        for key, table in rows.items()
+        for row in table.values()
+        for fault in faults(row)
+    ]
+    if wrong:
+        raise SystemExit("\n".join(["not written: the run does not bear out the claims", *wrong]))
+    hosts = []
+    for host in HOSTS:
+        for profile in ("onnx-cpu", "front-end"):
+            with prepared(host, profile) as parent:
+                _ = parent.report
+                hosts.append(parent)
+    path.write_text(write(rows, hosts))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

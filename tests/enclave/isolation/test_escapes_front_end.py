@@ -1,0 +1,24 @@
+"""A front end that root started: every attempt against every layer, by the claims and by docs/escape-matrix.md."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from hermetic.enclave.isolation.attempts import ATTEMPTS
+from hermetic.enclave.isolation.profiles import PROFILES
+from tests.enclave.isolation import page
+from tests.enclave.isolation.matrix import Prepared, prepared
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+@pytest.fixture(scope="module")
+def parent() -> Iterator[Prepared]:
+    with prepared("root", "front-end") as process:
+        yield process
+
+
+@pytest.mark.parametrize("attempt", [name for name in ATTEMPTS if name not in PROFILES["front-end"].not_tried])
+def test_each_layer_stops_what_it_is_said_to(parent: Prepared, attempt: str) -> None:
+    page.check(parent, attempt)

@@ -4,8 +4,23 @@ Both questions use it: verifiers/ ("is it genuine") and policy.py ("is it accept
 """
 
 from collections.abc import Sequence
+from typing import Final, Literal, NamedTuple
 
 from hermetic.errors import EvidenceError, FailedCheck
+
+Result = Literal["pass", "fail", "not evaluated"]
+PASS: Final = "pass"  # noqa: S105 - no password
+FAIL: Final = "fail"
+NOT_EVALUATED: Final = "not evaluated"
+
+
+class Check(NamedTuple):
+    """One check and how it ended; `wanted` and `got` as text, of one that was not evaluated why."""
+
+    name: str
+    result: Result
+    wanted: str = ""
+    got: str = ""
 
 
 class Checks:
@@ -13,25 +28,26 @@ class Checks:
 
     def __init__(self) -> None:
         """Start with nothing checked."""
-        self._passed: list[str] = []
-        self._failed: list[FailedCheck] = []
+        self._all: list[Check] = []
+
+    @property
+    def all(self) -> tuple[Check, ...]:
+        """Every check, in order."""
+        return tuple(self._all)
 
     @property
     def passed(self) -> tuple[str, ...]:
         """Names of the checks that passed."""
-        return tuple(self._passed)
+        return tuple(check.name for check in self._all if check.result == PASS)
 
     @property
     def failed(self) -> tuple[FailedCheck, ...]:
         """The checks that did not pass."""
-        return tuple(self._failed)
+        return tuple(FailedCheck(name, wanted, got) for name, result, wanted, got in self._all if result == FAIL)
 
     def demand(self, name: str, holds: bool, wanted: object, got: object) -> None:  # noqa: FBT001 - reads as a sentence
-        """Record the check `name`; `wanted` and `got` are shown as text, bytes as hex, when it does not hold."""
-        if holds:
-            self._passed.append(name)
-        else:
-            self.fail(name, wanted, got)
+        """Record the check `name`; `wanted` and `got` are shown as text, bytes as hex."""
+        self._all.append(Check(name, PASS if holds else FAIL, shown(wanted), shown(got)))
 
     def equal(self, name: str, wanted: object, got: object) -> None:
         """Record whether `got` equals `wanted`."""
@@ -39,16 +55,20 @@ class Checks:
 
     def hold(self, name: str) -> None:
         """Record that the check `name` passed."""
-        self._passed.append(name)
+        self._all.append(Check(name, PASS))
+
+    def skip(self, name: str, why: str) -> None:
+        """Record that the check `name` was not evaluated: nothing was given to evaluate it with."""
+        self._all.append(Check(name, NOT_EVALUATED, got=why))
 
     def fail(self, name: str, wanted: object, got: object) -> None:
         """Record that the check `name` did not pass."""
-        self._failed.append(FailedCheck(name, shown(wanted), shown(got)))
+        self._all.append(Check(name, FAIL, shown(wanted), shown(got)))
 
     def raise_failures(self, error: type[EvidenceError]) -> None:
         """Raise `error` with every failed check, if there is one."""
-        if self._failed:
-            raise error(self._failed)
+        if failed := self.failed:
+            raise error(failed)
 
 
 def shown(value: object) -> str:

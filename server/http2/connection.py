@@ -115,7 +115,7 @@ class Connection:
             if end and not self.over:
                 self._take(plain, end)
             if self._session is not None and self._session.ended:
-                self.lost()
+                self.close()  # with a close_notify of our own (RFC 8446 section 6.1)
         except BlockingIOError:
             pass
         except ConnectionFaultError as fault:

@@ -23,6 +23,7 @@ MEMORY_LIMIT_MIB: Final = 4096
 INPUT_TIMEOUT_S: Final = 10  # seconds that one input may take
 INSTRUMENTED: Final = (
     "hermetic.server.scanner", "hermetic.server.codec", "hermetic.server.contents", "hermetic.server.forms",
+    "hermetic.server.http2", "hpack",
     "hermetic.enclave.messages", "hermetic.enclave.manifest", "hermetic.enclave.sealed", "hermetic.server.messages",
 )  # fmt: skip
 

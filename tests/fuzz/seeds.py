@@ -10,6 +10,7 @@ from hermetic.server import messages as control
 from tests.fuzz.targets import SEPARATOR
 from tests.server.calls import infer_request
 from tests.server.far_side import description
+from tests.server.http2 import wire
 from tests.server.wire_data import GROUP, GROUP_END, field, tag, varint
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
@@ -81,6 +82,31 @@ def configurations() -> Iterator[bytes]:
         yield path.read_bytes()
 
 
+def connections() -> Iterator[bytes]:
+    """Calls of every kind, resets, windows, settings, and a table that changes."""
+    echo, stream = wire.block(wire.fields("/test/Echo")), wire.block(wire.fields("/test/Stream"))
+    sound = wire.frame(1, 4, 1, echo) + wire.frame(0, 1, 1, wire.message(b"abc"))
+    yield sound
+    yield SEPARATOR.join((sound[:30], sound[30:200], sound[200:]))
+    yield wire.frame(1, 0, 1, echo[:40]) + wire.frame(9, 4, 1, echo[40:]) + wire.frame(0, 8, 1, wire.padded(b"\0\0", 3))
+    opened = wire.frame(1, 4, 1, stream) + wire.frame(0, 0, 1, wire.message(b"a") + wire.message(b"bc")[:6])
+    yield SEPARATOR.join((opened, wire.frame(0, 1, 1, b"c"), wire.reset(1), wire.window_update(1, 0)))
+    yield opened + wire.reset(1) + wire.window_update(0, 100) + wire.settings((4, 0), (1, 0), (5, 20000)) + sound
+    table = echo + wire.literal("x-a", "1", 0x40)
+    yield (
+        wire.frame(1, 5, 1, b"\x3f\x09" + table)
+        + wire.frame(1, 5, 3, echo + wire.indexed(62))
+        + wire.frame(1, 5, 5, table)
+    )
+    small = wire.settings((4, 1)) + sound + wire.window_update(1, 2)
+    yield SEPARATOR.join((small, wire.settings((4, 9)), wire.frame(6, 0, 0, bytes(8)), wire.frame(7, 0, 0, bytes(8))))
+    yield wire.frame(1, 5, 1, echo + wire.literal("content-length", "8")) + wire.frame(2, 0, 1, bytes(5))
+    unasked = wire.frame(
+        1, 4, 1, wire.block(wire.fields("/test/Unasked", ("grpc-timeout", "1S"), ("grpc-encoding", "gzip")))
+    )
+    yield unasked + wire.frame(0, 0, 1, wire.message(b"9", flag=1)) + wire.frame(1, 5, 1, wire.literal("x-trailer", ""))
+
+
 SEEDS = {
     "requests": requests,
     "batches": batches,
@@ -89,6 +115,7 @@ SEEDS = {
     "manifests": manifests,
     "sealed-headers": sealed_headers,
     "configurations": configurations,
+    "connections": connections,
 }
 
 if __name__ == "__main__":

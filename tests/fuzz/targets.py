@@ -13,6 +13,8 @@ from hermetic.enclave.sealed.config_pbtxt import read_config
 from hermetic.enclave.sealed.header import parse_unverified_manifest, read_header
 from hermetic.errors import BorderError, HermeticError, ModelFormatError, SealedModelError
 from hermetic.server import messages as control
+from hermetic.server.http2.frames import LARGEST_FRAME
+from tests.fuzz import conversation
 from tests.server.reading import Readers
 
 SEPARATOR: Final = b"\xf0\x9f\x8d\xb0"  # between the messages of one input
@@ -106,6 +108,14 @@ def configurations(data: bytes) -> None:
         raise FoundError(f"configuration: expected ModelFormatError, got {error!r}") from error
 
 
+def connections(data: bytes) -> None:
+    """What a client sends on its connection, a read each up to the next separator."""
+    said = conversation.converse([piece for piece in data.split(SEPARATOR)[:16] if piece])
+    wrong = conversation.fault(said, LARGEST_FRAME)
+    if wrong is not None:
+        raise FoundError(wrong)
+
+
 TARGETS: Final[dict[str, Target]] = {
     "requests": requests,
     "batches": batches,
@@ -114,4 +124,5 @@ TARGETS: Final[dict[str, Target]] = {
     "manifests": manifests,
     "sealed-headers": sealed_headers,
     "configurations": configurations,
+    "connections": connections,
 }

@@ -1,5 +1,6 @@
 """One server for a module, and a bystander: a connection that must go on as if nothing happened on the others."""
 
+import logging
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -37,13 +38,23 @@ def bystander(serving: Serving) -> Iterator[Peer]:
 
 
 @pytest.fixture(autouse=True)
-def undisturbed(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After every test that used the module's server, the bystander's connection still serves."""
+def undisturbed(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """After every test that used the module's server, the bystander's connection still serves; and nothing went wrong.
+
+    Unless a test wants it (`pytest.mark.usefixtures("errors_expected")`), the server logs no error.
+    """
     shared = "serving" in request.fixturenames
     peer: Peer | None = request.getfixturevalue("bystander") if shared else None
     yield
     if peer is not None:
         peer.echo(b"still here")
+    if "errors_expected" not in request.fixturenames:
+        assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+@pytest.fixture
+def errors_expected() -> None:
+    """A test in which the application itself goes wrong."""
 
 
 @pytest.fixture

@@ -157,6 +157,7 @@ def test_a_second_answer_is_no_harm(peer: Peer, serving: Serving, application: A
     peer.echo()
 
 
+@pytest.mark.usefixtures("errors_expected")
 @pytest.mark.parametrize("method", ["/test/Raise", "/test/RaiseLater"])
 def test_an_application_that_raises_ends_its_connection_at_worst(peer: Peer, method: str) -> None:
     """Not the loop, which the bystander proves; and nobody is left waiting."""

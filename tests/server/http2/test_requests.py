@@ -1,5 +1,6 @@
 """The head of a request: what HTTP/2 calls malformed (RFC 9113 sections 8.1.1 to 8.3), and what gRPC refuses."""
 
+import logging
 import time
 
 import pytest
@@ -199,6 +200,13 @@ def test_metadata_as_it_was_sent(peer: Peer) -> None:
     sent = [("x-one", "1"), ("x-two", "a, b"), ("x-one", "again"), ("user-agent", "by hand")]
     for name, value in (("x-one", "1"), ("x-two", "a, b"), ("user-agent", "by hand"), ("x-none", "none")):
         assert peer.answer(peer.call("/test/Meta", name.encode(), *sent)).messages == [value.encode()]
+
+
+def test_no_field_is_written_to_a_log(peer: Peer, caplog: pytest.LogCaptureFixture) -> None:
+    """The decoder writes all of them to its own, for whoever debugs it."""
+    with caplog.at_level(logging.DEBUG):
+        assert peer.answer(peer.call("/test/Meta", b"x-token", ("x-token", "s3cret"))).messages == [b"s3cret"]
+    assert not [record for record in caplog.records if "s3cret" in record.getMessage()]
 
 
 def large_head(size: int) -> bytes:

@@ -51,8 +51,10 @@ def flood(peer: Peer, batches: Iterator[bytes]) -> Frame | None:
     try:
         for batch in batches:
             peer.send(batch)
-            if peer.has_word():
+            while peer.has_word():
                 peer.read()
+            if peer.goaways:
+                break
     except OSError:  # it has closed, or takes no more
         pass
     return peer.end()

@@ -18,6 +18,7 @@ from hermetic.server.event_loop import Event, EventLoop
 from hermetic.server.front_ends import FrontEnd
 from hermetic.server.generation import restart_delay
 from hermetic.server.messages import Drain, Listening
+from hermetic.server.serving_key import ServingKey
 from hermetic.server.settings import FrontEndSettings
 from hermetic.server.shared_messages import CountersGone, CountersOf
 
@@ -33,7 +34,7 @@ class FrontEndPool:
     def __init__(
         self,
         settings: FrontEndSettings,
-        serving_key: int,
+        serving_key: ServingKey,
         loop: EventLoop,
         record: Recorder,
     ) -> None:
@@ -112,12 +113,8 @@ class FrontEndPool:
     def _spawn(self) -> FrontEnd:
         taken = {front_end.number for front_end in self.members.values()}
         number = next(number for number in range(self._count) if number not in taken)
-        front_end = FrontEnd(
-            self.settings,
-            self.serving_key,
-            number=number,
-            cores=self.cores(number),
-        )
+        with self.serving_key.handed_out() as key:
+            front_end = FrontEnd(self.settings, key, number=number, cores=self.cores(number))
         self.members[front_end.pid] = front_end
         self.on_start(front_end)
         return front_end

@@ -18,6 +18,7 @@ from hermetic.server.locked_process import LockedProcess
 from hermetic.server.messages import Listening, Records
 from hermetic.server.metrics import Page
 from hermetic.server.record_desk import RecordDesk
+from hermetic.server.serving_key import ServingKey
 from hermetic.server.settings import MetricsSettings
 from hermetic.server.shared_messages import AskPage, PageReply, StartMetrics
 
@@ -44,14 +45,14 @@ class MetricsKeeper:
         self._page = page
         self._uid = OwnUid(settings.uid)
         self._settings = settings.model_copy(update={"uid": self._uid.number})
-        self._key = -1
+        self._key: ServingKey | None = None
         self._process: LockedProcess | None = None
         self._wanted = 0  # the number of the newest start: an older one that comes late is ended
         self._losses = 0
         self.on_listening: Callable[[int], None] = lambda _: None
         """Hears the port, each time that a process listens."""
 
-    def renew(self, settings: MetricsSettings, serving_key: int) -> None:
+    def renew(self, settings: MetricsSettings, serving_key: ServingKey) -> None:
         """Have a process with these settings and this key; the one before ends at once: who may see has changed."""
         port = self._settings.port  # which the first process may have chosen
         self._settings = settings.model_copy(update={"uid": self._uid.number, "port": port})
@@ -84,6 +85,9 @@ class MetricsKeeper:
         process.close()
 
     def _start(self) -> None:
+        serving_key = self._key
+        if serving_key is None:  # `renew` brings the first
+            return
         try:
             process = LockedProcess("hermetic.server.metrics_port", environment(), FROM_METRICS_PORT)
         except OSError as error:
@@ -92,7 +96,8 @@ class MetricsKeeper:
         self._process = process
         document = documents.in_memory(documents.encoded(self._settings))
         try:
-            process.send(StartMetrics(), (self._key, document))
+            with serving_key.handed_out() as key:
+                process.send(StartMetrics(), (key, document))
         finally:
             os.close(document)
         self._loop.in_thread(partial(self._await_in_thread, process, self._wanted))

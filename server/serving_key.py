@@ -1,14 +1,15 @@
-"""The serving key: made in the supervisor's memory at each start, certified by a CSR, handed to front ends in a memfd.
+"""The serving key: made in the supervisor's memory at each start, certified by a CSR, handed to front ends in memfds.
 
-It is never written. The exception is `certificate_source = "files"`, a waiver that evidence and metrics carry:
-whoever copies the disk then owns the key.
+At rest it lies in key memory, which nobody else reads; a memfd with it is made for each process that is to serve, and
+let go of once it is sent. No disk ever has it. The exception is `certificate_source = "files"`, a waiver that evidence
+and metrics carry: whoever copies the disk then owns the key.
 """
 
+import contextlib
 import fcntl
 import os
 import subprocess
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Final
 
@@ -17,31 +18,50 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from hermetic.attestation.key_memory import KeyMemory, wipe_bytes_that_nobody_else_holds
 from hermetic.errors import ConfigurationError
 from hermetic.server.config import Tls
 
 CSR_COMMAND_TIMEOUT_S: Final = 60
 CERTIFICATE_CHAIN_LIMIT: Final = 64 * 1024  # bytes
+_SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 Certify = Callable[[ec.EllipticCurvePrivateKey, bytes], bytes]
 """Turns a key and its CSR (PEM) into a certificate chain (PEM), by attesting to a broker."""
 
 
-@dataclass(frozen=True, slots=True)
 class ServingKey:
-    """The key as a sealed memfd (PEM, PKCS #8), and its certificate chain (PEM, leaf first)."""
+    """The key (PEM, PKCS #8) in key memory, and its certificate chain (PEM, leaf first)."""
 
-    descriptor: int
-    chain: str
+    def __init__(self, key: ec.EllipticCurvePrivateKey, chain: str) -> None:
+        """Take the key over: into memory that nobody else reads."""
+        self.chain: Final = chain
+        encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+        pem = key.private_bytes(encoding, form, serialization.NoEncryption())
+        self._memory = KeyMemory(len(pem))
+        self._memory.view[:] = pem
+        wipe_bytes_that_nobody_else_holds(pem)
 
     @property
     def not_after(self) -> datetime:
         """When the leaf ends."""
         return x509.load_pem_x509_certificates(self.chain.encode())[0].not_valid_after_utc
 
+    @contextlib.contextmanager
+    def handed_out(self) -> Iterator[int]:
+        """Give a memfd with the key, to be sent to a process; sealed, so that no process alters what another reads."""
+        descriptor = os.memfd_create("serving-key", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            with self._memory.view as view:
+                os.write(descriptor, view)
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
     def close(self) -> None:
-        """Let go of the memfd; front ends that were given it have read it."""
-        os.close(self.descriptor)
+        """Wipe it; front ends that were given it have it from then on."""
+        self._memory.wipe()
 
 
 def make_serving_key(settings: Tls, certify: Certify) -> ServingKey:
@@ -81,7 +101,11 @@ def _read_from_files(settings: Tls) -> ServingKey:
     if settings.key is None or settings.certificate is None:
         raise ConfigurationError('tls.certificate_source = "files": wanted certificate and key, got none')
     try:
-        key = serialization.load_pem_private_key(settings.key.read_bytes(), password=None)
+        pem = settings.key.read_bytes()
+        try:
+            key = serialization.load_pem_private_key(pem, password=None)
+        finally:
+            wipe_bytes_that_nobody_else_holds(pem)
         chain = settings.certificate.read_bytes()
     except (OSError, ValueError, TypeError) as error:
         raise ConfigurationError(f"tls.key or tls.certificate: {error}") from None
@@ -108,17 +132,4 @@ def _checked(key: ec.EllipticCurvePrivateKey, chain: bytes) -> ServingKey:
             f"serving certificate: wanted one valid at {now.isoformat()}, "
             f"got {leaf.not_valid_before_utc.isoformat()} to {leaf.not_valid_after_utc.isoformat()}"
         )
-    return ServingKey(_in_memory(key), chain.decode())
-
-
-def _in_memory(key: ec.EllipticCurvePrivateKey) -> int:
-    """Return a memfd with the key, sealed against any change, so that no front end alters another's."""
-    pem = bytearray(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    descriptor = os.memfd_create("serving-key", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.write(descriptor, pem)
-    pem[:] = bytes(len(pem))
-    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
-    return descriptor
+    return ServingKey(key, chain.decode())

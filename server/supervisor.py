@@ -102,7 +102,7 @@ class Supervisor:
         config = current.config
         self._pool = FrontEndPool(
             settings,
-            serving_key.descriptor,
+            serving_key,
             self._loop,
             self._record,
         )
@@ -283,8 +283,9 @@ class Supervisor:
 
     def _key_renewed(self, key: ServingKey) -> None:
         self._pool.settings = self._pool.settings.model_copy(update={"certificate_chain": key.chain})
-        self._pool.serving_key = key.descriptor
-        self._pool.tell(NewServingKey(certificate_chain=key.chain), (key.descriptor,))
+        self._pool.serving_key = key
+        with key.handed_out() as descriptor:
+            self._pool.tell(NewServingKey(certificate_chain=key.chain), (descriptor,))
         self._renew_metrics()
 
     # Metrics
@@ -299,7 +300,7 @@ class Supervisor:
     def _renew_metrics(self) -> None:
         settings = self._metrics_settings()
         if self._metrics is not None and settings is not None and not self._draining:
-            self._metrics.renew(settings, self._keys.key.descriptor)
+            self._metrics.renew(settings, self._keys.key)
 
     def _metrics_settings(self) -> MetricsSettings | None:
         """What the metrics port is told: it judges callers as front ends do."""
@@ -366,6 +367,7 @@ class Supervisor:
             self._metrics.kill()
         self._traces.close()
         self._models.kill_everything()
+        self._keys.key.close()
         self._loop.close()
 
     def _record(self, kind: str, fields: Mapping[str, JsonValue]) -> None:

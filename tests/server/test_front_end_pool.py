@@ -5,13 +5,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from hermetic.attestation.evidence import JsonValue
 from hermetic.errors import BorderError
-from hermetic.server import documents
 from hermetic.server.event_loop import EventLoop
 from hermetic.server.front_end_pool import FrontEndPool
 from hermetic.server.messages import Records
+from hermetic.server.serving_key import ServingKey
 from tests.server.far_side import Pki, settings
 
 
@@ -21,7 +23,9 @@ class World:
     def __init__(self, pki: Pki) -> None:
         self.loop = EventLoop()
         self.records: list[str] = []
-        self.key = documents.in_memory(pki.server.key)
+        private = load_pem_private_key(pki.server.key, None)
+        assert isinstance(private, ec.EllipticCurvePrivateKey)
+        self.key = ServingKey(private, pki.server.certificate.decode())
         self.pool = FrontEndPool(settings(pki, reuse_port=True), self.key, self.loop, self.record)
         self.pool.on_frame = lambda _front_end, _frame: None
         self.pool.start(2)
@@ -47,7 +51,7 @@ def world(pki: Pki) -> Iterator[World]:
     world.pool.draining = True
     world.pool.kill()
     world.loop.close()
-    os.close(world.key)
+    world.key.close()
 
 
 def test_each_maps_every_row_and_a_successor_takes_the_place_of_the_lost(world: World) -> None:

@@ -7,6 +7,7 @@ the next.
 
 import logging
 import math
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from hermetic.server.http2.tls import Place, TlsClosedError, TlsSession
 from hermetic.server.status import Code
 from hermetic.server.transport import Peer
 
+READS: Final = select.EPOLLIN | select.EPOLLRDHUP
 READ_BYTES: Final = 256 * 1024  # of ciphertext in one turn
 PLAIN_BYTES: Final = READ_BYTES + LARGEST_FRAME + 64 * 1024  # what a turn can decrypt, and what the last one left
 LINGER_S: Final = 1.0  # seconds for a client to read what we said before we closed
@@ -91,7 +93,7 @@ class Connection:
         self.over = False
         self.drained_since = 0.0  # or 0: it is not being drained
         self.until = math.inf  # when it is old
-        self.wants_write = False  # the loop waits until the socket takes more
+        self.interest = READS  # what the loop waits for
         self._marked = False
         self.out = Outgoing(self._mark)
         self.streams: dict[int, Http2Call] = {}

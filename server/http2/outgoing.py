@@ -33,6 +33,7 @@ from hermetic.server.http2.tls import Place, TlsSession
 
 CHUNK_BYTES: Final = 64 * 1024  # of one call's message before the next one's turn
 TURN_BYTES: Final = 256 * 1024  # of waiting messages that are encrypted at a time: no more than this waits in TLS
+MOST_WAITING: Final = 1 << 20  # bytes for the socket: refusals and acknowledgements, which no window holds back
 _PREFIX: Final = struct.Struct(">IBIBI")  # a DATA frame's header, and a message's prefix
 # Headers of HEADERS, an indexed head of three octets, and the same.
 _HEAD: Final = struct.Struct(">IBI3sIBIBI")
@@ -105,9 +106,9 @@ class Outgoing:
         self._table_update = b""
 
     @property
-    def stuck(self) -> bool:
-        """Whether the socket has not taken what was encrypted."""
-        return bool(self._left)
+    def choked(self) -> bool:
+        """Whether so much waits for the socket that nothing is to be read that would be answered with more."""
+        return len(self._left) + len(self.plain) > MOST_WAITING
 
     def control(self, frame: bytes) -> None:
         """Send a frame that flow control does not govern."""

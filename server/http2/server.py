@@ -19,7 +19,7 @@ from typing import Final
 from hermetic.server.config import Limits
 from hermetic.server.http2.allowance import Allowances
 from hermetic.server.http2.call import Http2Call
-from hermetic.server.http2.connection import LINGER_S, Buffers, Connection
+from hermetic.server.http2.connection import LINGER_S, READS, Buffers, Connection
 from hermetic.server.http2.deadlines import Deadlines
 from hermetic.server.http2.frames import ErrorCode
 from hermetic.server.http2.keeping import Keeping
@@ -35,7 +35,6 @@ NEWCOMERS_REST: Final = 2  # times as long as they took: what they leave to the 
 CANCEL_GRACE_S: Final = 5.0  # seconds for cancelled calls' last words to leave
 PAUSE_S: Final = 0.1  # seconds without new connections, where there are no descriptors left
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_READ: Final = select.EPOLLIN | select.EPOLLRDHUP
 _log: Final = logging.getLogger(__name__)
 
 
@@ -171,7 +170,7 @@ class Http2Server:
         self._lingering[descriptor] = (connection, time.monotonic() + LINGER_S)
         if linger:
             with contextlib.suppress(OSError):
-                self._epoll.modify(descriptor, _READ)
+                self._epoll.modify(descriptor, READS)
         else:
             self._let_go(descriptor)
         self._look_whether_empty()
@@ -227,10 +226,11 @@ class Http2Server:
         return again or bool(self._marked or self._soon)
 
     def _flush(self, connection: Connection) -> None:
-        wanted = not connection.flush()
-        if wanted != connection.wants_write and not connection.over:
-            connection.wants_write = wanted
-            self._epoll.modify(connection.socket.fileno(), _READ | (select.EPOLLOUT if wanted else 0))
+        done = connection.flush()
+        interest = (0 if connection.out.choked else READS) | (0 if done else select.EPOLLOUT)
+        if interest != connection.interest and not connection.over:
+            connection.interest = interest
+            self._epoll.modify(connection.socket.fileno(), interest)
 
     def _run_soon(self) -> None:
         while self._soon:
@@ -290,7 +290,7 @@ class Http2Server:
             with contextlib.suppress(OSError, ValueError):
                 self._newcomers.unregister(descriptor)
         if connection is not None and connection.ready and not connection.over:
-            self._epoll.register(descriptor, _READ)
+            self._epoll.register(descriptor, READS)
 
     def _accept_connections(self) -> None:
         for _ in range(NEWCOMERS_PER_TURN):
@@ -319,7 +319,7 @@ class Http2Server:
         connection = Connection(self, own, peer_address(peer), session)
         connection.until = connection.opened + self._keeping.lifetime_s()
         self._connections[own.fileno()] = connection
-        (self._epoll if connection.ready else self._newcomers).register(own.fileno(), _READ)
+        (self._epoll if connection.ready else self._newcomers).register(own.fileno(), READS)
 
     def _throw_away(self, descriptor: int) -> None:
         connection, _ = self._lingering[descriptor]

@@ -277,6 +277,27 @@ def test_cve_2019_9517_a_client_that_opens_windows_and_reads_nothing(serve: Call
         serving.application.wait("/test/Large undelivered", 7, timeout_s=15)
 
 
+def test_requests_whose_refusals_are_not_read(serving: Serving) -> None:
+    """Refusals need no window, and nobody counts their bytes: the server must stop reading when they pile up."""
+    serving.application.seen.clear()
+
+    def ask(deaf: Peer) -> None:
+        for _ in range(40_000):
+            stream = deaf.stream()
+            opening = deaf.opening(stream, "/test/Late", ("words", "w" * 900))
+            deaf.send(opening, frame(DATA, 1, stream, message(b"x")))
+
+    with serving.peer(shy=True) as deaf, serving.peer() as other:
+        deaf.socket.settimeout(1.0)
+        with pytest.raises(TimeoutError):
+            ask(deaf)
+        other.echo()
+        assert serving.application.seen["/test/Late accepted"] < 20_000
+        deaf.socket.settimeout(10)
+        assert deaf.answer(1).status == 3
+        assert deaf.answer(1001).status == 3
+
+
 def test_pings_whose_answers_are_not_read(serving: Serving) -> None:
     """CVE-2019-9512: answers that wait are bounded, whatever is in the allowance."""
     with serving.peer() as peer:

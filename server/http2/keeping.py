@@ -13,6 +13,7 @@ from hermetic.server.http2.frames import ErrorCode
 AGE_SPREAD: Final = 0.1  # of `connection_age_s`, either way: clients that came together need not come again together
 GOAWAY_PATIENCE_S: Final = 1.0  # seconds for a client to answer the first GOAWAY's PING
 MILLISECONDS: Final = 1000
+_random: Final = random.SystemRandom()  # one that nobody else's use of random moves
 
 
 class Keeping:
@@ -30,7 +31,7 @@ class Keeping:
 
     def lifetime_s(self) -> float:
         """Return how long a new connection may live before it is drained."""
-        return self._age_s * random.uniform(1 - AGE_SPREAD, 1 + AGE_SPREAD)  # noqa: S311 - it keeps no secret
+        return self._age_s * _random.uniform(1 - AGE_SPREAD, 1 + AGE_SPREAD)
 
     def judge(self, connection: Connection, now: float) -> None:
         """Look at one connection."""

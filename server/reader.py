@@ -1,6 +1,7 @@
 """Reads what workers and the supervisor send, when the transport's loop finds that something has come.
 
-A side that sends faster than its frames are handled waits in its socket: the kernel bounds it.
+One frame of each side in a turn of the loop: there is almost always one, and asking for a second costs much of a turn.
+A side that sends faster than its frames are handled waits in its socket: the kernel bounds it, and it starves nobody.
 """
 
 import logging
@@ -10,7 +11,6 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from hermetic.enclave.channel import Channel
 from hermetic.errors import BorderError
 
-FRAMES_PER_TURN: Final = 64  # frames of one side that are handled before the others' turn
 _log: Final = logging.getLogger(__name__)
 
 FrameT = TypeVar("FrameT")
@@ -63,19 +63,18 @@ class Reader:
         self._watcher.forget(descriptor)
 
     def _read(self, descriptor: int, source: Source[Any]) -> None:
-        for _ in range(FRAMES_PER_TURN):
-            if self._sources.get(descriptor) is not source:  # what it said was its end
-                return
-            try:
-                frame = source.receive()
-            except BlockingIOError:
-                return
-            except (BorderError, OSError) as error:
-                self._sources.pop(descriptor, None)
-                self._watcher.forget(descriptor)
-                self._guard(source.lost, error)
-                return
-            self._guard(source.deliver, frame)
+        if self._sources.get(descriptor) is not source:  # forgotten in this turn
+            return
+        try:
+            frame = source.receive()
+        except BlockingIOError:
+            return
+        except (BorderError, OSError) as error:
+            self._sources.pop(descriptor, None)
+            self._watcher.forget(descriptor)
+            self._guard(source.lost, error)
+            return
+        self._guard(source.deliver, frame)
 
     def _guard(self, action: Callable[[FrameT], None], what: FrameT) -> None:
         try:

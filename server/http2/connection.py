@@ -124,6 +124,7 @@ class Connection:
             _log.debug("connection from %s: %s", self.address, fault)
             self.end(fault.code, str(fault))
         except (OSError, TlsClosedError):
+            wipe(plain.buffer)  # it is not known how much of it was written
             self.lost()
         except Exception:  # noqa: BLE001 - what has come is lost: the client and we would not mean the same any more
             _log.exception("connection from %s", self.address)
@@ -326,5 +327,3 @@ class Connection:
         self._loop.guard(self.out.close)
         wipe(self._rest)
         self._rest.clear()
-
-    # -- frames ---------------------------------------------------------------------------------------------------

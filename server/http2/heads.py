@@ -2,7 +2,8 @@
 
 A client sends the same head again and again. Once its fields stand in the dynamic table, it is the same few bytes each
 time, and as long as the table does not change they mean the same. So what a block meant is kept by its bytes, until a
-block changes the table. Source of gRPC's part:
+block changes the table. Not a block with text of its own: that is said once, and may be a secret.
+Source of gRPC's part:
 https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 """
 
@@ -23,6 +24,7 @@ LIST_WORTH_KEEPING: Final = 2048  # octets of its list: a few indices can stand 
 LISTS_DECODED: Final = (
     4  # times the largest list that is taken, so that one that is too large is its call's fault alone
 )
+_INDEXED: Final = 0x80  # from here on an octet is a field of the table (RFC 7541 section 6.1; up to index 126)
 FIELD_OCTETS: Final = 32  # that each field counts beside its text (RFC 9113 section 6.5.2)
 TIMEOUT_DIGITS: Final = 8
 NO_TIMEOUT: Final = float("inf")  # seconds
@@ -88,10 +90,17 @@ class Heads:
             not self._table.changed
             and size <= LIST_WORTH_KEEPING
             and len(block) <= BLOCK_WORTH_KEEPING
+            and min(block, default=0) >= _INDEXED
             and len(self._kept) < BLOCKS_KEPT
         ):
             self._kept[block] = head
         return head
+
+    def forget(self) -> None:
+        """Forget every field: the connection has ended, and what is left of it may wait for the garbage collector."""
+        self._kept.clear()
+        self._table = _Table()
+        self._decoder = None
 
     def fields(self, block: bytes) -> Fields:
         """Return the fields of a block; `ConnectionFaultError` where the table would be lost.

@@ -161,6 +161,7 @@ class Reception:
 
     def forget(self) -> None:
         """The connection is over: nobody hears of what was not handed over."""
+        self._heads.forget()
         self._fresh.clear()
         self._early.clear()
 

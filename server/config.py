@@ -169,7 +169,6 @@ class Limits(Section):
     records_waiting: PositiveInt = 65536
     drain_s: PositiveInt = 30
     front_end_memory_bytes: PositiveInt = 64 * GIB
-    front_end_threads: PositiveInt = 256
 
     @model_validator(mode="after")
     def _a_largest_message_has_room(self) -> Self:

@@ -29,7 +29,6 @@ FIXED_LIMITS: Final = frozenset(
         "keepalive_timeout_s",
         "reply_timeout_s",
         "front_end_memory_bytes",
-        "front_end_threads",
     }
 )
 """Limits that the transport, or the kernel, is told once."""

@@ -38,6 +38,7 @@ from hermetic.server.messages import Drained, Listening, Start
 from hermetic.server.reader import Reader
 from hermetic.server.settings import FrontEndSettings
 
+THREADS: Final = 1
 LAST_RECORDS_S: Final = 10.0  # seconds for the last records to become durable
 COLLECT_AFTER: Final = 50_000  # new objects between two looks for cycles
 
@@ -117,7 +118,7 @@ def _receive_start(supervisor: Channel) -> tuple[FrontEndSettings, bytes, Row | 
 
 def _room(settings: FrontEndSettings) -> Room:
     limits = settings.epoch.limits
-    return Room(settings.uid, settings.gid, limits.front_end_memory_bytes, limits.front_end_threads, settings.waived)
+    return Room(settings.uid, settings.gid, limits.front_end_memory_bytes, THREADS, settings.waived)
 
 
 def _say_goodbye(front_end: FrontEnd, supervisor: Channel) -> int:

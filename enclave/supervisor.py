@@ -18,7 +18,11 @@ from typing import Final, Literal, Self, TypeVar
 
 from hermetic import errors
 from hermetic.enclave.channel import Channel, data_channel, shared_memory
+from hermetic.enclave.isolation import cgroup
+from hermetic.enclave.isolation.cgroup import Cgroup
+from hermetic.enclave.isolation.limits import threads_of_worker
 from hermetic.enclave.isolation.own_uid import OwnUid
+from hermetic.enclave.isolation.profiles import PROFILES
 from hermetic.enclave.isolation.properties import PROPERTIES
 from hermetic.enclave.messages import (
     PREPACK_LIMIT_DEFAULT,
@@ -69,7 +73,8 @@ class WorkerSettings:
     """How a worker is started.
 
     `publishers` is the text of the trusted publishers' list. `threads` are the runtime's. `memory_limit_bytes` bounds
-    what the worker maps beyond its libraries: model, shared memory and everything else. `waived` may name other
+    what the worker maps beyond its libraries: model, shared memory and everything else. Where the host lets us, it is
+    put into a control group of its own, which bounds what is resident. `waived` may name other
     waivers too; only those of isolation properties reach the worker. Where the supervisor is root, each worker gets a
     uid of its own, from `uid` on. `cores` are those it may run on (none: any); it cannot change
     them. `draft` opens models without known answers, to compute them. ONNX weights up to
@@ -93,8 +98,16 @@ class WorkerSettings:
 class Worker:
     """One worker process. `start` makes it; it is over after `unload` or `kill`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], control: Channel, uid: OwnUid, wrist: Wrist) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        control: Channel,
+        uid: OwnUid,
+        wrist: Wrist,
+        group: Cgroup | None,
+    ) -> None:
         self._process = process
+        self._group = group
         self._control = control
         self._uid = uid
         self._wrist = wrist
@@ -119,7 +132,12 @@ class Worker:
         with theirs:
             process = _spawner().submit(_spawn, theirs.fileno(), settings.cores).result()
         wrist = Wrist()
-        worker = cls(process, ours, uid, wrist)
+        group = cgroup.around(
+            process.pid,
+            settings.memory_limit_bytes + PROFILES[settings.profile].resident_bytes,
+            threads_of_worker(settings.threads),
+        )
+        worker = cls(process, ours, uid, wrist, group)
         prepare = Prepare(
             profile=settings.profile,
             publishers=settings.publishers,
@@ -302,6 +320,8 @@ class Worker:
                 with self._lock:  # whoever still waits for an answer gets the end of the process first
                     self._control.close()
                 self._uid.give_back()
+                if self._group is not None:
+                    self._group.remove()
                 self._wrist.close()
                 os.close(self.pidfd)
 

@@ -29,6 +29,7 @@ from hermetic.enclave.attested_key import KEY_MEMORY_BYTES, AttestedKey
 from hermetic.enclave.batch_runner import BatchRunner
 from hermetic.enclave.channel import Channel
 from hermetic.enclave.front_end_channels import FrontEndChannels
+from hermetic.enclave.isolation.limits import threads_of_worker
 from hermetic.enclave.isolation.lockdown import Room, lock_down_worker
 from hermetic.enclave.isolation.process import die_with_parent, make_undumpable
 from hermetic.enclave.known_answer import verify_known_answers
@@ -62,7 +63,6 @@ from hermetic.errors import BorderError, ConfigurationError, HermeticError, Know
 __all__ = ["main"]
 
 FAILED_TEXT_LIMIT: Final = 2048  # characters of a reason
-SPARE_THREADS: Final = 8  # beside the runtime's own and those that unseal
 
 
 @dataclass(slots=True)
@@ -123,7 +123,7 @@ class Worker:
             uid=prepare.uid,
             gid=prepare.gid,
             memory_bytes=prepare.memory_limit_bytes,
-            threads=2 * prepare.threads + SPARE_THREADS,
+            threads=threads_of_worker(prepare.threads),
             waived=prepare.waived,
         )
         report = lock_down_worker(room, prepare.profile, zeroing)

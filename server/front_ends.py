@@ -29,6 +29,8 @@ class FrontEnd(LockedProcess):
         super().__init__("hermetic.server.frontend", environment(), TO_SUPERVISOR)
         self.number = number
         pin(self.pid, cores)
+        limits = settings.epoch.limits
+        self.bound(limits.front_end_memory_bytes, limits.front_end_threads)
         self.row = make_row() if settings.reuse_port else None
         document = documents.in_memory(documents.encoded(settings))
         try:

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from hermetic.enclave.channel import Channel
+from hermetic.enclave.isolation import cgroup
+from hermetic.enclave.isolation.cgroup import Cgroup
+from hermetic.enclave.isolation.profiles import PROFILES
 from hermetic.enclave.messages import Frame, LockdownReport, decode_control
 from hermetic.enclave.zero_on_free import interpreter
 from hermetic.errors import BorderError, WorkerLostError
@@ -30,6 +33,7 @@ class LockedProcess:
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
             )
+        self._group: Cgroup | None = None
         self.channel = Channel(ours)
         self.listening = False
         self.report: LockdownReport | None = None
@@ -40,6 +44,10 @@ class LockedProcess:
     def pid(self) -> int:
         """The process id."""
         return self._process.pid
+
+    def bound(self, memory_bytes: int, threads: int) -> None:
+        """Put it into a control group of its own, where the host lets us; `memory_bytes` are beyond its libraries."""
+        self._group = cgroup.around(self.pid, memory_bytes + PROFILES["front-end"].resident_bytes, threads)
 
     def await_listening(self) -> Listening:
         """Return what it says once it is bound and locked down; `WorkerLostError` where it never does."""
@@ -92,6 +100,7 @@ class LockedProcess:
         """End the process now, and wait until it is gone."""
         self._process.kill()
         self._process.wait()
+        self._remove_group()
 
     def wait(self) -> int:
         """Return the exit status, after a kill where the process does not end within `EXIT_TIMEOUT_S`."""
@@ -100,3 +109,9 @@ class LockedProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
+        finally:
+            self._remove_group()
+
+    def _remove_group(self) -> None:
+        if self._group is not None:
+            self._group.remove()

@@ -19,7 +19,7 @@ from hermetic.server.messages import Listening, Records
 from hermetic.server.metrics import Page
 from hermetic.server.record_desk import RecordDesk
 from hermetic.server.serving_key import ServingKey
-from hermetic.server.settings import MetricsSettings
+from hermetic.server.settings import METRICS_MEMORY_LIMIT, METRICS_THREADS_LIMIT, MetricsSettings
 from hermetic.server.shared_messages import AskPage, PageReply, StartMetrics
 
 FROM_METRICS_PORT: Final = (Records, AskPage)
@@ -94,6 +94,7 @@ class MetricsKeeper:
             self._again(str(error))
             return
         self._process = process
+        process.bound(METRICS_MEMORY_LIMIT, METRICS_THREADS_LIMIT)
         document = documents.in_memory(documents.encoded(self._settings))
         try:
             with serving_key.handed_out() as key:

@@ -34,14 +34,12 @@ from hermetic.server.epochs import Checked, checked
 from hermetic.server.identity import TLS_VERSION
 from hermetic.server.messages import Listening, RecordsWritten
 from hermetic.server.metrics import Page, render
-from hermetic.server.section import KIB, MIB
-from hermetic.server.settings import MetricsSettings
+from hermetic.server.section import KIB
+from hermetic.server.settings import METRICS_MEMORY_LIMIT, METRICS_THREADS_LIMIT, MetricsSettings
 from hermetic.server.shared_messages import AskPage, PageReply, StartMetrics
 from hermetic.server.status import Code, Status
 from hermetic.server.transport import Peer
 
-MEMORY_LIMIT: Final = 1024 * MIB  # address space beyond what it maps at start
-THREADS_LIMIT: Final = 8
 SCRAPES_LIMIT: Final = 16  # connections at a time; more are closed at once
 SCRAPE_S: Final = 5.0  # seconds for a whole scrape, the handshake apart
 HANDSHAKE_S: Final = 5.0
@@ -227,7 +225,7 @@ def main(arguments: list[str]) -> int:
         supervisor.settimeout(0)
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         with socket.create_server((settings.host, settings.port), family=family) as listener:
-            room = Room(settings.uid, settings.gid, MEMORY_LIMIT, THREADS_LIMIT, settings.waived)
+            room = Room(settings.uid, settings.gid, METRICS_MEMORY_LIMIT, METRICS_THREADS_LIMIT, settings.waived)
             layers = lock_front_end_before_threads(room, settings.port)
             report = lock_front_end_after_listening(layers, zeroing)
             supervisor.send(Listening(port=listener.getsockname()[1], report=report).encode())

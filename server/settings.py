@@ -3,7 +3,7 @@
 The serving key travels in a memfd of its own. What the operator writes is config.py.
 """
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 
@@ -14,8 +14,11 @@ from hermetic.server.config import (
     Limits,
     Revoked,
 )
-from hermetic.server.section import Port, Profile, Section
+from hermetic.server.section import MIB, Port, Profile, Section
 from hermetic.server.trace_rules import LogRules, TraceRules
+
+METRICS_MEMORY_LIMIT: Final = 1024 * MIB  # what the process that offers metrics may have beyond what it has at start
+METRICS_THREADS_LIMIT: Final = 8
 
 
 class Epoch(Section):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Self
 
-__all__ = ["Bounds", "Cgroup", "bounds", "delegation"]
+__all__ = ["Bounds", "Cgroup", "around", "bounds", "delegation"]
 
 Version = Literal["v1", "v2"]
 UNLIMITED: Final = 1 << 62  # bytes: version 1 says "no limit" with a number near 2**63
@@ -57,6 +57,23 @@ def bounds(proc: Path = _PROC) -> Bounds:
 def delegation(proc: Path = _PROC) -> Version:
     """Return the version in which this process can make a group that bounds memory; `OSError` says why it cannot."""
     return _parent("memory", proc)[0].version
+
+
+def around(process: int, memory_bytes: int, tasks: int) -> "Cgroup | None":
+    """Put a process that has just been started into a group of its own; None where the host lets us make none.
+
+    The process looks for itself what bounds it, and says so in its report.
+    """
+    try:
+        group = Cgroup.make(memory_bytes, tasks)
+    except OSError:
+        return None
+    try:
+        group.add(process)
+    except OSError:  # it has ended, and will be missed
+        group.remove()
+        return None
+    return group
 
 
 class Cgroup:

@@ -6,6 +6,14 @@ a file to fill unmapped. RLIMIT_NPROC counts the threads of a uid within one use
 
 import resource
 from pathlib import Path
+from typing import Final
+
+SPARE_THREADS: Final = 8  # of a worker, beside the runtime's own and those that unseal
+
+
+def threads_of_worker(threads: int) -> int:
+    """How many threads a worker may have whose runtime has `threads`: as many unseal."""
+    return 2 * threads + SPARE_THREADS
 
 
 def forbid_core_dumps() -> None:

@@ -132,7 +132,7 @@ def _apply_before_threads(layers: Layers, *, bind_ports: Iterable[int]) -> None:
     # Asked now: /proc is about to go.
     mapped = limits.mapped_bytes()
     others = limits.tasks_of_uid(uid) if layers.wants(RLIMIT_THREADS) and not root else 0
-    _note_cgroup(layers, mapped)
+    _note_cgroup(layers)
     if root:
         # (1) Namespaces, where root may make them. Without a uid of its own a process could leave a chroot again.
         _make_namespaces(layers)
@@ -165,10 +165,10 @@ def _apply_before_threads(layers: Layers, *, bind_ports: Iterable[int]) -> None:
     _apply_landlock(layers, bind_ports)
 
 
-def _note_cgroup(layers: Layers, mapped: int) -> None:
+def _note_cgroup(layers: Layers) -> None:
     """Count a control group that is tight enough: whoever started this process has made it."""
     around, room = cgroup.bounds(), layers.room
-    if around.memory_bytes is not None and around.memory_bytes <= mapped + room.memory_bytes:
+    if around.memory_bytes is not None and around.memory_bytes <= layers.profile.resident_bytes + room.memory_bytes:
         layers.hold(CGROUP_MEMORY)
         layers.bounds.append(f"cgroup {around.memory_version}: {around.memory_bytes // _MIB} MiB resident")
     if around.tasks is not None and around.tasks <= room.threads:

@@ -5,6 +5,7 @@ import select
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from hermetic.enclave.answering import answer, answers_of_draft
 from hermetic.enclave.attested_key import AttestedKey, wrap_to
 from hermetic.enclave.channel import Channel
+from hermetic.enclave.isolation import cgroup
 from hermetic.enclave.isolation.properties import WORKER_PROPERTIES
 from hermetic.enclave.known_answer_file import KnownAnswer
 from hermetic.enclave.messages import Attached, Failed, Locked, Prepare, Unload, Wiped, decode_control
@@ -66,6 +68,23 @@ def model(cases: list[KnownAnswer]) -> Iterator[Sealed]:
 def worker() -> Iterator[Worker]:
     with started(settings()) as process:
         yield process
+
+
+def test_it_has_a_control_group_of_its_own_which_goes_with_it() -> None:
+    try:
+        version = cgroup.delegation()
+    except OSError as error:
+        pytest.skip(f"this host delegates no control group: {error}")
+    with started(settings()) as worker:
+        assert worker.report.memory_bounds[0].startswith(f"cgroup {version}: ")
+        assert {"cgroup-memory", "cgroup-tasks"} <= set(worker.report.layers)
+        (group,) = {
+            line.rpartition("/")[2]
+            for line in Path(f"/proc/{worker.pid}/cgroup").read_text().splitlines()
+            if "hermetic-" in line
+        }
+        assert list(Path("/sys/fs/cgroup").rglob(group))
+    assert not list(Path("/sys/fs/cgroup").rglob(group))
 
 
 def test_it_holds_every_property_opens_answers_and_unloads(model: Sealed, worker: Worker) -> None:

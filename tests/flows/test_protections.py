@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from tritonclient.utils import InferenceServerException
 
+from hermetic.enclave.isolation import cgroup
 from hermetic.enclave.zero_on_free_library import LIBRARY
 from hermetic.provision.authority import new_key
 from hermetic.provision.layout import load_authority
@@ -211,6 +212,41 @@ def test_locked_processes_see_no_file(house: House) -> None:
             assert "no-files" in report["properties"], report
             if "empty-root" in report["properties"]["no-files"]:
                 assert list(Path(f"/proc/{pid}/root/").iterdir()) == []
+
+
+def test_no_memory_of_a_locked_process_is_writable_and_executable(house: House) -> None:
+    """But one page of a front end, where the binding of OpenSSL keeps its callback (LIMITATIONS.md)."""
+    for pid in locked(house):
+        lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+        assert any("x" in line.split()[1] for line in lines), "the search's positive control"
+        both = [line for line in lines if {*"wx"} <= {*line.split()[1]}]
+        assert len(both) <= (pid in house.served.children(FRONT_END)), both
+
+
+def test_locked_processes_leave_no_core_and_a_front_end_has_one_thread(house: House) -> None:
+    for pid in locked(house):
+        limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
+        (core,) = [line.split()[-3:-1] for line in limits if line.startswith("Max core file size")]
+        assert core == ["0", "0"]
+    (front_end,) = house.served.children(FRONT_END)
+    assert status_of(front_end)["Threads"] == "1"
+
+
+def test_the_reports_say_what_bounds_memory_and_each_process_has_a_group_of_its_own(house: House) -> None:
+    records = house.scene.records("server")
+    reports = {record.fields["pid"]: record.fields["lock-down"] for record in records if "lock-down" in record.fields}
+    bounds = {pid: reports[pid]["memory_bounds"] for pid in locked(house)}
+    assert all(bound[-1].startswith("rlimit: ") for bound in bounds.values())
+    try:
+        version = cgroup.delegation()
+    except OSError:
+        assert all(len(bound) == 1 for bound in bounds.values())
+        return
+    groups = {pid: Path(f"/proc/{pid}/cgroup").read_text() for pid in bounds}
+    assert len(set(groups.values())) == len(groups)
+    for pid, bound in bounds.items():
+        assert bound[0].startswith(f"cgroup {version}: ")
+        assert f"/hermetic-{status_of(pid)['PPid']}-" in groups[pid]
 
 
 def test_every_process_overwrites_what_it_frees_and_all_say_by_what(house: House) -> None:

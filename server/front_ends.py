@@ -8,7 +8,7 @@ from hermetic.server import documents
 from hermetic.server.counters import close_to_writers, make_row
 from hermetic.server.locked_process import LockedProcess
 from hermetic.server.messages import TO_SUPERVISOR, Listening, Start
-from hermetic.server.settings import FrontEndSettings
+from hermetic.server.settings import FRONT_END_THREADS, FrontEndSettings
 
 
 class FrontEnd(LockedProcess):
@@ -29,8 +29,7 @@ class FrontEnd(LockedProcess):
         super().__init__("hermetic.server.frontend", environment(), TO_SUPERVISOR)
         self.number = number
         pin(self.pid, cores)
-        limits = settings.epoch.limits
-        self.bound(limits.front_end_memory_bytes, limits.front_end_threads)
+        self.bound(settings.epoch.limits.front_end_memory_bytes, FRONT_END_THREADS)
         self.row = make_row() if settings.reuse_port else None
         document = documents.in_memory(documents.encoded(settings))
         try:

@@ -36,9 +36,8 @@ from hermetic.server.http2.server import DESCRIPTORS_OF_ITS_OWN, Http2Server
 from hermetic.server.http2.tls import ServingCredentials, check_binding
 from hermetic.server.messages import Drained, Listening, Start
 from hermetic.server.reader import Reader
-from hermetic.server.settings import FrontEndSettings
+from hermetic.server.settings import FRONT_END_THREADS, FrontEndSettings
 
-THREADS: Final = 1
 LAST_RECORDS_S: Final = 10.0  # seconds for the last records to become durable
 COLLECT_AFTER: Final = 50_000  # new objects between two looks for cycles
 
@@ -118,7 +117,7 @@ def _receive_start(supervisor: Channel) -> tuple[FrontEndSettings, bytes, Row | 
 
 def _room(settings: FrontEndSettings) -> Room:
     limits = settings.epoch.limits
-    return Room(settings.uid, settings.gid, limits.front_end_memory_bytes, THREADS, settings.waived)
+    return Room(settings.uid, settings.gid, limits.front_end_memory_bytes, FRONT_END_THREADS, settings.waived)
 
 
 def _say_goodbye(front_end: FrontEnd, supervisor: Channel) -> int:

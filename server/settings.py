@@ -17,6 +17,7 @@ from hermetic.server.config import (
 from hermetic.server.section import MIB, Port, Profile, Section
 from hermetic.server.trace_rules import LogRules, TraceRules
 
+FRONT_END_THREADS: Final = 1
 METRICS_MEMORY_LIMIT: Final = 1024 * MIB  # what the process that offers metrics may have beyond what it has at start
 METRICS_THREADS_LIMIT: Final = 8
 

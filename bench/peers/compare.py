@@ -38,7 +38,10 @@ NO_MODEL_CONFIG: Final = "not measured: perf_analyzer needs the RPC ModelConfig,
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is asked of one model: at which concurrencies, for how long, and the worker's threads for it."""
+    """What is asked of one model: at which concurrencies, and for how long.
+
+    `threads` are the bare loop's; Hermetic serves the model with so many workers of one thread each.
+    """
 
     model: str
     concurrencies: Sequence[int]
@@ -126,7 +129,7 @@ def _running(
     with ExitStack() as running:
         for name in names:
             if name == HERMETIC:
-                sealables = [sealable(models[plan.model], plan.threads) for plan in asked]
+                sealables = [sealable(models[plan.model], workers=plan.threads) for plan in asked]
                 targets[name], result.protections = running.enter_context(staged(sealables))
             elif name != BARE:
                 cores = len(os.sched_getaffinity(0))
@@ -134,10 +137,11 @@ def _running(
         yield targets
 
 
-def sealable(model: PeerModel, threads: int, name: str = "") -> Sealable:
-    """Return what the stage needs to seal and serve `model`."""
+def sealable(model: PeerModel, workers: int, name: str = "") -> Sealable:
+    """Return what the stage needs to seal and serve `model`, with so many workers of one thread each."""
     options = ("--max-batch-size", str(model.max_batch_size))
-    return Sealable(model.file, name or model.name, options=options, server_settings={"threads": threads})
+    settings = {"instances": workers, "threads": 1}
+    return Sealable(model.file, name or model.name, options=options, server_settings=settings)
 
 
 def _served(target: Target, plan: Plan, model: PeerModel, client: LoadClient) -> Measure:

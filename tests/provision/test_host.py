@@ -76,6 +76,13 @@ def test_isolation_is_what_a_locked_down_process_says(tmp_path: Path) -> None:
             assert set(of_kind) - set(properties) <= {"memory", *LAYERS}
 
 
+def test_a_trial_is_bounded_as_a_worker_is(tmp_path: Path) -> None:
+    findings = host.examine(tmp_path)
+    bounds = [finding.detail for finding in findings if (finding.area, finding.name) == ("worker", "memory")]
+    delegated = _find(findings, "cgroup").state == "good"
+    assert [bound.startswith("cgroup ") for bound in bounds] == [delegated]
+
+
 def test_every_missing_or_weak_piece_has_a_price(tmp_path: Path) -> None:
     for finding in host.examine(tmp_path):
         assert bool(finding.cost) == (finding.state != "good"), finding

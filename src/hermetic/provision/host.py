@@ -29,6 +29,8 @@ Kind = Literal["worker", "front end"]
 KINDS: Final[tuple[Kind, ...]] = ("worker", "front end")
 
 TRIAL_TIMEOUT_S: Final = 30
+TRIAL_MEMORY: Final = 1 << 30  # bytes
+TRIAL_THREADS: Final = 8
 GPU_TIMEOUT_S: Final = 15
 MEMLOCK_WANTED: Final = 64 << 20  # bytes: keys and their surroundings, not models
 
@@ -37,8 +39,10 @@ import json, os, sys
 from hermetic.enclave import zero_on_free
 from hermetic.enclave.isolation import lockdown
 from hermetic.enclave.isolation.properties import PROPERTIES
-room = lockdown.Room(uid=65534, gid=65534, memory_bytes=1 << 30, threads=8, waived=tuple(PROPERTIES))
+memory_bytes, threads = map(int, sys.argv[2:])
+room = lockdown.Room(65534, 65534, memory_bytes, threads, waived=tuple(PROPERTIES))
 zeroing = zero_on_free.status()
+sys.stdin.read()  # until it is in its control group
 if sys.argv[1] == "worker":
     report = lockdown.lock_down_worker(room, "onnx-cpu", zeroing)
 else:
@@ -187,14 +191,21 @@ def _isolation() -> Iterator[Finding]:
 def _trial(kind: Kind) -> LockdownReport:
     """The report of a throw-away process that locked itself down as `kind`; raises `IsolationError` where it died."""
     environment = {**_search_path(), **zero_on_free.environment()}
-    command = [sys.executable, "-c", _TRIAL, kind]
-    result = subprocess.run(
-        command, check=False, capture_output=True, text=True, timeout=TRIAL_TIMEOUT_S, env=environment
-    )
-    if result.returncode != 0:
-        last = (result.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise IsolationError(f"trial lock-down of a {kind}: wanted exit status 0, got {result.returncode}: {last}")
-    return LockdownReport.model_validate_json(result.stdout)
+    command = [sys.executable, "-c", _TRIAL, kind, str(TRIAL_MEMORY), str(TRIAL_THREADS)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+        group = cgroup.around(process.pid, TRIAL_MEMORY, TRIAL_THREADS)
+        try:
+            output, errors = process.communicate("", timeout=TRIAL_TIMEOUT_S)
+        finally:
+            process.kill()
+            process.wait()
+            if group is not None:
+                group.remove()
+    if process.returncode != 0:
+        last = (errors.strip().splitlines() or ["it said nothing"])[-1]
+        raise IsolationError(f"trial lock-down of a {kind}: wanted exit status 0, got {process.returncode}: {last}")
+    return LockdownReport.model_validate_json(output)
 
 
 def _search_path() -> dict[str, str]:

@@ -162,6 +162,8 @@ def faults(row: Row) -> list[str]:
         found.append(f"with all layers: wanted it stopped, got {row.outcomes[ALL]}")
     for layer in row.held:
         alone = row.outcomes.get(layer)
+        if alone is None and not (layer == RLIMIT_THREADS and "user" not in row.host):
+            found.append(f"{layer} alone: wanted it applied, as it is among all, got a room without it")
         if alone is not None and not row.uncertain(layer) and not row.refused_to_all:
             wanted = row.stops_alone(layer)
             if alone.stopped != wanted:

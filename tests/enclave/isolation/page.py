@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import pytest
+
 from hermetic.enclave.isolation import landlock
 from hermetic.enclave.isolation.attempts import ATTEMPTS
 from hermetic.enclave.isolation.layers import LAYERS, USER_NAMESPACE
@@ -155,7 +157,8 @@ def check(parent: Prepared, attempt: str) -> None:
     """Run a row of one of the page's tables, and hold it to the claims and to the page."""
     row = run_row(parent, attempt, every_gap=False)
     table = read(PAGE.read_text(), TABLES[parent.host, parent.profile.name])
-    assert faults(row) + disagreements(row, table.get(attempt, {})) == []
+    if wrong := faults(row) + disagreements(row, table.get(attempt, {})):
+        pytest.fail("\n".join([attempt, *wrong]), pytrace=False)
 
 
 def main(path: Path) -> None:

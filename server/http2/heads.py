@@ -25,6 +25,7 @@ LISTS_DECODED: Final = (
     4  # times the largest list that is taken, so that one that is too large is its call's fault alone
 )
 _INDEXED: Final = 0x80  # from here on an octet is a field of the table (RFC 7541 section 6.1; up to index 126)
+SIZE_UPDATES: Final = 4  # of the table, at the beginning of a block; an encoder has reason for two (RFC 7541 4.2)
 FIELD_OCTETS: Final = 32  # that each field counts beside its text (RFC 9113 section 6.5.2)
 TIMEOUT_DIGITS: Final = 8
 NO_TIMEOUT: Final = float("inf")  # seconds
@@ -34,6 +35,7 @@ _OF_ONE_CONNECTION: Final = frozenset({"connection", "proxy-connection", "keep-a
 _ENCODINGS: Final = frozenset({"identity", "gzip", "deflate"})
 _NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")  # a token in lower case (RFC 9113 section 8.2.1)
 _NO_VALUE: Final = re.compile(r"[\0\r\n]")
+_TOO_MANY_UPDATES: Final = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*[\x00-\x7f]){%d}" % (SIZE_UPDATES + 1))
 _LENGTH: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 # It would write every field of every client, tokens among them, to a log that is open for debugging.
 logging.getLogger("hpack").setLevel(logging.WARNING)
@@ -64,7 +66,7 @@ class Head:
 class Heads:
     """Decodes the header blocks of one connection, in the order in which they come."""
 
-    __slots__ = ("_decoder", "_kept", "_largest", "_table")
+    __slots__ = ("_decoder", "_kept", "_largest", "_table", "decoded")
 
     def __init__(self, largest: int) -> None:
         """`largest`: octets of a header list (RFC 9113 section 6.5.2) that are taken."""
@@ -72,6 +74,7 @@ class Heads:
         self._decoder: Decoder | None = None  # a connection that asks nothing needs none
         self._table = _Table()
         self._kept: dict[bytes, Head] = {}
+        self.decoded = 0  # fields, of the last block; 0 where what it means was kept
 
     def head(self, block: bytes) -> Head:
         """Return the head of a request.
@@ -80,6 +83,7 @@ class Heads:
         """
         kept = self._kept.get(block)
         if kept is not None:
+            self.decoded = 0
             return kept
         fields = self.fields(block)
         head = _read(fields)
@@ -111,6 +115,8 @@ class Heads:
             self._decoder = Decoder(LISTS_DECODED * self._largest)
             self._decoder.header_table = self._table
         self._table.changed = False
+        if _TOO_MANY_UPDATES.match(block):  # each is work, and all but two mean nothing
+            raise ConnectionFaultError(ErrorCode.COMPRESSION_ERROR, "header block: changes of the table's size")
         try:
             decoded = self._decoder.decode(block, raw=True)
             fields = [(bytes(name).decode("latin-1"), bytes(value).decode("latin-1")) for name, value in decoded]
@@ -120,6 +126,7 @@ class Heads:
             raise ConnectionFaultError(ErrorCode.COMPRESSION_ERROR, f"header block: {type(error).__name__}") from None
         if self._table.changed:
             self._kept.clear()
+        self.decoded = len(fields)
         return fields
 
 

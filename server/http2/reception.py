@@ -23,6 +23,7 @@ LARGEST_FRAME: Final = 64 * 1024  # octets of payload that we take
 GIVEN_BACK: Final = 1 << 20  # octets of DATA after which the connection's window is opened again
 CONTINUATIONS: Final = 8  # of one header block
 LEAST_DATA: Final = 64  # octets: DATA of less costs us as much, and brings nothing
+FIELDS_OF_A_FRAME: Final = 16  # that cost as much as a frame
 LEAST_LATE_DATA: Final = 1024  # octets: the same for DATA of a call that we have ended
 
 _PRIORITY_BYTES: Final = 5
@@ -281,7 +282,14 @@ class Reception:
             self._head(block.flags, stream, bytes(block.data))
 
     def _head(self, flags: int, stream: int, block: bytes) -> None:
-        """A whole header block: of a new request, or trailers."""
+        """A whole header block. Many fields are work, whatever becomes of them."""
+        try:
+            self._place(flags, stream, block)
+        finally:
+            self._spend(self._heads.decoded // FIELDS_OF_A_FRAME)
+
+    def _place(self, flags: int, stream: int, block: bytes) -> None:
+        """A header block of a new request, or trailers."""
         call = self._streams.get(stream)
         if call is not None:
             self._trailers(call, flags, block)

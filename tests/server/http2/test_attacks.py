@@ -249,6 +249,34 @@ def test_cve_2019_9516_names_of_no_length(peer: Peer) -> None:
     assert goaway.code in (ENHANCE_YOUR_CALM, COMPRESSION_ERROR)
 
 
+def test_changes_of_the_tables_size_without_end_cost_little(peer: Peer) -> None:
+    """A byte each: 64 KiB of them would take the decoder 70 ms, for one frame."""
+    peer.settle()
+    peer.send(frame(HEADERS, END_HEADERS, peer.stream(), b"\x20" * 100 + block(fields())))
+    goaway = peer.end()
+    assert goaway is not None
+    assert goaway.code == COMPRESSION_ERROR
+
+
+def many_fields(peer: Peer) -> bytes:
+    """A call whose fields are within the limit, and many: milliseconds for two kilobytes."""
+    head = block(fields("/test/Late")) + b"\x00\x01a\x00" * 450
+    stream = peer.stream()
+    return frame(HEADERS, END_HEADERS, stream, head) + frame(DATA, END_STREAM, stream, message(b"x"))
+
+
+def test_calls_of_many_fields_are_paid_for(peer: Peer) -> None:
+    goaway = flood(peer, iter([many_fields(peer) for _ in range(1000)]))
+    assert goaway is not None
+    assert goaway.code == ENHANCE_YOUR_CALM
+
+
+def test_a_few_calls_of_many_fields_are_answered(peer: Peer) -> None:
+    for _ in range(10):
+        peer.send(many_fields(peer))
+    peer.echo()
+
+
 def test_integers_that_never_end_cost_little(peer: Peer) -> None:
     began = time.process_time()
     peer.send(frame(HEADERS, END_HEADERS, peer.stream(), b"\xff" * 16000))

@@ -147,7 +147,7 @@ class Connection:
         self.stuck_since = 0.0 if done else self.stuck_since or now
         if done and self.out.more:
             self._mark()
-        elif done and self.reception.refusing and not self.streams:
+        elif done and self.reception.control.refusing and not self.streams:
             self.close()
         return done
 
@@ -192,7 +192,7 @@ class Connection:
         if self.over or self.drained_since:
             return
         self.drained_since = time.monotonic()
-        if not self.reception.greeted:
+        if not self.reception.control.greeted:
             self.close()
             return
         self.out.control(frames.goaway(frames.STREAM_BITS, ErrorCode.NO_ERROR))
@@ -200,8 +200,8 @@ class Connection:
 
     def finish_draining(self) -> None:
         """The client has seen the first GOAWAY, or had time enough: calls that it begins from now on are not taken."""
-        if self.drained_since and not self.reception.refusing:
-            self.reception.refusing = True
+        if self.drained_since and not self.reception.control.refusing:
+            self.reception.control.refusing = True
             self.out.control(frames.goaway(self.reception.highest, ErrorCode.NO_ERROR))
 
     def ping(self, now: float) -> None:

@@ -35,7 +35,7 @@ class Keeping:
 
     def judge(self, connection: Connection, now: float) -> None:
         """Look at one connection."""
-        if not connection.reception.greeted:
+        if not connection.reception.control.greeted:
             if now - connection.opened > self._handshake_s:
                 connection.lost() if not connection.ready else connection.close()
         elif connection.waiting_since and now - connection.waiting_since > self._message_s:

@@ -11,9 +11,10 @@ import time
 from typing import Final, NamedTuple, Protocol
 
 from hermetic.server.config import Limits
-from hermetic.server.http2 import frames
+from hermetic.server.http2 import control, frames
 from hermetic.server.http2.allowance import PER_REQUEST, Allowance
 from hermetic.server.http2.call import Carrier, Http2Call
+from hermetic.server.http2.control import Control
 from hermetic.server.http2.frames import ConnectionFaultError, ErrorCode, StreamFaultError
 from hermetic.server.http2.heads import LISTS_DECODED, Head, Heads, check_trailers
 from hermetic.server.http2.messages import PREFIX_BYTES, Incoming
@@ -27,10 +28,7 @@ FIELDS_OF_A_FRAME: Final = 16  # that cost as much as a frame
 LEAST_LATE_DATA: Final = 1024  # octets: the same for DATA of a call that we have ended
 
 _PRIORITY_BYTES: Final = 5
-_GOAWAY_BYTES: Final = 8
-_PING_BYTES: Final = 8
 _WINDOW: Final = struct.Struct(">I")
-_SETTING: Final = struct.Struct(">HI")
 
 _Early = tuple[Http2Call, int, bytearray, memoryview, int, int]  # what `Reception._data` takes
 
@@ -45,16 +43,10 @@ class Calls(Protocol):
         """Have `call.expire` called when its deadline has passed."""
 
 
-class Owner(Carrier, Protocol):
+class Owner(Carrier, control.Owner, Protocol):
     """The connection."""
 
     over: bool
-
-    def ponged(self, payload: bytes) -> None:
-        """Take note of the answer to a PING of ours."""
-
-    def left(self) -> None:
-        """Take note that the client opens no more streams; what is open is answered."""
 
 
 class _Block(NamedTuple):
@@ -70,7 +62,6 @@ class Reception:
     """The receiving half of one connection. Moments are of time.monotonic()."""
 
     __slots__ = (
-        "_acknowledged",
         "_block",
         "_calls",
         "_early",
@@ -86,8 +77,7 @@ class Reception:
         "_unreturned",
         "_window",
         "allowance",
-        "greeted",
-        "refusing",
+        "control",
         "used",
     )
 
@@ -101,20 +91,18 @@ class Reception:
         self._fresh: list[Http2Call] = []
         self._early: list[_Early] = []  # DATA of calls that are fresh
         self._unreturned = 0  # octets of the connection's window
-        self._acknowledged = False  # our SETTINGS are
-        self.greeted = False  # the client's first SETTINGS have come
-        self.refusing = False  # new streams
+        self.control = Control(owner, self._spend)
         self.used = time.monotonic()  # when a stream was opened last
         self.allowance = Allowance(self.used)  # the client's, once it is known who that is
         self._handlers = (
             self._on_data_apart,
             self._on_headers,
-            self._on_priority,
+            self.control.on_priority,
             self._on_reset,
-            self._on_settings,
-            self._on_push_promise,
-            self._on_ping,
-            self._on_goaway,
+            self.control.on_settings,
+            self.control.on_push_promise,
+            self.control.on_ping,
+            self.control.on_goaway,
             self._on_window_update,
             self._on_continuation,
         )
@@ -167,7 +155,7 @@ class Reception:
         self._early.clear()
 
     def _dispatch(self, kind: int, flags: int, stream: int, payload: memoryview) -> None:
-        if not self.greeted and (kind != frames.SETTINGS or flags & frames.ACK):
+        if not self.control.greeted and (kind != frames.SETTINGS or flags & frames.ACK):
             raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "wanted SETTINGS first")
         if self._block is not None and (kind != frames.CONTINUATION or stream != self._block.stream):
             raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "wanted the rest of a header block")
@@ -239,7 +227,7 @@ class Reception:
             self._fault(call.id, StreamFaultError(ErrorCode.STREAM_CLOSED, "DATA after the end"))
             return
         call.room -= len(data)
-        if call.room < 0 and (self._acknowledged or call.room < -frames.DEFAULT_WINDOW):
+        if call.room < 0 and (self.control.acknowledged or call.room < -frames.DEFAULT_WINDOW):
             self._fault(call.id, StreamFaultError(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the window"))
             return
         if flags & frames.END_STREAM:
@@ -301,7 +289,7 @@ class Reception:
             raise StreamFaultError(ErrorCode.STREAM_CLOSED, "HEADERS on a closed stream")
         self._highest = stream
         head = self._heads.head(block)
-        if self.refusing or len(self._streams) >= self._limits.streams_per_connection:
+        if self.control.refusing or len(self._streams) >= self._limits.streams_per_connection:
             raise StreamFaultError(ErrorCode.REFUSED_STREAM, "no room for another stream")
         if head.length and flags & frames.END_STREAM:
             raise StreamFaultError(ErrorCode.PROTOCOL_ERROR, "another length than content-length")
@@ -309,7 +297,7 @@ class Reception:
 
     def _begin(self, head: Head, flags: int, stream: int) -> None:
         now = time.time()
-        room = self._window if self._acknowledged else max(self._window, frames.DEFAULT_WINDOW)
+        room = self._window if self.control.acknowledged else max(self._window, frames.DEFAULT_WINDOW)
         deadline = now + head.timeout_s
         call = Http2Call(self._owner, stream, head, deadline, room)
         self._streams[stream] = call
@@ -352,12 +340,6 @@ class Reception:
         call.fresh = False
         self._calls.accept(call)
 
-    def _on_priority(self, _flags: int, stream: int, payload: memoryview) -> None:
-        if not stream:
-            raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
-        if len(payload) != _PRIORITY_BYTES:
-            raise ConnectionFaultError(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY of another size")
-
     def _on_reset(self, _flags: int, stream: int, payload: memoryview) -> None:
         if len(payload) != _WINDOW.size:
             raise ConnectionFaultError(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM of another size")
@@ -367,43 +349,6 @@ class Reception:
             call.broken()
         else:
             self._of_closed_stream(stream, "RST_STREAM")
-
-    def _on_settings(self, flags: int, stream: int, payload: memoryview) -> None:
-        if stream:
-            raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "SETTINGS of a stream")
-        if flags & frames.ACK:
-            if payload:
-                raise ConnectionFaultError(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS acknowledged with a payload")
-            self._acknowledged = True
-            return
-        if len(payload) % _SETTING.size:
-            raise ConnectionFaultError(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of a broken size")
-        self._spend(len(payload) // _SETTING.size)
-        for name, value in _SETTING.iter_unpack(payload):
-            self._out.obey(name, value, self._streams.values())
-        self.greeted = True
-        self._out.control(frames.frame(frames.SETTINGS, frames.ACK, 0))
-
-    def _on_push_promise(self, _flags: int, _stream: int, _payload: memoryview) -> None:
-        raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE of a client")
-
-    def _on_ping(self, flags: int, stream: int, payload: memoryview) -> None:
-        if stream:
-            raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "PING of a stream")
-        if len(payload) != _PING_BYTES:
-            raise ConnectionFaultError(ErrorCode.FRAME_SIZE_ERROR, "PING of another size")
-        if flags & frames.ACK:
-            self._owner.ponged(bytes(payload))
-        else:
-            self._out.control(frames.frame(frames.PING, frames.ACK, 0, bytes(payload)))
-
-    def _on_goaway(self, _flags: int, stream: int, payload: memoryview) -> None:
-        if stream:
-            raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "GOAWAY of a stream")
-        if len(payload) < _GOAWAY_BYTES:
-            raise ConnectionFaultError(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY of another size")
-        self.refusing = True
-        self._owner.left()
 
     def _on_window_update(self, _flags: int, stream: int, payload: memoryview) -> None:
         if len(payload) != _WINDOW.size:

@@ -7,6 +7,7 @@
 Two runtimes, and rows of two sizes: 1 KiB, and 4 MiB.
 """
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -127,8 +128,10 @@ class _Turning(torch.nn.Module):
 
 def _write_torchscript(model: Model) -> None:
     constant = torch.full((WIDTH, WIDTH), float(model.constant), dtype=torch.float32)
-    script = torch.jit.script(_Turning(torch.from_numpy(model.weight), constant))
-    script.save(str(model.folder / "model.pt"))  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the format is an old one
+        script = torch.jit.script(_Turning(torch.from_numpy(model.weight), constant))
+        script.save(str(model.folder / "model.pt"))  # type: ignore[no-untyped-call]
 
 
 _WRITE: Final = {"onnx": _write_onnx, "torchscript": _write_torchscript}

@@ -96,7 +96,7 @@ def publish(page: Path, found: Mapping[str, Any]) -> None:
 def rows_of_page(page: Path) -> set[Row]:
     """Return the cells of the page's table of moments."""
     text = page.read_text().split(BEGIN)[1].split(END)[0].split("\n\n")[0]
-    lines = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    lines = [line for line in text.splitlines() if line.startswith("| ")][2:]  # without head and rule
     return {tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines}
 
 

@@ -42,6 +42,7 @@ forgetting: setup ## Search all processes of a server for canaries after each mo
 fuzz: setup ## Fuzz every decoder for FUZZ_MINUTES each, from tests/corpus on
 	$(PY) -m pip install -qq --disable-pip-version-check --no-deps --require-hashes --root-user-action=ignore -r requirements/fuzz.txt
 	$(PY) -m tests.fuzz.run --minutes $(FUZZ_MINUTES)
+	$(PY) -m tests.fuzz.hostile_worker --minutes $(FUZZ_MINUTES)
 
 peers: setup ## Measure beside Triton, KServe and MLServer, and write docs/performance.md (half an hour, a quiet machine)
 	@mkdir -p build

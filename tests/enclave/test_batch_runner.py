@@ -4,6 +4,7 @@ import os
 import select
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -199,6 +200,26 @@ def test_memory_that_is_not_what_it_should_be_is_refused_and_the_worker_lives(nu
     end = FrontEnd(numbers)
     assert end.ask([random_array(t, 1) for t in NUMBERS]) == plain(1)
     end.close()
+
+
+def mapped_links(worker: Worker) -> int:
+    return Path(f"/proc/{worker.pid}/maps").read_text().count("hermetic-buffers")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root sees what another process maps")
+def test_a_further_link_of_a_front_end_takes_the_place_of_the_one_before(numbers: Worker) -> None:
+    """A front end that keeps its end of lost links open costs the worker no mapping for each."""
+    first = FrontEnd(numbers, number=900)
+    before = mapped_links(numbers)
+    later = [FrontEnd(numbers, number=900) for _ in range(5)]
+    assert mapped_links(numbers) == before
+    assert later[-1].ask([random_array(t, 1) for t in NUMBERS]) == plain(1)
+    with pytest.raises(BorderError, match="the other side has closed"):
+        first.done()
+    other = FrontEnd(numbers)
+    assert mapped_links(numbers) == before + 1
+    for end in (first, *later, other):
+        end.close()
 
 
 def test_strings_and_what_stands_beside_them() -> None:

@@ -24,6 +24,7 @@ INPUT_TIMEOUT_S: Final = 10  # seconds that one input may take
 INSTRUMENTED: Final = (
     "hermetic.server.scanner", "hermetic.server.codec", "hermetic.server.contents", "hermetic.server.forms",
     "hermetic.server.http2", "hpack",
+    "hermetic.server.dispatch", "hermetic.server.outputs", "hermetic.server.shaping", "hermetic.server.worker_link",
     "hermetic.enclave.messages", "hermetic.enclave.manifest", "hermetic.enclave.sealed", "hermetic.server.messages",
 )  # fmt: skip
 

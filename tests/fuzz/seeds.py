@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,6 +108,19 @@ def connections() -> Iterator[bytes]:
     yield unasked + wire.frame(0, 0, 1, wire.message(b"9", flag=1)) + wire.frame(1, 5, 1, wire.literal("x-trailer", ""))
 
 
+def workers() -> Iterator[bytes]:
+    """A good answer, lies, scribbling, and a batch where an answer should be."""
+    tensors = b"".join(
+        struct.pack(f"<QH{len(shape)}q", size, len(shape), *shape)
+        for size, shape in ((16, (1, 16)), (4, (1, 1)), (8, (1, 2)))
+    )
+    good = b"=\x03\x00" + tensors
+    yield good
+    yield SEPARATOR.join((b"!\x00", good, good[:40], b"=\x02\x00" + tensors, good.replace(b"\x10", b"\x40")))
+    yield SEPARATOR.join((border.encode_batch(0, 1, []), border.encode_done(0, 1, [], 1, 1, 1), b"", b"!abc", good))
+    yield border.encode_not_done(0, 1, border.STATUS_REFUSED, "no")
+
+
 SEEDS = {
     "requests": requests,
     "batches": batches,
@@ -116,6 +130,7 @@ SEEDS = {
     "sealed-headers": sealed_headers,
     "configurations": configurations,
     "connections": connections,
+    "workers": workers,
 }
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Errors of ours are answers, not findings. `make fuzz` runs them under atheris, t
 
 import os
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Final
 
 from hermetic.enclave import messages as border
@@ -15,8 +16,12 @@ from hermetic.errors import BorderError, HermeticError, ModelFormatError, Sealed
 from hermetic.server import messages as control
 from hermetic.server.http2.frames import LARGEST_FRAME
 from tests.fuzz import conversation
+from tests.server import hostile_front
+from tests.server.far_side import Pki
 from tests.server.reading import Readers
 
+RED: Final = b"RED-CANARY-0123."  # what two tenants send to a hostile worker
+BLUE: Final = b"BLUE-CANARY-456."
 SEPARATOR: Final = b"\xf0\x9f\x8d\xb0"  # between the messages of one input
 TO_WORKER: Final = (border.Prepare, border.OpenModel, border.Attach, border.Unload)
 FROM_WORKER: Final = (border.Locked, border.Opened, border.Attached, border.Wiped, border.Failed)
@@ -116,6 +121,58 @@ def connections(data: bytes) -> None:
         raise FoundError(wrong)
 
 
+def workers(data: bytes) -> None:
+    """What a worker says and writes, against a front end's application: another model's callers do not notice.
+
+    The messages of one input are frames as they are; after "=" the tensors of an answer to a batch that runs, after "!"
+    what is written over all of the shared memory before the next.
+    """
+    front = hostile_front.Front(_pki())
+    try:
+        neighbour = front.serve(hostile_front.NEIGHBOUR, hostile=False)
+        worker = front.serve(hostile_front.VICTIM)
+        for message in data.split(SEPARATOR)[:8]:
+            if not front.links_of(hostile_front.VICTIM.name):
+                worker.close()
+                worker = front.serve(hostile_front.VICTIM)
+            _attack(front, worker, message)
+            if not front.serves(neighbour):
+                raise FoundError("workers: another model is not served")
+    finally:
+        front.close()
+
+
+def _attack(front: "hostile_front.Front", worker: "hostile_front.Worker", message: bytes) -> None:
+    red = front.ask("red", hostile_front.request(worker.ready.description.name, RED))
+    front.turn()
+    worker.read()
+    if message[:1] == b"!":
+        size = len(worker.memory)
+        worker.memory[:] = (message[1:] * (size // max(1, len(message) - 1) + 1))[:size].ljust(size, b"!")
+    elif message[:1] == b"=" and worker.batches:
+        batch = worker.batches[0]
+        worker.echo(batch, write=False)
+        head = border.encode_done(batch.buffer, batch.sequence, [], 1, 1, 1)
+        worker.send(head[:2] + message[1:3].ljust(2, b"\0") + head[4:] + message[3:])
+    else:
+        worker.send(message)
+    front.turn()
+    blue = front.ask("blue", hostile_front.request(worker.ready.description.name, BLUE))
+    front.turn()
+    worker.read()
+    for batch in list(worker.batches):
+        worker.answer(batch)
+    front.turn()
+    for caller, other in ((red, BLUE), (blue, RED)):
+        if any(other in reply.SerializeToString() for reply in caller.replies()):
+            raise FoundError("workers: one tenant's bytes in another's answer")
+
+
+@cache
+def _pki() -> Pki:
+    return Pki()
+
+
 TARGETS: Final[dict[str, Target]] = {
     "requests": requests,
     "batches": batches,
@@ -125,4 +182,5 @@ TARGETS: Final[dict[str, Target]] = {
     "sealed-headers": sealed_headers,
     "configurations": configurations,
     "connections": connections,
+    "workers": workers,
 }

@@ -24,11 +24,24 @@ from hermetic.server.messages import TO_SUPERVISOR, LinkLost, ModelReady, ModelS
 from hermetic.server.models import ServedModel
 from hermetic.server.streamed_request import StreamedRequest
 from hermetic.server.transport import Transport
-from tests.server.far_side import Pki, settings
+from tests.server.far_side import Pki, description, settings
 
 FRAMES_IN_A_TURN: Final = 64
 TURNS: Final = 50  # after which everything that was set in motion has come to rest
 VARIABLE_BYTES: Final = 256
+
+
+TENSORS: Final = (("INPUT0", "UINT8", (-1,)), ("INPUT1", "BYTES", (1,)), ("INPUT2", "FP32", (2,)))
+NEIGHBOUR: Final = description("neighbour", inputs=TENSORS)
+VICTIM: Final = description("victim", inputs=TENSORS, max_batch_size=4)
+
+
+def request(model: str, content: bytes) -> pb.ModelInferRequest:
+    message = pb.ModelInferRequest(model_name=model)
+    for name, datatype, width in (("INPUT0", "UINT8", len(content)), ("INPUT1", "BYTES", 1), ("INPUT2", "FP32", 2)):
+        message.inputs.add(name=name, datatype=datatype, shape=[1, width])
+    message.raw_input_contents.extend([content, len(content).to_bytes(4, "little") + content, content[:8]])
+    return message
 
 
 class Caller:
@@ -46,6 +59,9 @@ class Caller:
     @property
     def ended(self) -> bool:
         return bool(self.outcomes)
+
+    def replies(self) -> list[pb.ModelInferResponse]:
+        return [outcome for outcome in self.outcomes if isinstance(outcome, pb.ModelInferResponse)]
 
     def expect_reply(self, size: int) -> None:
         pass
@@ -154,6 +170,7 @@ class Front:
         self.said: list[Frame] = []
         self.workers: list[Worker] = []
         self.links = 0
+        self.asked = 0
 
     # What a transport does
 
@@ -217,6 +234,19 @@ class Front:
         for action in due:
             action()
         self._hear()
+
+    def serves(self, worker: Worker) -> bool:
+        """Whether a caller of an honest worker's model gets the right bytes."""
+        self.asked += 1
+        content = canary("green", self.asked)
+        caller = self.ask("green", request(worker.ready.description.name, content))
+        self.turn()
+        worker.read()
+        for batch in list(worker.batches):
+            worker.answer(batch)
+        self.turn()
+        wanted = [content, len(content).to_bytes(4, "little") + content, content[:8]]
+        return [list(reply.raw_output_contents) for reply in caller.replies()] == [wanted]
 
     def settle(self) -> None:
         """Take turns until nothing moves."""

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hermetic.enclave.datatypes import ELEMENT_BYTES
-from hermetic.enclave.messages import TensorSpec
+from hermetic.enclave.messages import STRINGS_LIMIT, TensorSpec
 from hermetic.errors import InvalidRequestError
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server.contents import check_raw, check_strings, raw_from_typed, string_ends
@@ -224,3 +224,10 @@ def test_contents_in_the_wrong_field() -> None:
 
 def test_booleans_become_zero_or_one() -> None:
     assert check_raw("x", "m", "BOOL", 4, memoryview(b"\0\1\2\xff")) == b"\0\1\1\1"
+
+
+def test_what_is_wrong_with_strings_is_said_without_walking_all_of_them() -> None:
+    """A message may have room for sixteen million."""
+    raw = bytes(4 * (STRINGS_LIMIT + 1000))
+    with pytest.raises(InvalidRequestError, match=f"unexpected number of string elements {STRINGS_LIMIT} "):
+        check_strings("words", "m", 1, raw)

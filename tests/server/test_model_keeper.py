@@ -1,12 +1,16 @@
 """Generations come, take over, lose workers and go: all instances or none, and nothing is left behind."""
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import cast
 
 import pytest
 
 from hermetic.enclave import messages
-from hermetic.errors import BorderError, BrokerRefusedError, KnownAnswerError
+from hermetic.enclave.messages import TensorSpec
+from hermetic.errors import BorderError, BrokerRefusedError, ConfigurationError, KnownAnswerError
+from hermetic.server.config import ModelSettings
 from hermetic.server.front_ends import FrontEnd
 from hermetic.server.generation import Generation, SealedFile
 from hermetic.server.link_ledger import RENEWAL_DELAYS_S, REPLACED_LIMIT
@@ -55,6 +59,35 @@ def links(front_end: FrontEndDouble) -> list[tuple[int, int, int]]:
 
 
 # Loading
+
+
+@pytest.mark.parametrize(
+    ("settings", "tensors", "reason"),
+    [
+        ({"variable_tensor_bytes": 3 << 30, "memory_limit_bytes": 64 << 30}, {}, "wanted at most 8589934592 bytes"),
+        ({"variable_tensor_bytes": 1 << 30}, {}, r"at most memory_limit_bytes \(8589934592\), got 2 x"),
+        ({"variable_tensor_bytes": 600 << 20, "memory_limit_bytes": 64 << 30}, {}, "limits.front_end_memory_bytes"),
+        ({}, {"inputs": 200}, "wanted tensors that a frame of 16384 bytes can describe, got"),
+        ({}, {"outputs": 200}, "wanted tensors that a frame of 16384 bytes can describe, got"),
+    ],
+)
+def test_what_no_front_end_could_be_linked_with_is_refused_before_a_worker_is_started(
+    keeping: Keeping, settings: dict[str, int], tensors: dict[str, int], reason: str
+) -> None:
+    for pid in (1, 2):
+        keeping.front_end(pid)
+    keeping.keeper._front_end_memory = 2 << 30
+    file = sealed(settings=ModelSettings(**settings))
+    named = {
+        what: tuple(TensorSpec(name=f"t{at}", datatype="FP32", shape=(1,) * 10) for at in range(count))
+        for what, count in tensors.items()
+    }
+    file = replace(file, manifest=file.manifest.model_copy(update=named))
+    told = Told()
+    load(keeping, file, told)
+    assert isinstance(told.outcomes[0], ConfigurationError)
+    assert re.search(reason, str(told.outcomes[0])), told.outcomes[0]
+    assert keeping.loader.workers == []
 
 
 def test_a_model_is_ready_when_all_instances_have_answered_and_every_front_end_is_linked(keeping: Keeping) -> None:

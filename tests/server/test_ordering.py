@@ -1,6 +1,9 @@
 """Answers that must not overtake each other, whatever order their batches end in."""
 
+import pytest
+
 from hermetic.enclave.configuration import DynamicBatching, ModelConfiguration
+from hermetic.errors import OverloadedError
 from tests.server.dispatch_machine import MAX_ROWS, Request, Stage
 
 
@@ -66,3 +69,24 @@ def test_answers_that_nobody_gets_any_more_are_overwritten() -> None:
     stage.answer(0, 1)
     stage.dispatcher.close()
     assert stage.answered == []
+
+
+def test_early_answers_are_bounded_whatever_a_worker_makes_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It chooses how large its answers are, and which of them it gives first."""
+    monkeypatch.setattr("hermetic.server.ordering.EARLY_BYTES", 30)  # each answer has 20
+    stage = stage_with(2)
+    first, second, third = (full_batch(stage) for _ in range(3))
+    for request in (second, third):
+        (at,) = [at for at, (link, _, _) in enumerate(stage.links) if request.slot in link.instance.slots]
+        sent = stage.links[at][1].sent
+        stage.answer(at, next(n for n, batch in enumerate(sent) if batch.buffer == request.slot.index))  # type: ignore[union-attr]
+    assert (first.outcomes, second.outcomes) == ([], [])
+    assert isinstance(third.outcomes[0], OverloadedError)
+    while not first.outcomes:
+        for at, (_, wire, _) in enumerate(stage.links):
+            if wire.sent:
+                stage.answer(at)
+    assert stage.answered == [first, second]
+    fourth, fifth = full_batch(stage), full_batch(stage)
+    stage.finish()
+    assert stage.answered == [first, second, fourth, fifth], "what was held is given back"

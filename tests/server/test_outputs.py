@@ -3,7 +3,7 @@
 import pytest
 
 from hermetic.enclave.buffers import Region
-from hermetic.enclave.messages import Tensor, TensorSpec
+from hermetic.enclave.messages import STRINGS_LIMIT, Tensor, TensorSpec
 from hermetic.errors import BorderError
 from hermetic.server.foreign import Foreign
 from hermetic.server.outputs import Claims, Output, cut_rows
@@ -55,6 +55,17 @@ def test_claims_that_cannot_be(region: Region, nbytes: int, shape: tuple[int, ..
 def test_strings_that_do_not_end_where_they_should(memory: bytes) -> None:
     with pytest.raises(BorderError):
         check(WORDS, memory, 9, 2, 1)
+
+
+def test_strings_are_so_many_and_no_more() -> None:
+    """A front end has one thread, and walks them one by one."""
+    many = STRINGS_LIMIT // 2
+    free = Region(TensorSpec(name="words", datatype="BYTES", shape=(-1,)), 0, 8 * many)
+    claims = Claims([free, free], batched=False)
+    memory = [Foreign(memoryview(bytearray(8 * many)))] * 2
+    assert len(claims.outputs(memory, (Tensor(4 * many, (many,)),) * 2, 1)) == 2
+    with pytest.raises(BorderError, match=f"wanted at most {STRINGS_LIMIT} elements of BYTES, got {STRINGS_LIMIT + 1}"):
+        claims.outputs(memory, (Tensor(4 * many, (many,)), Tensor(4 * many + 4, (many + 1,))), 1)
 
 
 def test_the_number_of_outputs() -> None:

@@ -55,7 +55,7 @@ def hostile() -> Iterator[tuple[Worker, Channel]]:
     before = open_descriptors()
     ours, theirs = Channel.pair()
     process = subprocess.Popen(["sleep", "1000"])
-    worker = Worker(process, ours, OwnUid(BASE_UID), Wrist())
+    worker = Worker(process, ours, OwnUid(BASE_UID), Wrist(), None)
     try:
         yield worker, theirs
     finally:

@@ -57,7 +57,7 @@ class HostileLoader(LoaderDouble):
         with theirs:
             arguments = [sys.executable, str(SCRIPT), str(theirs.fileno()), about.model_dump_json(), self.behaviour]
             process = subprocess.Popen(arguments, pass_fds=(theirs.fileno(),), stderr=subprocess.DEVNULL)
-        worker = Worker(process, ours, OwnUid(61184), Wrist())
+        worker = Worker(process, ours, OwnUid(61184), Wrist(), None)
         worker._report = LockdownReport(properties={}, waived=(), warnings=(), zeroing="enforced")
         worker._opened = Opened(description=about, unseal_ms=0, load_ms=0, known_answer_ms=0)
         self.started.append(worker)
@@ -186,7 +186,9 @@ def test_it_is_put_out_and_nobody_else_notices(side: FarSide, keeping: Keeping, 
     with Neighbour(side) as neighbour, side.channel_as(side.pki.infer) as channel:
         stage = Stage(side, keeping, behaviour)
         if behaviour == "speaks unasked":  # it is found out when it is asked for the next thing
-            assert not stage.loader.started[0].unload(TIMEOUT_S)
+            (worker,) = stage.loader.started
+            stage.turn_until(worker._control.has_frame)
+            assert not worker.unload(TIMEOUT_S)
         else:
             ask_until_it_is_out(stage, channel)
             assert all(stage.reasons())

@@ -131,7 +131,7 @@ def workers(data: bytes) -> None:
     try:
         neighbour = front.serve(hostile_front.NEIGHBOUR, hostile=False)
         worker = front.serve(hostile_front.VICTIM)
-        for message in data.split(SEPARATOR)[:8]:
+        for message in data.split(SEPARATOR)[:4]:
             if not front.links_of(hostile_front.VICTIM.name):
                 worker.close()
                 worker = front.serve(hostile_front.VICTIM)

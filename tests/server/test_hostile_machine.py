@@ -30,7 +30,7 @@ from hermetic.protos.inference import grpc_service_pb2 as pb
 from tests.server.far_side import Pki, description
 from tests.server.hostile_front import NEIGHBOUR, TENSORS, Caller, Front, Worker, canary, request
 
-EXAMPLES = 80
+EXAMPLES = 60
 STEPS = 40
 TENANTS = ("red", "blue")
 PKI = Pki()

@@ -66,9 +66,14 @@ class Channel:
         self._socket.settimeout(seconds)
 
     def has_frame(self) -> bool:
-        """Whether a frame waits to be received; False where the other end has closed."""
+        """Whether a frame waits to be received; False where the other end has closed.
+
+        Raises `BorderClosedError` where this end has: another thread may have buried the process behind it.
+        """
+        if (descriptor := self._socket.fileno()) < 0:
+            raise BorderClosedError("channel: wanted this end open, got it closed")
         look = select.poll()
-        look.register(self._socket, select.POLLIN)
+        look.register(descriptor, select.POLLIN)
         return any(event & select.POLLIN and not event & select.POLLHUP for _, event in look.poll(0))
 
     def shut(self) -> None:

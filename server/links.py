@@ -198,7 +198,11 @@ def _attach(generation: Generation, worker: Worker, front_end: FrontEnd, within_
         memory = shared_memory(size)
     except (HermeticError, OSError) as error:
         return _Made(front_end, None, ConfigurationError(f"shared memory: {error}"))
-    front_end_side, worker_side = data_channel()
+    try:
+        front_end_side, worker_side = data_channel()
+    except OSError as error:
+        os.close(memory)
+        return _Made(front_end, None, ConfigurationError(f"data channel: {error}"))
     made = _Made(front_end, (front_end_side, memory))
     try:
         worker.attach(

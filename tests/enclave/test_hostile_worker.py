@@ -160,6 +160,18 @@ def test_one_that_never_answers_is_ended_in_time() -> None:
             assert has_ended(worker)
 
 
+def test_one_that_is_buried_can_be_asked_and_is_lost() -> None:
+    """Whoever links it with a front end, in a thread, may come too late."""
+    for what in ("attach", "open", "unload"):
+        with hostile() as (worker, _theirs):
+            worker.kill()
+            if what == "unload":
+                assert ask(worker, what) is False
+            else:
+                with pytest.raises(WorkerLostError):
+                    ask(worker, what)
+
+
 def test_its_end_is_buried_at_once_although_somebody_holds_its_channel() -> None:
     """Who asks waits at the channel with the lock; a worker can give its end away, and it then outlives the worker."""
     with hostile() as (worker, theirs):

@@ -1,5 +1,6 @@
 """Memory that changes at every read: what is judged is what is used, and nobody sees two versions of one thing."""
 
+import hashlib
 import mmap
 import os
 import signal
@@ -15,12 +16,15 @@ from typing import Any
 
 import pytest
 
-from hermetic.enclave.channel import map_shared_memory, shared_memory
-from hermetic.enclave.configuration import ModelConfiguration, SequenceBatching, State
-from hermetic.enclave.messages import Batch, ModelDescription, Tensor, TensorSpec, encode_done
+from hermetic.enclave.buffers import layout
+from hermetic.enclave.channel import data_channel, map_shared_memory, shared_memory
+from hermetic.enclave.configuration import ModelConfiguration, OutputOptions, SequenceBatching, State
+from hermetic.enclave.messages import Batch, FrontEndFile, ModelDescription, Tensor, TensorSpec, encode_done
 from hermetic.errors import BorderError
 from hermetic.protos.inference import grpc_service_pb2 as pb
+from hermetic.server.arrival import arrive
 from hermetic.server.foreign import Foreign, ForeignMemory
+from hermetic.server.messages import ModelReady
 from hermetic.server.worker_link import check_again
 from tests.server.calls import infer_request
 from tests.server.conversation import is_final
@@ -40,7 +44,7 @@ def front(pki: Pki) -> Iterator[Front]:
 
 
 @contextmanager
-def changing_at_every_step(change: Callable[[], None]) -> Iterator[None]:
+def changing_at_every_step(change: Callable[[], None], least: int = 100) -> Iterator[None]:
     """Call `change` before every byte code of a front end's: no two reads of memory see the same."""
     steps = count()
 
@@ -58,7 +62,7 @@ def changing_at_every_step(change: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         sys.settrace(before)
-    assert next(steps) > 100, "it was not looked at"
+    assert next(steps) > least, "it was not looked at"
 
 
 def turn_while_changing(front: Front, worker: Worker, tensors: list[Tensor], *versions: list[bytes]) -> Batch:
@@ -170,6 +174,39 @@ def visible_state() -> ModelDescription:
     sequence = SequenceBatching(strategy="oldest", max_candidate_sequences=4, states=(state,), max_idle_us=60_000_000)
     plain = description("m", inputs=(("INPUT0", "FP32", (1,)),), outputs=(("OUTPUT0", "FP32", (4,)),))
     return plain.model_copy(update={"configuration": ModelConfiguration(sequence_batching=sequence)})
+
+
+def test_files_that_change_while_they_are_read_are_the_publishers_or_none(front: Front) -> None:
+    """Labels, and the states that sequences start with: what has the right digest is what is kept."""
+    good, bad = b"cat\ndog\n", b"cat\ncow\n"
+    file = FrontEndFile(name="labels.txt", size=len(good), sha256=hashlib.sha256(good).hexdigest())
+    configuration = ModelConfiguration(outputs=(OutputOptions(name="OUTPUT0", labels="labels.txt"),))
+    about = description("m", configuration=configuration).model_copy(update={"front_end_files": (file,)})
+    ready = ModelReady(
+        description=about, instance=0, buffers=1, batches_in_flight=1, variable_tensor_bytes=64, requests_waiting=1
+    )
+    place = layout(about, 1, 64)
+    outcomes = set()
+    for seed in range(12):
+        descriptor = shared_memory(place.size)
+        other = mmap.mmap(descriptor, place.size)
+        chance, at = Random(seed), place.files[0].offset
+
+        def change(memory: mmap.mmap = other, chance: Random = chance, at: int = at) -> None:
+            memory[at : at + len(good)] = chance.choice((good, bad))
+
+        ours, theirs = data_channel()
+        with changing_at_every_step(change, least=20):
+            try:
+                arrival = arrive(ready, ours, descriptor)
+            except BorderError:
+                outcomes.add(b"")
+            else:
+                outcomes.add(arrival.files["labels.txt"])
+                arrival.close()
+        other.close()
+        os.close(theirs)
+    assert outcomes == {b"", good}
 
 
 def test_a_state_that_is_kept_is_the_one_that_was_told(front: Front) -> None:

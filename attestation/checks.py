@@ -65,6 +65,10 @@ class Checks:
         """Record that the check `name` did not pass."""
         self._all.append(Check(name, FAIL, shown(wanted), shown(got)))
 
+    def include(self, other: "Checks") -> None:
+        """Record everything that `other` has recorded: a branch that was tried apart."""
+        self._all.extend(other.all)
+
     def raise_failures(self, error: type[EvidenceError]) -> None:
         """Raise `error` with every failed check, if there is one."""
         if failed := self.failed:

@@ -16,6 +16,8 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 MAX_NAMES: Final = 64  # names in a list of waivers or policies
 MAX_EVENTS: Final = 4096  # digests extended in one boot
+MAX_DEVICES: Final = 64  # GPUs and switches of one machine
+MAX_DEVICE_CHECKS: Final = 2048  # names of checks of all of them
 
 Sha256Hex: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Name: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/+@=-]{1,256}$")]
@@ -23,6 +25,9 @@ Profile: TypeAlias = Literal["production", "demo"]
 Zeroing: TypeAlias = Literal["enforced", "best effort"]
 ZeroingBy: TypeAlias = Annotated[str, StringConstraints(pattern=r"^(?:preload:[0-9a-f]{64}|glibc-tunables|nothing)$")]
 """What overwrites freed memory: a preloaded library, with the SHA-256 of its source; glibc, told to; or nothing."""
+
+
+Evaluated: TypeAlias = Literal["match", "not evaluated"]
 
 
 class _Facts(BaseModel):
@@ -70,6 +75,37 @@ class TpmClaims(_Facts):
         return self.measured_code is not None
 
 
+class NvidiaDevice(_Facts):
+    """One genuine GPU or NVSwitch, and what its report says."""
+
+    arch: Literal["HOPPER", "BLACKWELL", "LS10"]  # LS10 is a switch
+    device: Sha256Hex  # of the chip's own public key (SubjectPublicKeyInfo), which stays over firmware updates
+    ueid: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,64}$")]  # NVIDIA's: serial number of the signing key
+    driver_version: str | None
+    vbios_version: str | None
+    mode: Literal["single", "multiple", "protected-pcie"] | None  # None: the report does not say
+    driver_rim: Evaluated
+    vbios_rim: Evaluated
+    revocation: Literal["good", "hold", "not evaluated"]
+
+
+class NvGpuClaims(_Facts):
+    """The genuine NVIDIA devices of one machine, all bound to one nonce."""
+
+    kind: Literal["nvgpu"] = "nvgpu"
+    debug: Literal[False] = False  # evidence that says otherwise is refused
+    checks: tuple[str, ...] = Field(max_length=MAX_DEVICE_CHECKS)
+    not_evaluated: tuple[str, ...] = Field(max_length=MAX_DEVICE_CHECKS)
+    devices: tuple[NvidiaDevice, ...] = Field(min_length=1, max_length=MAX_DEVICES)
+    cc_state: Literal["stated", "not evaluated"]  # the guest says: CC on, DEVTOOLS off; no report says it
+    topology: Evaluated  # the switches that the GPUs name are the switches that are here
+
+    @property
+    def code_measured(self) -> bool:
+        """A device measures its own firmware, never the code that we run."""
+        return False
+
+
 class SampleClaims(_Facts):
     """Evidence that proves nothing: for the demo profile."""
 
@@ -103,7 +139,7 @@ class HermeticClaims(_Facts):
         return _parsed(cls, members)
 
 
-KindClaims: TypeAlias = Annotated[TpmClaims | SampleClaims, Field(discriminator="kind")]
+KindClaims: TypeAlias = Annotated[TpmClaims | NvGpuClaims | SampleClaims, Field(discriminator="kind")]
 
 
 class Claims(_Facts):
@@ -113,7 +149,7 @@ class Claims(_Facts):
     hermetic: HermeticClaims | None = None
     client: str | None = None  # identity of the verified client certificate, where the connection had one
 
-    def kind(self, name: str) -> TpmClaims | SampleClaims | None:
+    def kind(self, name: str) -> KindClaims | None:
         """The claims of that kind of evidence, None where there was none."""
         return next((claims for claims in self.kinds if claims.kind == name), None)
 

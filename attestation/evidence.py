@@ -22,7 +22,7 @@ REPORT_DATA_SIZE: Final[Mapping[str, int]] = {
     "tpm": 32,
     "snp": 64,
     "tdx": 64,
-    "nvgpu": 32,
+    "nvidia": 32,
     "sample": DIGEST_SIZE,
 }
 """How many bytes of report data each kind of evidence carries; `fit` brings a digest to that size."""

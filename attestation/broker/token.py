@@ -21,7 +21,7 @@ from joserfc.jwk import ECKey
 from hermetic.attestation.broker.jwe import ec_jwk
 from hermetic.attestation.broker.protocol import Attestation
 from hermetic.attestation.broker.refusals import Refusal, Variant
-from hermetic.attestation.claims import Claims, SampleClaims, TpmClaims
+from hermetic.attestation.claims import Claims, KindClaims, SampleClaims, TpmClaims
 from hermetic.attestation.evidence import JsonValue
 from hermetic.errors import ConfigurationError
 
@@ -128,8 +128,8 @@ def submods(attestation: Attestation, claims: Claims, names: Sequence[str]) -> d
     }
 
 
-def _appraisal(kind: TpmClaims | SampleClaims, digest: bytes, runtime: Mapping[str, JsonValue]) -> JsonValue:
-    proves_nothing = isinstance(kind, SampleClaims) or kind.software
+def _appraisal(kind: KindClaims, digest: bytes, runtime: Mapping[str, JsonValue]) -> JsonValue:
+    proves_nothing = isinstance(kind, SampleClaims) or (isinstance(kind, TpmClaims) and kind.software)
     shown = (NO_CLAIM, UNRECOGNISED_HARDWARE) if proves_nothing else (AFFIRMED, AFFIRMED)
     vector = dict.fromkeys(VECTOR, NO_CLAIM) | dict(zip(("instance-identity", "hardware"), shown, strict=True))
     return {

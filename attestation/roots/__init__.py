@@ -1,6 +1,7 @@
 """What a verifier trusts, as one value that callers build and pass down. Nothing is trusted by default.
 
-Reading certificates from files is `load.py`; vendors' roots are configured by the operator.
+Reading certificates from files is `load.py`; vendors' roots are configured by the operator, or shipped
+(`nvidia`) and trusted where a caller says so.
 """
 
 from dataclasses import dataclass, field
@@ -8,8 +9,9 @@ from dataclasses import dataclass, field
 from cryptography import x509
 
 from hermetic.attestation.claims import Profile
+from hermetic.attestation.roots.nvgpu_trust import NvGpuTrust
 
-__all__ = ["TpmTrust", "TrustRoots"]
+__all__ = ["NvGpuTrust", "TpmTrust", "TrustRoots"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +30,4 @@ class TrustRoots:
 
     profile: Profile = "production"
     tpm: TpmTrust = field(default_factory=TpmTrust)
+    nvgpu: NvGpuTrust = field(default_factory=NvGpuTrust)

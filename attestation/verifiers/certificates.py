@@ -6,6 +6,7 @@ not asked here: AK certificates live for hours, and an EK is taken off the lists
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
@@ -18,6 +19,8 @@ from hermetic.errors import InvalidRequestError
 MAX_CHAIN_LENGTH: Final = 5  # certificates, root included
 MAX_CERTIFICATE_SIZE: Final = 8192  # bytes of DER
 MIN_RSA_BITS: Final = 2048
+SIGNATURES_KEPT: Final = 4096
+"""Pairs of issuer and certificate whose signature was looked at: it does not change, and a fleet shares its issuers."""
 
 _UNDERSTOOD: Final = frozenset(
     {
@@ -37,11 +40,19 @@ def parse(der: bytes) -> x509.Certificate:
         raise InvalidRequestError(f"certificate: expected at most {MAX_CERTIFICATE_SIZE} bytes, got {len(der)}")
     try:
         certificate = x509.load_der_x509_certificate(der)
-        # Parsed late by the library; what is malformed fails here.
-        _ = certificate.extensions, certificate.subject, certificate.issuer, certificate.public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
         raise InvalidRequestError(f"certificate: expected X.509 in DER, got {error}") from error
+    demand_readable(certificate)
     return certificate
+
+
+def demand_readable(certificate: x509.Certificate) -> None:
+    """Raise `InvalidRequestError` where a part that the library reads late, when it is asked for, is malformed."""
+    try:
+        _ = certificate.extensions, certificate.subject, certificate.issuer, certificate.public_key()
+        _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc, certificate.signature_hash_algorithm
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise InvalidRequestError(f"certificate: expected X.509 in DER, got {error}") from error
 
 
 def spki(certificate_or_key: x509.Certificate | rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> bytes:
@@ -61,26 +72,38 @@ def verify_chain(
     roots: Sequence[x509.Certificate],
     time: datetime,
 ) -> x509.Certificate:
-    """The root (or configured intermediate) among `roots` that vouches for `leaf` at `time`.
+    """The root (or configured intermediate) among `roots` that vouches for `leaf` at `time`: see `verify_path`."""
+    return verify_path(leaf, intermediates, roots, time)[-1]
+
+
+def verify_path(
+    leaf: x509.Certificate,
+    intermediates: Sequence[x509.Certificate],
+    roots: Sequence[x509.Certificate],
+    time: datetime,
+) -> tuple[x509.Certificate, ...]:
+    """The way from `leaf` to the root (or configured intermediate) among `roots` that vouches for it at `time`.
 
     Every certificate on the way, the trusted one included, must be in its time; every issuer must be a CA that may sign
     certificates and whose path length allows it. Raises `InvalidRequestError` saying at which certificate the way ends.
     """
-    current = leaf
-    _demand_usable(current, time)
+    path = [leaf]
+    _demand_usable(leaf, time)
     for below in range(MAX_CHAIN_LENGTH):
+        current = path[-1]
         anchor = next((root for root in roots if _issued(root, current)), None)
         if anchor is not None:
             _demand_issuer(anchor, below, time)
-            return anchor
+            return (*path, anchor)
         issuer = next((one for one in intermediates if one != current and _issued(one, current)), None)
         if issuer is None:
             raise InvalidRequestError(f"expected an issuer out of the configured roots, got {_named(current.issuer)!r}")
         _demand_issuer(issuer, below, time)
-        current = issuer
+        path.append(issuer)
     raise InvalidRequestError(f"expected a chain of at most {MAX_CHAIN_LENGTH} certificates, got a longer one")
 
 
+@lru_cache(maxsize=SIGNATURES_KEPT)
 def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
     if issuer.subject != certificate.issuer:
         return False

@@ -393,5 +393,5 @@ class TestGarbage:
             verifiers.verify("tpm", evidence, REPORT_DATA, trust, now)
 
     def test_of_an_unknown_kind_names_the_known_ones(self, trust: TrustRoots, now: datetime) -> None:
-        with pytest.raises(VerificationError, match=r"kind: wanted one of sample, tpm, got 'toaster'"):
+        with pytest.raises(VerificationError, match=r"kind: wanted one of .+, tpm, got 'toaster'"):
             verifiers.verify("toaster", {}, REPORT_DATA, trust, now)

@@ -108,3 +108,11 @@ def test_what_overwrites_freed_memory_is_named(
 
 def test_freed_memory_is_looked_at_on_this_host() -> None:
     assert host.zeroing_here().state == "enforced"
+
+
+@pytest.mark.parametrize(("kind", "state"), [("secret", "good"), ("locked", "weak"), ("unlocked", "weak")])
+def test_it_says_what_keys_lie_in(kind: str, state: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("hermetic.attestation.key_memory.probe", lambda: kind)
+    found = _find(host.examine(_host(tmp_path)), "secret memory")
+    assert found.state == state
+    assert kind in found.detail

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from hermetic.attestation import key_memory
 from hermetic.enclave import zero_on_free
 from hermetic.enclave.isolation import cgroup, landlock
-from hermetic.enclave.isolation.kernel import syscall
 from hermetic.enclave.messages import LockdownReport
 from hermetic.enclave.zero_on_free import Zeroing
 from hermetic.errors import IsolationError
@@ -221,7 +221,7 @@ def _memory(root: Path) -> Iterator[Finding]:
     cost = "" if enough else "keys may reach a swap device; systemd: LimitMEMLOCK=infinity"
     yield Finding("memory", "locking", "good" if enough else "weak", detail, cost)
     yield _swap(root)
-    yield _memfd_secret()
+    yield _key_memory()
 
 
 def zeroing_here() -> Zeroing:
@@ -262,13 +262,15 @@ def _swap(root: Path) -> Finding:
     return Finding("memory", "swap", "weak", names, "plaintext models can be written to it: turn it off, or encrypt it")
 
 
-def _memfd_secret() -> Finding:
-    try:
-        os.close(syscall("memfd_secret", 0))
-    except OSError as error:
-        cost = "keys lie in ordinary memory, where the kernel can read them for others"
-        return Finding("memory", "secret memory", "weak", f"memfd_secret: {error.strerror or error}", cost)
-    return Finding("memory", "secret memory", "good", "memfd_secret")
+def _key_memory() -> Finding:
+    """What keys lie in here, tried as a worker and the broker try it."""
+    kind = key_memory.probe()
+    if kind == "secret":
+        return Finding("memory", "secret memory", "good", "memfd_secret: keys lie where the kernel cannot read them")
+    cost = "root can read keys in the memory of their process"
+    if kind == "unlocked":
+        cost += ", and they may reach a swap device; systemd: LimitMEMLOCK=infinity"
+    return Finding("memory", "secret memory", "weak", f"keys lie in {kind} memory", cost)
 
 
 def _first_line(path: Path) -> str:

@@ -30,6 +30,31 @@ _read_plain: Final = _lib.SSL_read
 _write_plain: Final = _lib.SSL_write
 
 
+_OURS: Final = _ffi.new("unsigned char[]", PROTOCOL)
+
+
+_CALLBACK: Final = (
+    "int (*)(SSL *, const unsigned char **, unsigned char *, const unsigned char *, unsigned int, void *)"
+)
+
+
+@_ffi.callback(_CALLBACK, error=_lib.SSL_TLSEXT_ERR_ALERT_FATAL)  # type: ignore[untyped-decorator]
+def _choose_protocol(_ssl: Any, chosen: Any, size: Any, offered: Any, length: int, _more: Any) -> int:  # noqa: ANN401
+    """Take h2 out of what a client offers (RFC 7301 section 3.1); refuse one that does not offer it.
+
+    One for all contexts, made when this is imported: a callback is a piece of executable memory, and a process that is
+    locked down cannot make one.
+    """
+    names, at = bytes(_ffi.buffer(offered, length)), 0
+    while at < length:
+        end = at + 1 + names[at]
+        if names[at + 1 : end] == PROTOCOL:
+            chosen[0], size[0] = _OURS, len(PROTOCOL)
+            return int(_lib.SSL_TLSEXT_ERR_OK)
+        at = end
+    return int(_lib.SSL_TLSEXT_ERR_ALERT_FATAL)
+
+
 class TlsClosedError(Exception):
     """The connection is over: the other side closed it, or broke the protocol."""
 
@@ -164,9 +189,7 @@ def _context(key: bytes, chain: bytes, authorities: Mapping[str, str], *, ask: b
     context.set_options(SSL.OP_NO_TICKET)
     context.set_session_id(b"hermetic")
     context.set_mode(_lib.SSL_MODE_RELEASE_BUFFERS)
-    context.set_alpn_select_callback(
-        lambda _, offered: PROTOCOL if PROTOCOL in offered else SSL.NO_OVERLAPPING_PROTOCOLS
-    )
+    _lib.SSL_CTX_set_alpn_select_cb(context._context, _choose_protocol, _ffi.NULL)  # noqa: SLF001
     try:
         leaf, *others = x509.load_pem_x509_certificates(chain)
         context.use_certificate(leaf)

@@ -20,6 +20,9 @@ MAX_DEVICES: Final = 64  # GPUs and switches of one machine
 MAX_DEVICE_CHECKS: Final = 2048  # names of checks of all of them
 
 Sha256Hex: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Sha384Hex: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{96}$")]
+Hex64: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+"""64 bits: more than JSON's numbers hold."""
 Name: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/+@=-]{1,256}$")]
 Profile: TypeAlias = Literal["production", "demo"]
 Zeroing: TypeAlias = Literal["enforced", "best effort"]
@@ -57,9 +60,7 @@ class TpmClaims(_Facts):
     ek: Sha256Hex | None  # SHA-256 of the EK's SubjectPublicKeyInfo; None where the AK was provisioned by hand
     reset_count: int
     restart_count: int
-    firmware_version: Annotated[
-        str, StringConstraints(pattern=r"^[0-9a-f]{16}$")
-    ]  # 64 bits: more than JSON's numbers hold
+    firmware_version: Hex64
     clock_safe: bool
     pcrs: Mapping[str, Sha256Hex]  # decimal index -> value, SHA-256 bank, quoted ones only
     boot_log: bool  # the firmware's event log came along and replays to the quoted PCRs
@@ -106,6 +107,57 @@ class NvGpuClaims(_Facts):
         return False
 
 
+class SnpTcb(_Facts):
+    """Security version numbers of a processor's firmware; `fmc` on Turin only."""
+
+    bootloader: int
+    tee: int
+    snp: int
+    microcode: int
+    fmc: int | None = None
+
+
+class SnpClaims(_Facts):
+    """A genuine SEV-SNP report: which guest, under which policy, on which processor with which firmware."""
+
+    kind: Literal["snp"] = "snp"
+    debug: bool  # the host may read the guest's memory
+    checks: tuple[str, ...] = Field(max_length=MAX_NAMES)
+    not_evaluated: tuple[str, ...] = Field(max_length=MAX_NAMES)
+    version: int
+    generation: Literal["Milan", "Genoa", "Turin"]
+    signed_by: Literal["VCEK", "VLEK"]
+    chip_id: Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{16}|[0-9a-f]{128})$")] | None  # None: masked
+    csp_id: str | None  # whose key a VLEK is; None for a VCEK
+    endorsement: Sha256Hex  # SHA-256 of the endorsement key's certificate (DER)
+    measurement: Sha384Hex  # of the guest's memory and registers at launch
+    host_data: Sha256Hex  # 32 bytes that the host gave at launch; trusted only where something else pins them
+    id_key_digest: Sha384Hex
+    author_key_digest: Sha384Hex | None
+    family_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+    image_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+    guest_svn: int
+    vmpl: int
+    report_id: Sha256Hex
+    migration_agent: Sha256Hex | None  # the agent's report id; None where there is no agent
+    abi: str  # firmware ABI version that the guest demands, "major.minor"
+    policy: tuple[Name, ...]  # what the guest's policy allows or demands, by name
+    platform: tuple[Name, ...]  # what the platform says of itself, by name; "bit-N" where there is none
+    reported_tcb: SnpTcb
+    current_tcb: SnpTcb
+    committed_tcb: SnpTcb
+    launch_tcb: SnpTcb
+    firmware: str  # "major.minor.build", current
+    committed_firmware: str
+    launch_mitigations: Hex64 | None  # bit vector; None before report version 5
+    current_mitigations: Hex64 | None
+
+    @property
+    def code_measured(self) -> bool:
+        """False: the measurement is of what the guest starts with; whether that measures code, its reader knows."""
+        return False
+
+
 class SampleClaims(_Facts):
     """Evidence that proves nothing: for the demo profile."""
 
@@ -139,7 +191,7 @@ class HermeticClaims(_Facts):
         return _parsed(cls, members)
 
 
-KindClaims: TypeAlias = Annotated[TpmClaims | NvGpuClaims | SampleClaims, Field(discriminator="kind")]
+KindClaims: TypeAlias = Annotated[TpmClaims | SnpClaims | NvGpuClaims | SampleClaims, Field(discriminator="kind")]
 
 
 class Claims(_Facts):
@@ -157,6 +209,11 @@ class Claims(_Facts):
     def tpm(self) -> TpmClaims | None:
         """The TPM's claims, None where there was no such evidence."""
         return next((claims for claims in self.kinds if isinstance(claims, TpmClaims)), None)
+
+    @property
+    def snp(self) -> SnpClaims | None:
+        """The SEV-SNP guest's claims, None where there was no such evidence."""
+        return next((claims for claims in self.kinds if isinstance(claims, SnpClaims)), None)
 
     def joined(self, other: "Claims") -> "Claims":
         """These claims with the kinds of `other` (evidence of a device beside the primary) added."""

@@ -129,7 +129,8 @@ def submods(attestation: Attestation, claims: Claims, names: Sequence[str]) -> d
 
 
 def _appraisal(kind: KindClaims, digest: bytes, runtime: Mapping[str, JsonValue]) -> JsonValue:
-    proves_nothing = isinstance(kind, SampleClaims) or (isinstance(kind, TpmClaims) and kind.software)
+    is_software = isinstance(kind, SampleClaims) or (isinstance(kind, TpmClaims) and kind.software)
+    proves_nothing = is_software or kind.debug
     shown = (NO_CLAIM, UNRECOGNISED_HARDWARE) if proves_nothing else (AFFIRMED, AFFIRMED)
     vector = dict.fromkeys(VECTOR, NO_CLAIM) | dict(zip(("instance-identity", "hardware"), shown, strict=True))
     return {

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from hermetic.attestation.claims import Claims
 from hermetic.attestation.evidence import JsonValue, fit_to
 from hermetic.attestation.roots import TrustRoots
-from hermetic.attestation.verifiers import nvgpu, tpm
+from hermetic.attestation.verifiers import nvgpu, snp, tpm
 from hermetic.errors import FailedCheck, VerificationError
 
 __all__ = ["VERIFIERS", "Verifier", "verify"]
@@ -37,6 +37,7 @@ def _sample(evidence: JsonValue, report_data: bytes, trust: TrustRoots, time: da
 VERIFIERS: Final[Mapping[str, Verifier]] = {
     "nvidia": nvgpu.verify,
     "sample": _sample,
+    "snp": snp.verify,
     "tpm": tpm.verify,
 }
 """Every kind of evidence that can be verified."""

@@ -226,16 +226,17 @@ class Http2Call:
         if size < 0 and not (self.half_closed and incoming.begun):
             self._open()
             return False
-        if size >= 0 and not self.permitted(size):
-            return True
-        whole = incoming.take() if size >= 0 else None
-        if whole is not None:
-            self.received(whole[1], compressed=whole[0])
-        elif self.half_closed:
+        if self.half_closed and (size < 0 or incoming.lacks(size) > 0):  # before a buffer of its size is made
             self.wanted = False
             listener.broken(InvalidRequestError("message: expected all of it before the stream's end, got a part"))
-        elif self.room < incoming.missing:
-            self._widen(max(incoming.missing, self._connection.stream_window))
+            return True
+        if not self.permitted(size):
+            return True
+        whole = incoming.take()
+        if whole is not None:
+            self.received(whole[1], compressed=whole[0])
+        elif self.room < incoming.lacks(size):
+            self._widen(max(incoming.lacks(size), self._connection.stream_window))
         return True
 
     def left(self) -> None:
@@ -282,6 +283,7 @@ class Http2Call:
         self.over = True
         self._connection.out.forget(self)
         self.left()
+        self._connection.out.mark()  # it may be the last one that a draining connection waited for
 
     def _tell_broken(self) -> None:
         listener, self._listener = self._listener, None

@@ -27,6 +27,9 @@ from hermetic.server.transport import Peer
 READS: Final = select.EPOLLIN | select.EPOLLRDHUP
 READ_BYTES: Final = 256 * 1024  # of ciphertext in one turn
 PLAIN_BYTES: Final = READ_BYTES + LARGEST_FRAME + 64 * 1024  # what a turn can decrypt, and what the last one left
+WORTH: Final = 4  # bytes of ciphertext that a byte of plaintext pays for; eight in a record of their own are enough
+HOLLOW_BYTES: Final = 20 * 1024  # of ciphertext that brought nothing yet: a record that is not whole
+HOLLOW_RECORD_BYTES: Final = 27  # a key update, which costs as much as a frame
 LINGER_S: Final = 1.0  # seconds for a client to read what we said before we closed
 
 _KEEPALIVE_PING: Final = b"hermetic"
@@ -92,6 +95,7 @@ class Connection:
         self._started = False  # the preface has come
         self.over = False
         self.drained_since = 0.0  # or 0: it is not being drained
+        self.served_until = math.inf  # while it is being drained
         self.until = math.inf  # when it is old
         self.interest = READS  # what the loop waits for
         self._marked = False
@@ -100,6 +104,7 @@ class Connection:
         self.stream_window = loop.limits.stream_window_bytes
         self.reception = Reception(self, loop, loop.limits)
         self._rest = bytearray()  # of a frame that is not whole
+        self._hollow = 0  # bytes of ciphertext beyond what its plaintext pays for
         self.waiting_since = 0.0  # for the rest of a frame or header block, or 0
         self.pinged = 0.0  # when we asked whether the client lives, or 0
         self.stuck_since = 0.0  # the socket takes nothing, or 0
@@ -122,6 +127,8 @@ class Connection:
             pass
         except ConnectionFaultError as fault:
             _log.debug("connection from %s: %s", self.address, fault)
+            if not end:  # it came while records were counted
+                wipe(plain.buffer)
             self.end(fault.code, str(fault))
         except (OSError, TlsClosedError):
             wipe(plain.buffer)  # it is not known how much of it was written
@@ -143,8 +150,15 @@ class Connection:
         except (OSError, TlsClosedError):
             self.lost()
             return True
+        except Exception:  # noqa: BLE001 - an answer is lost, or half of it: nothing more can be said
+            _log.exception("connection from %s", self.address)
+            self.lost()
+            return True
         now = time.monotonic()
-        self.stuck_since = 0.0 if done else self.stuck_since or now
+        if done:
+            self.stuck_since = 0.0
+        elif self.out.caught_up or not self.stuck_since:
+            self.stuck_since = now
         if done and self.out.more:
             self._mark()
         elif done and self.reception.control.refusing and not self.streams:
@@ -187,11 +201,15 @@ class Connection:
             call.end(Code.UNAVAILABLE, "the server is shutting down")
         self.finish_draining()
 
-    def drain(self) -> None:
-        """Take no new calls; close when those that are open have ended (RFC 9113 section 6.8: in two steps)."""
+    def drain(self, grace_s: float) -> None:
+        """Take no new calls; close when those that are open have ended (RFC 9113 section 6.8: in two steps).
+
+        That is after `grace_s` seconds at the latest.
+        """
         if self.over or self.drained_since:
             return
         self.drained_since = time.monotonic()
+        self.served_until = self.drained_since + grace_s
         if not self.reception.control.greeted:
             self.close()
             return
@@ -220,7 +238,9 @@ class Connection:
 
     def left(self) -> None:
         """Take note that the client opens no more streams; what is open is answered."""
-        self.drained_since = self.drained_since or self.heard
+        if not self.drained_since:
+            self.drained_since = self.heard
+            self.served_until = self.heard + self._loop.limits.reply_timeout_s
         self._mark()
 
     # -- the calls' side ------------------------------------------------------------------------------------------
@@ -255,13 +275,21 @@ class Connection:
             session.feed(cipher, got)
             if not self.ready and not self._shake_hands(session):
                 return 0
-            got = session.read(plain, start) - start
+            came, got = got, session.read(plain, start) - start
+            self._charge_for_records(came, got)
             self.out.send_records(session, self.socket, cipher)  # an answer to a key update, if there is one
         if start and got:
             plain.view[:start] = self._rest
             wipe(self._rest)
             self._rest.clear()
         return start + got if got else 0
+
+    def _charge_for_records(self, came: int, got: int) -> None:
+        """Have records paid for that bring nothing (key updates), or a byte or two: to us they are no cheaper."""
+        self._hollow = max(0, self._hollow + came - WORTH * got)
+        if self._hollow > HOLLOW_BYTES:
+            self.reception.charge((self._hollow - HOLLOW_BYTES) // HOLLOW_RECORD_BYTES)
+            self._hollow = HOLLOW_BYTES
 
     def _shake_hands(self, session: TlsSession) -> bool:
         try:

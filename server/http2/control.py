@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 from hermetic.server.http2 import frames
 from hermetic.server.http2.call import Http2Call
-from hermetic.server.http2.frames import ConnectionFaultError, ErrorCode
+from hermetic.server.http2.frames import ConnectionFaultError, ErrorCode, Setting
 from hermetic.server.http2.outgoing import Outgoing
 
 _PRIORITY_BYTES: Final = 5
@@ -60,6 +60,8 @@ class Control:
             raise ConnectionFaultError(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of a broken size")
         self._spend(len(payload) // _SETTING.size)
         for name, value in _SETTING.iter_unpack(payload):
+            if name == Setting.INITIAL_WINDOW_SIZE:
+                self._spend(self._out.waiting)  # it may let each of them go on, by an octet
             self._out.obey(name, value, self._streams.values())
         self.greeted = True
         self._out.control(frames.frame(frames.SETTINGS, frames.ACK, 0))

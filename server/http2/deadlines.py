@@ -9,6 +9,7 @@ import math
 from typing import Final, Protocol
 
 SLICE_S: Final = 0.016  # seconds: so much late a deadline may be noticed
+LEFT_OVER: Final = 64  # entries of the heap for each slice: those of slices that are gone stay until they are the first
 
 
 class Due(Protocol):
@@ -36,6 +37,8 @@ class Deadlines:
         if calls is None:
             calls = self._slices[number] = set()
             heapq.heappush(self._order, number)
+            if len(self._order) > LEFT_OVER * len(self._slices) + LEFT_OVER:
+                self._order = sorted(self._slices)
         calls.add(call)
 
     def remove(self, call: Due) -> None:

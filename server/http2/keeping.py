@@ -45,14 +45,14 @@ class Keeping:
         elif connection.drained_since:
             self._judge_draining(connection, now)
         elif now > connection.until or (not connection.streams and now - connection.reception.used > self._idle_s):
-            connection.drain()
+            connection.drain(self._grace_s)
         else:
             self._judge_silence(connection, now)
 
     def _judge_draining(self, connection: Connection, now: float) -> None:
         if now - connection.drained_since > GOAWAY_PATIENCE_S:
             connection.finish_draining()
-        if now - connection.drained_since > self._grace_s:
+        if now > connection.served_until:
             connection.end(ErrorCode.NO_ERROR, "the connection's age")
 
     def _judge_silence(self, connection: Connection, now: float) -> None:

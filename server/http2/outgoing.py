@@ -82,9 +82,11 @@ class Outgoing:
     __slots__ = (
         "_blocks",
         "_left",
+        "_sealed",
         "_settled",
         "_table_update",
         "_waiting",
+        "caught_up",
         "first_window",
         "frame_limit",
         "mark",
@@ -97,7 +99,9 @@ class Outgoing:
         self.mark = mark
         self.plain = bytearray()
         self._left = bytearray()  # ciphertext that the socket did not take
-        self._settled: list[tuple[Sender, bool]] = []  # whose message is in `plain`, or whose status is, too
+        self._settled: deque[tuple[Sender, bool]] = deque()  # whose message is in `plain`, or whose status is, too
+        self._sealed = 0  # the first of those: what they wait for is encrypted
+        self.caught_up = False  # the last flush has sent all that waited for the socket before it
         self._waiting: dict[Sender, None] = {}  # have something in their outbox
         self.window = DEFAULT_WINDOW  # of the connection, octets
         self.first_window = DEFAULT_WINDOW  # of each new stream
@@ -109,6 +113,11 @@ class Outgoing:
     def choked(self) -> bool:
         """Whether so much waits for the socket that nothing is to be read that would be answered with more."""
         return len(self._left) + len(self.plain) > MOST_WAITING
+
+    @property
+    def waiting(self) -> int:
+        """How many calls have something in their outbox."""
+        return len(self._waiting)
 
     def control(self, frame: bytes) -> None:
         """Send a frame that flow control does not govern."""
@@ -201,24 +210,33 @@ class Outgoing:
 
         At most about `TURN_BYTES` of waiting messages: whoever has more comes again.
         """
+        self.caught_up = False
         if self._left:
             with memoryview(self._left) as left:  # an error must not keep it: what is exported cannot be emptied
                 sent = _send(connection, left)
             del self._left[:sent]
             if self._left:
                 return False
+        self.caught_up = True
+        self._tell_sealed()
         self._fill()
         if self.plain:
             self._encrypt(session, connection, cipher)
+            self._sealed = len(self._settled)
             if self._left:
                 return False
-        settled, self._settled = self._settled, []
-        for call, ended in settled:
+        self._tell_sealed()
+        return True
+
+    def _tell_sealed(self) -> None:
+        """Tell those whose answer has left, though the socket may never be without more of others."""
+        while self._sealed:
+            self._sealed -= 1
+            call, ended = self._settled.popleft()
             if ended:
                 call.delivered()
             else:
                 call.delivered_one()
-        return True
 
     @property
     def more(self) -> bool:
@@ -231,7 +249,7 @@ class Outgoing:
         self.plain.clear()
         for call in list(self._waiting):
             self.forget(call)
-        settled, self._settled = self._settled, []
+        settled, self._settled, self._sealed = self._settled, deque(), 0
         for call, ended in settled:
             if ended:
                 call.undelivered()

@@ -91,7 +91,7 @@ class Reception:
         self._fresh: list[Http2Call] = []
         self._early: list[_Early] = []  # DATA of calls that are fresh
         self._unreturned = 0  # octets of the connection's window
-        self.control = Control(owner, self._spend)
+        self.control = Control(owner, self.charge)
         self.used = time.monotonic()  # when a stream was opened last
         self.allowance = Allowance(self.used)  # the client's, once it is known who that is
         self._handlers = (
@@ -159,7 +159,7 @@ class Reception:
             raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "wanted SETTINGS first")
         if self._block is not None and (kind != frames.CONTINUATION or stream != self._block.stream):
             raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, "wanted the rest of a header block")
-        self._spend(1)
+        self.charge(1)
         handler = self._handlers[kind] if kind < len(self._handlers) else None
         if handler is None:  # section 4.1: of a type that we do not know
             return
@@ -181,7 +181,7 @@ class Reception:
             self._accept(call)
         if call.owed is not None and not self._counts(call, stop - start, flags):
             return
-        if stop - start < PREFIX_BYTES or not call.wanted or call.incoming is not None:
+        if stop - start < PREFIX_BYTES or not call.wanted or call.half_closed or call.incoming is not None:
             self._piece(call, flags, view[start:stop])
             return
         body = start + PREFIX_BYTES
@@ -235,7 +235,7 @@ class Reception:
         if flags & frames.END_STREAM:
             self.allowance.left += PER_REQUEST
         elif len(data) < LEAST_DATA:
-            self._spend(1)
+            self.charge(1)
         if self._streams.get(call.id) is not call:  # it was refused
             return
         if data:
@@ -274,7 +274,7 @@ class Reception:
         try:
             self._place(flags, stream, block)
         finally:
-            self._spend(self._heads.decoded // FIELDS_OF_A_FRAME)
+            self.charge(self._heads.decoded // FIELDS_OF_A_FRAME)
 
     def _place(self, flags: int, stream: int, block: bytes) -> None:
         """A header block of a new request, or trailers."""
@@ -345,7 +345,7 @@ class Reception:
             raise ConnectionFaultError(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM of another size")
         call = self._streams.get(stream)
         if call is not None:
-            self._spend(PER_REQUEST)  # it pays for nothing any more
+            self.charge(PER_REQUEST)  # it pays for nothing any more
             call.broken()
         else:
             self._of_closed_stream(stream, "RST_STREAM")
@@ -375,9 +375,9 @@ class Reception:
         """A frame of a stream that we do not have: late is fine, early is not (section 5.1)."""
         if stream > self._highest or not stream & 1:
             raise ConnectionFaultError(ErrorCode.PROTOCOL_ERROR, f"{what} on a stream that was never opened")
-        self._spend(1)
+        self.charge(1)
 
-    def _spend(self, cost: int) -> None:
+    def charge(self, cost: int) -> None:
         """Take from the client's allowance; `ConnectionFaultError` where it is used up."""
         self.allowance.left -= cost
         if self.allowance.left < 0:

@@ -121,11 +121,11 @@ class Http2Server:
             return
         self._stopping = True
         self._stop_listening()
-        for connection in list(self._connections.values()):
-            connection.drain()
         now = time.monotonic()
         self.wake_at(now + grace_s, self._cancel_all)
         self.wake_at(now + grace_s + CANCEL_GRACE_S, self._give_up)
+        for connection in list(self._connections.values()):
+            self.guard(partial(connection.drain, grace_s + CANCEL_GRACE_S))
         self._look_whether_empty()
 
     # -- for connections ------------------------------------------------------------------------------------------
@@ -263,13 +263,14 @@ class Http2Server:
     def _look_at_newcomers(self) -> None:
         """Go on with new connections: a few, and then not for a while, so that they leave time for the others."""
         started = time.monotonic()
+        pause_s = 0.0
         for descriptor, _ in self._newcomers.poll(0, NEWCOMERS_PER_TURN):
             if self._listener is not None and descriptor == self._listener.fileno():
-                self._accept_connections()
+                pause_s = 0.0 if self._accept_connections() else PAUSE_S
             else:
                 self._go_on(descriptor)
         ended = time.monotonic()
-        self._rest(ended + NEWCOMERS_REST * (ended - started))
+        self._rest(ended + max(pause_s, NEWCOMERS_REST * (ended - started)))
 
     def _rest(self, until: float) -> None:
         """Leave newcomers alone until then."""
@@ -292,24 +293,25 @@ class Http2Server:
         if connection is not None and connection.ready and not connection.over:
             self._epoll.register(descriptor, READS)
 
-    def _accept_connections(self) -> None:
+    def _accept_connections(self) -> bool:
+        """Accept a few; False where there are no descriptors left."""
         for _ in range(NEWCOMERS_PER_TURN):
             if self._listener is None:
-                return
+                break
             try:
                 own, peer = self._listener.accept()
             except BlockingIOError:
-                return
+                break
             except OSError as error:
                 if error.errno in _NO_ROOM:
                     _log.error("no room for a new connection: none for %.1f s: %s", PAUSE_S, error)
-                    self._rest(time.monotonic() + PAUSE_S)
-                    return
+                    return False
                 continue  # the client has gone already
             self._welcome(own, peer)
+        return True
 
     def _welcome(self, own: socket.socket, peer: tuple[object, ...]) -> None:
-        if len(self._connections) >= self.limits.connections:
+        if len(self._connections) + len(self._lingering) >= self.limits.connections:  # each has a descriptor
             self.refused += 1
             own.close()
             return
@@ -353,12 +355,12 @@ class Http2Server:
 
     def _cancel_all(self) -> None:
         for connection in list(self._connections.values()):
-            connection.cancel_all()
+            self.guard(connection.cancel_all)
 
     def _give_up(self) -> None:
-        for connection in list(self._connections.values()):
-            connection.close()
         self._stopped = True
+        for connection in list(self._connections.values()):
+            self.guard(connection.close)
 
     def _answer_bell(self) -> None:
         os.eventfd_read(self._bell)

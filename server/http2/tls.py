@@ -149,14 +149,15 @@ class TlsSession:
 
     def write(self, plain: bytearray) -> None:
         """Encrypt all of `plain`, which is not empty; `take` gives the records."""
-        address, size = _from_buffer(plain), len(plain)
+        size = len(plain)
         done = 0
-        while done < size:  # pyOpenSSL has it return after each record
-            written = _write_plain(self._ssl, address + done, size - done)
-            if written <= 0:
-                _lib.ERR_clear_error()
-                raise TlsClosedError("cannot encrypt")
-            done += written
+        with _from_buffer(plain) as address:  # an error must not keep it: what is exported cannot be emptied
+            while done < size:  # pyOpenSSL has it return after each record
+                written = _write_plain(self._ssl, address + done, size - done)
+                if written <= 0:
+                    _lib.ERR_clear_error()
+                    raise TlsClosedError("cannot encrypt")
+                done += written
 
     def take(self, place: Place) -> int:
         """Move records that are to be sent into `place`; return how many bytes, 0 where there are none."""

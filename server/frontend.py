@@ -18,6 +18,7 @@ import resource
 import signal
 import sys
 import time
+from functools import partial
 from typing import Final, NoReturn
 
 from hermetic.enclave import zero_on_free
@@ -28,6 +29,7 @@ from hermetic.enclave.isolation.lockdown import (
     lock_front_end_after_listening,
     lock_front_end_before_threads,
 )
+from hermetic.enclave.zero_on_free import wipe_immutable_bytes_that_nobody_else_holds
 from hermetic.errors import BorderError, ConfigurationError, HermeticError
 from hermetic.server import documents
 from hermetic.server.application import SERVING_KEY_LIMIT, FrontEnd
@@ -58,19 +60,27 @@ def main(arguments: list[str]) -> int:
         _check_descriptors(settings.epoch.limits.connections)
         layers = lock_front_end_before_threads(_room(settings), settings.port)
         credentials = ServingCredentials(key, chain, settings.epoch.authorities)
+        wipe_immutable_bytes_that_nobody_else_holds(key)
         transport = make_transport(settings, credentials, front_end)
         report = lock_front_end_after_listening(layers, zeroing)
         supervisor.send(Listening(port=transport.port, report=report).encode())
     except HermeticError as error:
         logging.getLogger(__name__).error("cannot start: %s", error)  # noqa: TRY400 - it says what to do, a trace does not
         return 1
-    front_end.on_new_key = lambda new, its_chain: credentials.renew(new, its_chain.encode())
+    front_end.on_new_key = partial(_renew, credentials)
     front_end.epochs.on_authorities = credentials.trust
     front_end.attach(transport, Reader(transport))
     _collect_seldom()
     transport.run()
     front_end.close()
     return _say_goodbye(front_end, supervisor)
+
+
+def _renew(credentials: ServingCredentials, key: bytes, chain: str) -> None:
+    try:
+        credentials.renew(key, chain.encode())
+    finally:
+        wipe_immutable_bytes_that_nobody_else_holds(key)
 
 
 def _check_descriptors(connections: int) -> None:

@@ -353,5 +353,6 @@ class Connection:
         for call in list(self.streams.values()):
             self._loop.guard(call.broken)
         self._loop.guard(self.out.close)
+        self._session = None  # with its keys: what is left of a connection may wait for the garbage collector
         wipe(self._rest)
         self._rest.clear()

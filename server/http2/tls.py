@@ -76,26 +76,25 @@ class Place(NamedTuple):
 class ServingCredentials:
     """The server's certificate and key, and the client authorities; can be replaced while serving.
 
-    Connections that are open live on; `connection_age_s` bounds how long.
+    Connections that are open live on; `connection_age_s` bounds how long. Of a key, only what the TLS library has is
+    kept: its owner may overwrite the bytes that it was given as.
     """
 
     def __init__(self, key: bytes, chain: bytes, authorities: Mapping[str, str]) -> None:
         """PEM all; `ConfigurationError` where they do not fit together, or there is no client authority."""
-        self._key, self._chain, self._authorities = key, chain, authorities
-        self.context = _context(key, chain, authorities)
-
-    def replace(self, key: bytes, chain: bytes, authorities: Mapping[str, str]) -> None:
-        """Use these from the next handshake on; `ConfigurationError`, and the old ones stay, where they do not fit."""
-        self.context = _context(key, chain, authorities)
-        self._key, self._chain, self._authorities = key, chain, authorities
+        self._private, self._chain, self._authorities = _private_key(key), chain, authorities
+        self.context = _context(self._private, chain, authorities)
 
     def renew(self, key: bytes, chain: bytes) -> None:
-        """Show another certificate from the next handshake on."""
-        self.replace(key, chain, self._authorities)
+        """Show another certificate from the next handshake on; where it does not fit its key, the old one stays."""
+        private = _private_key(key)
+        self.context = _context(private, chain, self._authorities)
+        self._private, self._chain = private, chain
 
     def trust(self, authorities: Mapping[str, str]) -> None:
-        """Take other client authorities from the next handshake on."""
-        self.replace(self._key, self._chain, authorities)
+        """Take other client authorities from the next handshake on; where there is none, the old ones stay."""
+        self.context = _context(self._private, self._chain, authorities)
+        self._authorities = authorities
 
 
 class TlsSession:
@@ -174,14 +173,22 @@ def check_binding(key: bytes, chain: bytes) -> None:
 
     In memory, with the server's own key and chain (PEM), against a client of pyOpenSSL's public interface.
     """
-    newest = _rehearse(key, chain, SSL.TLS1_3_VERSION)
+    private = _private_key(key)
+    newest = _rehearse(private, chain, SSL.TLS1_3_VERSION)
     if newest != b"hermetic":
         raise ConfigurationError(f"tls: wanted TLS 1.3 to carry what was sent, got {newest!r}")
-    if _rehearse(key, chain, SSL.TLS1_2_VERSION) is not None:
+    if _rehearse(private, chain, SSL.TLS1_2_VERSION) is not None:
         raise ConfigurationError("tls: wanted TLS 1.2 to be refused, got a handshake")
 
 
-def _context(key: bytes, chain: bytes, authorities: Mapping[str, str], *, ask: bool = True) -> SSL.Context:
+def _private_key(pem: bytes) -> Any:  # noqa: ANN401 - of whichever algorithm
+    try:
+        return load_pem_private_key(pem, None)
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(f"tls: wanted a private key and its certificate chain (PEM), got {error}") from None
+
+
+def _context(private: Any, chain: bytes, authorities: Mapping[str, str], *, ask: bool = True) -> SSL.Context:  # noqa: ANN401
     if ask and not any(authorities.values()):
         raise ConfigurationError("tls.authorities: wanted at least one client authority, got none")
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
@@ -196,7 +203,6 @@ def _context(key: bytes, chain: bytes, authorities: Mapping[str, str], *, ask: b
         context.use_certificate(leaf)
         for other in others:
             context.add_extra_chain_cert(other)
-        private: Any = load_pem_private_key(key, None)
         context.use_privatekey(private)
         context.check_privatekey()
     except (ValueError, TypeError, SSL.Error) as error:
@@ -220,9 +226,9 @@ def _trust(context: SSL.Context, authorities: Mapping[str, str]) -> None:
     store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)  # an authority need not be a root
 
 
-def _rehearse(key: bytes, chain: bytes, version: int) -> bytes | None:
+def _rehearse(private: Any, chain: bytes, version: int) -> bytes | None:  # noqa: ANN401
     """Return what a client that speaks `version` at most receives of a greeting; None where it is refused."""
-    session = TlsSession(_context(key, chain, {}, ask=False))
+    session = TlsSession(_context(private, chain, {}, ask=False))
     mine = SSL.Context(SSL.TLS_CLIENT_METHOD)
     mine.set_max_proto_version(version)
     mine.set_alpn_protos([PROTOCOL])

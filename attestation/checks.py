@@ -41,6 +41,11 @@ class Checks:
         return tuple(check.name for check in self._all if check.result == PASS)
 
     @property
+    def not_evaluated(self) -> tuple[str, ...]:
+        """Names of the checks for which nothing was given."""
+        return tuple(check.name for check in self._all if check.result == NOT_EVALUATED)
+
+    @property
     def failed(self) -> tuple[FailedCheck, ...]:
         """The checks that did not pass."""
         return tuple(FailedCheck(name, wanted, got) for name, result, wanted, got in self._all if result == FAIL)

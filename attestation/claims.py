@@ -7,7 +7,7 @@ are lower-case hex, because policies, tokens and people read them so. Nothing he
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal, Self, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from hermetic.attestation.evidence import JsonValue
 from hermetic.errors import InvalidRequestError
@@ -18,11 +18,14 @@ MAX_NAMES: Final = 64  # names in a list of waivers or policies
 MAX_EVENTS: Final = 4096  # digests extended in one boot
 MAX_DEVICES: Final = 64  # GPUs and switches of one machine
 MAX_DEVICE_CHECKS: Final = 2048  # names of checks of all of them
+MAX_ADVISORIES: Final = 1024  # Intel's advisories that stand against one platform
+RTMR_COUNT: Final = 4  # runtime measurement registers of a TDX domain
 
 Sha256Hex: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Sha384Hex: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{96}$")]
 Hex64: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 """64 bits: more than JSON's numbers hold."""
+Hex: TypeAlias = Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{2}){1,64}$")]
 Name: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/+@=-]{1,256}$")]
 Profile: TypeAlias = Literal["production", "demo"]
 Zeroing: TypeAlias = Literal["enforced", "best effort"]
@@ -44,7 +47,7 @@ class MeasuredCode(_Facts):
 
     by: Literal["verity-command-line", "uki"]
     root_hashes: tuple[Sha256Hex, ...] = ()  # dm-verity root hashes that the measured command line names
-    rests_on: tuple[int, ...]  # PCRs whose values a policy must pin for this to mean anything
+    rests_on: tuple[int, ...]  # PCRs (TDX: RTMRs, beside MRTD) whose values a policy must pin for this to mean anything
 
 
 class TpmClaims(_Facts):
@@ -158,6 +161,91 @@ class SnpClaims(_Facts):
         return False
 
 
+class TcbClaims(_Facts):
+    """What Intel's collateral says of a platform's trusted computing base; statuses are Intel's words."""
+
+    status: Name  # of the whole: the platform's, spoilt by an old module or quoting enclave
+    advisories: tuple[Name, ...] = Field(max_length=MAX_ADVISORIES)
+    platform_status: Name
+    module_status: Name | None  # of the TDX module; None for SGX and for modules of version 0
+    qe_status: Name
+    date: AwareDatetime  # of the platform's level
+    evaluation_number: int  # the lower one of TCB info and QE identity
+    collateral_expires: AwareDatetime
+
+
+class PlatformClaims(_Facts):
+    """The platform below a TDX domain or an SGX enclave, as its PCK certificate says."""
+
+    fmspc: Hex  # family, model, stepping, platform, custom SKU: which collateral is for it
+    ppid: Hex  # which machine
+    instance_id: Hex | None  # which machine, of several packages
+    pck_ca: Literal["platform", "processor"] | None
+    cpu_svn: Hex
+    pce_svn: int
+    configuration: Mapping[Name, bool]  # dynamic-platform, cached-keys, smt; without those that are not said
+    tcb: TcbClaims | None  # None where no collateral was given
+
+
+class TdxClaims(_Facts):
+    """A genuine TDX quote: which domain, below which module, on which platform."""
+
+    kind: Literal["tdx"] = "tdx"
+    debug: bool  # the host may look into the domain
+    checks: tuple[str, ...] = Field(max_length=MAX_NAMES)
+    not_evaluated: tuple[str, ...] = Field(max_length=MAX_NAMES)
+    quote_version: int
+    platform: PlatformClaims
+    tee_tcb_svn: Hex
+    mr_seam: Sha384Hex  # the TDX module
+    mr_signer_seam: Sha384Hex
+    seam_attributes: Hex
+    attributes: tuple[Name, ...]  # names of the bits that are set; a reserved one is BIT_<n>
+    xfam: Hex
+    mr_td: Sha384Hex  # the domain as it was built: its firmware
+    mr_config_id: Sha384Hex
+    mr_owner: Sha384Hex
+    mr_owner_config: Sha384Hex
+    rtmrs: Annotated[tuple[Sha384Hex, ...], Field(min_length=RTMR_COUNT, max_length=RTMR_COUNT)]
+    mr_service_td: Sha384Hex | None  # None in TD 1.0, which says nothing of service domains
+    boot_log: bool  # the firmware's event log came along and replays to the quoted RTMRs
+    secure_boot: bool | None
+    measured_code: MeasuredCode | None
+
+    @property
+    def sept_ve_disable(self) -> bool:
+        """Whether the module keeps the host from injecting exceptions by taking pages away."""
+        return "SEPT_VE_DISABLE" in self.attributes
+
+    @property
+    def code_measured(self) -> bool:
+        """Whether a chain from boot measures the code."""
+        return self.measured_code is not None
+
+
+class SgxClaims(_Facts):
+    """A genuine SGX quote: which enclave, on which platform."""
+
+    kind: Literal["sgx"] = "sgx"
+    debug: bool
+    checks: tuple[str, ...] = Field(max_length=MAX_NAMES)
+    not_evaluated: tuple[str, ...] = Field(max_length=MAX_NAMES)
+    quote_version: int
+    platform: PlatformClaims
+    mr_enclave: Sha256Hex
+    mr_signer: Sha256Hex
+    attributes: Hex
+    misc_select: Hex
+    config_id: Hex
+    isv_prod_id: int
+    isv_svn: int
+
+    @property
+    def code_measured(self) -> bool:
+        """False: MRENCLAVE is of what the enclave starts with; what that loads, its reader knows."""
+        return False
+
+
 class SampleClaims(_Facts):
     """Evidence that proves nothing: for the demo profile."""
 
@@ -191,7 +279,9 @@ class HermeticClaims(_Facts):
         return _parsed(cls, members)
 
 
-KindClaims: TypeAlias = Annotated[TpmClaims | SnpClaims | NvGpuClaims | SampleClaims, Field(discriminator="kind")]
+KindClaims: TypeAlias = Annotated[
+    TpmClaims | SnpClaims | TdxClaims | SgxClaims | NvGpuClaims | SampleClaims, Field(discriminator="kind")
+]
 
 
 class Claims(_Facts):
@@ -214,6 +304,11 @@ class Claims(_Facts):
     def snp(self) -> SnpClaims | None:
         """The SEV-SNP guest's claims, None where there was no such evidence."""
         return next((claims for claims in self.kinds if isinstance(claims, SnpClaims)), None)
+
+    @property
+    def tdx(self) -> TdxClaims | None:
+        """The TDX domain's claims, None where there was no such evidence."""
+        return next((claims for claims in self.kinds if isinstance(claims, TdxClaims)), None)
 
     def joined(self, other: "Claims") -> "Claims":
         """These claims with the kinds of `other` (evidence of a device beside the primary) added."""

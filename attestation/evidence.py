@@ -22,6 +22,7 @@ REPORT_DATA_SIZE: Final[Mapping[str, int]] = {
     "tpm": 32,
     "snp": 64,
     "tdx": 64,
+    "sgx": 64,
     "nvidia": 32,
     "sample": DIGEST_SIZE,
 }

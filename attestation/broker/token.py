@@ -21,7 +21,7 @@ from joserfc.jwk import ECKey
 from hermetic.attestation.broker.jwe import ec_jwk
 from hermetic.attestation.broker.protocol import Attestation
 from hermetic.attestation.broker.refusals import Refusal, Variant
-from hermetic.attestation.claims import Claims, KindClaims, SampleClaims, TpmClaims
+from hermetic.attestation.claims import Claims, KindClaims, SampleClaims, SgxClaims, TdxClaims, TpmClaims
 from hermetic.attestation.evidence import JsonValue
 from hermetic.errors import ConfigurationError
 
@@ -46,6 +46,7 @@ VECTOR: Final = (
 
 AFFIRMED: Final = 2
 NO_CLAIM: Final = 0
+UNSAFE_HARDWARE: Final = 32
 UNRECOGNISED_HARDWARE: Final = 97
 _WARNING: Final = 32
 _CONTRAINDICATED: Final = 96
@@ -129,9 +130,7 @@ def submods(attestation: Attestation, claims: Claims, names: Sequence[str]) -> d
 
 
 def _appraisal(kind: KindClaims, digest: bytes, runtime: Mapping[str, JsonValue]) -> JsonValue:
-    is_software = isinstance(kind, SampleClaims) or (isinstance(kind, TpmClaims) and kind.software)
-    proves_nothing = is_software or kind.debug
-    shown = (NO_CLAIM, UNRECOGNISED_HARDWARE) if proves_nothing else (AFFIRMED, AFFIRMED)
+    shown = _identity_and_hardware(kind)
     vector = dict.fromkeys(VECTOR, NO_CLAIM) | dict(zip(("instance-identity", "hardware"), shown, strict=True))
     return {
         "ear.status": status(vector.values()),
@@ -145,6 +144,19 @@ def _appraisal(kind: KindClaims, digest: bytes, runtime: Mapping[str, JsonValue]
             kind.kind: kind.model_dump(mode="json"),
         },
     }
+
+
+def _identity_and_hardware(kind: KindClaims) -> tuple[int, int]:
+    """The members "instance-identity" and "hardware" of a trustworthiness vector (AR4SI, 2.3.4.2 and 2.3.4.3)."""
+    if isinstance(kind, SampleClaims) or (isinstance(kind, TpmClaims) and kind.software):
+        return NO_CLAIM, UNRECOGNISED_HARDWARE
+    if kind.debug:
+        return NO_CLAIM, UNRECOGNISED_HARDWARE
+    if not isinstance(kind, TdxClaims | SgxClaims):
+        return AFFIRMED, AFFIRMED
+    tcb = kind.platform.tcb
+    is_safe = tcb is not None and tcb.status == "UpToDate"
+    return AFFIRMED, AFFIRMED if is_safe else UNSAFE_HARDWARE
 
 
 def status(vector: Iterable[int]) -> str:

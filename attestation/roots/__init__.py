@@ -1,7 +1,7 @@
 """What a verifier trusts, as one value that callers build and pass down. Nothing is trusted by default.
 
 Reading certificates from files is `load.py`; vendors' roots are configured by the operator, or shipped
-(`amd`, `nvidia`) and trusted where a caller says so.
+(`amd`, `intel`, `nvidia`) and trusted where a caller says so.
 """
 
 from dataclasses import dataclass, field
@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from cryptography import x509
 
 from hermetic.attestation.claims import Profile
+from hermetic.attestation.roots.dcap_trust import DcapTrust
 from hermetic.attestation.roots.nvgpu_trust import NvGpuTrust
 from hermetic.attestation.roots.snp_trust import AmdAuthorities, SnpTrust
 
-__all__ = ["AmdAuthorities", "NvGpuTrust", "SnpTrust", "TpmTrust", "TrustRoots"]
+__all__ = ["AmdAuthorities", "DcapTrust", "NvGpuTrust", "SnpTrust", "TpmTrust", "TrustRoots"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,5 +32,6 @@ class TrustRoots:
 
     profile: Profile = "production"
     tpm: TpmTrust = field(default_factory=TpmTrust)
+    dcap: DcapTrust = field(default_factory=DcapTrust)
     nvgpu: NvGpuTrust = field(default_factory=NvGpuTrust)
     snp: SnpTrust = field(default_factory=SnpTrust)

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from hermetic.attestation.claims import Claims
 from hermetic.attestation.evidence import JsonValue, fit_to
 from hermetic.attestation.roots import TrustRoots
-from hermetic.attestation.verifiers import nvgpu, snp, tpm
+from hermetic.attestation.verifiers import nvgpu, sgx, snp, tdx, tpm
 from hermetic.errors import FailedCheck, VerificationError
 
 __all__ = ["VERIFIERS", "Verifier", "verify"]
@@ -37,7 +37,9 @@ def _sample(evidence: JsonValue, report_data: bytes, trust: TrustRoots, time: da
 VERIFIERS: Final[Mapping[str, Verifier]] = {
     "nvidia": nvgpu.verify,
     "sample": _sample,
+    "sgx": sgx.verify,
     "snp": snp.verify,
+    "tdx": tdx.verify,
     "tpm": tpm.verify,
 }
 """Every kind of evidence that can be verified."""

@@ -14,6 +14,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from hermetic.attestation.abi.pem import MALFORMED
 from hermetic.errors import InvalidRequestError
 
 MAX_CHAIN_LENGTH: Final = 5  # certificates, root included
@@ -40,7 +41,7 @@ def parse(der: bytes) -> x509.Certificate:
         raise InvalidRequestError(f"certificate: expected at most {MAX_CERTIFICATE_SIZE} bytes, got {len(der)}")
     try:
         certificate = x509.load_der_x509_certificate(der)
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (UnsupportedAlgorithm, *MALFORMED) as error:
         raise InvalidRequestError(f"certificate: expected X.509 in DER, got {error}") from error
     demand_readable(certificate)
     return certificate
@@ -51,7 +52,7 @@ def demand_readable(certificate: x509.Certificate) -> None:
     try:
         _ = certificate.extensions, certificate.subject, certificate.issuer, certificate.public_key()
         _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc, certificate.signature_hash_algorithm
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (UnsupportedAlgorithm, *MALFORMED) as error:
         raise InvalidRequestError(f"certificate: expected X.509 in DER, got {error}") from error
 
 

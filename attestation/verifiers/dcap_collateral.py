@@ -1,0 +1,95 @@
+"""Whether Intel's collateral is genuine and in its time, and whether it takes back a certificate of the platform.
+
+Not here: what the collateral says of the platform's state (dcap_tcb.py), whether that state is acceptable (policies).
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from hermetic.attestation.abi.dcap_collateral import Collateral, SignedText
+from hermetic.attestation.checks import Checks
+from hermetic.attestation.verifiers.dcap import Platform
+from hermetic.attestation.verifiers.dcap_chain import check_chain, check_signature, common_name
+
+TCB_SIGNER: Final = "Intel SGX TCB Signing"
+"""Below Intel's root live PCK certificates too, whose keys leave the factory: they may not sign collateral."""
+
+
+def choose(checks: Checks, kind: str, collateral: Sequence[Collateral], platform: Platform) -> Collateral | None:
+    """The youngest of `collateral` that is for `platform`; None where none was given, or none fits."""
+    if not collateral:
+        checks.skip(f"{kind}.collateral", "no collateral was given")
+        return None
+    wanted = (kind.upper(), platform.pck.fmspc.hex(), platform.pck.pce_id.hex())
+    fitting = [one for one in collateral if (one.tcb_info.id, one.tcb_info.fmspc, one.tcb_info.pceId) == wanted]
+    got = sorted({f"{one.tcb_info.id} {one.tcb_info.fmspc} {one.tcb_info.pceId}" for one in collateral})
+    checks.demand(f"{kind}.collateral.platform", bool(fitting), " ".join(wanted), got)
+    return max(fitting, key=lambda one: one.tcb_info.issueDate, default=None)
+
+
+def check_collateral(
+    checks: Checks,
+    kind: str,
+    collateral: Collateral,
+    platform: Platform,
+    roots: Sequence[x509.Certificate],
+    time: datetime,
+) -> None:
+    """Check signatures, chains and times of `collateral`, and that no certificate in use was taken back."""
+    info, identity = collateral.tcb_info, collateral.qe_identity
+    _check_signed(checks, f"{kind}.collateral.tcb_info", collateral.tcb_info_signed, roots, time)
+    _check_period(checks, f"{kind}.collateral.tcb_info.time", time, info.issueDate, info.nextUpdate)
+    wanted = "TD_QE" if kind == "tdx" else "QE"
+    checks.equal(f"{kind}.collateral.qe_identity.id", wanted, identity.id)
+    _check_signed(checks, f"{kind}.collateral.qe_identity", collateral.qe_identity_signed, roots, time)
+    _check_period(checks, f"{kind}.collateral.qe_identity.time", time, identity.issueDate, identity.nextUpdate)
+    _leaf, ca, root = platform.chain
+    _check_list(checks, f"{kind}.collateral.root_crl", (collateral.root_crl,), root, time)
+    _check_list(checks, f"{kind}.collateral.pck_crl", collateral.pck_crls, ca, time)
+    _check_revoked(checks, f"{kind}.collateral.revoked", collateral, platform)
+
+
+def _check_signed(
+    checks: Checks, name: str, signed: SignedText, roots: Sequence[x509.Certificate], time: datetime
+) -> None:
+    signer = check_chain(checks, f"{name}.signer", signed.chain, roots, time)
+    if signer is None:
+        return
+    checks.equal(f"{name}.signer.name", TCB_SIGNER, common_name(signer.subject))
+    check_signature(checks, f"{name}.signature", signer.public_key(), signed.signature, signed.text.encode())
+
+
+def _check_period(checks: Checks, name: str, time: datetime, start: datetime, end: datetime) -> None:
+    checks.demand(name, start <= time <= end, time, f"{start} to {end}")
+
+
+def _check_list(
+    checks: Checks,
+    name: str,
+    lists: Sequence[x509.CertificateRevocationList],
+    issuer: x509.Certificate,
+    time: datetime,
+) -> None:
+    found = next((one for one in lists if one.issuer == issuer.subject), None)
+    key = issuer.public_key()
+    is_good = found is not None and isinstance(key, ec.EllipticCurvePublicKey) and found.is_signature_valid(key)
+    issuers = sorted(one.issuer.rfc4514_string() for one in lists)
+    checks.demand(f"{name}.signature", is_good, f"a list signed by {issuer.subject.rfc4514_string()}", issuers)
+    if found is not None:
+        end = found.next_update_utc
+        in_time = end is not None and found.last_update_utc <= time <= end
+        checks.demand(f"{name}.time", in_time, time, f"{found.last_update_utc} to {end}")
+
+
+def _check_revoked(checks: Checks, name: str, collateral: Collateral, platform: Platform) -> None:
+    leaf, *rest = platform.chain
+    signed = collateral.tcb_info_signed, collateral.qe_identity_signed
+    of_root = {one.serial_number for chain in (rest, *(part.chain for part in signed)) for one in chain}
+    of_ca = [one for one in collateral.pck_crls if one.issuer == leaf.issuer]
+    taken = [serial for serial in of_root if collateral.root_crl.get_revoked_certificate_by_serial_number(serial)]
+    taken += [leaf.serial_number for one in of_ca if one.get_revoked_certificate_by_serial_number(leaf.serial_number)]
+    checks.demand(name, not taken, "no certificate that was taken back", [f"{serial:x}" for serial in sorted(taken)])

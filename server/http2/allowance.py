@@ -43,7 +43,7 @@ class Allowances:
         allowance = self._of.get(holder)
         if allowance is None:
             allowance = self._of[holder] = Allowance(now)
-        allowance.left -= OF_A_CONNECTION
+        allowance.left = max(allowance.left - OF_A_CONNECTION, -MOST)  # a debt is paid back within a second
         if allowance.connections >= self._most or allowance.left < 0:
             return None
         allowance.connections += 1

@@ -28,7 +28,7 @@ from hermetic.server.http2.tls import ServingCredentials, TlsSession
 from hermetic.server.timers import Timers
 from hermetic.server.transport import TICK_S, Application
 
-DESCRIPTORS_OF_ITS_OWN: Final = 256  # of a front end beside its connections: workers, the supervisor, those that end
+DESCRIPTORS_OF_ITS_OWN: Final = 512  # of a front end beside its connections: workers, the supervisor, those that end
 EVENTS: Final = 128  # looked at in one turn
 NEWCOMERS_PER_TURN: Final = 4  # new connections, or steps of handshakes: each takes up to a millisecond from everybody
 NEWCOMERS_REST: Final = 2  # times as long as they took: what they leave to the others

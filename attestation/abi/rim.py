@@ -63,11 +63,8 @@ class Rim:
         """Read a manifest; raises `InvalidRequestError`."""
         root = parse(data)
         _demand(root, SWID, "SoftwareIdentity")
-        signature = _only(root, DSIG, "Signature")
-        if root.children[-1] is not signature or sum(one.name == signature.name for one in root.walk()) != 1:
-            raise InvalidRequestError("RIM: expected one Signature, at the end of the document, got another place")
+        meta, payload, signature = _parts(root)
         info, value, key = _exactly(signature, "SignedInfo", "SignatureValue", "KeyInfo")
-        meta, payload = _only(root, SWID, "Meta"), _only(root, SWID, "Payload")
         return cls(
             version=_attribute(meta, "colloquialVersion").upper(),
             product=_attribute(meta, "product"),
@@ -79,6 +76,18 @@ class Rim:
             signature=_base64(value, SIGNATURE_SIZE),
             certificates=_certificates(key),
         )
+
+
+def _parts(root: Element) -> Sequence[Element]:
+    """Meta, Payload and Signature, which stand last, in this order, behind nothing but entities."""
+    entities, parts = root.children[:-3], root.children[-3:]
+    wanted = [Name(SWID, "Meta"), Name(SWID, "Payload"), Name(DSIG, "Signature")]
+    is_whole = [one.name for one in parts] == wanted and all(one.name == Name(SWID, "Entity") for one in entities)
+    signatures = sum(one.name == wanted[-1] for one in root.walk())
+    if not is_whole or signatures != 1:
+        got = [one.name.local for one in root.children]
+        raise InvalidRequestError(f"RIM: expected Meta, Payload and one Signature at the end, got {got}")
+    return parts
 
 
 def _digest_value(info: Element) -> bytes:
@@ -149,13 +158,6 @@ def _demand_algorithm(element: Element, wanted: str) -> None:
     if dict(element.attributes) != {_METHOD: wanted} or element.content:
         got = element.attributes.get(_METHOD)
         raise InvalidRequestError(f"RIM: expected algorithm {wanted} alone in {element.name.local}, got {got}")
-
-
-def _only(element: Element, namespace: str, local: str) -> Element:
-    found = [one for one in element.children if one.name == Name(namespace, local)]
-    if len(found) != 1:
-        raise InvalidRequestError(f"RIM: expected one {local} in {element.name.local}, got {len(found)}")
-    return found[0]
 
 
 def _exactly(element: Element, *locals_: str) -> Sequence[Element]:

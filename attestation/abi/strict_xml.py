@@ -70,6 +70,9 @@ def parse(data: bytes) -> Element:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidRequestError(f"XML: expected UTF-8, got {error}") from error
+    # Expat takes bytes that alternate with zeros for UTF-16, whatever encoding it is told.
+    if "\0" in text:
+        raise InvalidRequestError("XML: expected UTF-8, got a character 0")
     reader = _Reader()
     try:
         reader.expat.Parse(text, True)  # noqa: FBT003 - expat's own "this is all"

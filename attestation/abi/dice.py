@@ -16,8 +16,9 @@ TCB_INFO: Final = "2.23.133.5.4.1.1"
 MAX_EXTENSION_SIZE: Final = 1024  # bytes; 190 occur
 SHA384_OID: Final = bytes.fromhex("608648016503040202")
 DIGEST_SIZE: Final = 48  # bytes
-DEBUG_FLAGS: Final = {0: "notConfigured", 1: "notSecure", 2: "recovery", 3: "debug"}
-"""Bits of OperationalFlags, counted from the left, that a device in the field must not have."""
+ALARMS: Final = {1: "notSecure", 2: "recovery", 3: "debug"}
+"""Bits of OperationalFlags, counted from the left, that a device in the field must not have. Not among them: bit 0,
+notConfigured, which Blackwell devices in the field have."""
 
 _SEQUENCE: Final = 0x30
 _OID: Final = 0x06
@@ -73,7 +74,7 @@ def _alarms(bits: bytes) -> tuple[str, ...]:
     """The names of the alarming flags that are set, in a BIT STRING's content: unused bits, then bits."""
     if len(bits) < 2 or bits[0] > 7:  # noqa: PLR2004 - a byte of bits, and at most seven of them unused
         raise InvalidRequestError(f"OperationalFlags: expected a bit string, got {bits.hex()}")
-    return tuple(name for bit, name in DEBUG_FLAGS.items() if bits[1 + bit // 8] & (_LONG_FORM >> bit % 8))
+    return tuple(name for bit, name in ALARMS.items() if bits[1 + bit // 8] & (_LONG_FORM >> bit % 8))
 
 
 def _bounded(data: bytes) -> bytes:

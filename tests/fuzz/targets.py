@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Final
 
+from hermetic.attestation.abi import dice, nvgpu, rim, strict_xml
 from hermetic.enclave import messages as border
 from hermetic.enclave.manifest import Manifest
 from hermetic.enclave.sealed.config_pbtxt import read_config
 from hermetic.enclave.sealed.header import parse_unverified_manifest, read_header
-from hermetic.errors import BorderError, HermeticError, ModelFormatError, SealedModelError
+from hermetic.errors import BorderError, HermeticError, InvalidRequestError, ModelFormatError, SealedModelError
 from hermetic.server import messages as control
 from hermetic.server.http2.frames import LARGEST_FRAME
 from tests.fuzz import conversation
@@ -113,6 +114,34 @@ def configurations(data: bytes) -> None:
         raise FoundError(f"configuration: expected ModelFormatError, got {error!r}") from error
 
 
+def nvidia_reports(data: bytes) -> None:
+    """A GPU's report and all that is read late; and the firmware identity of a certificate."""
+    for parse in (dice.parse_tcb_info, dice.parse_composite_device_id):
+        try:
+            parse(data)
+        except InvalidRequestError:
+            continue
+    try:
+        report = nvgpu.Report.parse(data)
+        _ = report.driver_version, report.vbios_version, report.pdis(22), report.pdis(26)
+    except InvalidRequestError:
+        return
+    if report.signed + report.signature != data:
+        raise FoundError("report: bytes that nobody signed")
+
+
+def reference_manifests(data: bytes) -> None:
+    """A signed manifest; XML in general, whose canonical form is its own."""
+    try:
+        root = strict_xml.parse(data)
+        written = strict_xml.canonical(root)
+        if strict_xml.canonical(strict_xml.parse(written)) != written:
+            raise FoundError(f"XML: {written!r}")
+        rim.Rim.parse(data)
+    except InvalidRequestError:
+        return
+
+
 def connections(data: bytes) -> None:
     """What a client sends on its connection, a read each up to the next separator."""
     said = conversation.converse([piece for piece in data.split(SEPARATOR)[:16] if piece])
@@ -181,6 +210,8 @@ TARGETS: Final[dict[str, Target]] = {
     "manifests": manifests,
     "sealed-headers": sealed_headers,
     "configurations": configurations,
+    "nvidia-reports": nvidia_reports,
+    "reference-manifests": reference_manifests,
     "connections": connections,
     "workers": workers,
 }

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from hermetic.attestation import verifiers
+from hermetic.attestation.abi.nvgpu import Report
 from hermetic.attestation.claims import Claims
 from hermetic.attestation.roots import NvGpuTrust, TrustRoots, nvidia
 from tests.attestation.verifiers.nvgpu_recorded import (
@@ -42,7 +43,7 @@ def test_every_file_gives_its_verdict(case: dict[str, Any]) -> None:
 def test_every_recorded_file_has_a_case() -> None:
     named = {name for case in CASES for name in [case.get("evidence"), *case["rims"], *case.get("device", {}).values()]}
     files = {path.name for path in VECTORS.iterdir()}
-    elsewhere = {"README.md", "cases.json", "rim_root_wrong.crt", "driver_rim_badsig.xml"}
+    elsewhere = {"README.md", "cases.json", "blackwell.chain.pem", "rim_root_wrong.crt", "driver_rim_badsig.xml"}
     assert {name for name in files - named if not name.endswith(".parsed.json")} == elsewhere
 
 
@@ -75,6 +76,24 @@ def test_the_kind_is_found_by_its_name_on_the_wire() -> None:
     trust = TrustRoots(nvgpu=nvidia.load())
     digest = nonce_of(evidence) + bytes(range(16))  # 48 bytes, of which a report carries 32
     assert verifiers.verify("nvidia", evidence, digest, trust, THEN).kinds[0].kind == "nvgpu"
+
+
+def test_a_blackwell_s_chain_and_firmware_identity_are_good() -> None:
+    # Of this one the chain is recorded, and no report: what is left fails is the report's signature, and nothing else.
+    sound = Report.parse(report("hopper_535"))
+    certified = bytes.fromhex(
+        "d090cab1b6e6ffddca83d1781e25b3f040fa1f3c7608230cb5f41b1c1b99f5f748349e59d0ef8eb830c9bc79ccf77502"
+    )
+    head, at = sound.signed[: -sound.opaque_size - 2], sound.signed[-sound.opaque_size :]
+    opaque = at + b"\x14\x00\x30\x00" + certified
+    made = head + len(opaque).to_bytes(2, "little") + opaque + sound.signature
+    only = [device(made, chain("blackwell"), "BLACKWELL")]
+    claims, checks = judged(only, nonce_of(only))
+    assert claims is None
+    results = {check.name: check.result for check in checks}
+    assert [name for name, result in results.items() if result == "fail"] == ["nvgpu.0.report.signature"]
+    for name in ("chain", "purpose", "arch", "fwid", "operational_flags"):
+        assert results[f"nvgpu.0.{name}"] == "pass", name
 
 
 def test_nobody_is_trusted_by_default() -> None:

@@ -1,0 +1,144 @@
+"""The few NVML calls that evidence needs, over nvidia-ml-py; bytes in, bytes out.
+
+The only module that knows NVML's Python package, and imports it when it is first asked: it is installed where there are
+GPUs. Structures are NVML's own: fixed buffers with a size beside them.
+"""
+
+import contextlib
+import ctypes
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Final, Protocol, Self
+
+from hermetic.attestation.abi.nvgpu import NONCE_SIZE
+from hermetic.errors import DeviceError
+
+PACKAGE: Final = "nvidia-ml-py"
+
+
+@dataclass(frozen=True, slots=True)
+class CcState:
+    """What the driver says of confidential computing on this machine."""
+
+    cc: bool
+    devtools: bool
+    environment: int  # NVML_CC_SYSTEM_ENVIRONMENT_*
+
+
+class Nvml(Protocol):
+    """What an attester asks of a driver, between enter and exit; every call raises `DeviceError`."""
+
+    def __enter__(self) -> Self:
+        """Connect."""
+        ...
+
+    def __exit__(self, *_: object) -> None:
+        """Let go."""
+        ...
+
+    def count(self) -> int:
+        """How many GPUs there are."""
+        ...
+
+    def state(self) -> CcState:
+        """What the driver says of confidential computing."""
+        ...
+
+    def architecture(self, index: int) -> int:
+        """NVML_DEVICE_ARCH_* of a GPU."""
+        ...
+
+    def uuid(self, index: int) -> str:
+        """The driver's name of a GPU."""
+        ...
+
+    def report(self, index: int, nonce: bytes) -> bytes:
+        """A GPU's report over `nonce`, 32 bytes."""
+        ...
+
+    def certificate(self, index: int) -> bytes:
+        """The chain of a GPU's signing key, PEM, leaf first."""
+        ...
+
+
+class NvmlLibrary:
+    """NVML. Its calls go through `pynvml`, a module that is handed in by tests and found in the package otherwise."""
+
+    def __init__(self, pynvml: ModuleType | Any | None = None) -> None:  # noqa: ANN401 - the package ships no types
+        """Take the module; nothing is imported or opened yet."""
+        self._given = pynvml
+        self._lib: Any = None
+
+    def __enter__(self) -> Self:
+        """Import the package and open the library."""
+        self._lib = self._given if self._given is not None else _package()
+        with self._answering("start"):
+            self._lib.nvmlInit()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the library; an error on the way out changes nothing."""
+        with contextlib.suppress(self._lib.NVMLError):
+            self._lib.nvmlShutdown()
+
+    def count(self) -> int:
+        """How many GPUs there are."""
+        with self._answering("count GPUs"):
+            return int(self._lib.nvmlDeviceGetCount())
+
+    def state(self) -> CcState:
+        """What the driver says: nvmlSystemGetConfComputeState."""
+        with self._answering("say whether confidential computing is on"):
+            state = self._lib.nvmlSystemGetConfComputeState()
+            return CcState(bool(state.ccFeature), bool(state.devToolsMode), int(state.environment))
+
+    def architecture(self, index: int) -> int:
+        """NVML_DEVICE_ARCH_* of a GPU."""
+        with self._answering(f"name the architecture of GPU {index}"):
+            return int(self._lib.nvmlDeviceGetArchitecture(self._handle(index)))
+
+    def uuid(self, index: int) -> str:
+        """The driver's name of a GPU."""
+        with self._answering(f"name GPU {index}"):
+            name = self._lib.nvmlDeviceGetUUID(self._handle(index))
+            return name.decode() if isinstance(name, bytes) else str(name)
+
+    def report(self, index: int, nonce: bytes) -> bytes:
+        """A GPU's report: nvmlDeviceGetConfComputeGpuAttestationReport."""
+        if len(nonce) != NONCE_SIZE:
+            raise DeviceError(f"GPU {index}: expected a nonce of {NONCE_SIZE} bytes, got {len(nonce)}")
+        with self._answering(f"have a report of GPU {index}"):
+            made = self._lib.nvmlDeviceGetConfComputeGpuAttestationReport(self._handle(index), nonce)
+        return _content(made.attestationReport, int(made.attestationReportSize), f"GPU {index}: report")
+
+    def certificate(self, index: int) -> bytes:
+        """The chain: nvmlDeviceGetConfComputeGpuCertificate."""
+        with self._answering(f"have the certificate of GPU {index}"):
+            made = self._lib.nvmlDeviceGetConfComputeGpuCertificate(self._handle(index))
+        return _content(made.attestationCertChain, int(made.attestationCertChainSize), f"GPU {index}: chain")
+
+    def _handle(self, index: int) -> Any:  # noqa: ANN401 - NVML's
+        return self._lib.nvmlDeviceGetHandleByIndex(index)
+
+    @contextlib.contextmanager
+    def _answering(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except (self._lib.NVMLError, ctypes.ArgumentError, ValueError, AttributeError) as error:
+            raise DeviceError(f"NVIDIA driver: could not {doing}: {error}") from error
+
+
+def _content(buffer: Any, size: int, what: str) -> bytes:  # noqa: ANN401 - a ctypes array
+    """The first `size` bytes of a fixed buffer, without the zeros that may end a text."""
+    if not 0 < size <= len(buffer):
+        raise DeviceError(f"{what}: expected 1 to {len(buffer)} bytes, got {size}")
+    return bytes(buffer[:size])
+
+
+def _package() -> Any:  # noqa: ANN401 - it ships no types
+    try:
+        import pynvml  # noqa: PLC0415 - optional, and only where there are GPUs
+    except ModuleNotFoundError as error:
+        raise DeviceError(f"NVIDIA driver: expected the package {PACKAGE}, got {error}") from error
+    return pynvml

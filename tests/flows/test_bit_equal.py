@@ -48,8 +48,8 @@ def worker_of(subject: Subject) -> Iterator[Worker]:
         yield worker
 
 
-def attach(side: FarSide, worker: Worker, name: str, delay_us: int) -> None:  # noqa: F811
-    """Let the front end serve the worker's model under another name and another queue delay."""
+def attach(side: FarSide, worker: Worker, name: str, delay_us: int, *, number: int) -> None:  # noqa: F811
+    """Let the front end, as if it were number so and so, serve the model under another name and queue delay."""
     described = worker.description.model_copy(update={"name": name})
     ready = ModelReady(
         description=described, instance=0, buffers=2, batches_in_flight=1, variable_tensor_bytes=1 << 16,
@@ -57,7 +57,9 @@ def attach(side: FarSide, worker: Worker, name: str, delay_us: int) -> None:  # 
     )  # fmt: skip
     memory = shared_memory(layout(described, ready.buffers, ready.variable_tensor_bytes).size)
     ours, theirs = data_channel()
-    worker.attach(theirs, memory, front_end=0, buffers=ready.buffers, variable_tensor_bytes=ready.variable_tensor_bytes)
+    worker.attach(
+        theirs, memory, front_end=number, buffers=ready.buffers, variable_tensor_bytes=ready.variable_tensor_bytes
+    )
     side.channel.send(ready.encode(), (ours, memory))
     for descriptor in (ours, theirs, memory):
         os.close(descriptor)
@@ -102,8 +104,8 @@ def test_batched_or_alone(side: FarSide, make: Callable[[], Subject]) -> None:  
     subject, bare_alone, bare_together = bare(make)
     rows = first_rows(subject)
     with worker_of(subject) as worker:
-        attach(side, worker, f"{subject.name}-alone", 0)
-        attach(side, worker, f"{subject.name}-together", TOGETHER_US)
+        attach(side, worker, f"{subject.name}-alone", 0, number=0)
+        attach(side, worker, f"{subject.name}-together", TOGETHER_US, number=1)
         alone = ask(side, f"{subject.name}-alone", rows, subject.answer_shape, at_once=False)
         together = ask(side, f"{subject.name}-together", rows, subject.answer_shape, at_once=True)
     assert batches(side, f"{subject.name}-alone") == {1: ROWS}

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -56,6 +56,7 @@ from hermetic.server.settings import Epoch, FrontEndSettings
 from hermetic.server.settings_rpc import SettingsRpcs
 from hermetic.server.shaping import new_shaping
 from hermetic.server.statistics import ModelStatistics
+from hermetic.server.streams import GRPC_ERRORS
 from hermetic.server.together import FRAMES, Together
 from hermetic.server.totals import Totals
 from hermetic.server.tracing import Tracer
@@ -76,6 +77,7 @@ class FrontEnd:
 
         Raises `ConfigurationError` where the settings do not fit together.
         """
+        self.metadata_read: Container[str] = frozenset({GRPC_ERRORS})
         self._supervisor = supervisor
         self._several = settings.reuse_port
         self._models = Models()

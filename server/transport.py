@@ -4,7 +4,7 @@ Behind it stands http2/. One thread, the owner, runs the transport and everythin
 takes a lock. Only `post` may be called from another thread.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Container, Hashable
 from typing import NamedTuple, Protocol
 
 from hermetic.errors import HermeticError
@@ -82,7 +82,9 @@ class Call(Protocol):
 
 
 class Application(Protocol):
-    """What stands above a transport."""
+    """What stands above a transport. `metadata_read`: the keys that it asks calls for; others are not kept."""
+
+    metadata_read: Container[str]
 
     def holder(self, peer: Peer) -> Hashable:
         """Return whose connection this is: who counts as one client."""

@@ -10,7 +10,7 @@ import math
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Final, NamedTuple, Protocol
 
 from hermetic.enclave.zero_on_free import wipe
@@ -54,6 +54,7 @@ class Loop(Protocol):
 
     buffers: Buffers
     limits: Limits
+    metadata_read: Container[str]
 
     def accept(self, call: Http2Call) -> None:
         """Take a new call."""

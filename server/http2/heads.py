@@ -9,7 +9,7 @@ https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Final
 
 from hpack import Decoder, HPACKError, OversizedHeaderListError
@@ -66,11 +66,15 @@ class Head:
 class Heads:
     """Decodes the header blocks of one connection, in the order in which they come."""
 
-    __slots__ = ("_decoder", "_kept", "_largest", "_table", "decoded")
+    __slots__ = ("_decoder", "_kept", "_largest", "_table", "_wanted", "decoded")
 
-    def __init__(self, largest: int) -> None:
-        """`largest`: octets of a header list (RFC 9113 section 6.5.2) that are taken."""
+    def __init__(self, largest: int, wanted: Container[str]) -> None:
+        """`largest`: octets of a header list (RFC 9113 section 6.5.2) that are taken.
+
+        `wanted`: the fields that somebody reads. Others are not kept: they may be long, and secret.
+        """
         self._largest = largest
+        self._wanted = wanted
         self._decoder: Decoder | None = None  # a connection that asks nothing needs none
         self._table = _Table()
         self._kept: dict[bytes, Head] = {}
@@ -86,7 +90,7 @@ class Heads:
             self.decoded = 0
             return kept
         fields = self.fields(block)
-        head = _read(fields)
+        head = _read(fields, self._wanted)
         size = sum(len(name) + len(value) + FIELD_OCTETS for name, value in fields)
         if size > self._largest:
             head.refusal = (Code.RESOURCE_EXHAUSTED, f"metadata: expected at most {self._largest} octets, got {size}")
@@ -157,9 +161,9 @@ def check_trailers(fields: Fields) -> None:
         _check_field(name, value)  # which takes a pseudo-header field for a name that is none
 
 
-def _read(fields: Fields) -> Head:
+def _read(fields: Fields, wanted: Container[str]) -> Head:
     pseudo = _pseudo_fields(fields)
-    head = Head(pseudo[":path"], tuple(fields))
+    head = Head(pseudo[":path"], tuple(field for field in fields if field[0] in wanted))
     if pseudo[":method"] != "POST":
         head.http_status = 405
         return head

@@ -8,6 +8,7 @@ client that has used it up is told to calm down, and the connection is closed.
 import math
 import struct
 import time
+from collections.abc import Container
 from typing import Final, NamedTuple, Protocol
 
 from hermetic.server.config import Limits
@@ -35,6 +36,8 @@ _Early = tuple[Http2Call, int, bytearray, memoryview, int, int]  # what `Recepti
 
 class Calls(Protocol):
     """Where new calls go."""
+
+    metadata_read: Container[str]
 
     def accept(self, call: Http2Call) -> None:
         """Take a new call."""
@@ -85,7 +88,7 @@ class Reception:
         self._owner, self._calls, self._limits = owner, calls, limits
         self._out, self._streams = owner.out, owner.streams
         self._window, self._largest = limits.stream_window_bytes, limits.message_bytes
-        self._heads = Heads(limits.metadata_bytes)
+        self._heads = Heads(limits.metadata_bytes, calls.metadata_read)
         self._highest = 0
         self._block: _Block | None = None
         self._fresh: list[Http2Call] = []

@@ -57,6 +57,7 @@ class Http2Server:
         self.limits = limits
         self.buffers = Buffers.new()
         self._application = application
+        self.metadata_read = application.metadata_read
         self._credentials = credentials
         self._keeping = Keeping(limits)
         self._timers = Timers()

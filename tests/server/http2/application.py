@@ -16,7 +16,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Container, Hashable
 
 from hermetic.errors import HermeticError
 from hermetic.server.status import Code, status_of
@@ -139,8 +139,17 @@ METHODS: dict[str, Callable[[Told, bytes | None], None]] = {
 }
 
 
+class Every:
+    """All keys of metadata."""
+
+    def __contains__(self, _key: object) -> bool:
+        return True
+
+
 class Application:
     """All of them. `seen` counts what was said, `calls` has the latest call of each method."""
+
+    metadata_read: Container[str] = Every()
 
     def __init__(self) -> None:
         self.methods = METHODS

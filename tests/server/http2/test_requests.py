@@ -4,8 +4,10 @@ import logging
 import time
 
 import pytest
+from hpack import Encoder
 
 from hermetic.server.config import Limits
+from hermetic.server.http2.heads import Heads
 from hermetic.server.status import Code
 from tests.server.http2.application import Application
 from tests.server.http2.wire import (
@@ -240,3 +242,13 @@ def test_10_5_1_more_metadata_than_that_is_the_calls_fault_alone(
     assert answer.reset in (NO_ERROR, None)
     assert not application.seen["/test/Echo received"]
     peer.echo()
+
+
+def test_fields_that_nobody_reads_are_not_kept() -> None:
+    """They may be long, and tokens: 16 KiB for each open call would be in no account."""
+    heads = Heads(16384, frozenset({"words"}))
+    sent = [
+        (":method", "POST"), (":scheme", "http"), (":path", "/test/Echo"), ("content-type", "application/grpc"),
+        ("authorization", "Bearer s3cret"), ("words", "kept"),
+    ]  # fmt: skip
+    assert heads.head(Encoder().encode(sent)).fields == (("words", "kept"),)

@@ -107,7 +107,7 @@ def measured_code(log: EventLog, own_pcr: int | None) -> MeasuredCode | None:
 
 def _concluded(log: EventLog, command_lines: Sequence[tuple[int, str]]) -> MeasuredCode | None:
     places = {pcr for pcr, _ in command_lines}
-    roots = {_root_hash(text) for _, text in command_lines}
+    roots = {root_hash(text) for _, text in command_lines}
     if len(places) == 1 and len(roots) == 1:
         root = roots.pop()
         rests_on = _GRUB_RESTS_ON if GRUB_PCR in places else _STUB_RESTS_ON
@@ -151,7 +151,7 @@ def _measured_text(event: Event) -> tuple[bytes, str] | None:
     return None
 
 
-def _root_hash(command_line: str) -> str | None:
+def root_hash(command_line: str) -> str | None:
     """The one root hash that a command line makes the kernel or systemd insist on; None for none or several."""
     hashes: set[str] = {
         found.lower() for found in _ROOT_HASH.findall(command_line) + _VERITY_TABLE.findall(command_line)

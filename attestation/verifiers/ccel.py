@@ -6,17 +6,28 @@ log as it is from a TPM's (boot_chain.py), in the registers to which the firmwar
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from hermetic.attestation.abi.ccel import FIRST_RTMR, replay_rtmrs
 from hermetic.attestation.abi.tcg_event_log import EventLog, EventType, efi_variable
 from hermetic.attestation.abi.tpm import Alg
 from hermetic.attestation.checks import Checks
+from hermetic.attestation.claims import MeasuredCode
+from hermetic.attestation.verifiers.boot_chain import GRUB_PREFIX, root_hash
 from hermetic.errors import InvalidRequestError
 
 SYSTEM_RTMR: Final = 3
 """What the running system extends (Linux shows it under /sys/devices/virtual/misc/tdx_guest/measurements)."""
+
+CONFIGURATION: Final = FIRST_RTMR
+"""The log's number of RTMR0: firmware settings, PCRs 1 and 7 of a TPM."""
+BOOT_LOADER: Final = FIRST_RTMR + 1
+"""RTMR1: what the firmware started, PCRs 2 to 6."""
+KERNEL: Final = FIRST_RTMR + 2
+"""RTMR2: what the boot loader read and started, PCRs 8 to 15."""
+RESTS_ON: Final = (0, 1, 2)
+"""RTMRs that a policy must pin beside MRTD before a command line in the log means anything."""
 
 
 def check_ccel(checks: Checks, log: EventLog, rtmrs: Sequence[bytes]) -> None:
@@ -32,7 +43,7 @@ def check_ccel(checks: Checks, log: EventLog, rtmrs: Sequence[bytes]) -> None:
 def secure_boot(log: EventLog) -> bool | None:
     """Whether the firmware measured SecureBoot as on into RTMR0; None where it measured no such variable."""
     for event in log.events:
-        if event.pcr != FIRST_RTMR or event.type != EventType.EFI_VARIABLE_DRIVER_CONFIG:
+        if event.pcr != CONFIGURATION or event.type != EventType.EFI_VARIABLE_DRIVER_CONFIG:
             continue
         if hashlib.sha384(event.data).digest() != event.digests[Alg.SHA384]:
             continue
@@ -43,3 +54,29 @@ def secure_boot(log: EventLog) -> bool | None:
         if variable.name == "SecureBoot":
             return variable.data == b"\x01"
     return None
+
+
+def measured_code(log: EventLog) -> MeasuredCode | None:
+    """How the boot recorded in `log` (which `check_ccel` has passed) measures the code; None where it does not.
+
+    The firmware handed over (separators, and a boot application), and every kernel command line that GRUB measured
+    names the same single dm-verity root hash, does not switch verity off, and is what was hashed. Other boot loaders
+    are not read: nothing in this log tells their command lines from their other events.
+    """
+    separators = {event.pcr for event in log.events if event.type == EventType.SEPARATOR}
+    applications = {event.pcr for event in log.events if event.type == EventType.EFI_BOOT_SERVICES_APPLICATION}
+    if BOOT_LOADER not in applications or not separators.issuperset({CONFIGURATION, BOOT_LOADER}):
+        return None
+    roots = set(_root_hashes(log))
+    root = roots.pop() if len(roots) == 1 else None
+    return None if root is None else MeasuredCode(by="verity-command-line", root_hashes=(root,), rests_on=RESTS_ON)
+
+
+def _root_hashes(log: EventLog) -> Iterator[str | None]:
+    """The root hash of each measured command line; None for one without, and for one that is not what was hashed."""
+    for event in log.events:
+        if event.pcr != KERNEL or event.type != EventType.IPL or not event.data.startswith(GRUB_PREFIX):
+            continue
+        text = event.data.removeprefix(GRUB_PREFIX).removesuffix(b"\0")
+        is_hashed = hashlib.sha384(text).digest() == event.digests[Alg.SHA384]
+        yield root_hash(text.decode("utf-8", errors="replace")) if is_hashed else None

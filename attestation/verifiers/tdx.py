@@ -80,5 +80,5 @@ def _claims(checks: Checks, parsed: DcapEvidence, report: TdReport, platform: Pl
         mr_service_td=None if report.mr_service_td is None else report.mr_service_td.hex(),
         boot_log=log is not None,
         secure_boot=None if log is None else ccel.secure_boot(log),
-        measured_code=None,
+        measured_code=None if log is None else ccel.measured_code(log),
     )

@@ -19,8 +19,8 @@ demo: setup ## Seal, attest, release the keys, serve and answer, end to end
 test: setup ## Run everything that needs no special hardware
 	$(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
-evidence-bits: setup ## Flip every bit that a recorded GPU report signs, and see each refused (minutes)
-	$(PY) -m pytest -n $(TEST_PROCESSES) tests/attestation/verifiers/nvgpu_bits.py
+evidence-bits: setup ## Flip every bit of recorded GPU reports and TDX and SGX quotes, and see each refused (minutes)
+	$(PY) -m pytest -n $(TEST_PROCESSES) tests/attestation/verifiers/nvgpu_bits.py tests/attestation/verifiers/dcap_bits.py
 
 # No set-up: a machine with a GPU brings torch and onnxruntime, and often no network.
 gpu-memory: ## Search this machine's GPU for what should be wiped (status 3: not everything ran)

@@ -116,15 +116,19 @@ def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
 
 
 def _demand_usable(certificate: x509.Certificate, time: datetime) -> None:
-    name = _named(certificate.subject)
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if not start <= time <= end:
-        raise InvalidRequestError(f"expected {name!r} to be in its time at {time}, got {start} to {end}")
+        raise InvalidRequestError(
+            f"expected {_named(certificate.subject)!r} to be in its time at {time}, got {start} to {end}"
+        )
     unknown = [e.oid.dotted_string for e in certificate.extensions if e.critical and e.oid not in _UNDERSTOOD]
     if unknown:
-        raise InvalidRequestError(f"expected only known critical extensions in {name!r}, got {', '.join(unknown)}")
+        raise InvalidRequestError(
+            f"expected only known critical extensions in {_named(certificate.subject)!r}, got {', '.join(unknown)}"
+        )
     key = certificate.public_key()
     if isinstance(key, rsa.RSAPublicKey) and key.key_size < MIN_RSA_BITS:
+        name = _named(certificate.subject)
         raise InvalidRequestError(
             f"expected an RSA key of at least {MIN_RSA_BITS} bits in {name!r}, got {key.key_size}"
         )
@@ -133,18 +137,21 @@ def _demand_usable(certificate: x509.Certificate, time: datetime) -> None:
 def _demand_issuer(certificate: x509.Certificate, below: int, time: datetime) -> None:
     """Demand that `certificate` may issue, with `below` CA certificates between it and the leaf."""
     _demand_usable(certificate, time)
-    name = _named(certificate.subject)
     try:
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
     except x509.ExtensionNotFound as error:
         raise InvalidRequestError(
-            f"expected a CA certificate at {name!r}, got one without {error.oid.dotted_string}"
+            f"expected a CA certificate at {_named(certificate.subject)!r}, got one without {error.oid.dotted_string}"
         ) from error
     if not (constraints.ca and usage.key_cert_sign):
-        raise InvalidRequestError(f"expected a CA certificate at {name!r}, got one that may not sign certificates")
+        raise InvalidRequestError(
+            f"expected a CA certificate at {_named(certificate.subject)!r}, got one that may not sign certificates"
+        )
     if constraints.path_length is not None and constraints.path_length < below:
-        raise InvalidRequestError(f"expected at most {constraints.path_length} CAs below {name!r}, got {below}")
+        raise InvalidRequestError(
+            f"expected at most {constraints.path_length} CAs below {_named(certificate.subject)!r}, got {below}"
+        )
 
 
 def _named(name: x509.Name) -> str:

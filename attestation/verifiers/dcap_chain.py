@@ -7,6 +7,7 @@ good and a chain that never was are different news.
 import itertools
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
@@ -89,10 +90,17 @@ def _demand_signed(chain: Sequence[x509.Certificate], roots: Sequence[x509.Certi
         last = chain[-1].fingerprint(hashes.SHA256()).hex() if chain else "nothing"
         raise InvalidRequestError(f"expected a trusted root at its end, got {last}")
     for one, issuer in itertools.pairwise(chain):
-        try:
-            one.verify_directly_issued_by(issuer)
-        except InvalidSignature:
-            raise InvalidRequestError("expected each certificate signed by the next, got another signature") from None
+        if not _is_signed(one, issuer):
+            raise InvalidRequestError("expected each certificate signed by the next, got another signature")
+
+
+@lru_cache(maxsize=certificates.SIGNATURES_KEPT)
+def _is_signed(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except InvalidSignature:
+        return False
+    return True
 
 
 def common_name(name: x509.Name) -> str:

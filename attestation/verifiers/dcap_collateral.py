@@ -77,8 +77,8 @@ def _check_list(
     found = next((one for one in lists if one.issuer == issuer.subject), None)
     key = issuer.public_key()
     is_good = found is not None and isinstance(key, ec.EllipticCurvePublicKey) and found.is_signature_valid(key)
-    issuers = sorted(one.issuer.rfc4514_string() for one in lists)
-    checks.demand(f"{name}.signature", is_good, f"a list signed by {issuer.subject.rfc4514_string()}", issuers)
+    issuers = sorted(common_name(one.issuer) for one in lists)
+    checks.demand(f"{name}.signature", is_good, f"a list signed by {common_name(issuer.subject)}", issuers)
     if found is not None:
         end = found.next_update_utc
         in_time = end is not None and found.last_update_utc <= time <= end

@@ -107,11 +107,8 @@ def test_noise_is_refused_by_every_parser(noise: bytes) -> None:
         dcap_collateral.Collateral.parse, dcap_collateral.revocation_list,
     )  # fmt: skip
     for parse in parsers:
-        try:
+        with pytest.raises(InvalidRequestError):
             parse(noise)
-        except InvalidRequestError:
-            continue
-        assert parse is pem.certificates
     with pytest.raises(InvalidRequestError):
         dcap_collateral.parse_files([noise])
 
@@ -183,5 +180,5 @@ def test_a_signature_that_is_not_of_whole_bytes_is_refused() -> None:
     """Found by flipping every bit of a quote: the library takes unused bits for nothing."""
     raw = bytearray((VECTORS / "sgx/phala_00a067_v3.quote").read_bytes())
     raw[2567] ^= 0x10
-    with pytest.raises(InvalidRequestError, match="not of whole bytes"):
+    with pytest.raises(InvalidRequestError, match="bit string of whole bytes"):
         pck.parse_chain(Quote.parse(bytes(raw)).signature.certificates)

@@ -189,7 +189,7 @@ def flipped(raw: bytes, bit: int) -> bytes:
 
 @pytest.mark.parametrize("name", GOOD)
 def test_no_signed_byte_can_be_changed(name: str) -> None:
-    """One bit of every byte of header and body; `make sweep-dcap` flips every bit of the whole quote."""
+    """One bit of every byte of header and body; `make evidence-bits` flips every bit of the whole quote."""
     raw, kind = quote(name), name[:3]
     for index in range(len(Quote.parse(raw).signed)):
         found = failures(name, flipped(raw, 8 * index + index % 8), trust(), TIMES[GOOD[name]])

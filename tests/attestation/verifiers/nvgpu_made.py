@@ -111,6 +111,7 @@ def transcript(
     blocks: Mapping[int, bytes],
     opaque: Mapping[int, bytes],
     request: bytes = b"\x11\xe0\x01\xff",
+    response: bytes = b"\x11\x60",
 ) -> bytes:
     """A request and the signed response."""
     record = b"".join(
@@ -122,7 +123,7 @@ def transcript(
     )
     signed = b"".join(
         [
-            request, nonce, b"\0", b"\x11\x60\0\0", bytes([len(blocks)]), len(record).to_bytes(3, "little"), record,
+            request, nonce, b"\0", response + b"\0\0", bytes([len(blocks)]), len(record).to_bytes(3, "little"), record,
             bytes(32), len(fields).to_bytes(2, "little"), fields,
         ]
     )  # fmt: skip

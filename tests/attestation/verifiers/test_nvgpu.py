@@ -264,6 +264,10 @@ class TestTheReport:
     def test_answers_our_request_only(self, vendor: Vendor, chip: Chip, request_: bytes) -> None:
         assert refused([chip.report(request=request_)], vendor.trust()) == {"nvgpu.0.report.request"}
 
+    @pytest.mark.parametrize("response", [b"\x12\x60", b"\x11\x7f"])
+    def test_is_a_response_with_measurements(self, vendor: Vendor, chip: Chip, response: bytes) -> None:
+        assert refused([chip.report(response=response)], vendor.trust()) == {"nvgpu.0.report.response"}
+
     def test_of_another_nonce_is_refused(self, vendor: Vendor, chip: Chip) -> None:
         assert refused([chip.report(nonce=bytes(32))], vendor.trust()) == {"nvgpu.0.report.nonce"}
 

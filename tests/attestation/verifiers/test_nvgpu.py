@@ -21,7 +21,9 @@ from tests.attestation.verifiers.nvgpu_made import (
     blackwell_identity,
     holder,
     hopper_identity,
+    payload,
     responder,
+    signed_rim,
 )
 from tests.attestation.verifiers.nvgpu_recorded import device, failures, judged
 
@@ -118,11 +120,14 @@ class TestManifests:
         assert refused([chip.report()], vendor.trust(Vendor().rim(DRIVER, wanted(7)))) == {"nvgpu.0.driver_rim.chain"}
 
     def test_are_not_signed_by_a_device_s_key(self, vendor: Vendor, chip: Chip) -> None:
-        from tests.attestation.verifiers.nvgpu_made import payload, signed_rim
-
         signers = [chip.leaf, chip.own, vendor.provisioner, vendor.family, vendor.root]
         made = signed_rim(payload(DRIVER, wanted(7), "GH100"), signers)
         assert refused([chip.report()], vendor.trust(made)) == {"nvgpu.0.driver_rim.chain"}
+
+    def test_signed_on_another_curve_are_refused(self, vendor: Vendor, chip: Chip) -> None:
+        signer = holder("signer", vendor.rim_ca, ca=False, curve=ec.SECP256R1())
+        made = signed_rim(payload(DRIVER, wanted(7), "GH100"), [signer, vendor.rim_ca])
+        assert refused([chip.report()], vendor.trust(made)) == {"nvgpu.0.driver_rim.key"}
 
     @pytest.mark.parametrize("numbers", [bytes(96), b"\xff" * 96], ids=["zero", "oversized"])
     def test_with_signature_numbers_that_are_none_are_refused(self, vendor: Vendor, chip: Chip, numbers: bytes) -> None:

@@ -21,8 +21,8 @@ MAX_CHAIN_LENGTH: Final = 5  # certificates, root included
 MAX_CERTIFICATE_SIZE: Final = 8192  # bytes of DER
 MIN_RSA_BITS: Final = 2048
 SIGNATURES_KEPT: Final = 512
-"""Pairs of issuer and certificate whose signature was looked at: it does not change, and a fleet shares its issuers. At most
-8 MiB."""
+"""Pairs of issuer and certificate whose signature was looked at: it does not change, and a fleet shares its issuers.
+At most 8 MiB."""
 
 _UNDERSTOOD: Final = frozenset(
     {

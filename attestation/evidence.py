@@ -22,6 +22,7 @@ REPORT_DATA_SIZE: Final[Mapping[str, int]] = {
     "tpm": 32,
     "snp": 64,
     "az-snp-vtpm": DIGEST_SIZE,
+    "az-tdx-vtpm": DIGEST_SIZE,
     "tdx": 64,
     "sgx": 64,
     "nvidia": 32,

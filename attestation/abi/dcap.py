@@ -65,6 +65,7 @@ class Quote:
 
     header: Header
     body: sgx.EnclaveReport | tdx.TdReport
+    body_bytes: bytes
     signed: bytes
     signature: QuoteSignature
     padding: bytes
@@ -80,7 +81,7 @@ class Quote:
         signed = data[: cursor.position]
         signature = _signature(cursor.sized(4, MAX_QUOTE_SIZE, "signature data"), header.version)
         report = sgx.EnclaveReport.parse(body) if header.tee_type == sgx.TEE_TYPE else tdx.TdReport.parse(body)
-        return cls(header, report, signed, signature, cursor.rest())
+        return cls(header, report, body, signed, signature, cursor.rest())
 
 
 def _header(cursor: Cursor) -> Header:

@@ -1,4 +1,4 @@
-"""Evidence is made here, one module per kind (`tpm`, `nvgpu`; later `snp`, `tdx`); the supervisor is the only caller.
+"""Evidence is made here, one module per kind (`snp`, `tdx`, `tpm`, `nvgpu`); the supervisor is the only caller.
 
 `sample` stands in attestation/testing/. An attester needs the device; nothing here judges what it made.
 """

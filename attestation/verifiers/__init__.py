@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from hermetic.attestation.claims import Claims
 from hermetic.attestation.evidence import JsonValue, fit_to
 from hermetic.attestation.roots import TrustRoots
-from hermetic.attestation.verifiers import azure_snp, nvgpu, sgx, snp, tdx, tpm
+from hermetic.attestation.verifiers import azure_snp, azure_tdx, nvgpu, sgx, snp, tdx, tpm
 from hermetic.errors import FailedCheck, VerificationError
 
 __all__ = ["VERIFIERS", "Verifier", "verify"]
@@ -36,6 +36,7 @@ def _sample(evidence: JsonValue, report_data: bytes, trust: TrustRoots, time: da
 
 VERIFIERS: Final[Mapping[str, Verifier]] = {
     "az-snp-vtpm": azure_snp.verify,
+    "az-tdx-vtpm": azure_tdx.verify,
     "nvidia": nvgpu.verify,
     "sample": _sample,
     "sgx": sgx.verify,

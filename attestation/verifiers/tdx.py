@@ -6,6 +6,8 @@ attributes, debug, the platform's TCB status) is asked by policies (dcap_policy.
 
 from datetime import datetime
 
+from hermetic.attestation.abi.dcap import Quote
+from hermetic.attestation.abi.tcg_event_log import EventLog
 from hermetic.attestation.abi.tdx import TdReport
 from hermetic.attestation.checks import Checks
 from hermetic.attestation.claims import Claims, PlatformClaims, TdxClaims
@@ -47,7 +49,7 @@ def judge(checks: Checks, evidence: JsonValue, report_data: bytes | None, trust:
     checks.raise_failures(VerificationError)
     if platform is None:
         raise VerificationError(checks.failed)
-    return Claims(kinds=(_claims(checks, parsed, report, platform),))
+    return Claims(kinds=(tdx_claims(checks, parsed.quote, report, parsed.event_log, platform),))
 
 
 def check_report_data(checks: Checks, kind: str, wanted: bytes | None, got: bytes) -> None:
@@ -58,13 +60,15 @@ def check_report_data(checks: Checks, kind: str, wanted: bytes | None, got: byte
         checks.equal(f"{kind}.report_data", wanted, got)
 
 
-def _claims(checks: Checks, parsed: DcapEvidence, report: TdReport, platform: PlatformClaims) -> TdxClaims:
-    log = parsed.event_log
+def tdx_claims(
+    checks: Checks, quote: Quote, report: TdReport, log: EventLog | None, platform: PlatformClaims
+) -> TdxClaims:
+    """What a quote says whose `checks` have all been made."""
     return TdxClaims(
         debug=report.debug,
         checks=checks.passed,
         not_evaluated=checks.not_evaluated,
-        quote_version=parsed.quote.header.version,
+        quote_version=quote.header.version,
         platform=platform,
         tee_tcb_svn=report.tee_tcb_svn.hex(),
         mr_seam=report.mr_seam.hex(),

@@ -61,7 +61,7 @@ def test_only_the_device_module_knows_the_tpm_library() -> None:
     assert [path.name for path in users] == ["tpm_device.py"]
 
 
-@pytest.mark.parametrize("kind", ["snp", "tpm"])
+@pytest.mark.parametrize("kind", ["snp", "tdx", "tpm"])
 def test_every_kind_has_the_same_file_names(kind: str) -> None:
     for folder in ("abi", "attesters", "verifiers"):
         assert (ROOM / folder / f"{kind}.py").is_file()

@@ -1,5 +1,5 @@
 # Every target does its own set-up. `make test` and `make demo` are the two to start with.
-.PHONY: help setup demo test evidence-bits escape gpu-memory check bench peers flood forgetting fuzz fmt protos triton-vectors docs lock clean
+.PHONY: help setup demo test evidence-bits escape gpu-memory check bench peers flood forgetting snp-speed fuzz fmt protos triton-vectors docs lock clean
 
 PY := .venv/bin/python
 # Kept low: the suite starts real servers, brokers and TPMs, and must not starve them.
@@ -19,8 +19,8 @@ demo: setup ## Seal, attest, release the keys, serve and answer, end to end
 test: setup ## Run everything that needs no special hardware
 	$(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
-evidence-bits: setup ## Flip every bit of recorded GPU reports and TDX and SGX quotes, and see each refused (minutes)
-	$(PY) -m pytest -n $(TEST_PROCESSES) tests/attestation/verifiers/nvgpu_bits.py tests/attestation/verifiers/dcap_bits.py
+evidence-bits: setup ## Flip every bit that recorded GPU, SEV-SNP, TDX and SGX evidence signs, and see each refused (minutes)
+	$(PY) -m pytest -n $(TEST_PROCESSES) $(wildcard tests/attestation/verifiers/*_bits.py)
 
 # No set-up: a machine with a GPU brings torch and onnxruntime, and often no network.
 gpu-memory: ## Search this machine's GPU for what should be wiped (status 3: not everything ran)
@@ -41,6 +41,9 @@ flood: setup ## Attack a server in every way we know, beside a client that behav
 forgetting: setup ## Search all processes of a server for canaries after each moment, and write docs/forgetting.md (as root)
 	@mkdir -p build
 	$(PY) -m hermetic bench forget --json build/bench-forget.json --page docs/forgetting.md
+
+snp-speed: setup ## Measure one verification of each recorded piece of SEV-SNP evidence
+	$(PY) -m tests.attestation.verifiers.snp_speed
 
 fuzz: setup ## Fuzz every decoder for FUZZ_MINUTES each, from tests/corpus on
 	$(PY) -m pip install -qq --disable-pip-version-check --no-deps --require-hashes --root-user-action=ignore -r requirements/fuzz.txt

@@ -26,6 +26,7 @@ INSTRUMENTED: Final = (
     "hermetic.server.http2", "hpack",
     "hermetic.server.dispatch", "hermetic.server.outputs", "hermetic.server.shaping", "hermetic.server.worker_link",
     "hermetic.enclave.messages", "hermetic.enclave.manifest", "hermetic.enclave.sealed", "hermetic.server.messages",
+    "hermetic.attestation.abi",
 )  # fmt: skip
 
 

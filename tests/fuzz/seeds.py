@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hermetic.enclave import messages as border
 from hermetic.server import messages as control
+from tests.fuzz import snp
 from tests.fuzz.targets import SEPARATOR
 from tests.server.calls import infer_request
 from tests.server.far_side import description
@@ -147,6 +148,7 @@ SEEDS = {
     "reference-manifests": reference_manifests,
     "connections": connections,
     "workers": workers,
+    **snp.SEEDS,
 }
 
 if __name__ == "__main__":

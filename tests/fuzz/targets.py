@@ -16,7 +16,7 @@ from hermetic.enclave.sealed.header import parse_unverified_manifest, read_heade
 from hermetic.errors import BorderError, HermeticError, InvalidRequestError, ModelFormatError, SealedModelError
 from hermetic.server import messages as control
 from hermetic.server.http2.frames import LARGEST_FRAME
-from tests.fuzz import conversation
+from tests.fuzz import conversation, snp
 from tests.server import hostile_front
 from tests.server.far_side import Pki
 from tests.server.reading import Readers
@@ -214,4 +214,5 @@ TARGETS: Final[dict[str, Target]] = {
     "reference-manifests": reference_manifests,
     "connections": connections,
     "workers": workers,
+    **snp.TARGETS,
 }

@@ -77,7 +77,7 @@ def test_another_machine_s_key_is_refused() -> None:
 
 
 def test_no_bit_of_what_is_signed_can_change() -> None:
-    """A sample of the bits of the processor's report, the variable data and the quote; `make snp-bits`: every one."""
+    """A sample of the bits of report, variable data and quote; `make evidence-bits` takes every one."""
     parts: list[tuple[list[int], range]] = [
         (GENOA["report"], range(32, 32 + 0x2A0)),
         (GENOA["report"], range(1236, 1236 + 1200)),

@@ -185,7 +185,7 @@ def test_a_turin_key_chains_to_turin_s_authorities() -> None:
 
 @each
 def test_no_bit_of_the_signed_part_can_change(good: Recorded) -> None:
-    """A sample of the bits; `make snp-bits` takes every one, of every file."""
+    """A sample of the bits; `make evidence-bits` takes every one, of every file."""
     for bit in random.Random(0).sample(range(8 * SIGNED_SIZE), 256):
         assert_refused(good, bit)
 

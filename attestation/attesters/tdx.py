@@ -5,12 +5,14 @@ judgement (verifiers/).
 """
 
 import base64
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from hermetic.attestation.abi import ccel
 from hermetic.attestation.abi.dcap import Quote
+from hermetic.attestation.abi.tcg_event_log import EventLog
 from hermetic.attestation.abi.tdx import TdReport
 from hermetic.attestation.attesters.configfs_tsm import ConfigfsTsm
 from hermetic.attestation.evidence import REPORT_DATA_SIZE, JsonValue, fit
@@ -19,6 +21,9 @@ from hermetic.errors import ConfigurationError, InvalidRequestError, TsmError
 PROVIDER: Final = "tdx_guest"
 DEFAULT_EVENT_LOG: Final = Path("/sys/firmware/acpi/tables/data/CCEL")
 """The log itself; the table beside it, .../tables/CCEL, says only where it lies in memory."""
+
+LAST_BYTES: Final = 8
+"""How many bytes of the last event may be ff, as the filling is; with more, the table is sent whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,4 +83,14 @@ def _read_event_log(path: Path | None) -> bytes | None:
         parsed = ccel.parse_ccel(log)
     except InvalidRequestError as error:
         raise ConfigurationError(f"event log {path}: expected a CCEL event log, or none at all, got {error}") from error
-    return log if parsed.events else None
+    return _without_filling(log, parsed) if parsed.events else None
+
+
+def _without_filling(log: bytes, parsed: EventLog) -> bytes:
+    """The log up to its last event: the rest of the table, most of 256 KiB, says nothing."""
+    end = len(log.rstrip(b"\xff"))
+    for shorter in (log[: end + last] for last in range(LAST_BYTES)):
+        with contextlib.suppress(InvalidRequestError):
+            if ccel.parse_ccel(shorter) == parsed:
+                return shorter
+    return log

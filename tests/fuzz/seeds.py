@@ -7,6 +7,8 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from hermetic.attestation.abi import ccel, dcap, tcg_event_log
+from hermetic.attestation.abi.tpm import Alg
 from hermetic.enclave import messages as border
 from hermetic.server import messages as control
 from tests.fuzz import snp
@@ -98,6 +100,35 @@ def reference_manifests() -> Iterator[bytes]:
     yield b'<a xmlns="u" xmlns:b="v" b:c="&lt;&#10;"><b:d/>e&amp;</a>'
 
 
+def dcap_quotes() -> Iterator[bytes]:
+    """A recorded quote of each version, with the leaf of its chain alone: an input is no longer than that."""
+    for name in ("sgx/phala_00a067_v3", "tdx/trustee_50806f_v4_debug", "tdx/google_90c06f_v5"):
+        raw = (VECTORS / f"{name}.quote").read_bytes()
+        quote = dcap.Quote.parse(raw)
+        end = b"-----END CERTIFICATE-----\n"
+        leaf = quote.signature.certificates.partition(end)[0] + end
+        head = raw[len(quote.signed) + 4 : raw.index(quote.signature.certificates) - 4]
+        if quote.header.version > 3:
+            head = head[:130] + struct.pack("<I", len(head) - 134 + 4 + len(leaf)) + head[134:]
+        data = head + struct.pack("<I", len(leaf)) + leaf
+        yield quote.signed + struct.pack("<I", len(data)) + data
+
+
+def dcap_collateral_files() -> Iterator[bytes]:
+    """Answers of Intel's service with what belongs to them, and a list alone."""
+    names = ("google_50806f.tcbinfo.json", "google_50806f.qeidentity.json", "google_2023_root_crl.der")
+    chain = (VECTORS / "tdx" / "ars_tcb_signing_chain.pem").read_bytes()
+    yield SEPARATOR.join([*((VECTORS / "tdx" / name).read_bytes() for name in names), chain])
+    yield (VECTORS / "tdx" / "ars_root_ca_crl.der").read_bytes()
+
+
+def boot_logs() -> Iterator[bytes]:
+    """The first events of a recorded log, and a little one with its filling."""
+    events = ccel.parse_ccel((VECTORS / "tdx" / "cos113_ccel_data.dat").read_bytes()).events
+    yield tcg_event_log.pack(events[:3], (Alg.SHA384,))
+    yield tcg_event_log.pack([events[7], events[15]], (Alg.SHA384,)) + b"\xff" * 8
+
+
 def connections() -> Iterator[bytes]:
     """Calls of every kind, resets, windows, settings, and a table that changes."""
     echo, stream = wire.block(wire.fields("/test/Echo")), wire.block(wire.fields("/test/Stream"))
@@ -146,6 +177,9 @@ SEEDS = {
     "configurations": configurations,
     "nvidia-reports": nvidia_reports,
     "reference-manifests": reference_manifests,
+    "dcap-quotes": dcap_quotes,
+    "dcap-collateral": dcap_collateral_files,
+    "boot-logs": boot_logs,
     "connections": connections,
     "workers": workers,
     **snp.SEEDS,

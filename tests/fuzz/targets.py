@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Final
 
-from hermetic.attestation.abi import dice, nvgpu, rim, strict_xml
+from hermetic.attestation.abi import ccel, dcap, dcap_collateral, dice, nvgpu, pck, pem, rim, strict_xml
 from hermetic.enclave import messages as border
 from hermetic.enclave.manifest import Manifest
 from hermetic.enclave.sealed.config_pbtxt import read_config
@@ -142,6 +142,39 @@ def reference_manifests(data: bytes) -> None:
         return
 
 
+def dcap_quotes(data: bytes) -> None:
+    """A quote, the chain in it and the extension of its leaf, nothing of it verified."""
+    try:
+        quote = dcap.Quote.parse(data)
+        if not data.startswith(quote.signed) or not data.endswith(quote.signature.certificates + quote.padding):
+            raise FoundError("quote: bytes that are nowhere")
+        pck.PckExtension.of(pem.certificates(quote.signature.certificates)[0])
+        pck.parse_chain(quote.signature.certificates)
+    except InvalidRequestError:
+        return
+
+
+def dcap_collateral_files(data: bytes) -> None:
+    """Files of collateral, one after the other."""
+    try:
+        found = dcap_collateral.parse_files(data.split(SEPARATOR))
+    except InvalidRequestError:
+        return
+    for one in found:
+        if one.tcb_info_signed.text.encode() not in data and b"\\" not in data:
+            raise FoundError("collateral: signed text that did not come")
+
+
+def boot_logs(data: bytes) -> None:
+    """The event log of a confidential VM, and its replay."""
+    try:
+        log = ccel.parse_ccel(data)
+    except InvalidRequestError:
+        return
+    if len(ccel.replay_rtmrs(log)) != len(range(4)):
+        raise FoundError("CCEL: registers that do not exist")
+
+
 def connections(data: bytes) -> None:
     """What a client sends on its connection, a read each up to the next separator."""
     said = conversation.converse([piece for piece in data.split(SEPARATOR)[:16] if piece])
@@ -212,6 +245,9 @@ TARGETS: Final[dict[str, Target]] = {
     "configurations": configurations,
     "nvidia-reports": nvidia_reports,
     "reference-manifests": reference_manifests,
+    "dcap-quotes": dcap_quotes,
+    "dcap-collateral": dcap_collateral_files,
+    "boot-logs": boot_logs,
     "connections": connections,
     "workers": workers,
     **snp.TARGETS,

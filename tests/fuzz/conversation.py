@@ -53,6 +53,7 @@ class _Loop:
         self.buffers = BUFFERS
         self.limits = LIMITS
         self.application = Application()
+        self.metadata_read = self.application.metadata_read
         self.actions: list[Callable[[], object]] = []
         self.over = 0
 

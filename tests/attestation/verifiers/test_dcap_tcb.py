@@ -128,3 +128,10 @@ def test_a_quoting_enclave_that_is_another_is_refused(change: dict[str, object],
 def test_an_old_part_spoils_the_whole(platform: Status, part: Status, whole: Status) -> None:
     assert dcap_tcb.merged([platform, part]) == whole
     assert dcap_tcb.merged([platform, "UpToDate", part]) == whole
+
+
+def test_a_quoting_enclave_below_every_level_is_refused() -> None:
+    level = INFO.qe_identity.tcbLevels[0]
+    higher = level.model_copy(update={"tcb": level.tcb.model_copy(update={"isvsvn": 0xFFFF})})
+    used = replace(INFO, qe_identity=INFO.qe_identity.model_copy(update={"tcbLevels": (higher,)}))
+    assert judged(used=used) == {"tdx.qe.level"}

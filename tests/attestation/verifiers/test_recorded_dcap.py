@@ -3,11 +3,14 @@
 import base64
 import json
 import struct
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hermetic.attestation import verifiers
@@ -17,7 +20,7 @@ from hermetic.attestation.checks import Checks
 from hermetic.attestation.claims import SgxClaims, TdxClaims
 from hermetic.attestation.dcap_policy import GENUINE_SGX, GENUINE_TDX, appraise_sgx, appraise_tdx
 from hermetic.attestation.roots import DcapTrust, TrustRoots, intel
-from hermetic.attestation.verifiers import sgx, tdx
+from hermetic.attestation.verifiers import dcap_witness, sgx, tdx
 from hermetic.errors import VerificationError
 
 from .dcap_quotes import COLLATERAL, GOOD, TIMES, VECTORS, collateral, evidence, quote, trust
@@ -378,3 +381,80 @@ def test_lists_of_another_ca_are_refused() -> None:
     assert found_with(*bundle(root_ca_crl=original("pck_crl"))) == {"tdx.collateral.root_crl.signature"}
     broken = original("pck_crl")[:-2] + ("00" if original("pck_crl")[-2:] != "00" else "01")
     assert found_with(*bundle(pck_crl=broken)) == {"tdx.collateral.pck_crl.signature"}
+
+
+def taken_back(issuer: x509.Certificate, serial: int) -> x509.CertificateRevocationList:
+    """A list in the name of `issuer` (by a key of ours) that takes `serial` back."""
+    now = TIMES["phala-2025-06"]
+    one = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - timedelta(days=1)).build()
+    return (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(issuer.subject)
+        .last_update(now - timedelta(days=1))
+        .next_update(now + timedelta(days=1))
+        .add_revoked_certificate(one)
+        .sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+    )
+
+
+def test_certificates_that_were_taken_back_are_refused() -> None:
+    """The lists are of our making, so that their signatures are refused too."""
+    (good,) = collateral("phala-2025-06")
+    leaf, ca, root = chain_of(ALIBI)
+    in_use = {root.serial_number, ca.serial_number, good.tcb_info_signed.chain[0].serial_number}
+    short = [serial for serial in in_use if serial.bit_length() < 160]  # the builder makes no longer ones
+    assert short
+    for serial in short:
+        found = found_with(replace(good, root_crl=taken_back(root, serial)))
+        assert found == {"tdx.collateral.root_crl.signature", "tdx.collateral.revoked"}
+    found = found_with(replace(good, pck_crls=(taken_back(ca, leaf.serial_number),)))
+    assert found == {"tdx.collateral.pck_crl.signature", "tdx.collateral.revoked"}
+    found = found_with(replace(good, pck_crls=(taken_back(ca, leaf.serial_number + 1),)))
+    assert found == {"tdx.collateral.pck_crl.signature"}
+
+
+@pytest.mark.parametrize("part", ["tcb_info", "qe_identity"])
+def test_signers_whose_chain_is_not_intel_s_are_refused(part: str) -> None:
+    chain = x509.load_pem_x509_certificates(original(f"{part}_issuer_chain").encode())
+    for wrong in (chain[:1], chain[::-1], [chain[0], chain_of(ALIBI)[1]]):
+        found = found_with(*bundle(**{f"{part}_issuer_chain": pem(*wrong).decode()}))
+        assert found == {f"tdx.collateral.{part}.signer.chain"}
+    found = found_with(*bundle(**{f"{part}_issuer_chain": pem(*chain_of(ALIBI)).decode()}))
+    assert found == {f"tdx.collateral.{part}.signer.name", f"tdx.collateral.{part}.signature"}
+
+
+def test_a_quoting_enclave_in_debug_mode_is_refused() -> None:
+    raw = quote(ALIBI)
+    offset, size = parts(raw)["qe_report"]
+    report = bytearray(raw[offset : offset + size])
+    report[48] |= 2
+    assert found_for(replaced(raw, "qe_report", bytes(report))) == {"tdx.qe.debug", "tdx.qe.signature"}
+
+
+def test_a_witness_that_differs_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    name, time = "phala-2025-06", TIMES["phala-2025-06"]
+    judged = dcap_witness._judged
+    for path, value in (
+        (("tcb", "status"), "OutOfDate"),
+        (("tcb", "advisory_ids"), ["INTEL-SA-1"]),
+        (("platform", "pck", "fmspc"), [0] * 6),
+        (("report", "TD10", "rt_mr3"), "11" * 48),
+        (("report", "TD10", "report_data"), "11" * 64),
+        (("header", "user_data"), "11" * 20),
+    ):
+
+        def other(*given: Any, path: tuple[str, ...] = path, value: object = value) -> Any:
+            claims = json.loads(json.dumps(judged(*given)))
+            place = claims
+            for step in path[:-1]:
+                place = place[step]
+            assert path[-1] in place
+            place[path[-1]] = value
+            return claims
+
+        monkeypatch.setattr(dcap_witness, "_judged", other)
+        assert failures("tdx", quote(ALIBI), trust(name), time) == {"tdx.witness"}
+    forms: tuple[dict[str, Any], ...] = ({}, {"platform": 1}, {"platform": {"pck": {}}, "report": {}})
+    for broken in forms:
+        monkeypatch.setattr(dcap_witness, "_judged", lambda *_, broken=broken: broken)
+        assert failures("tdx", quote(ALIBI), trust(name), time) == {"tdx.witness"}

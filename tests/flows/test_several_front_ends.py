@@ -205,7 +205,7 @@ def test_traces_of_all_front_ends_are_in_the_operators_file(place: Scene, networ
         assert another.get_trace_settings(as_json=True)["settings"]["trace_level"]["value"] == ["OFF"]
         for client in clients:
             check_answers(client, network)
-        while not file.exists() or len(traced(file)) < CONNECTIONS:
+        while written(file) < CONNECTIONS:
             pass
         another.update_trace_settings(model_name="shared", settings={"trace_level": "OFF"})
         for client in clients:
@@ -219,6 +219,14 @@ def test_traces_of_all_front_ends_are_in_the_operators_file(place: Scene, networ
     applied = [record.fields for record in place.records("server") if record.kind == "epoch.applied"]
     assert str(applied[-1]["by"]).startswith("operators:")
     assert applied[-1]["asked"] == {"model": "shared", "trace": {"level": "OFF"}}
+
+
+def written(file: Path) -> int:
+    """How many traces there are so far; 0 while the file is not there, or is being written."""
+    try:
+        return len(traced(file))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return 0
 
 
 def traced(file: Path) -> list[tuple[str, dict[str, int]]]:

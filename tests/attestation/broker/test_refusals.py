@@ -42,7 +42,7 @@ AUTH = {"version": "0.4.0", "tee": "sample", "extra-params": ""}
         (AUTH | {"version": "0.1.1"}, "expect =0.4.0 while the request is 0.1.1"),
         (AUTH | {"version": 4}, "expected text in 'version'"),
         (AUTH | {"tee": "abacus"}, "got 'abacus'"),
-        (AUTH | {"tee": "sgx"}, "got sgx"),
+        (AUTH | {"tee": "cca"}, "got cca"),
         (AUTH | {"tee": None}, "expected text in 'tee'"),
         ({"version": "0.4.0", "tee": "sample"}, "extra-params"),
         (AUTH | {"more": 1}, "more"),

@@ -168,8 +168,7 @@ def no_descriptors() -> Iterator[None]:
 @pytest.mark.usefixtures("errors_expected")
 def test_without_descriptors_it_pauses(serve: Callable[..., Serving], caplog: pytest.LogCaptureFixture) -> None:
     serving = serve()
-    waiting = socket.socket()
-    with serving.peer() as peer:
+    with socket.socket() as waiting, serving.peer() as peer:
         peer.echo()
         with no_descriptors():
             waiting.connect(("127.0.0.1", serving.port))
@@ -177,8 +176,8 @@ def test_without_descriptors_it_pauses(serve: Callable[..., Serving], caplog: py
                 serving.application.wait("tick", serving.application.seen["tick"] + 1)
         assert 1 <= sum("no room" in record.getMessage() for record in caplog.records) < 30
         peer.echo()
-    with Peer(serving.port, connection=waiting) as late:
-        late.echo()
+        with Peer(serving.port, connection=waiting) as late:
+            late.echo()
 
 
 def test_descriptors_of_connections_that_linger_are_counted(serve: Callable[..., Serving]) -> None:

@@ -3,7 +3,7 @@
 Only the peers are here. They have no mutual TLS, no access rules and no records: that is what the comparison gives
 them. All get as many threads for ONNX Runtime as there are cores, and what their authors give by default; Triton also
 dynamic batching. Hermetic's own start is `bench.staged`'s: heavy models have as many workers of one thread as there are
-cores.
+cores, and batches of two.
 """
 
 import json

@@ -8,7 +8,7 @@ The rules, measured on two cores (docs/performance.md) unless they say otherwise
   `AUTO_THREADS_LIMIT`. On two cores that is one thread: a second one gains nothing while a front end is at work. Where
   that leaves it several, two cores are kept free, so that they may spin (reasoned, not measured).
 - Processes are pinned only where each can have cores of its own; on shared cores the scheduler knows better. A front
-  end then has two, for its loop and for gRPC's threads (reasoned, not measured).
+  end then has two, for its one thread and for what the kernel does for its sockets (reasoned, not measured).
 - A worker is given its next batch while it runs one, unless cores are so few that front end and worker would only take
   turns: then larger batches cost less. On two cores that is one batch at a time.
 - A CPU quota (cgroup) below the number of cores is time shared out over all of them: then nothing is pinned.

@@ -21,6 +21,7 @@ FIRMWARE_PCRS: Final = tuple(range(8))
 """Extended by firmware and by the boot manager's start: no one else has business there."""
 LOADER_PCRS: Final = (8, 9, 12, 13)
 """Extended by GRUB, systemd-stub and the kernel's EFI stub before the operating system runs."""
+SECURE_BOOT_PCR: Final = 7
 UKI_PCR: Final = 11
 """systemd-stub measures the sections of a unified kernel image here, and systemd the phases of boot behind them."""
 GRUB_PCR: Final = 8
@@ -70,12 +71,15 @@ def _phases(value: bytes) -> Iterable[bytes]:
         yield value
 
 
-def secure_boot(log: EventLog) -> bool | None:
-    """Whether the firmware measured SecureBoot as on into PCR 7; None where it measured no such variable."""
+def secure_boot(log: EventLog, register: int, bank: Alg) -> bool | None:
+    """Whether the firmware measured SecureBoot as on into `register`; None where it measured no such variable.
+
+    `register` is a log's number: PCR 7 of a TPM, or what stands for it elsewhere. `bank`: whose digests count.
+    """
     for event in log.events:
-        if event.pcr != 7 or event.type != EventType.EFI_VARIABLE_DRIVER_CONFIG:  # noqa: PLR2004 - the PCR
+        if event.pcr != register or event.type != EventType.EFI_VARIABLE_DRIVER_CONFIG:
             continue
-        if hashlib.sha256(event.data).digest() != event.digests[Alg.SHA256]:
+        if hashlib.new(bank.name.lower(), event.data).digest() != event.digests[bank]:
             continue
         try:
             variable = efi_variable(event.data)

@@ -10,12 +10,11 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from hermetic.attestation.abi.ccel import FIRST_RTMR, replay_rtmrs
-from hermetic.attestation.abi.tcg_event_log import EventLog, EventType, efi_variable
+from hermetic.attestation.abi.tcg_event_log import EventLog, EventType
 from hermetic.attestation.abi.tpm import Alg
 from hermetic.attestation.checks import Checks
 from hermetic.attestation.claims import MeasuredCode
 from hermetic.attestation.verifiers.boot_chain import GRUB_PREFIX, root_hash
-from hermetic.errors import InvalidRequestError
 
 SYSTEM_RTMR: Final = 3
 """What the running system extends (Linux shows it under /sys/devices/virtual/misc/tdx_guest/measurements)."""
@@ -38,22 +37,6 @@ def check_ccel(checks: Checks, log: EventLog, rtmrs: Sequence[bytes]) -> None:
             checks.skip(name, "the log says nothing of the register of the running system")
         else:
             checks.equal(name, rtmrs[index], value)
-
-
-def secure_boot(log: EventLog) -> bool | None:
-    """Whether the firmware measured SecureBoot as on into RTMR0; None where it measured no such variable."""
-    for event in log.events:
-        if event.pcr != CONFIGURATION or event.type != EventType.EFI_VARIABLE_DRIVER_CONFIG:
-            continue
-        if hashlib.sha384(event.data).digest() != event.digests[Alg.SHA384]:
-            continue
-        try:
-            variable = efi_variable(event.data)
-        except InvalidRequestError:
-            continue
-        if variable.name == "SecureBoot":
-            return variable.data == b"\x01"
-    return None
 
 
 def measured_code(log: EventLog) -> MeasuredCode | None:

@@ -9,11 +9,12 @@ from datetime import datetime
 from hermetic.attestation.abi.dcap import Quote
 from hermetic.attestation.abi.tcg_event_log import EventLog
 from hermetic.attestation.abi.tdx import TdReport
+from hermetic.attestation.abi.tpm import Alg
 from hermetic.attestation.checks import Checks
 from hermetic.attestation.claims import Claims, PlatformClaims, TdxClaims
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.roots import TrustRoots
-from hermetic.attestation.verifiers import ccel
+from hermetic.attestation.verifiers import boot_chain, ccel
 from hermetic.attestation.verifiers.dcap_evidence import DcapEvidence
 from hermetic.attestation.verifiers.dcap_platform import check_platform
 from hermetic.errors import InvalidRequestError, VerificationError
@@ -83,6 +84,6 @@ def tdx_claims(
         rtmrs=tuple(value.hex() for value in report.rtmrs),
         mr_service_td=None if report.mr_service_td is None else report.mr_service_td.hex(),
         boot_log=log is not None,
-        secure_boot=None if log is None else ccel.secure_boot(log),
+        secure_boot=None if log is None else boot_chain.secure_boot(log, ccel.CONFIGURATION, Alg.SHA384),
         measured_code=None if log is None else ccel.measured_code(log),
     )

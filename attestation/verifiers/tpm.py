@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final
 
 from hermetic.attestation.abi.event_log import ZEROS, EventLog
-from hermetic.attestation.abi.tpm import Attest, endorsement_name
+from hermetic.attestation.abi.tpm import Alg, Attest, endorsement_name
 from hermetic.attestation.checks import Checks
 from hermetic.attestation.claims import Claims, TpmClaims
 from hermetic.attestation.evidence import JsonValue
@@ -114,7 +114,9 @@ def _claims(
         clock_safe=attest.safe == 1,
         pcrs={str(index): value.hex() for index, value in enumerate(parsed.pcrs)},
         boot_log=boot_log is not None,
-        secure_boot=None if boot_log is None else boot_chain.secure_boot(boot_log),
+        secure_boot=(
+            None if boot_log is None else boot_chain.secure_boot(boot_log, boot_chain.SECURE_BOOT_PCR, Alg.SHA256)
+        ),
         measured_code=None if boot_log is None else boot_chain.measured_code(boot_log, own_pcr),
         log_pcr=own_pcr,
         log_base=None if own is None else replayed.get(own.pcr, ZEROS).hex(),

@@ -31,8 +31,13 @@ def verify(evidence: JsonValue, report_data: bytes, trust: TrustRoots, time: dat
     return judge(Checks(), evidence, report_data, trust, time)
 
 
-def judge(checks: Checks, evidence: JsonValue, report_data: bytes, trust: TrustRoots, time: datetime) -> Claims:
-    """As `verify`; every check that is made, passed, failed or not evaluated, is recorded in `checks`."""
+def judge(checks: Checks, evidence: JsonValue, report_data: bytes | None, trust: TrustRoots, time: datetime) -> Claims:
+    """As `verify`; every check that is made, passed, failed or not evaluated, is recorded in `checks`.
+
+    `report_data` is None for stored evidence whose challenge is not known. Then each report must carry the nonce that
+    its file states beside it, else the first one's; and a device that is there several times is no failure: what was
+    stored may be any collection of reports, while what answers a challenge is one machine.
+    """
     # (1) The evidence has the right form.
     try:
         parsed = NvGpuEvidence.parse(evidence)
@@ -40,17 +45,20 @@ def judge(checks: Checks, evidence: JsonValue, report_data: bytes, trust: TrustR
         checks.fail("nvgpu.structure", WANTED, error)
         raise VerificationError(checks.failed) from error
     checks.hold("nvgpu.structure")
-    checks.equal("nvgpu.nonce_length", NONCE_SIZE, len(report_data))
+    if report_data is None:
+        checks.skip("nvgpu.nonce_length", "no nonce is wanted")
+    else:
+        checks.equal("nvgpu.nonce_length", NONCE_SIZE, len(report_data))
     collateral = check_collateral(checks, trust.nvgpu)
     # (2)-(7) Each device for itself.
     devices = [
-        check_device(checks, f"nvgpu.{index}", device, report_data, trust.nvgpu, collateral, time)
-        for index, device in enumerate(parsed.devices)
+        check_device(checks, f"nvgpu.{index}", device, nonce, trust.nvgpu, collateral, time)
+        for index, (device, nonce) in enumerate(zip(parsed.devices, parsed.nonces(report_data), strict=True))
     ]
     # (8) What the guest says, and the devices beside each other.
     check_statement(checks, parsed)
     whole = [device for device in devices if device is not None]
-    topology = check_set(checks, whole)
+    topology = check_set(checks, whole, of_one_machine=report_data is not None)
     checks.raise_failures(VerificationError)
     if len(whole) != len(devices):
         raise VerificationError([FailedCheck("nvgpu.structure", WANTED, "a device without claims")])

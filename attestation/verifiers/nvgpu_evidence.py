@@ -15,6 +15,9 @@ from hermetic.errors import InvalidRequestError
 
 MAX_CHAIN_SIZE: Final = 16 * 1024  # bytes of PEM; the driver's interface holds 5120
 
+NONCE: Final = slice(4, 36)
+"""Where the request in a report has its nonce."""
+
 _STATEMENT: Final = frozenset({"cc", "devtools", "environment", "gpus"})
 _SWITCH: Final = ("on", "off")
 
@@ -36,6 +39,7 @@ class Device:
     arch: Literal["HOPPER", "BLACKWELL", "LS10"]
     report: bytes
     chain: tuple[x509.Certificate, ...]
+    stated_nonce: bytes | None = None  # the one that NVIDIA's tools write beside a report; proves nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,13 @@ class NvGpuEvidence:
             None if statement is None else _statement(statement),
         )
 
+    def nonces(self, wanted: bytes | None) -> tuple[bytes | None, ...]:
+        """For each device the nonce that its report must carry: `wanted`, else the stated one, else the first's."""
+        if wanted is not None:
+            return (wanted,) * len(self.devices)
+        first = self.devices[0].stated_nonce or (self.devices[0].report[NONCE] if len(self.devices) > 1 else None)
+        return (self.devices[0].stated_nonce, *(one.stated_nonce or first for one in self.devices[1:]))
+
 
 def _device(value: JsonValue, what: str) -> Device:
     if not isinstance(value, Mapping):
@@ -80,7 +91,16 @@ def _device(value: JsonValue, what: str) -> Device:
         raise InvalidRequestError(f"{what}: expected a chain of certificates in PEM, got {error}") from error
     except InvalidRequestError as error:
         raise InvalidRequestError(f"{what}: {error}") from error
-    return Device(arch, report, tuple(chain))
+    return Device(arch, report, tuple(chain), _nonce(value.get("nonce"), what))
+
+
+def _nonce(value: JsonValue, what: str) -> bytes | None:
+    if value is None:
+        return None
+    try:
+        return bytes.fromhex(value if isinstance(value, str) else "no text")
+    except ValueError as error:
+        raise InvalidRequestError(f"{what}: expected a nonce in hex, got {error}") from error
 
 
 def _statement(value: JsonValue) -> Statement:

@@ -26,12 +26,20 @@ dynamic launch, so nothing that lies there says what has happened since boot."""
 
 def verify(evidence: JsonValue, report_data: bytes, trust: TrustRoots, time: datetime) -> Claims:
     """The claims of genuine TPM evidence over `report_data` (32 bytes) at `time`; raises `VerificationError`."""
+    return judge(Checks(), evidence, report_data, trust, time)
+
+
+def judge(checks: Checks, evidence: JsonValue, report_data: bytes | None, trust: TrustRoots, time: datetime) -> Claims:
+    """As `verify`; every check that is made, passed, failed or not evaluated, is recorded in `checks`.
+
+    `report_data` is None for stored evidence whose challenge is not known: that check is then not evaluated.
+    """
     # (1) The evidence has the right form.
     try:
         parsed = TpmEvidence.parse(evidence)
     except InvalidRequestError as error:
-        raise VerificationError([FailedCheck("tpm.structure", "evidence of kind tpm", str(error))]) from error
-    checks = Checks()
+        checks.fail("tpm.structure", "evidence of kind tpm", error)
+        raise VerificationError(checks.failed) from error
     checks.hold("tpm.structure")
     # (2) Someone whom we trust vouches for the attestation key.
     enrolled = _check_key(checks, parsed, trust, time)
@@ -39,7 +47,10 @@ def verify(evidence: JsonValue, report_data: bytes, trust: TrustRoots, time: dat
     quote.check_signature(checks, parsed.message, parsed.signature, parsed.ak_key)
     attest = quote.check_attest(checks, parsed.message)
     if attest is not None:
-        quote.check_nonce(checks, attest, report_data)
+        if report_data is None:
+            checks.skip("tpm.quote.nonce", "no report data is wanted")
+        else:
+            quote.check_nonce(checks, attest, report_data, len(report_data))
         quote.check_pcrs(checks, attest, parsed.pcrs, range(PCR_COUNT))
         # (4) The quote is of the boot in which the key was enrolled, by the very key.
         if enrolled is not None:

@@ -64,7 +64,7 @@ def rim(name: str) -> bytes:
 
 
 def judged(
-    evidence: Any, nonce: bytes, trust: NvGpuTrust | None = None, time: datetime = THEN
+    evidence: Any, nonce: bytes | None, trust: NvGpuTrust | None = None, time: datetime = THEN
 ) -> tuple[NvGpuClaims | None, tuple[Check, ...]]:
     """The claims, None where a check failed, and every check."""
     checks = Checks()
@@ -81,7 +81,7 @@ def _only(claims: Claims) -> NvGpuClaims:
     return kind
 
 
-def failures(evidence: Any, nonce: bytes, trust: NvGpuTrust | None = None, time: datetime = THEN) -> set[str]:
+def failures(evidence: Any, nonce: bytes | None, trust: NvGpuTrust | None = None, time: datetime = THEN) -> set[str]:
     """The names of the checks that failed."""
     _, checks = judged(evidence, nonce, trust, time)
     return {check.name for check in checks if check.result == "fail"}

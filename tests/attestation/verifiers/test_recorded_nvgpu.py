@@ -47,6 +47,25 @@ def test_every_recorded_file_has_a_case() -> None:
     assert {name for name in files - named if not name.endswith(".parsed.json")} == elsewhere
 
 
+class TestWithoutAChallenge:
+    def test_a_report_must_carry_the_nonce_that_its_file_states(self) -> None:
+        evidence = evidence_of({"evidence": "multi_gpu_hopper.json"})
+        assert not failures(evidence, None)
+        evidence[2]["nonce"] = "00" * 32
+        assert failures(evidence, None) == {"nvgpu.2.report.nonce"}
+
+    def test_all_reports_must_carry_one_nonce(self) -> None:
+        evidence = [device(report(name), chain(name)) for name in ("hopper_535", "hopper_580")]
+        assert "nvgpu.1.report.nonce" in failures(evidence, None)
+
+    def test_a_device_that_is_there_four_times_is_shown_and_not_refused(self) -> None:
+        evidence = evidence_of({"evidence": "multi_switch_ls10.json"})
+        claims, checks = judged(evidence, None)
+        assert claims is not None
+        assert {one.result for one in checks if one.name.startswith("nvgpu.distinct")} == {"not evaluated"}
+        assert failures(evidence, nonce_of(evidence)) == {"nvgpu.distinct", "nvgpu.distinct_keys"}
+
+
 def test_claims_say_what_the_reports_say() -> None:
     evidence = evidence_of({"evidence": "multi_gpu_hopper.json"})
     claims, _ = judged(evidence, nonce_of(evidence))

@@ -16,7 +16,7 @@ from hermetic.attestation import verifiers
 from hermetic.attestation.abi.tpm import Attest, Public, QuoteInfo, unsized
 from hermetic.attestation.checks import Checks
 from hermetic.attestation.roots import TpmTrust, TrustRoots
-from hermetic.attestation.verifiers import certificates, quote
+from hermetic.attestation.verifiers import certificates, quote, tpm
 from hermetic.errors import InvalidRequestError, VerificationError
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "tpm"
@@ -37,6 +37,13 @@ def failures(evidence: Any, trust: TrustRoots) -> set[str]:
 
 def test_trustee_s_sample_is_good_but_for_its_64_byte_nonce() -> None:
     assert failures(TRUSTEE, provisioned(TRUSTEE)) == {"tpm.quote.nonce", "tpm.quote.nonce_length"}
+
+
+def test_trustee_s_sample_is_good_where_no_challenge_is_known() -> None:
+    checks = Checks()
+    claims = tpm.judge(checks, TRUSTEE, None, provisioned(TRUSTEE), NOW)
+    assert claims.tpm is not None
+    assert checks.not_evaluated == ("tpm.quote.nonce",)
 
 
 def test_trustee_s_sample_is_of_a_key_that_nobody_vouches_for() -> None:

@@ -11,6 +11,7 @@ class Cursor:
     def __init__(self, data: bytes, what: str, byteorder: Literal["big", "little"] = "big") -> None:
         """Start at the first byte; integers are read in `byteorder`."""
         self._data = data
+        self._size = len(data)
         self._what = what
         self._byteorder = byteorder
         self.position = 0
@@ -18,16 +19,18 @@ class Cursor:
     @property
     def left(self) -> int:
         """Bytes not read yet."""
-        return len(self._data) - self.position
+        return self._size - self.position
 
     def take(self, size: int, field: str) -> bytes:
         """The next `size` bytes, called `field` in the error."""
-        if size > self.left:
+        start = self.position
+        end = start + size
+        if end > self._size:
             raise InvalidRequestError(
-                f"{self._what}: expected {size} bytes of {field} at offset {self.position}, got {self.left}"
+                f"{self._what}: expected {size} bytes of {field} at offset {start}, got {self.left}"
             )
-        self.position += size
-        return self._data[self.position - size : self.position]
+        self.position = end
+        return self._data[start:end]
 
     def uint(self, size: int, field: str) -> int:
         """An unsigned integer of `size` bytes."""

@@ -5,6 +5,7 @@ read it. Here: one transcript, request and response, every byte accounted for. N
 whether a measurement is the wanted one (verifiers/nvgpu*.py), the device's certificates.
 """
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -152,6 +153,8 @@ class Report:
 
 
 _PACKED_VBIOS_SIZE: Final = 8  # bytes
+_BLOCK: Final = struct.Struct("<BBHBH")  # index, specification, size, then type and size of the value
+_VALUE_HEAD: Final = 3  # bytes of type and size of the value, which the block's size counts
 
 
 def _blocks(record: bytes, count: int) -> Mapping[int, Block]:
@@ -159,17 +162,14 @@ def _blocks(record: bytes, count: int) -> Mapping[int, Block]:
     cursor = Cursor(record, "measurement record", "little")
     blocks: dict[int, Block] = {}
     for _ in range(count):
-        index, specification = cursor.uint(1, "index"), cursor.uint(1, "specification")
+        index, specification, size, kind, value_size = _BLOCK.unpack(cursor.take(_BLOCK.size, "block"))
         if specification != DMTF_MEASUREMENT:
             raise InvalidRequestError(f"block {index}: expected DMTF's specification, got {specification:#04x}")
-        size = cursor.uint(2, "block size")
-        inner = Cursor(cursor.take(size, f"block {index}"), f"block {index}", "little")
-        kind = inner.uint(1, "type")
-        value = inner.sized(2, size, "value")
-        inner.end()
+        if size != value_size + _VALUE_HEAD:
+            raise InvalidRequestError(f"block {index}: expected a value that fills {size} bytes, got {value_size}")
         if index in blocks:
             raise InvalidRequestError(f"block {index}: expected it once, got it again")
-        blocks[index] = Block(index, kind, value)
+        blocks[index] = Block(index, kind, cursor.take(value_size, "value"))
     cursor.end()
     return blocks
 

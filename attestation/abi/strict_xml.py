@@ -10,7 +10,7 @@ digest is the right one (verifiers/).
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 from xml.parsers import expat
 
 from hermetic.errors import InvalidRequestError
@@ -26,9 +26,8 @@ _ATTRIBUTE_ESCAPES: Final = str.maketrans(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
-    """An expanded name: namespace ("" for none) and local part."""
+class Name(NamedTuple):
+    """An expanded name: namespace ("" for none) and local part. A tuple: hashed and compared at each attribute."""
 
     namespace: str
     local: str
@@ -145,20 +144,24 @@ def _refused(what: str) -> Callable[..., None]:
 
 
 def _element(tag: str, pairs: list[tuple[str, str]], above: Mapping[str, str]) -> Element:
-    declared = {name[6:]: uri for name, uri in pairs if name == "xmlns" or name.startswith("xmlns:")}
+    declared = {name[6:]: uri for name, uri in pairs if _declares(name)}
     if any(not uri or prefix in {"xml", "xmlns"} for prefix, uri in declared.items()):
         raise InvalidRequestError(f"XML: expected namespaces with a name in {tag!r}, got none or a reserved prefix")
     scope = {**above, **declared} if declared else above
     attributes: dict[Name, str] = {}
     written: dict[Name, str] = {}
     for raw, value in pairs:
-        if raw == "xmlns" or raw.startswith("xmlns:"):
+        if declared and _declares(raw):
             continue
         name = _expanded(raw, scope, "")
         if name in attributes:
             raise InvalidRequestError(f"XML: expected attribute {raw!r} once, got it again")
         attributes[name], written[name] = value, raw
     return Element(tag, _expanded(tag, scope, scope.get("", "")), scope, attributes, written)
+
+
+def _declares(name: str) -> bool:
+    return name.startswith("xmlns") and name[5:6] in {"", ":"}
 
 
 def _expanded(raw: str, scope: Mapping[str, str], default: str) -> Name:
@@ -180,7 +183,7 @@ def _write(parts: list[str], element: Element, rendered: Mapping[str, str], with
         )
     parts.extend(
         f' {element.written[name]}="{element.attributes[name].translate(_ATTRIBUTE_ESCAPES)}"'
-        for name in sorted(element.attributes, key=lambda one: (one.namespace, one.local))
+        for name in sorted(element.attributes)
     )
     parts.append(">")
     for one in element.content:

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Final, Literal
 
 from cryptography import x509
@@ -24,6 +25,13 @@ PCK_ISSUERS: Final[Mapping[str, Literal["platform", "processor"]]] = {
     "Intel SGX PCK Platform CA": "platform",
     "Intel SGX PCK Processor CA": "processor",
 }
+
+CHAINS_KEPT: Final = 256
+"""Certificate chains that were read, and extensions of their leaves: a platform sends the same ones in each quote. Read
+is not verified: who signed them, and whether their time has come, is asked each time. At most 4 MiB."""
+
+_chain = lru_cache(maxsize=CHAINS_KEPT)(parse_chain)
+_extension = lru_cache(maxsize=CHAINS_KEPT)(PckExtension.of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +77,7 @@ def _check_platform(
     checks: Checks, kind: str, quote: Quote, roots: Sequence[x509.Certificate], time: datetime
 ) -> Platform | None:
     try:
-        chain = parse_chain(quote.signature.certificates)
+        chain = _chain(quote.signature.certificates)
     except InvalidRequestError as error:
         checks.fail(f"{kind}.pck.structure", "the chain of a PCK certificate", error)
         return None
@@ -86,7 +94,7 @@ def _check_platform(
         f"{names[0]}, by {names[1]}",
     )
     try:
-        return Platform(chain, PckExtension.of(leaf))
+        return Platform(chain, _extension(leaf))
     except InvalidRequestError as error:
         checks.fail(f"{kind}.pck.extension", "the SGX extension of a PCK certificate", error)
         return None

@@ -5,10 +5,12 @@ Not here: what the collateral says of the platform's state (dcap_tcb.py), whethe
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from hermetic.attestation.abi.dcap_collateral import Collateral, SignedText
 from hermetic.attestation.checks import Checks
@@ -17,6 +19,10 @@ from hermetic.attestation.verifiers.dcap_chain import check_chain, check_signatu
 
 TCB_SIGNER: Final = "Intel SGX TCB Signing"
 """Below Intel's root live PCK certificates too, whose keys leave the factory: they may not sign collateral."""
+
+LISTS_KEPT: Final = 64
+"""Pairs of revocation list and issuer whose signature was looked at: it does not change, and every quote needs the same
+ones. Intel's lists have 3 KB, and none more than `MAX_FILE_SIZE` of abi/."""
 
 
 def choose(checks: Checks, kind: str, collateral: Sequence[Collateral], platform: Platform) -> Collateral | None:
@@ -75,14 +81,19 @@ def _check_list(
     time: datetime,
 ) -> None:
     found = next((one for one in lists if one.issuer == issuer.subject), None)
-    key = issuer.public_key()
-    is_good = found is not None and isinstance(key, ec.EllipticCurvePublicKey) and found.is_signature_valid(key)
+    is_good = found is not None and _is_signed(found.public_bytes(Encoding.DER), issuer)
     issuers = sorted(common_name(one.issuer) for one in lists)
     checks.demand(f"{name}.signature", is_good, f"a list signed by {common_name(issuer.subject)}", issuers)
     if found is not None:
         end = found.next_update_utc
         in_time = end is not None and found.last_update_utc <= time <= end
         checks.demand(f"{name}.time", in_time, time, f"{found.last_update_utc} to {end}")
+
+
+@lru_cache(maxsize=LISTS_KEPT)
+def _is_signed(listed: bytes, issuer: x509.Certificate) -> bool:
+    key = issuer.public_key()
+    return isinstance(key, ec.EllipticCurvePublicKey) and x509.load_der_x509_crl(listed).is_signature_valid(key)
 
 
 def _check_revoked(checks: Checks, name: str, collateral: Collateral, platform: Platform) -> None:

@@ -7,8 +7,9 @@ signature; there the check is "not evaluated", and the properties are checks of 
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from cryptography import x509
@@ -20,7 +21,7 @@ from hermetic.attestation.abi.sgx import EnclaveReport
 from hermetic.attestation.abi.tdx import TdReport
 from hermetic.attestation.checks import Checks
 from hermetic.attestation.claims import TcbClaims
-from hermetic.attestation.verifiers.dcap import Platform
+from hermetic.attestation.verifiers.dcap import CHAINS_KEPT, Platform
 
 WANTED: Final = "agreement of the library dcap-qvl"
 PREFIX: Final = "Verification failed: "
@@ -65,7 +66,7 @@ def _judged(raw: bytes, platform: Platform, collateral: Collateral, time: dateti
     tcb_info, identity = collateral.tcb_info_signed, collateral.qe_identity_signed
     pck_crl = next(one for one in collateral.pck_crls if one.issuer == authorities[0].subject)
     bundle = dcap_qvl.QuoteCollateralV3(
-        pck_crl_issuer_chain=_pem(authorities),
+        pck_crl_issuer_chain=_pem(tuple(authorities)),
         root_ca_crl=collateral.root_crl.public_bytes(Encoding.DER),
         pck_crl=pck_crl.public_bytes(Encoding.DER),
         tcb_info_issuer_chain=_pem(tcb_info.chain),
@@ -158,5 +159,6 @@ def _report(body: TdReport | EnclaveReport) -> dict[str, object]:
     return {f"report.{name}": value.hex() for name, value in named.items() if value is not None}
 
 
-def _pem(chain: Sequence[x509.Certificate]) -> str:
+@lru_cache(maxsize=CHAINS_KEPT)
+def _pem(chain: tuple[x509.Certificate, ...]) -> str:
     return b"".join(one.public_bytes(Encoding.PEM) for one in chain).decode()

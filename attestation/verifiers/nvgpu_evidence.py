@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal, Self
 
 from cryptography import x509
@@ -14,6 +15,8 @@ from hermetic.attestation.verifiers import certificates
 from hermetic.errors import InvalidRequestError
 
 MAX_CHAIN_SIZE: Final = 16 * 1024  # bytes of PEM; the driver's interface holds 5120
+CHAINS_KEPT: Final = 256
+"""Chains that were read: a device sends the same one until its firmware changes. At most 4 MiB."""
 
 NONCE: Final = slice(4, 36)
 """Where the request in a report has its nonce."""
@@ -80,18 +83,12 @@ def _device(value: JsonValue, what: str) -> Device:
         raise InvalidRequestError(f"{what}: expected arch to be HOPPER, BLACKWELL or LS10, got {arch!r}")
     try:
         report = base64_member(value, "evidence", MAX_REPORT_SIZE)
-        chain = x509.load_pem_x509_certificates(base64_member(value, "certificate", MAX_CHAIN_SIZE))
-        if len(chain) > certificates.MAX_CHAIN_LENGTH:
-            raise InvalidRequestError(
-                f"expected at most {certificates.MAX_CHAIN_LENGTH} certificates, got {len(chain)}"
-            )
-        for one in chain:
-            certificates.demand_readable(one)
+        chain = _chain(base64_member(value, "certificate", MAX_CHAIN_SIZE))
     except ValueError as error:
         raise InvalidRequestError(f"{what}: expected a chain of certificates in PEM, got {error}") from error
     except InvalidRequestError as error:
         raise InvalidRequestError(f"{what}: {error}") from error
-    return Device(arch, report, tuple(chain), _nonce(value.get("nonce"), what))
+    return Device(arch, report, chain, _nonce(value.get("nonce"), what))
 
 
 def _nonce(value: JsonValue, what: str) -> bytes | None:
@@ -101,6 +98,17 @@ def _nonce(value: JsonValue, what: str) -> bytes | None:
         return bytes.fromhex(value if isinstance(value, str) else "no text")
     except ValueError as error:
         raise InvalidRequestError(f"{what}: expected a nonce in hex, got {error}") from error
+
+
+@lru_cache(maxsize=CHAINS_KEPT)
+def _chain(pem: bytes) -> tuple[x509.Certificate, ...]:
+    """The certificates in `pem`, read and not verified; raises `InvalidRequestError` or `ValueError`."""
+    chain = x509.load_pem_x509_certificates(pem)
+    if len(chain) > certificates.MAX_CHAIN_LENGTH:
+        raise InvalidRequestError(f"expected at most {certificates.MAX_CHAIN_LENGTH} certificates, got {len(chain)}")
+    for one in chain:
+        certificates.demand_readable(one)
+    return tuple(chain)
 
 
 def _statement(value: JsonValue) -> Statement:

@@ -1,6 +1,6 @@
 """Named checks, collected so that every failure is reported, never only the first.
 
-Both questions use it: verifiers/ ("is it genuine") and policy.py ("is it acceptable").
+Both questions use it: verifiers/ ("is it genuine") and policy/ ("is it acceptable").
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """What verified evidence says, as typed facts (docs/spec/claims.md).
 
-Verifiers make claims, `policy.py` reads them, brokers store them and put them into tokens. Digests and fingerprints
+Verifiers make claims, policy/ reads them, brokers store them and put them into tokens. Digests and fingerprints
 are lower-case hex, because policies, tokens and people read them so. Nothing here decides anything.
 """
 
@@ -309,6 +309,16 @@ class Claims(_Facts):
     def tdx(self) -> TdxClaims | None:
         """The TDX domain's claims, None where there was no such evidence."""
         return next((claims for claims in self.kinds if isinstance(claims, TdxClaims)), None)
+
+    @property
+    def sgx(self) -> SgxClaims | None:
+        """The SGX enclave's claims, None where there was no such evidence."""
+        return next((claims for claims in self.kinds if isinstance(claims, SgxClaims)), None)
+
+    @property
+    def nvgpu(self) -> NvGpuClaims | None:
+        """The NVIDIA devices' claims, None where there was no such evidence."""
+        return next((claims for claims in self.kinds if isinstance(claims, NvGpuClaims)), None)
 
     def joined(self, other: "Claims") -> "Claims":
         """These claims with the kinds of `other` (evidence of a device beside the primary) added."""

@@ -1,7 +1,7 @@
 """What evidence is made over: the binding of a nonce, a key and our own runtime data (docs/spec/evidence.md).
 
 Here: the digest that a TEE signs for the key broker protocol (RCAR 0.4.0), and its fitting to each kind's field.
-Not here: how evidence is made (attesters/), whether it is genuine (verifiers/) or acceptable (policy.py).
+Not here: how evidence is made (attesters/), whether it is genuine (verifiers/) or acceptable (policy/).
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """The report of an SGX enclave (REPORTBODY): the one a quote is of, and the quoting enclave of every DCAP quote.
 
 Source: Intel "SGX ECDSA QuoteGenReference", A.4; Intel SDM 3D, table 35-22. Here: bytes -> fields. Not here: the quote
-around it (dcap.py), what a field must be (verifiers/, dcap_policy.py).
+around it (dcap.py), what a field must be (verifiers/, policy/dcap.py).
 """
 
 from dataclasses import dataclass

@@ -2,7 +2,7 @@
 
 Source: Intel "TDX DCAP Quoting Library API", A.3.2 (TD Quote Body); "TDX Module Base Architecture", TD_ATTRIBUTES; the
 table with offsets stands in docs/spec/tdx-evidence.md. Here: bytes -> fields. Not here: the quote around it (dcap.py),
-its signature (verifiers/), what a value must be to be accepted (dcap_policy.py).
+its signature (verifiers/), what a value must be to be accepted (policy/dcap.py).
 """
 
 from collections.abc import Mapping

@@ -2,7 +2,7 @@
 
 The supervisor is the only process that holds one. The endorsement key's certificate comes from the hypervisor where it
 gives one, else from files that the operator fetched; without either the verifier needs it in its own store. Not here:
-the kernel's interface (configfs_tsm.py), any judgement (verifiers/, policy.py).
+the kernel's interface (configfs_tsm.py), any judgement (verifiers/, policy/).
 """
 
 from dataclasses import dataclass

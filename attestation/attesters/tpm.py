@@ -2,7 +2,7 @@
 
 The supervisor is the only process that holds one. Extending, quoting and taking the log that goes with a quote are
 serialised by one lock, so evidence is never of two moments. Not here: TPM commands (tpm_device.py), the kept log
-(measured_log.py), any judgement (verifiers/, policy.py).
+(measured_log.py), any judgement (verifiers/, policy/).
 """
 
 import base64

@@ -186,12 +186,12 @@ class Broker:
         )
 
     def _asked(self, key: StoredKey, claims: Claims, policy: ModelPolicy | None) -> Asked:
-        model = key.model
+        model, now = key.model, self._clock()
         floor = 0 if model is None else self._holdings.floors.of(model.name)
         settled = 0
         if model is not None and policy is not None and policy.rollback == "latest-only":
-            settled = newest_settled(self._holdings.keys.list(), model.name, self._clock(), policy.roll_over)
-        return Asked(key, claims, self._rules.profile, floor, settled)
+            settled = newest_settled(self._holdings.keys.list(), model.name, now, policy.roll_over)
+        return Asked(key, claims, self._rules.profile, floor, settled, now)
 
     def _log_attest(self, session: Session, caller: Caller, outcome: str, facts: Mapping[str, JsonValue]) -> None:
         fixed: dict[str, JsonValue] = {

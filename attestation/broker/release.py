@@ -4,7 +4,7 @@ Genuine is verification.py's question and was answered at /attest. The order is 
 """
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -56,13 +56,14 @@ class Policies:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Everything that a release depends on. `floor` is the operator's, `settled` that of latest-only (else 0)."""
+    """Everything that a release depends on: `floor` is the operator's, `settled` that of latest-only (else 0)."""
 
     key: StoredKey
     claims: Claims
     profile: Profile
     floor: int
     settled: int
+    time: datetime  # now
 
 
 def refusals(asked: Asked, policy: ModelPolicy | None) -> tuple[FailedCheck, ...]:
@@ -72,13 +73,13 @@ def refusals(asked: Asked, policy: ModelPolicy | None) -> tuple[FailedCheck, ...
     for failed in (_profile(asked), _identity(asked), _rollback(asked)):
         if failed:
             return failed
-    return accepted(asked.claims, policy.form)
+    return accepted(asked.claims, policy.form, asked.time)
 
 
-def accepted(claims: Claims, form: AppraisalPolicy) -> tuple[FailedCheck, ...]:
-    """Every check of an appraisal policy that the claims fail; empty: accepted."""
+def accepted(claims: Claims, form: AppraisalPolicy, time: datetime) -> tuple[FailedCheck, ...]:
+    """Every check of an appraisal policy that the claims fail at `time`; empty: accepted."""
     try:
-        appraise(claims, form)
+        appraise(claims, form, time)
     except AppraisalError as error:
         return error.failures
     return ()

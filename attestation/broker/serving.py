@@ -44,7 +44,7 @@ class ServingDesk:
             key = verify_request(csr_pem, attested.tee_key.public_key)
             names = self._authority.names_for(client)
             self._check_purpose(attested)
-            appraise(attested.claims, self._form)
+            appraise(attested.claims, self._form, self._clock())
         except (InvalidRequestError, AppraisalError) as error:
             self._record(attested, client, None, error)
             raise Refusal(Variant.POLICY_DENY, f"serving certificate refused: {error}") from error

@@ -1,4 +1,4 @@
-"""Is the evidence genuine? One module per kind; whether it is acceptable is policy.py's question, not imported here.
+"""Is the evidence genuine? One module per kind; whether it is acceptable is the question of policy/, not imported here.
 
 Pure: time is an argument, no network, no files. Verification returns claims or raises `VerificationError` with every
 failed check.

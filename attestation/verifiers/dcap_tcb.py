@@ -1,7 +1,7 @@
 """What Intel's collateral says of a platform: its TCB level, and those of the TDX module and the quoting enclave.
 
 The matching is that of Intel's "TDX DCAP" verification: the first level, from the top, that is reached in everything.
-That there is one is part of being genuine; whether its status is acceptable is asked by a policy (dcap_policy.py).
+That there is one is part of being genuine; whether its status is acceptable is asked by a policy (policy/dcap.py).
 """
 
 from collections.abc import Sequence

@@ -3,7 +3,7 @@
 We judge first, by our own parser and our own checks; then the library judges the same bytes, with the same root and the
 same time. A bug in either of the two alone admits nothing. Its own appraisal is switched off as far as that goes: some
 domains (debug, without SEPT_VE_DISABLE, with a service domain) it never judges, and says so after it has verified the
-signature; there the check is "not evaluated", and the properties are checks of our own (dcap_policy.py).
+signature; there the check is "not evaluated", and the properties are checks of our own (policy/dcap.py).
 """
 
 import json

@@ -1,7 +1,7 @@
 """Whether a SEV-SNP report is genuine: made by an AMD processor, signed by its key, for this report data.
 
 The steps and check names are those of docs/spec/snp-evidence.md. Whether the values are the wanted ones (VMPL, debug,
-TCB floors, measurement, which chip) is asked by policy.py.
+TCB floors, measurement, which chip) is asked by policy/.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Whether TDX evidence is genuine: a quote over this report data, by a platform that Intel vouches for, with its log.
 
 The steps are those of docs/spec/tdx-evidence.md. Whether the domain is one that anybody wants (its measurements, its
-attributes, debug, the platform's TCB status) is asked by policies (dcap_policy.py).
+attributes, debug, the platform's TCB status) is asked by policies (policy/dcap.py).
 """
 
 from datetime import datetime

@@ -1,6 +1,6 @@
 """Whether a TPM quote is genuine: made by an enrolled key, in the enrolled boot, for this nonce, with logs that replay.
 
-The steps are those of docs/spec/evidence.md, "Kind tpm". Whether the values are the wanted ones is asked by policy.py.
+The steps are those of docs/spec/evidence.md, "Kind tpm". Whether the values are the wanted ones is asked by policy/.
 """
 
 import hashlib

@@ -20,8 +20,8 @@ IO_MODULES = {
     "tempfile",
 }
 CLOCKS = {"now", "today", "utcnow", "time", "monotonic"}
-PURE = [*sorted((ROOM / "abi").glob("*.py")), *sorted((ROOM / "verifiers").glob("*.py"))] + [
-    ROOM / f"{name}.py" for name in ("evidence", "checks", "claims", "policy", "enrolment")
+PURE = [path for folder in ("abi", "verifiers", "policy") for path in sorted((ROOM / folder).glob("*.py"))] + [
+    ROOM / f"{name}.py" for name in ("evidence", "checks", "claims", "enrolment")
 ]
 
 

@@ -71,7 +71,8 @@ def attest(
         attester = _attester(kind, TpmPlace(tcti, log_pcr, log, boot_log), ak_certificate, stack)
         evidence = attester.collect(report_data)
         trust = _trust(attester, ak_ca, profile)
-    claims = verifiers.verify(kind, evidence, report_data, trust, datetime.now(UTC))
+    now = datetime.now(UTC)
+    claims = verifiers.verify(kind, evidence, report_data, trust, now)
     document = {
         "kind": kind,
         "nonce": challenge.hex(),
@@ -81,7 +82,7 @@ def attest(
         "evidence": evidence,
     }
     if form is not None:
-        appraisal = appraise(claims, form)
+        appraisal = appraise(claims, form, now)
         document["appraisal"] = {"policy": appraisal.policy, "warnings": list(appraisal.warnings)}
     if kind == "tpm" and ak_ca is None:
         output.warn("the attestation key is taken at its word: give --ak-ca and --ak-certificate to check who vouches")

@@ -58,7 +58,7 @@ def operator_toml(plan: Plan) -> str:
 
 
 def policy_toml(plan: Plan, trusted: TrustedPublishers) -> str:
-    """The appraisal policy of every model and of serving keys (attestation/policy.py)."""
+    """The appraisal policy of every model and of serving keys (attestation/policy/)."""
     values = {
         "policy_name": "default",
         "demo": plan.names.demo,

@@ -17,8 +17,8 @@ from hermetic.attestation import verifiers
 from hermetic.attestation.abi.dcap import Quote
 from hermetic.attestation.abi.dcap_collateral import Collateral, parse_files
 from hermetic.attestation.checks import Checks
-from hermetic.attestation.claims import SgxClaims, TdxClaims
-from hermetic.attestation.dcap_policy import GENUINE_SGX, GENUINE_TDX, appraise_sgx, appraise_tdx
+from hermetic.attestation.claims import Claims, SgxClaims, TdxClaims
+from hermetic.attestation.policy import GENUINE, judge
 from hermetic.attestation.roots import DcapTrust, TrustRoots, intel
 from hermetic.attestation.verifiers import dcap_witness, sgx, tdx
 from hermetic.errors import VerificationError
@@ -74,10 +74,7 @@ def test_genuine_quotes_and_how_their_platforms_stand(name: str, status: str, ad
     assert (claims.platform.tcb.status, claims.platform.tcb.advisories) == (status, advisories)
     assert f"{name[:3]}.witness" in claims.checks  # the library says the same of every field
     checks = Checks()
-    if isinstance(claims, TdxClaims):
-        appraise_tdx(checks, claims, GENUINE_TDX)
-    else:
-        appraise_sgx(checks, claims, GENUINE_SGX)
+    judge(checks, Claims(kinds=(claims,)), GENUINE, TIMES[GOOD[name]])
     refused = () if status == "UpToDate" else (f"{name[:3]}.tcb.status",)
     assert tuple(check.name for check in checks.failed) == refused
 
@@ -118,7 +115,7 @@ def test_a_debug_domain_is_genuine_and_never_acceptable() -> None:
     assert witness.result == "not evaluated"
     assert "Debug mode is enabled" in witness.got
     rules = Checks()
-    appraise_tdx(rules, claims, GENUINE_TDX)
+    judge(rules, Claims(kinds=(claims,)), GENUINE, TIMES["intel-2026-03"])
     assert {check.name for check in rules.failed} == {"tdx.debug", "tdx.tcb.status"}
 
 
@@ -134,7 +131,10 @@ def test_azure_s_domain_without_sept_ve_disable_is_a_policy_s_choice() -> None:
     assert not claims.sept_ve_disable
     assert [check.result for check in checks.all if check.name == "tdx.witness"] == ["not evaluated"]
     rules = Checks()
-    appraise_tdx(rules, claims, GENUINE_TDX.model_copy(update={"sept_ve_disable": "required"}))
+    assert GENUINE.tdx is not None
+    demanding = GENUINE.tdx.model_copy(update={"sept_ve_disable": "required"})
+    policy = GENUINE.model_copy(update={"tdx": demanding})
+    judge(rules, Claims(kinds=(claims,)), policy, TIMES["intel-2025-07"])
     assert "tdx.sept_ve_disable" in {check.name for check in rules.failed}
 
 

@@ -8,15 +8,10 @@ import hashlib
 import ssl
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
-from typing import Final
 
 from cryptography import x509
 
-from hermetic.attestation.attesters import Attester
-from hermetic.attestation.attesters.tpm import TpmAttester, TpmSettings
 from hermetic.attestation.demo_mark import refuse_demo
 from hermetic.attestation.evidence import JsonValue, canonical
 from hermetic.attestation.exchange import BrokerClient
@@ -28,16 +23,14 @@ from hermetic.errors import ConfigurationError
 from hermetic.server.attesting import Attesting
 from hermetic.server.catalogue import Catalogue
 from hermetic.server.config import ServerConfig, read_text
-from hermetic.server.enrolled_tpm import EnrolledTpm
 from hermetic.server.epoch_changes import first_epoch
+from hermetic.server.evidence_sources import attester_of
 from hermetic.server.loading import Loader
 from hermetic.server.reload import Current
 from hermetic.server.repository import Repository
 from hermetic.server.serving_key import ServingKey, make_serving_key
 from hermetic.server.settings import Epoch, FrontEndSettings
 from hermetic.server.supervisor import Supervisor
-
-EVENT_LOG: Final = "event-log.json"
 
 
 def assemble(
@@ -56,7 +49,7 @@ def assemble(
     log = resources.enter_context(_open_log(config))
     publishers = TrustedPublishers.loads(read_text(config.publishers))
     broker = resources.enter_context(_broker(config))
-    attester = _attester(config, resources, broker)
+    attester = attester_of(config.attestation, resources, broker)
     zeroing = zero_on_free.status()
     current = Current(config)
     attesting = Attesting(attester, broker, lambda: _host_claims(current.config, zeroing, publishers, log))
@@ -106,26 +99,6 @@ def _broker(config: ServerConfig) -> BrokerClient:
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(f"broker: wanted a CA, a certificate and its key in PEM, got {error}") from None
     return BrokerClient(config.broker.url, context, config.broker.timeout_s)
-
-
-def _attester(config: ServerConfig, resources: ExitStack, broker: BrokerClient) -> Attester:
-    """Return this host's attester; a TPM's attestation key is enrolled with the broker."""
-    settings = config.attestation
-    if settings.tee == "sample":
-        return _sample_attester()
-    boot_log = None if settings.boot_log == "none" else Path(settings.boot_log)
-    settings.state_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    tpm = TpmAttester(TpmSettings(settings.tcti, settings.pcr, settings.state_folder / EVENT_LOG, boot_log))
-    return EnrolledTpm(resources.enter_context(tpm), broker, lambda: datetime.now(UTC))
-
-
-def _sample_attester() -> Attester:
-    """Return the attester that proves nothing; release images do not carry it."""
-    try:
-        from hermetic.attestation.testing.sample import SampleAttester  # noqa: PLC0415 - release images do not carry it
-    except ImportError:
-        raise ConfigurationError('attestation.tee: "sample" is not part of this build') from None
-    return SampleAttester()
 
 
 def _host_claims(

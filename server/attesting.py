@@ -6,7 +6,7 @@ The supervisor is the sole owner of the TPM, the event log and the broker connec
 1. the worker is locked down, and the public half of the key pair that it made is known (loading.py);
 2. challenge: the broker gives a nonce, and says whether it takes our additions to the runtime data;
 3. the manifest digest is extended into the measurement register, before the key is asked for;
-4. evidence over the nonce, the public key and the runtime claims;
+4. evidence over the nonce, the public key and the runtime claims: the devices' first, then the primary's, over theirs;
 5. attest, and ask for the resource: a JWE that only the worker opens.
 
 Steps 2 to 5 are serialised: extend, quote and log snapshot belong together, and a session is one at a time.
@@ -20,8 +20,8 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc.jwk import ECKey
 
-from hermetic.attestation.attesters import Attester
-from hermetic.attestation.evidence import JsonValue, fit_to, report_data
+from hermetic.attestation.attesters.composite import CompositeAttester
+from hermetic.attestation.evidence import JsonValue, device_report_data, report_data
 from hermetic.attestation.exchange import BrokerClient
 from hermetic.enclave.manifest import Manifest
 from hermetic.enclave.messages import LockdownReport
@@ -44,12 +44,17 @@ class Release:
 class Attesting:
     """This host's standing with its broker. Thread-safe."""
 
-    def __init__(self, attester: Attester, broker: BrokerClient, host_claims: HostClaims) -> None:
+    def __init__(self, attester: CompositeAttester, broker: BrokerClient, host_claims: HostClaims) -> None:
         """Keep the three; the attester and the broker connection are used by one thread at a time."""
         self._attester = attester
         self._broker = broker
         self._host_claims = host_claims
         self._lock = threading.Lock()
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of evidence that this host makes, the primary's first."""
+        return self._attester.kinds
 
     def release_key(self, manifest: Manifest, worker_key: Mapping[str, str], report: LockdownReport) -> Release:
         """Return the model's key, wrapped to `worker_key` (a public JWK).
@@ -83,9 +88,12 @@ class Attesting:
         if measured is not None:
             self._attester.extend(measured)
         hermetic = _with(self._host_claims(), claims) if challenge.knows_hermetic else None
-        binding = report_data(challenge.nonce, dict(public_key), hermetic=hermetic)
-        evidence = self._attester.collect(fit_to(self._attester.tee, binding))
-        return self._broker.attest(challenge, dict(public_key), evidence, hermetic)
+        nonce, key = challenge.nonce, dict(public_key)
+        made = self._attester.collect(
+            device_report_data(nonce, key),
+            lambda additional: report_data(nonce, key, additional_evidence=additional, hermetic=hermetic),
+        )
+        return self._broker.attest(challenge, key, made.primary, hermetic, additional_evidence=made.additional)
 
 
 def _with(host: Mapping[str, JsonValue], own: Mapping[str, JsonValue]) -> dict[str, JsonValue]:

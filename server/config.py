@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from hermetic.enclave.configuration import INSTANCES_LIMIT, VersionPolicy
 from hermetic.errors import ConfigurationError
+from hermetic.server.evidence_settings import Attestation
 from hermetic.server.observing import Logging, Metrics, Trace
 from hermetic.server.section import GIB, KIB, LOOPBACK, MIB, Port, PositiveInt, Profile, Section
 
@@ -102,20 +103,6 @@ class Broker(Section):
     certificate: Path
     key: Path
     timeout_s: PositiveInt = 20
-
-
-class Attestation(Section):
-    """How this host makes evidence. `sample` proves nothing and needs `profile = "demo"`.
-
-    `pcr` is the static register that manifests are extended into; `boot_log` is the firmware's event log, which alone
-    can show that the code is measured: without it ("none") it is not.
-    """
-
-    tee: Literal["tpm", "sample"]
-    tcti: str = "device:/dev/tpmrm0"
-    pcr: Annotated[int, Field(ge=0, le=23)] = 14
-    boot_log: Literal["none"] | Path = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
-    state_folder: Path
 
 
 class Log(Section):

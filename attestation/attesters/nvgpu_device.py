@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Protocol, Self
 
@@ -65,13 +66,20 @@ class Nvml(Protocol):
 class NvmlLibrary:
     """NVML. Its calls go through `pynvml`, a module that is handed in by tests and found in the package otherwise."""
 
-    def __init__(self, pynvml: ModuleType | Any | None = None) -> None:  # noqa: ANN401 - the package ships no types
-        """Take the module; nothing is imported or opened yet."""
+    def __init__(
+        self,
+        pynvml: ModuleType | Any | None = None,  # noqa: ANN401 - the package ships no types
+        library: Path | None = None,
+    ) -> None:
+        """Take the module, and the driver's library where the linker does not find it; nothing is opened yet."""
         self._given = pynvml
+        self._path = library
         self._lib: Any = None
 
     def __enter__(self) -> Self:
         """Import the package and open the library."""
+        if self._path is not None:
+            _load(self._path)
         self._lib = self._given if self._given is not None else _package()
         with self._answering("start"):
             self._lib.nvmlInit()
@@ -134,6 +142,14 @@ def _content(buffer: Any, size: int, what: str) -> bytes:  # noqa: ANN401 - a ct
     if not 0 < size <= len(buffer):
         raise DeviceError(f"{what}: expected 1 to {len(buffer)} bytes, got {size}")
     return bytes(buffer[:size])
+
+
+def _load(path: Path) -> None:
+    """Load the driver's library from `path`: the package then gets this one, because the linker knows its name."""
+    try:
+        ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        raise DeviceError(f"NVIDIA driver: expected its library at {path}, got {error}") from error
 
 
 def _package() -> Any:  # noqa: ANN401 - it ships no types

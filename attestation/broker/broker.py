@@ -23,11 +23,10 @@ from hermetic.attestation.broker.release import Asked, ModelPolicy, Policies, re
 from hermetic.attestation.broker.serving import ServingDesk
 from hermetic.attestation.broker.sessions import Attested, Session, SessionTable
 from hermetic.attestation.broker.token import TokenSigner, submods
-from hermetic.attestation.broker.verification import submod_names, verify_attestation
+from hermetic.attestation.broker.verification import served_kinds, verify_attestation
 from hermetic.attestation.claims import Claims, Profile
 from hermetic.attestation.evidence import JsonValue, canonical
 from hermetic.attestation.roots import TrustRoots
-from hermetic.attestation.verifiers import VERIFIERS
 from hermetic.errors import EvidenceError, FailedCheck, InvalidRequestError
 
 MAX_LOGGED_CLAIMS: Final = 32 * 1024
@@ -166,15 +165,15 @@ class Broker:
         return sessions.of_token(self._holdings.signer.verify(bearer), caller.key)
 
     def _kinds(self) -> frozenset[str]:
-        """The kinds of primary evidence that are verified here; `sample` in the demo only."""
-        known = frozenset(VERIFIERS)
-        return known if self._rules.profile == "demo" else known - {"sample"}
+        """The kinds of primary evidence that are verified here."""
+        return served_kinds(self._rules.trust)
 
     def _verify(self, session: Session, body: bytes, caller: Caller) -> Attested:
         attestation = parse_attestation(body, session.asked, session.nonce)
         name = None if caller.identity is None else caller.identity.name
-        claims = verify_attestation(attestation, session.asked.tee, self._rules.trust, name, self._clock())
-        token = self._holdings.signer.claims(submods(attestation, claims, submod_names(attestation)))
+        verified = verify_attestation(attestation, session.asked.tee, self._rules.trust, name, self._clock())
+        claims = verified.claims
+        token = self._holdings.signer.claims(submods(attestation, claims, verified.submods))
         facts = {"key": attestation.tee_key.thumbprint(), "claims": _logged(claims), "reasons": []}
         self._log_attest(session, caller, "genuine", facts)
         return Attested(

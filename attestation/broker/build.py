@@ -48,6 +48,7 @@ from hermetic.attestation.enrolment import AkCa, EkTrust
 from hermetic.attestation.log import Log, LogReader, NoteSigner
 from hermetic.attestation.policy import AppraisalPolicy
 from hermetic.attestation.roots import TpmTrust, TrustRoots
+from hermetic.attestation.roots.shipped_or_own import Source, amd_roots, intel_roots, nvidia_roots
 from hermetic.errors import ConfigurationError
 
 MAX_FILE_BYTES: Final = 1024 * 1024
@@ -98,7 +99,8 @@ def build(
         undo.callback(listeners.close)
         build_name = f"hermetic {importlib.metadata.version('hermetic')}"
         memory = {"zeroing": zeroing, "zeroing-by": zeroing_by}
-        writer.write(journal.STARTED, {"profile": config.profile, "build": build_name, **memory})
+        roots = {"roots": {vendor: _named(source) for vendor, source in config.roots}}
+        writer.write(journal.STARTED, {"profile": config.profile, "build": build_name, **memory, **roots})
         return RunningBroker(config, listeners, undo.pop_all())
 
 
@@ -161,7 +163,17 @@ def _trust(config: BrokerConfig) -> TrustRoots:
     own = [] if config.ak_enrolment is None else [config.ak_enrolment.certificate]
     authorities = _all_certificates(config, [*own, *config.trust.ak_authorities])
     provisioned = frozenset(bytes.fromhex(digest) for digest in config.trust.provisioned_aks)
-    return TrustRoots(config.profile, TpmTrust(ak_cas=authorities, provisioned_aks=provisioned))
+    return TrustRoots(
+        config.profile,
+        tpm=TpmTrust(ak_cas=authorities, provisioned_aks=provisioned),
+        dcap=intel_roots(config.roots.intel, config.profile),
+        nvgpu=nvidia_roots(config.roots.nvidia, config.profile),
+        snp=amd_roots(config.roots.amd, config.profile),
+    )
+
+
+def _named(source: Source) -> str:
+    return "own" if isinstance(source, Path) else source
 
 
 def _policies(config: BrokerConfig) -> Policies:

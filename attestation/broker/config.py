@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hermetic.attestation.broker.release import Rollback
 from hermetic.attestation.claims import Profile
+from hermetic.attestation.roots.shipped_or_own import Source
 from hermetic.errors import ConfigurationError
 
 MIB: Final = 1024 * 1024
@@ -102,6 +103,14 @@ class Trust(Section):
     provisioned_aks: tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...] = ()
 
 
+class Roots(Section):
+    """Whose hardware is believed: the vendor's roots that this release ships, "none", or (in a demo) a folder's own."""
+
+    amd: Source = "none"
+    intel: Source = "none"
+    nvidia: Source = "none"
+
+
 class AkEnrolment(Section):
     """Our CA for attestation keys of TPMs, and whose endorsement keys it believes."""
 
@@ -180,6 +189,7 @@ class BrokerConfig(Section):
     log: Log
     key_store: KeyStoreSettings
     trust: Trust = Trust()
+    roots: Roots = Roots()
     ak_enrolment: AkEnrolment | None = None
     policies: tuple[Policy, ...] = Field(min_length=1)
     plain_secrets: tuple[PlainSecrets, ...] = ()

@@ -118,15 +118,12 @@ class TokenSigner:
         return token_id
 
 
-def submods(attestation: Attestation, claims: Claims, names: Sequence[str]) -> dict[str, JsonValue]:
-    """The appraisals of a token: one per kind in `claims`, under `names` in the same order."""
+def submods(attestation: Attestation, claims: Claims, names: Sequence[tuple[str, bytes]]) -> dict[str, JsonValue]:
+    """The appraisals of a token: one per kind in `claims`, with the name and report data of each in that order."""
     runtime: dict[str, JsonValue] = {"nonce": attestation.nonce, "tee-pubkey": dict(attestation.tee_key.jwk)}
     if attestation.hermetic is not None:
         runtime["hermetic"] = dict(attestation.hermetic)
-    digests = [attestation.primary_digest()] + [attestation.device_digest()] * (len(names) - 1)
-    return {
-        name: _appraisal(kind, digest, runtime) for name, kind, digest in zip(names, claims.kinds, digests, strict=True)
-    }
+    return {name: _appraisal(kind, digest, runtime) for (name, digest), kind in zip(names, claims.kinds, strict=True)}
 
 
 def _appraisal(kind: KindClaims, digest: bytes, runtime: Mapping[str, JsonValue]) -> JsonValue:

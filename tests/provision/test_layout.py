@@ -44,14 +44,15 @@ def test_every_configuration_loads_and_names_files_that_exist(folder: Path, inst
         server.broker.authority,
         server.broker.key,
         server.log.key,
-        server.attestation.state_folder,
     ]
     named += [*server.tls.authorities.values(), broker.public.key, *broker.public.client_authorities, broker.log.key]
     named += [*broker.admin.client_authorities, *(issuer.public_key for issuer in broker.admin.issuers)]
     named += [policy.file for policy in broker.policies]
+    assert server.attestation.state_folder is not None
     assert broker.ak_enrolment is not None
     assert broker.serving_certificates is not None
     assert broker.tokens.key is not None
+    named += [server.attestation.state_folder]
     named += [broker.ak_enrolment.key, broker.ak_enrolment.certificate, broker.tokens.key]
     named += [
         broker.serving_certificates.key,

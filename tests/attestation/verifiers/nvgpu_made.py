@@ -7,7 +7,7 @@ signatures do not rest on the code under test.
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -138,14 +138,15 @@ GPU_OPAQUE = {
 
 @dataclass
 class Vendor:
-    """Our own NVIDIA."""
+    """Our own NVIDIA; what it certifies lives for `life`."""
 
-    root: Holder = field(default_factory=lambda: holder("root"))
-    rim_root: Holder = field(default_factory=lambda: holder("rim root"))
+    life: tuple[datetime, datetime] = (NOW - timedelta(days=30), NOW + timedelta(days=30))
 
     def __post_init__(self) -> None:
-        self.family = holder("family", self.root)
-        self.provisioner = holder("provisioner", self.family)
+        self.root = holder("root", life=self.life)
+        self.rim_root = holder("rim root")
+        self.family = holder("family", self.root, life=self.life)
+        self.provisioner = holder("provisioner", self.family, life=self.life)
         self.rim_ca = holder("rim ca", self.rim_root)
         self.rim_signer = holder("rim signer", self.rim_ca, ca=False)
 
@@ -155,9 +156,10 @@ class Vendor:
 
     def chip(self, name: str = "GH100", identity: x509.ExtensionType | None = None) -> "Chip":
         """A new chip with its signing key."""
-        own = holder(f"{name} A01 GSP BROM", self.provisioner)
+        own = holder(f"{name} A01 GSP BROM", self.provisioner, life=self.life)
         extensions = [identity or hopper_identity()]
-        return Chip(self, own, holder(f"{name} A01 GSP FMC LF", own, ca=False, extensions=extensions))
+        leaf = holder(f"{name} A01 GSP FMC LF", own, ca=False, extensions=extensions, life=self.life)
+        return Chip(self, own, leaf)
 
     def rim(
         self, version: str, measurements: Mapping[int, Sequence[bytes]], product: str = "GH100", **how: Any

@@ -15,10 +15,12 @@ settings.load_profile("repeatable")
 @pytest.fixture(autouse=True)
 def _logging_is_as_it_was() -> Iterator[None]:
     """Parts of a server that run in the tests' own process set up its logging, for it is a process's own business."""
-    root = logging.getLogger()
-    level, handlers = root.level, {handler: (handler.filters[:], handler.formatter) for handler in root.handlers}
+    root, ours = logging.getLogger(), logging.getLogger("hermetic")
+    levels = root.level, ours.level
+    handlers = {handler: (handler.filters[:], handler.formatter) for handler in root.handlers}
     yield
-    root.setLevel(level)
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
     for handler, (filters, formatter) in handlers.items():
         handler.filters[:] = filters
         handler.setFormatter(formatter)

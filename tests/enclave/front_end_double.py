@@ -27,6 +27,7 @@ class FrontEnd:
         self.number = next(self.numbers) if number is None else number
         self.layout = layout(worker.description, buffers, VARIABLE)
         memory = shared_memory(self.layout.size)
+        self.inode = os.fstat(memory).st_ino  # of the shared memory, as /proc/PID/maps shows it
         ours, theirs = data_channel()
         try:
             self.memory = map_shared_memory(memory, self.layout.size)

@@ -1,6 +1,5 @@
 """One connection of the server without sockets: what a client sends is the fuzzer's, what it hears is judged."""
 
-import logging
 import socket
 from collections.abc import Callable
 from typing import Any, Final, cast
@@ -97,7 +96,6 @@ class _Loop:
 
 def converse(pieces: list[bytes]) -> bytes:
     """Send `pieces`, after a sound beginning, each as one read; return what the server says."""
-    logging.getLogger("hermetic").setLevel(logging.CRITICAL)
     loop = _Loop()
     own = _Socket([frames.PREFACE + frames.settings({}), *pieces])
     connection = Connection(cast("Any", loop), cast("socket.socket", own), "ipv4:127.0.0.1:1", None)

@@ -5,6 +5,7 @@ one into the corpus with its repair; `--minimise` adds what reaches code that th
 """
 
 import argparse
+import logging
 import shutil
 import subprocess
 import sys
@@ -120,6 +121,8 @@ def one(target: str, arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    # What the server logs of each bad input would bury what is said here. Not in a target: tests share its process.
+    logging.getLogger("hermetic").setLevel(logging.CRITICAL)
     if sys.argv[1:2] == ["--one"]:
         one(sys.argv[2], sys.argv[3:])
     else:

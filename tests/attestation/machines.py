@@ -4,12 +4,21 @@ Real bytes over real interfaces, under roots that only tests have. What the atte
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
 
 from hermetic.attestation.abi import snp_certificates
 from hermetic.attestation.abi.snp import Generation
@@ -22,7 +31,7 @@ from hermetic.attestation.roots import SnpTrust, TrustRoots
 from tests.attestation import amd
 from tests.attestation.attesters.nvml_double import NvmlDouble, Report
 from tests.attestation.attesters.test_snp import table
-from tests.attestation.verifiers.nvgpu_made import BLOCKS, GPU_OPAQUE, Chip, Vendor, transcript
+from tests.attestation.verifiers.nvgpu_made import BLOCKS, GPU_OPAQUE, Chip, Holder, Vendor, transcript
 
 HOPPER = 9  # NVML_DEVICE_ARCH_HOPPER
 GENERATION = Generation.MILAN
@@ -57,10 +66,31 @@ class ChipTsm(ConfigfsTsm):
         return TsmReport("sev_guest", *processor(self._label, report_data))
 
 
+@dataclass(frozen=True)
+class Gpu:
+    """What a GPU has: the key that signs its reports, and its chain (PEM)."""
+
+    leaf: Holder
+    chain: bytes
+
+    @classmethod
+    def load(cls, path: Path) -> "Gpu":
+        """A GPU that `save` wrote, for another process."""
+        key = load_pem_private_key(path.with_suffix(".key").read_bytes(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        chain = path.read_bytes()
+        return cls(Holder(key, x509.load_pem_x509_certificates(chain)[0]), chain)
+
+    def save(self, path: Path) -> None:
+        key = self.leaf.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        path.with_suffix(".key").write_bytes(key)
+        path.write_bytes(self.chain)
+
+
 class SigningNvml(NvmlDouble):
     """The module `pynvml` on a machine with these GPUs, each signing for the nonce that it is given."""
 
-    def __init__(self, chips: list[Chip]) -> None:
+    def __init__(self, chips: Sequence[Gpu]) -> None:
         super().__init__([(HOPPER, b"", chip.chain) for chip in chips])
         self.chips = chips
 
@@ -79,7 +109,7 @@ class Machine:
     nvml: SigningNvml = field(init=False)
 
     def __post_init__(self) -> None:
-        self.nvml = SigningNvml(self.gpus)
+        self.nvml = SigningNvml([Gpu(chip.leaf, chip.chain) for chip in self.gpus])
 
     @property
     def primary(self) -> SnpAttester:
@@ -93,9 +123,10 @@ class Machine:
     def attester(self) -> CompositeAttester:
         return CompositeAttester(self.primary, [self.devices] if self.gpus else [])
 
-    @property
-    def chip_id(self) -> str:
-        return amd.chip_id(self.label).hex()
+
+def chip_name(label: str) -> str:
+    """The claim `chip_id` of the chip `label`."""
+    return amd.chip_id(label).hex()
 
 
 def device_name(chip: Chip) -> str:

@@ -28,7 +28,7 @@ COMMAND_TIMEOUT_S = 60
 LINE_TIMEOUT_S = 40
 REFUSED = "UNAVAILABLE (?!not loaded|unloaded)"
 
-Tee = Literal["tpm", "sample"]
+Tee = Literal["tpm", "snp", "sample"]
 Client: TypeAlias = tritonclient.grpc.InferenceServerClient
 
 
@@ -121,12 +121,17 @@ class Scene:
 
     @contextlib.contextmanager
     def serve(
-        self, ready: Sequence[Path], *, refused: Sequence[Path] = (), replace: Sequence[tuple[str, str]] = ()
+        self,
+        ready: Sequence[Path],
+        *,
+        refused: Sequence[Path] = (),
+        replace: Sequence[tuple[str, str]] = (),
+        program: Sequence[str] = ("-m", "hermetic"),
     ) -> Iterator[Running]:
         """Run a server of sealed files until the files `ready` are served and the files `refused` are not."""
         configuration = self.configuration([*ready, *refused], replace=replace)
         ear = Ear()
-        with Command(["serve", "--config", str(configuration)], ear.hear) as command:
+        with Command(["serve", "--config", str(configuration)], ear.hear, program=program) as command:
             port = int(command.wait_for(r"^listening on .*:(\d+)$", START_TIMEOUT_S)[1])
             running = Running(self.installation, command, port, {}, ear)
             for file in ready:
@@ -159,11 +164,13 @@ def best_tee() -> Tee:
 
 
 @contextlib.contextmanager
-def scene(tee: Tee, prepare: Callable[[Path], None] = lambda _: None) -> Iterator[Scene]:
+def scene(
+    tee: Tee, prepare: Callable[[Path], None] = lambda _: None, *, devices: Literal["nvidia", "none"] = "none"
+) -> Iterator[Scene]:
     """A new installation in a folder whose name is short: a software TPM's sockets live there."""
     with (
         tempfile.TemporaryDirectory(prefix="hf-") as folder,
-        install(Path(folder, "i"), tee=tee, prepare=prepare) as installation,
+        install(Path(folder, "i"), tee=tee, devices=devices, prepare=prepare) as installation,
     ):
         yield Scene(installation, Path(folder, "plain"))
 

@@ -252,3 +252,19 @@ def _spki(path: Path) -> bytes:
     key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     return key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+@pytest.mark.parametrize("names", [Names.of_demo(), Names("Example Hospital")], ids=["demo", "plain"])
+@pytest.mark.parametrize("tee", ["tpm", "snp", "tdx"])
+@pytest.mark.parametrize("devices", ["nvidia", "none"])
+def test_every_kind_has_a_configuration_that_loads(tmp_path: Path, names: Names, tee: str, devices: str) -> None:
+    write(tmp_path, Plan(names, "example.org", tee=tee, devices=devices))
+    server = ServerConfig.load(tmp_path / "server/server.toml")
+    broker = BrokerConfig.load(tmp_path / "broker/broker.toml")
+    policy = AppraisalPolicy.load((tmp_path / "broker/policies/default.toml").read_bytes())
+    assert (server.attestation.tee, server.attestation.devices) == (tee, devices)
+    assert policy.kinds == ((tee, "nvgpu") if devices == "nvidia" else (tee,))
+    believed = {vendor for vendor, source in broker.roots if source == "shipped"}
+    of_kind = {"tpm": set(), "snp": {"amd"}, "tdx": {"intel"}}[tee]
+    assert believed == of_kind | ({"nvidia"} if devices == "nvidia" else set())
+    assert policy.allow_unmeasured_code == names.demo

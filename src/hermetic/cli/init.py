@@ -8,7 +8,8 @@ from rich.table import Table
 
 from hermetic.cli import output
 
-Tee = Literal["tpm", "sample"]
+Tee = Literal["tpm", "snp", "tdx", "sample"]
+Devices = Literal["nvidia", "none"]
 
 
 def register(app: typer.Typer) -> None:
@@ -28,6 +29,7 @@ def init(
     trust_domain: Annotated[str, typer.Option(help="SPIFFE trust domain of every name.")] = "hermetic.internal",
     organisation: Annotated[str, typer.Option(help="Organisation in every subject.")] = "Hermetic",
     tee: Annotated[Tee | None, typer.Option(help="How the host makes evidence; `sample` needs --demo.")] = None,
+    devices: Annotated[Devices, typer.Option(help="Devices that are part of the host's evidence.")] = "none",
     tcti: Annotated[str, typer.Option(help="How the host reaches its TPM.")] = "device:/dev/tpmrm0",
     server_name: Annotated[list[str] | None, typer.Option(help="Host name that clients call; may be repeated.")] = None,
     broker_name: Annotated[list[str] | None, typer.Option(help="Host name that hosts call; may be repeated.")] = None,
@@ -57,6 +59,7 @@ def init(
         Names.of_demo() if demo else Names(organisation),
         "hermetic.demo" if demo else trust_domain,
         tee=tee or "tpm",
+        devices=devices,
         tcti=tcti,
         server_port=server_port,
         broker_port=broker_port,

@@ -80,6 +80,15 @@ class Command:
             last = "\n".join(self._lines[-KEPT_LINES:])
             raise WorkerLostError(f"{self._name}: wanted exit status 0, got {status}:\n{last}")
 
+    def end(self, timeout_s: float) -> int:
+        """Wait for its own end, and return the exit status; `WorkerLostError` where it does not come."""
+        try:
+            status = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise WorkerLostError(f"{self._name}: wanted its end within {timeout_s:g} s, got none") from None
+        self._reader.join(STOP_TIMEOUT_S)
+        return status
+
     def stop(self) -> int:
         """SIGTERM, and the exit status; a process that does not end is killed, and counts as -9."""
         self._process.send_signal(signal.SIGTERM)

@@ -134,7 +134,11 @@ class Served:
 
 @contextmanager
 def install(
-    folder: Path, *, tee: Literal["tpm", "sample"] | None = None, prepare: Callable[[Path], None] = lambda _: None
+    folder: Path,
+    *,
+    tee: Literal["tpm", "snp", "sample"] | None = None,
+    devices: Literal["nvidia", "none"] = "none",
+    prepare: Callable[[Path], None] = lambda _: None,
 ) -> Iterator[Installation]:
     """Make an installation in the new folder `folder`, with a running broker; stop it at the end.
 
@@ -143,6 +147,7 @@ def install(
     plan = Plan(
         Names.of_demo(),
         "hermetic.demo",
+        devices=devices,
         server_port=0,
         broker_port=0,
         admin_port=0,

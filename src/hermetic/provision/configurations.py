@@ -8,11 +8,15 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from string import Template
+from typing import Final
 
 from hermetic.attestation.demo_mark import DEMO_ORGANISATION
 from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.provision.names import ROLES, addresses
 from hermetic.provision.plan import Plan
+
+MATCHES_NO_GUEST: Final = "0" * 96
+"""A launch digest (SHA-384) that no guest has: what stands where a reference value must be written."""
 
 __all__ = ["broker_toml", "operator_toml", "policy_toml", "publishers_toml", "server_toml"]
 
@@ -27,11 +31,16 @@ def server_toml(plan: Plan) -> str:
         "operator_name": ROLES["operator"].spiffe(plan.trust_domain),
         "tenant": plan.tenant,
         "broker_url": f"https://{plan.broker_names[0]}:{plan.broker_port}",
-        "tcti": plan.tcti,
         "server_log": f"{plan.trust_domain}/server",
         "waived": list(plan.waived),
     }
-    return _render("server.toml", plan, values)
+    source = "\n".join(f"{name} = {_toml(value)}" for name, value in _source(plan).items())
+    return _render("server.toml", plan, values, {"source": source})
+
+
+def _source(plan: Plan) -> Mapping[str, object]:
+    """Where evidence comes from, as far as it is not the kind's own place."""
+    return {"tcti": plan.tcti, "state_folder": "state"} if plan.tee == "tpm" else {}
 
 
 def broker_toml(plan: Plan, ek_authorities: Sequence[str]) -> str:
@@ -48,8 +57,11 @@ def broker_toml(plan: Plan, ek_authorities: Sequence[str]) -> str:
         "server_ip": ip,
         "ek_authorities": [] if plan.names.demo else list(ek_authorities),
         "software_ek_authorities": list(ek_authorities) if plan.names.demo else [],
+        "amd": "shipped" if plan.tee == "snp" else "none",
+        "intel": "shipped" if plan.tee == "tdx" else "none",
+        "nvidia": "shipped" if plan.devices == "nvidia" else "none",
     }
-    return _with_tpm_part("broker", plan, values)
+    return _with_parts("broker", ["tpm"] if plan.tee == "tpm" else [], plan, values)
 
 
 def operator_toml(plan: Plan) -> str:
@@ -59,16 +71,22 @@ def operator_toml(plan: Plan) -> str:
 
 def policy_toml(plan: Plan, trusted: TrustedPublishers) -> str:
     """The appraisal policy of every model and of serving keys (attestation/policy/)."""
+    kinds = [plan.tee, *(["nvgpu"] if plan.devices == "nvidia" else [])]
     values = {
         "policy_name": "default",
+        "kinds": kinds,
         "demo": plan.names.demo,
         "hosts": [ROLES["host"].spiffe(plan.trust_domain)],
         "publishers_digest": [trusted.digest().hex()],
         "waived": list(plan.waived),
         "zeroing": plan.zeroing,
         "secure_boot": "any" if plan.names.demo else "required",
+        "measurement": "any" if plan.names.demo else [MATCHES_NO_GUEST],
+        "measured": not plan.names.demo,
+        "collateral": "if-given" if plan.names.demo else "required",
+        "manifests": "any" if plan.names.demo else "required",
     }
-    return _with_tpm_part("policy", plan, values)
+    return _with_parts("policy", [kind for kind in kinds if kind != "sample"], plan, values)
 
 
 def publishers_toml(trusted: TrustedPublishers) -> str:
@@ -81,17 +99,20 @@ def publishers_toml(trusted: TrustedPublishers) -> str:
     return "\n\n".join([head, *tables]) + "\n"
 
 
-def _with_tpm_part(stem: str, plan: Plan, values: Mapping[str, object]) -> str:
-    text = _render(f"{stem}.toml", plan, values)
-    return text + _render(f"{stem}-tpm.toml", plan, values) if plan.tee == "tpm" else text
+def _with_parts(stem: str, parts: Sequence[str], plan: Plan, values: Mapping[str, object]) -> str:
+    """A template, and one more for each part."""
+    names = [f"{stem}.toml", *(f"{stem}-{part}.toml" for part in parts)]
+    return "".join(_render(name, plan, values) for name in names)
 
 
-def _render(template: str, plan: Plan, values: Mapping[str, object]) -> str:
-    """A template with each `$name` replaced by its value as TOML; `$note` stands as it is."""
+def _render(
+    template: str, plan: Plan, values: Mapping[str, object], as_they_are: Mapping[str, str] | None = None
+) -> str:
+    """A template with each `$name` replaced by its value as TOML; `$note` and what is given so stand as they are."""
     text = (resources.files("hermetic.provision") / "templates" / template).read_text(encoding="utf-8")
-    shared = {"profile": plan.profile, "tee": plan.tee}
-    note = {"note": f"{DEMO_ORGANISATION}." if plan.names.demo else ""}
-    rendered = Template(text).substitute({name: _toml(value) for name, value in {**shared, **values}.items()} | note)
+    shared = {"profile": plan.profile, "tee": plan.tee, "devices": plan.devices}
+    plain = {"note": f"{DEMO_ORGANISATION}." if plan.names.demo else "", **(as_they_are or {})}
+    rendered = Template(text).substitute({name: _toml(value) for name, value in {**shared, **values}.items()} | plain)
     return "\n".join(line.rstrip() for line in rendered.splitlines()) + "\n"
 
 

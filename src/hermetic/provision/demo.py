@@ -17,7 +17,7 @@ DEMO_PUBLISHERS: Final = ("demo", "third-party")
 """The first may publish programs (TorchScript, torch.export), the second may not."""
 
 
-def demo_plan(plan: Plan, *, tee: Literal["tpm", "sample"] | None) -> tuple[Plan, Sequence[str]]:
+def demo_plan(plan: Plan, *, tee: Literal["tpm", "snp", "tdx", "sample"] | None) -> tuple[Plan, Sequence[str]]:
     """The plan as this host can run it, and a sentence for each thing that is weaker than it should be."""
     weaker = []
     if tee is None and not software_tpm():

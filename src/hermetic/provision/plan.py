@@ -16,6 +16,8 @@ class Plan:
     names: Names
     trust_domain: str
     tee: str = "tpm"
+    devices: str = "none"
+    """"nvidia": the host's GPUs are part of its evidence."""
     tcti: str = "device:/dev/tpmrm0"
     server_host: str = "127.0.0.1"
     server_port: int = 8001

@@ -4,6 +4,8 @@ import base64
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from importlib import resources
+from string import Template
 from typing import Any
 
 import pytest
@@ -14,11 +16,28 @@ from hermetic.attestation.attesters.composite import CompositeAttester, Composit
 from hermetic.attestation.evidence import canonical, device_report_data, report_data
 from hermetic.attestation.testing.sample import SampleAttester
 from hermetic.errors import BrokerRefusedError
-from tests.attestation.broker.independent_guest import make_key
+from tests.attestation.broker.independent_guest import hermetic_claims, make_key
 from tests.attestation.broker.world import InThread, World
-from tests.attestation.machines import Machine, vendor_of_now, write_roots
+from tests.attestation.machines import Machine, chip_name, device_name, vendor_of_now, write_roots
 from tests.attestation.verifiers.nvgpu_made import Vendor
 
+POLICY = """
+format = "hermetic-appraisal-policy/1"
+name = "composite"
+models = ["composite"]
+profile = "demo"
+kinds = ["snp", "nvgpu"]
+allow_unmeasured_code = true
+client_certificate = "required"
+allow_any_machine = false
+[hermetic]
+required = true
+manifest_digest = "any"
+trusted_publishers = "any"
+waivers = "any"
+zeroing = "any"
+"""
+CONFIG = {"[[plain_secrets]]": '[[policies]]\nfile = "composite.toml"\n[[plain_secrets]]'}
 ROOTS = {"[key_store]": '[roots]\namd = "roots/amd"\nnvidia = "roots/nvidia"\n[key_store]'}
 
 
@@ -38,12 +57,34 @@ def elsewhere(vendor: Vendor) -> Machine:
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory, vendor: Vendor) -> Iterator[InThread]:
+def broker(tmp_path_factory: pytest.TempPathFactory, vendor: Vendor, here: Machine) -> Iterator[InThread]:
     world = World(tmp_path_factory.mktemp("composite"))
     write_roots(world.folder / "roots", vendor)
-    world.write_config(change=ROOTS)
+    world.write_config(change=CONFIG | ROOTS)
+    (world.folder / "composite.toml").write_text(POLICY + tables(here))
     with world.start() as running:
+        running.upload(RESOURCE, KEY, "composite", digest=DIGEST)
         yield running
+
+
+def tables(machine: Machine) -> str:
+    """The tables [snp] and [nvgpu] of a form that takes this machine, and no other."""
+    templates = resources.files("hermetic.provision") / "templates"
+    snp = Template((templates / "policy-snp.toml").read_text()).substitute(measurement='"any"', measured="false")
+    nvgpu = Template((templates / "policy-nvgpu.toml").read_text()).substitute(manifests='"any"')
+    chips = json.dumps([device_name(chip) for chip in machine.gpus])
+    for old, new in (
+        ('chip_ids = "any"', f'chip_ids = ["{chip_name(machine.label)}"]'),
+        ('\ngpus = "any"', f"\ngpus = {len(machine.gpus)}"),
+        ('devices = "any"', f"devices = {chips}"),
+    ):
+        assert old in snp + nvgpu
+        snp, nvgpu = snp.replace(old, new), nvgpu.replace(old, new)
+    return snp + nvgpu
+
+
+RESOURCE = "models/composite/1"
+KEY, DIGEST = bytes(range(32)), b"\5" * 32
 
 
 @dataclass(frozen=True)
@@ -240,3 +281,39 @@ def test_a_broker_without_roots_says_so(tmp_path_factory: pytest.TempPathFactory
         made = session.collect(CompositeAttester(SampleAttester(), [here.devices]))
         with pytest.raises(BrokerRefusedError, match=r"composite\.kinds: .* no roots of any"):
             guest.attest(challenge, session.key, made.primary, additional_evidence=made.additional)
+
+
+def release(broker: InThread, machine: Machine) -> set[str]:
+    """Ask for the key as this machine, honest about what it has; the names of the checks that speak against it."""
+    with broker.guest() as guest:
+        challenge = guest.challenge("snp")
+        public, hermetic = make_key("P-256")[1], hermetic_claims(DIGEST)
+        made = machine.attester.collect(
+            device_report_data(challenge.nonce, public),
+            lambda text: report_data(challenge.nonce, public, additional_evidence=text, hermetic=hermetic),
+        )
+        guest.attest(challenge, public, made.primary, hermetic, additional_evidence=made.additional)
+        try:
+            guest.resource(RESOURCE)
+        except BrokerRefusedError as error:
+            assert "PolicyDeny" in str(error)  # noqa: PT017 - it may also succeed
+    record = broker.world.records()[-1]
+    assert record.kind == "broker.release"
+    reasons = record.fields["reasons"]
+    assert isinstance(reasons, list)
+    assert record.fields["outcome"] == ("refused" if reasons else "released")
+    return {str(reason).partition(":")[0] for reason in reasons}
+
+
+def test_the_machine_of_the_policy_gets_the_key(broker: InThread, here: Machine) -> None:
+    assert release(broker, here) == set()
+
+
+def test_each_other_machine_is_refused_by_name(broker: InThread, here: Machine, elsewhere: Machine) -> None:
+    first, second = here.gpus
+    assert release(broker, Machine("here", [first])) == {"nvgpu.gpus"}
+    assert release(broker, Machine("here", [first, second, elsewhere.gpus[0]])) == {"nvgpu.gpus", "nvgpu.devices"}
+    assert release(broker, Machine("here", [first, elsewhere.gpus[0]])) == {"nvgpu.devices"}
+    assert release(broker, Machine("here", [])) == {"kinds.nvgpu"}
+    assert release(broker, Machine("elsewhere", here.gpus)) == {"snp.chip_id"}
+    assert release(broker, elsewhere) == {"snp.chip_id", "nvgpu.devices"}

@@ -54,6 +54,10 @@ class Checks:
         """Record the check `name`; `wanted` and `got` are shown as text, bytes as hex."""
         self._all.append(Check(name, PASS if holds else FAIL, shown(wanted), shown(got)))
 
+    def require(self, name: str, holds: bool, wanted: str, otherwise: str) -> None:  # noqa: FBT001 - as `demand`
+        """Record the check `name`, about something that is not a value: what it is `otherwise`, in words."""
+        self.demand(name, holds, wanted, wanted if holds else otherwise)
+
     def equal(self, name: str, wanted: object, got: object) -> None:
         """Record whether `got` equals `wanted`."""
         self.demand(name, wanted == got, wanted, got)

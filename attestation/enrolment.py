@@ -120,7 +120,7 @@ def certificate(request: JsonObject, pending: PendingEnrolment, ca: AkCa, time: 
     # (5) In time, and by the TPM that could read the secret.
     checks.demand("challenge.expires", time <= pending.expires, f"an answer until {pending.expires}", time)
     proven = hmac.compare_digest(secret, pending.secret)
-    checks.demand("challenge.secret", proven, "the activated secret", "another")
+    checks.require("challenge.secret", proven, "the activated secret", "another")
     # (6) The AK itself says, for this challenge, in which boot it is.
     quote.check_signature(checks, message, signature, pending.ak.public_key())
     attest = quote.check_attest(checks, message)
@@ -200,7 +200,7 @@ def _check_ek(checks: Checks, ek: Public, chain: Sequence[x509.Certificate], tru
         return False
     checks.hold("ek.chain")
     software = anchor in trust.software or _is_software_model(chain[0]) or any(map(is_demo, (*chain, anchor)))
-    checks.demand("ek.software", trust.profile == "demo" or not software, "a hardware TPM", "a software TPM")
+    checks.require("ek.software", trust.profile == "demo" or not software, "a hardware TPM", "a software TPM")
     return software
 
 

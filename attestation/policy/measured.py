@@ -63,7 +63,7 @@ def _launched(claims: Claims, policy: AppraisalPolicy) -> Iterator[tuple[str, bo
 
 def _trial(kind: str, code: MeasuredCode | None, form: TpmForm | TdxForm) -> Checks:
     checks = Checks()
-    checks.demand(f"{kind}.code_measured", code is not None, "code measured by a chain from boot", "no such chain")
+    checks.require(f"{kind}.code_measured", code is not None, "code measured by a chain from boot", "no such chain")
     if code is not None:
         loose = [name for name in _rests_on(code, form) if not _is_pinned(form, name)]
         checks.demand(f"{kind}.code_pinned", not loose, f"reference values for {_rests_on(code, form)}", loose)

@@ -43,7 +43,7 @@ def judge_tpm(
 
     `beside_cpu`: the form demands a CPU's evidence too. `software`: its profile takes software TPMs.
     """
-    checks.demand("tpm.software", software or not claims.software, "a hardware TPM", "a software TPM")
+    checks.require("tpm.software", software or not claims.software, "a hardware TPM", "a software TPM")
     _judge_key(checks, claims, form, beside_cpu=beside_cpu)
     rules.one_of(checks, "tpm.ek", form.ek, claims.ek)
     for index, wanted in form.pcrs.items():

@@ -101,7 +101,7 @@ def _judge_kinds(checks: Checks, claims: Claims, policy: AppraisalPolicy) -> Non
     checks.demand("kinds.sample", is_sample_fit, "no evidence that proves nothing", got)
     for one in claims.kinds:
         # There is no field to allow it: what runs under a debugger has no secrets.
-        checks.demand(f"{one.kind}.debug", not one.debug, "debug off", "debug on")
+        checks.require(f"{one.kind}.debug", not one.debug, "debug off", "debug on")
 
 
 def _judge_client(checks: Checks, claims: Claims, policy: AppraisalPolicy) -> None:

@@ -72,7 +72,7 @@ def check_enrolled(
     else:
         checks.hold("tpm.ak.chain")
         demo = any(map(is_demo, (*chain, anchor)))
-        checks.demand("tpm.ak.demo", trust.profile == "demo" or not demo, "no demo's certificate", "a demo's")
+        checks.require("tpm.ak.demo", trust.profile == "demo" or not demo, "no demo's certificate", "a demo's")
     _check_purpose(checks, leaf)
     try:
         boot = EnrolledBoot.of(leaf)
@@ -81,7 +81,7 @@ def check_enrolled(
         checks.fail("tpm.ak.certificate", "the AK's key and the enrolled boot", error)
         return None
     checks.equal("tpm.ak.name", boot.ak_name, public.name())
-    checks.demand("tpm.ak.software", trust.profile == "demo" or not boot.software, "a hardware TPM", "a software TPM")
+    checks.require("tpm.ak.software", trust.profile == "demo" or not boot.software, "a hardware TPM", "a software TPM")
     return EnrolledAk(public, boot)
 
 

@@ -46,7 +46,7 @@ def check_quote(
     checks: Checks, kind: str, quote: Quote, roots: Sequence[x509.Certificate], time: datetime
 ) -> Platform | None:
     """Check everything that needs no collateral; the platform, None where its certificates cannot be read."""
-    checks.demand(f"{kind}.quote.padding", not quote.padding.strip(b"\0"), "nothing but 00 behind it", "other bytes")
+    checks.require(f"{kind}.quote.padding", not quote.padding.strip(b"\0"), "nothing but 00 behind it", "other bytes")
     checks.equal(f"{kind}.quote.vendor", QE_VENDOR_INTEL, quote.header.qe_vendor_id)
     # (1) The platform's certificate, which Intel issued.
     platform = _check_platform(checks, kind, quote, roots, time)
@@ -62,7 +62,7 @@ def check_quote(
     qe = EnclaveReport.parse(quote.signature.qe_report)
     named = hashlib.sha256(quote.signature.attestation_key + quote.signature.qe_auth_data).digest()
     checks.equal(f"{kind}.qe.attestation_key", named + bytes(32), qe.report_data)
-    checks.demand(f"{kind}.qe.debug", not qe.debug, "a quoting enclave that nobody can look into", "a debug enclave")
+    checks.require(f"{kind}.qe.debug", not qe.debug, "a quoting enclave that nobody can look into", "a debug enclave")
     # (4) Which signed header and body.
     try:
         attestation_key = raw_key(quote.signature.attestation_key)

@@ -145,7 +145,7 @@ def _check_chain(
         return None
     checks.hold(f"{at}.chain")
     is_signer = usage.digital_signature and not usage.key_cert_sign
-    checks.demand(f"{at}.purpose", is_signer, "a key that signs reports and no certificates", "another")
+    checks.require(f"{at}.purpose", is_signer, "a key that signs reports and no certificates", "another")
     return path
 
 

@@ -57,6 +57,11 @@ def check_collateral(checks: Checks, trust: NvGpuTrust) -> Collateral:
     return Collateral(tuple(rims), answers)
 
 
+def check_manifest(checks: Checks, name: str, rim: Rim, trust: NvGpuTrust, time: datetime) -> None:
+    """Check a manifest by itself: that NVIDIA has signed it, and stands by it at `time`. `name` begins the names."""
+    _check_genuine(checks, name, rim, trust.rim_roots, time, check_collateral(checks, trust), trust)
+
+
 @dataclass(frozen=True, slots=True)
 class Firmware:
     """Checks of one device's measurements; `at` begins the names of its checks."""

@@ -100,7 +100,7 @@ def _endorsement(checks: Checks, report: Report, given: Certificates, trust: Snp
     sent = own or other  # of the other kind: refused as such, by name
     if not sent:
         stored = _stored(report, trust.endorsements)
-        checks.demand(name, stored is not None, f"a certificate for the {report.signing_key.name}", "none that fits")
+        checks.require(name, stored is not None, f"a certificate for the {report.signing_key.name}", "none that fits")
         return stored
     checks.demand(name, len(sent) == 1, "one certificate", f"{len(sent)}")
     if len(sent) != 1:
@@ -144,7 +144,7 @@ def _check_kind(checks: Checks, report: Report, certificate: AmdCertificate) -> 
     if report.signing_key is SigningKey.VLEK:
         checks.skip("snp.report.mask_chip_key", "only for a VCEK")
     else:
-        checks.demand("snp.report.mask_chip_key", not report.masks_chip_key, "a chip key that signs", "a masked one")
+        checks.require("snp.report.mask_chip_key", not report.masks_chip_key, "a chip key that signs", "a masked one")
 
 
 def _check_product(

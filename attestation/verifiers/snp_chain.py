@@ -34,7 +34,7 @@ def check_chain(
     The authorities that do, as far as the name of the issuer says; None where they are not known.
     """
     named = [one for one in trust.authorities if _issuer(one, key).subject == certificate.issuer]
-    checks.demand(
+    checks.require(
         "snp.chain.generation",
         len(named) == 1,
         f"a {key.name} issued for one of {', '.join(one.generation for one in trust.authorities) or 'no generation'}",

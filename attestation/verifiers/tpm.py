@@ -71,7 +71,7 @@ def _check_key(checks: Checks, parsed: TpmEvidence, trust: TrustRoots, time: dat
             checks.fail("tpm.ak.public", "the public area of the quoting key", error)
             return None
         return check_enrolled(checks, parsed.ak_public, parsed.ak_chain, trust, time)
-    checks.demand(
+    checks.require(
         "tpm.ak.certificate",
         hashlib.sha256(parsed.ak_spki).digest() in trust.tpm.provisioned_aks,
         "an AK certificate with its public area, or a key that was provisioned by hand",

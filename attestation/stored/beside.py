@@ -1,0 +1,136 @@
+"""Files that lie beside stored evidence, told apart by what is in them, never by their names.
+
+Certificates and chains (DER, PEM), keys, revocation lists, Intel's collateral, reference manifests, OCSP answers, event
+logs, the parts of a TPM quote. Nothing here is verified, and what a file claims to be proves nothing: each piece goes
+to where a verifier expects it, and is refused there by name if it does not hold.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from cryptography.x509 import ocsp
+
+from hermetic.attestation.abi import tcg_event_log, tpm2_tools
+from hermetic.attestation.abi.amd_certificate import AmdCertificate, AmdRevocationList
+from hermetic.attestation.abi.pem import MALFORMED
+from hermetic.attestation.abi.tpm import Alg, Signature
+from hermetic.attestation.verifiers.certificates import spki
+from hermetic.errors import InvalidRequestError
+
+_Kept = TypeVar("_Kept")
+
+MAX_FILE_SIZE: Final = 4 * 1024 * 1024  # bytes; Intel's largest list of revoked certificates has under 1 MiB
+MAX_FILES: Final = 256
+
+KNOWN: Final = (
+    "certificates or chains (DER, PEM), a public key (PEM), revocation lists (DER, PEM), Intel's TCB info or identity, "
+    "a bundle of Intel's collateral, reference manifests (XML), OCSP answers (DER), event logs, a TPM's signature or "
+    "tpm2-tools' PCR values"
+)
+_PEM: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----([A-Za-z0-9+/=\s]*)-----END \1-----")
+_EVENT_LOG: Final = slice(32, 32 + len(tcg_event_log.SIGNATURE))  # behind the head of a TCG_PCR_EVENT
+_DER: Final = b"\x30"
+
+
+@dataclass(slots=True)
+class Beside:
+    """What was given beside evidence, in the order in which it was given; unverified."""
+
+    amd: list[AmdCertificate] = field(default_factory=list)
+    certificates: list[x509.Certificate] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)  # SubjectPublicKeyInfo, DER
+    amd_crls: list[bytes] = field(default_factory=list)  # DER
+    intel: list[bytes] = field(default_factory=list)  # answers of Intel's service, bundles, and lists that are no AMD's
+    rims: list[bytes] = field(default_factory=list)
+    ocsp: list[bytes] = field(default_factory=list)
+    event_logs: list[bytes] = field(default_factory=list)
+    tpm_signatures: list[bytes] = field(default_factory=list)  # TPMT_SIGNATURE
+    pcrs: list[bytes] = field(default_factory=list)  # as tpm2-tools writes them
+    unreadable: list[tuple[str, str]] = field(default_factory=list)  # which file, and what it looks like
+
+    @classmethod
+    def of(cls, **files: Sequence[bytes]) -> "Beside":
+        """Tell apart `files`: lists of them by what to call them in a verdict, such as `endorsement`."""
+        found = cls()
+        for role, datas in files.items():
+            for index, data in enumerate(datas):
+                if index >= MAX_FILES or len(data) > MAX_FILE_SIZE or not found.take(data):
+                    found.unreadable.append((f"{role}.{index}", described(data)))
+        return found
+
+    def take(self, data: bytes) -> bool:
+        """Keep what is in one file; whether it is anything that is known."""
+        start = data.lstrip()[:64]
+        if b"-----BEGIN " in data and data.isascii() and not start.startswith((b"{", b"<")):
+            return self._take_pem(data)  # text alone: a quote, with its chain inside, vouches for nothing
+        if start.startswith(b"{"):
+            is_intel_s = any(name in data for name in (b'"tcbInfo"', b'"enclaveIdentity"', b'"tcb_info"'))
+            return is_intel_s and _kept(self.intel, data)
+        if start.startswith(b"<"):
+            return _kept(self.rims, data)
+        if data[_EVENT_LOG] == tcg_event_log.SIGNATURE:
+            return _kept(self.event_logs, data)
+        return self._take_der(data) if data[:1] == _DER else self._take_tpm(data)
+
+    def _take_pem(self, data: bytes) -> bool:
+        blocks = list(_PEM.finditer(data))
+        taken = [self._take_block(one[1], one[2], one[0]) for one in blocks]
+        return bool(taken) and all(taken)
+
+    def _take_block(self, label: bytes, encoded: bytes, whole: bytes) -> bool:
+        try:
+            if label == b"PUBLIC KEY":
+                key = load_pem_public_key(whole)
+                return isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey) and _kept(self.keys, spki(key))
+            der = base64.b64decode(b"".join(encoded.split()), validate=True)
+        except (ValueError, UnsupportedAlgorithm, binascii.Error):
+            return False
+        return label in (b"CERTIFICATE", b"X509 CRL") and self._take_der(der)
+
+    def _take_der(self, data: bytes) -> bool:
+        amd = _tried(AmdCertificate.parse, data)
+        if amd is not None:
+            return _kept(self.amd, amd)
+        if _tried(AmdRevocationList.parse, data) is not None:
+            return _kept(self.amd_crls, data)
+        certificate = _tried(x509.load_der_x509_certificate, data)
+        if certificate is not None:
+            return _kept(self.certificates, certificate)
+        if _tried(x509.load_der_x509_crl, data) is not None:
+            return _kept(self.intel, data)
+        return _tried(ocsp.load_der_ocsp_response, data) is not None and _kept(self.ocsp, data)
+
+    def _take_tpm(self, data: bytes) -> bool:
+        signature = _tried(Signature.parse, data)
+        if signature is not None and signature.alg in (Alg.RSASSA, Alg.ECDSA):
+            return _kept(self.tpm_signatures, data)
+        return _tried(tpm2_tools.parse_pcrs, data) is not None and _kept(self.pcrs, data)
+
+
+def described(data: bytes) -> str:
+    """What unknown bytes look like, for an error."""
+    if not data:
+        return "an empty file"
+    shown = repr(data[:24].decode("ascii")) if data[:24].isascii() and data[:24].strip() else data[:16].hex()
+    return f"{len(data)} bytes that begin with {shown}"
+
+
+def _kept(kept: list[_Kept], one: _Kept) -> bool:
+    if one not in kept:  # given twice, it is still one
+        kept.append(one)
+    return True
+
+
+def _tried(read: Callable[[bytes], _Kept], data: bytes) -> _Kept | None:
+    try:
+        return read(data)
+    except (InvalidRequestError, UnsupportedAlgorithm, *MALFORMED):
+        return None

@@ -1,0 +1,235 @@
+"""Stored evidence, told apart by what is in it: bytes of a file -> kind, and the JSON in which that kind travels.
+
+Reports and quotes as hardware writes them, bare or as hex text, and the JSON of every kind. What is recognised and then
+does not fit gets the name of the check that refuses it; nothing here raises for bad bytes. Not here: whether any of it
+is genuine (judging.py).
+"""
+
+import base64
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from hermetic.attestation.abi.amd_certificate import AmdCertificate
+from hermetic.attestation.abi.dcap import QE_VENDOR_INTEL, Quote
+from hermetic.attestation.abi.nvgpu import GET_MEASUREMENTS, SPDM_VERSION
+from hermetic.attestation.abi.rim import Rim
+from hermetic.attestation.abi.snp import REPORT_SIZE, Generation, Report
+from hermetic.attestation.abi.snp_json import Certificates, SnpEvidence
+from hermetic.attestation.abi.tpm import GENERATED_VALUE
+from hermetic.attestation.evidence import JsonValue
+from hermetic.attestation.stored import tpm_parts
+from hermetic.attestation.stored.beside import Beside, described
+from hermetic.attestation.verifiers.certificates import MAX_CHAIN_LENGTH
+from hermetic.errors import FailedCheck, InvalidRequestError
+
+MAX_EVIDENCE_SIZE: Final = 4 * 1024 * 1024  # bytes
+
+KNOWN: Final = (
+    f"a bare SEV-SNP report ({REPORT_SIZE} bytes), a TDX or SGX quote, an SPDM report of an NVIDIA device, a TPM's "
+    "quote (each also as hex text), JSON of kind snp, tdx, sgx, tpm, az-snp-vtpm, az-tdx-vtpm, of NVIDIA devices, or "
+    "as `hermetic attest --json` writes it, a reference manifest (XML), a VCEK or VLEK"
+)
+_HEX: Final = re.compile(rb"(?:[0-9A-Fa-f]{2})+")
+_MAGIC: Final = GENERATED_VALUE.to_bytes(4, "big")
+_SPDM: Final = bytes([SPDM_VERSION, GET_MEASUREMENTS])
+_TEE_TYPES: Final = {0x00: "sgx", 0x81: "tdx"}
+_ARCHITECTURES: Final = {"GH": "HOPPER", "GB": "BLACKWELL", "LS": "LS10"}
+_CHIP: Final = re.compile(r"(GH|GB|LS)_?[0-9]{2,3}\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Evidence from a file, and what lay beside it; unverified."""
+
+    kind: str
+    """snp, tdx, sgx, az-snp-vtpm, az-tdx-vtpm, nvgpu, tpm or sample; rim, vcek or vlek by itself; or unknown."""
+    evidence: JsonValue
+    """As it travels; of a rim, vcek or vlek its bytes in base64."""
+    beside: Beside
+    refused: FailedCheck | None = None
+    """Why there is nothing to judge, where that is known already."""
+    left_out: str = ""
+    """What is in the file and has no part in the verdict."""
+
+
+def recognise_form(data: bytes, beside: Beside) -> Stored:
+    """Which kind `data` is; parts of it that lie apart are taken from `beside`."""
+    if len(data) > MAX_EVIDENCE_SIZE:
+        return _unknown(beside, f"{len(data)} bytes, more than {MAX_EVIDENCE_SIZE}")
+    text = data.strip()
+    if text[:1] in (b"{", b"["):
+        return _json(text, beside)
+    if text[:1] == b"<":
+        return Stored("rim", _base64(data), beside)
+    squeezed = b"".join(text.split())
+    return _bytes(bytes.fromhex(squeezed.decode()) if _HEX.fullmatch(squeezed) else data, beside)
+
+
+def _bytes(data: bytes, beside: Beside) -> Stored:
+    if data[:2] == _SPDM:
+        return _spdm(data, beside)
+    if data[:4] == _MAGIC:
+        parts, refused = tpm_parts.evidence(data, beside)
+        return Stored("tpm", parts, beside, refused)
+    kind = _quote_kind(data)
+    if kind is not None:
+        whole, left_out = _without_trailer(data)
+        return Stored(kind, _with_log({"quote": _base64(whole)}, "cc_eventlog", beside), beside, left_out=left_out)
+    if len(data) == REPORT_SIZE:
+        return _snp(data, beside)
+    alone = Beside.of(evidence=[data])
+    if len(alone.amd) == 1 and alone.amd[0].common_name in ("SEV-VCEK", "SEV-VLEK"):
+        return Stored(alone.amd[0].common_name[4:].lower(), _base64(alone.amd[0].der), beside)
+    return _unknown(beside, described(data) + ("" if alone.unreadable else _BELONGS_BESIDE))
+
+
+_BELONGS_BESIDE: Final = ": that belongs beside evidence (--endorsement, --collateral)"
+
+
+def _quote_kind(data: bytes) -> str | None:
+    """The kind of a quote by its header, of which one field may be damaged; None for other bytes."""
+    version, tee = int.from_bytes(data[:2], "little"), int.from_bytes(data[4:8], "little")
+    signs = (version in (3, 4, 5), tee in _TEE_TYPES, data[12:28] == QE_VENDOR_INTEL, b"-----BEGIN CERT" in data)
+    return _TEE_TYPES.get(tee, "tdx") if sum(signs) >= 3 else None  # noqa: PLR2004 - all but one
+
+
+def _without_trailer(data: bytes) -> tuple[bytes, str]:
+    """A quote without other bytes than 00 that a file has behind it, and what to say of them. Nobody signs them."""
+    try:
+        trailer = Quote.parse(data).padding
+    except InvalidRequestError:
+        return data, ""
+    if not trailer.strip(b"\0"):
+        return data, ""
+    return data[: -len(trailer)], f"{len(trailer)} bytes behind the quote, which nobody signs: left out"
+
+
+def _snp(data: bytes, beside: Beside) -> Stored:
+    """A bare report in Trustee's form, which must stand for exactly these bytes."""
+    try:
+        report = Report.parse(data)
+    except InvalidRequestError as error:
+        return Stored("snp", None, beside, FailedCheck("snp.report", "an SNP attestation report", str(error)))
+    known = Generation.of(*report.cpuid) if report.cpuid is not None else None
+    refusal = ""
+    for layout in (known,) if known is not None else (Generation.MILAN, Generation.TURIN):
+        try:
+            members = SnpEvidence(data, Certificates()).to_json(layout)
+        except InvalidRequestError as error:
+            refusal = str(error)
+        else:
+            if SnpEvidence.parse(members).report == data:
+                return Stored("snp", members, beside)
+            refusal = "bytes that no field holds"
+    return Stored("snp", None, beside, FailedCheck("snp.tcb", "TCBs of a known generation", refusal))
+
+
+def _spdm(data: bytes, beside: Beside) -> Stored:
+    """One NVIDIA device: its report, and its chain from beside."""
+    leaf = next((one for one in beside.certificates if _architecture(one)), None)
+    if leaf is None:
+        wanted = "the device's chain of certificates beside its report (--endorsement)"
+        return Stored("nvgpu", None, beside, FailedCheck("nvgpu.structure", wanted, "none"))
+    chain = [leaf, *(one for one in beside.certificates if one != leaf)][:MAX_CHAIN_LENGTH]
+    pem = b"".join(one.public_bytes(Encoding.PEM) for one in chain)
+    device = {"arch": _architecture(leaf), "evidence": _base64(data), "certificate": _base64(pem)}
+    return Stored("nvgpu", [device], beside)
+
+
+def _architecture(certificate: x509.Certificate) -> str | None:
+    """What a device's certificate says that it is; the verifier holds that against the signed chain."""
+    try:
+        names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    except ValueError:
+        return None
+    found = _CHIP.match(str(names[0].value)) if names else None
+    return None if found is None else _ARCHITECTURES[found[1]]
+
+
+def _json(text: bytes, beside: Beside) -> Stored:
+    try:
+        value: JsonValue = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return _unknown(beside, f"text that begins like JSON: {error}")
+    if isinstance(value, Mapping) and {"kind", "evidence"} <= value.keys():
+        value = value["evidence"]  # around it is what `hermetic attest --json` says of it
+    if isinstance(value, list):
+        is_devices = bool(value) and all(isinstance(one, Mapping) and "arch" in one for one in value)
+        return Stored("nvgpu", value, beside) if is_devices else _unknown(beside, "a JSON array of other things")
+    if not isinstance(value, Mapping):
+        return _unknown(beside, "JSON that is no object")
+    found = _object(value, beside)
+    note = _BELONGS_BESIDE if Beside().take(text) else ""
+    return found or _unknown(beside, f"a JSON object of {', '.join(sorted(value)[:8]) or 'nothing'}{note}")
+
+
+def _object(members: Mapping[str, JsonValue], beside: Beside) -> Stored | None:
+    kind = next((kind for kind, wanted in _SHAPES if wanted <= members.keys()), None)
+    if kind == "nvgpu" and "arch" in members:
+        return Stored(kind, [members], beside)
+    if kind == "tpm":
+        return Stored(kind, _with_log(members, "boot_log", beside), beside)
+    if kind is None and isinstance(members.get("quote"), str):
+        return _dcap(members, beside)
+    return None if kind is None else Stored(kind, members, beside)
+
+
+_SHAPES: Final = (
+    ("nvgpu", {"device_evidence_list"}),
+    ("nvgpu", {"arch", "evidence", "certificate"}),
+    ("snp", {"attestation_report"}),
+    ("az-snp-vtpm", {"vcek", "hcl_report"}),
+    ("az-snp-vtpm", {"vcek", "report"}),
+    ("az-tdx-vtpm", {"td_quote"}),
+    ("tpm", {"tpm_quote"}),
+    ("sample", {"svn", "report_data"}),
+)
+"""Kinds whose JSON is known by these members; the first that fits."""
+
+
+def _dcap(members: Mapping[str, JsonValue], beside: Beside) -> Stored:
+    try:
+        raw = base64.b64decode(str(members["quote"]), validate=True)
+    except ValueError as error:
+        return Stored("tdx", None, beside, FailedCheck("tdx.structure", "a quote in base64", str(error)))
+    kind = _quote_kind(raw)
+    if kind is None:
+        return Stored("tdx", None, beside, FailedCheck("tdx.structure", "a quote of Intel's", described(raw)))
+    return Stored(kind, _with_log(members, "cc_eventlog", beside), beside)
+
+
+def _with_log(members: Mapping[str, JsonValue], name: str, beside: Beside) -> Mapping[str, JsonValue]:
+    """The evidence with the event log that lay beside it, unless it has its own."""
+    log = beside.event_logs[0] if len(beside.event_logs) == 1 else None
+    if log is None:
+        return members
+    if name == "cc_eventlog":
+        return members if members.get(name) else {**members, name: _base64(log)}
+    additions = members.get("hermetic") or {}
+    if not isinstance(additions, Mapping) or additions.get(name):
+        return members
+    return {**members, "hermetic": {**additions, name: _base64(log)}}
+
+
+def _unknown(beside: Beside, got: str) -> Stored:
+    return Stored("unknown", None, beside, FailedCheck("evidence.form", KNOWN, got))
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def endorsement_of(stored: Stored) -> AmdCertificate:
+    """The VCEK or VLEK that is the evidence; raises `InvalidRequestError`."""
+    return AmdCertificate.parse(base64.b64decode(str(stored.evidence)))
+
+
+def manifest_of(stored: Stored) -> Rim:
+    """The reference manifest that is the evidence; raises `InvalidRequestError`."""
+    return Rim.parse(base64.b64decode(str(stored.evidence)))

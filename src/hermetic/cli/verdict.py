@@ -1,0 +1,61 @@
+"""How a verdict on evidence is shown: JSON for programs, a table of checks for people; and its exit code."""
+
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.text import Text
+
+from hermetic.cli import output
+from hermetic.cli.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from hermetic.attestation.checks import Check
+    from hermetic.attestation.stored import Verdict
+
+SHOWN: Final = 96  # characters of a wanted or observed value in a table; JSON has it whole
+_STYLES: Final = {"fail": "[bold red]fail[/]", "pass": "[green]pass[/]", "not evaluated": "[dim]not evaluated[/]"}
+"""Results in the order in which they matter."""
+
+
+def show(verdict: "Verdict", path: Path, time: datetime, *, as_json: bool) -> ExitCode:
+    """Print `verdict` on the evidence in `path` at `time`; the exit code that says the same."""
+    output.show(verdict.to_json(), as_json=as_json, human=lambda: _table(verdict, path, time))
+    if verdict.accepted:
+        return ExitCode.OK
+    return ExitCode.POLICY_REFUSED if verdict.genuine else ExitCode.NOT_GENUINE
+
+
+def _table(verdict: "Verdict", path: Path, time: datetime) -> RenderableType:
+    order = list(_STYLES)
+    rows = [_row(check) for check in sorted(verdict.checks, key=lambda check: order.index(check.result))]
+    counted = Counter[str](check.result for check in verdict.checks)
+    facts = {
+        "verdict": "pass" if verdict.accepted else "fail: " + ", ".join(dict.fromkeys(verdict.failed)),
+        "kind": verdict.kind,
+        "judged as of": time.isoformat(),
+        "checks": ", ".join(f"{counted[result]} {result}" for result in order),
+    }
+    return Group(
+        output.table(escape(_visible(f"Checks of {path.name}")), ("result", "check", "what was found"), rows),
+        output.facts("Verdict", {name: _visible(value) for name, value in facts.items()}),
+    )
+
+
+def _row(check: "Check") -> tuple[RenderableType, ...]:
+    wanted, got = (_visible(_cut(text)) for text in (check.wanted, check.got))
+    found = f"wanted {wanted}, got {got}" if check.result == "fail" else got
+    # A long name goes on below: cut short, it could not be looked up.
+    return _STYLES[check.result], Text(_visible(check.name), overflow="fold"), Text(found, overflow="fold")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def _visible(text: str) -> str:
+    """The text so that a terminal shows it and obeys nothing in it."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()

@@ -15,6 +15,7 @@ from hermetic.server.identity import Identity
 
 INFERENCE: Final = "/inference.GRPCInferenceService/"
 HEALTH: Final = "/grpc.health.v1.Health/"
+ATTESTATION: Final = "/hermetic.v1.Attestation/"
 
 ANY_ROLE: Final = frozenset[Role]({"infer", "operate", "observe"})
 INFER: Final = frozenset[Role]({"infer"})
@@ -47,6 +48,7 @@ RULES: Final[dict[str, frozenset[Role]]] = {
     HEALTH + "Check": ANY_ROLE,
     HEALTH + "List": ANY_ROLE,
     HEALTH + "Watch": ANY_ROLE,
+    ATTESTATION + "GetEvidence": ANY_ROLE,
 }
 """Every method of every service -> the roles of which one is enough."""
 

@@ -28,6 +28,7 @@ from hermetic.server.counters import Row, SharedAccounts
 from hermetic.server.dispatch import Dispatcher
 from hermetic.server.ensembles import Ensemble
 from hermetic.server.epochs import Epochs, checked, places
+from hermetic.server.evidence_rpc import EvidenceRpcs
 from hermetic.server.gate import Gate
 from hermetic.server.health import Health
 from hermetic.server.limits import Accounts
@@ -84,6 +85,7 @@ class FrontEnd:
         self._commands = Commands(self._send)
         self._totals = Totals(self._models, self._say)
         self._settings = SettingsRpcs(self._models, lambda: self.epochs.current, self._say)
+        self._evidence = EvidenceRpcs(self._say)
         self._inference = InferenceMethods(
             self._models, self._commands, self._totals, self._settings, settings.epoch.limits
         )
@@ -100,7 +102,7 @@ class FrontEnd:
         self.journal = Journal(self._send, limits.records_waiting)
         shared = None if row is None else SharedAccounts(limits, row, places(settings.epoch))
         self.gate = Gate(
-            {**self._inference.table(), **self._health.table()},
+            {**self._inference.table(), **self._health.table(), **self._evidence.table()},
             first.identities,
             first.access,
             limits,
@@ -115,7 +117,7 @@ class FrontEnd:
             lambda _: self._inference.streams.judge(self.gate.check_again),
             lambda _: self._health.judge(self.gate.check_again),
         )
-        self._together = Together(self.epochs, shared, self._totals, self._settings, self._say)
+        self._together = Together(self.epochs, shared, self._totals, self._settings, self._evidence, self._say)
         self._follow(settings.epoch)
         self._trimmer = Trimmer()
         self._put_off = PutOff()
@@ -339,6 +341,7 @@ class FrontEnd:
         self._commands.fail_all("the supervisor is gone")
         self._totals.fail_all("the supervisor is gone")
         self._settings.fail_all("the supervisor is gone")
+        self._evidence.fail_all("the supervisor is gone")
         if self._transport is not None:
             self._transport.stop(0)
 

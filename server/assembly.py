@@ -52,7 +52,8 @@ def assemble(
     attester = attester_of(config.attestation, resources, broker)
     zeroing = zero_on_free.status()
     current = Current(config)
-    attesting = Attesting(attester, broker, lambda: _host_claims(current.config, zeroing, publishers, log))
+    host_claims = partial(_claims_now, current, zeroing, publishers, log)
+    attesting = Attesting(attester, broker, host_claims)
     make_key = partial(make_serving_key, config.tls, attesting.certify_serving_key)
     serving_key = make_key()
     renew_key = None if config.tls.certificate_source == "files" else make_key
@@ -61,6 +62,7 @@ def assemble(
     settings = _front_end_settings(config, first_epoch(config), serving_key)
     supervisor = Supervisor(current, settings, serving_key, renew_key, catalogue, loader, log, on_change)
     supervisor.zeroing = zeroing
+    supervisor.host_claims, supervisor.evidence.attest = host_claims, attesting.evidence
     if read_again is not None:
         supervisor.read_again = partial(_checked_again, read_again)
     return supervisor
@@ -99,6 +101,12 @@ def _broker(config: ServerConfig) -> BrokerClient:
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(f"broker: wanted a CA, a certificate and its key in PEM, got {error}") from None
     return BrokerClient(config.broker.url, context, config.broker.timeout_s)
+
+
+def _claims_now(
+    current: Current, zeroing: zero_on_free.Zeroing, publishers: TrustedPublishers, log: Log
+) -> dict[str, JsonValue]:
+    return _host_claims(current.config, zeroing, publishers, log)
 
 
 def _host_claims(

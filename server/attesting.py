@@ -20,9 +20,10 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc.jwk import ECKey
 
-from hermetic.attestation.attesters.composite import CompositeAttester
+from hermetic.attestation.attesters.composite import CompositeAttester, CompositeEvidence
 from hermetic.attestation.evidence import JsonValue, device_report_data, report_data
 from hermetic.attestation.exchange import BrokerClient
+from hermetic.attestation.server_evidence import StatementTree
 from hermetic.enclave.manifest import Manifest
 from hermetic.enclave.messages import LockdownReport
 
@@ -81,6 +82,14 @@ class Attesting:
         with self._lock:
             self._attest({**public, "alg": KEY_AGREEMENT}, {"purpose": "serving-key"}, measured=None)
             return self._broker.certify_serving_key(csr)
+
+    def evidence(self, tree: StatementTree) -> tuple[str, CompositeEvidence]:
+        """Return evidence for callers over a tree's root: the primary's kind, and what the whole host has made.
+
+        Raises what an attester raises, and what the broker does where an enrolment is due.
+        """
+        with self._lock:
+            return self._attester.tee, self._attester.collect(tree.device_report_data(), tree.report_data)
 
     def _attest(self, public_key: Mapping[str, str], claims: Mapping[str, JsonValue], measured: bytes | None) -> str:
         """Run steps 2 to 5 up to the token; the caller holds the lock."""

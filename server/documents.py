@@ -69,6 +69,12 @@ def decoded(text: bytes, kind: type[ModelT]) -> ModelT:
         ) from None
 
 
+def close_all(descriptors: Sequence[int]) -> None:
+    """Close what came beside a frame and is of no use."""
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
 def take(descriptors: Sequence[int], kind: type[ModelT]) -> ModelT:
     """Return the document in the one memfd that came beside a frame, and close what came; else `BorderError`."""
     try:
@@ -76,5 +82,4 @@ def take(descriptors: Sequence[int], kind: type[ModelT]) -> ModelT:
             raise BorderError(f"{kind.__name__} document: wanted one descriptor, got {len(descriptors)}")
         return decoded(read(descriptors[0]), kind)
     finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
+        close_all(descriptors)

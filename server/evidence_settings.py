@@ -39,6 +39,8 @@ class Attestation(Section):
     `tpm`: `pcr` is the static register that manifests are extended into, `state_folder` keeps the log of it. `snp`:
     `endorsement` (VCEK or VLEK certificate) and `crl`, both DER, are for hypervisors that give none. `nvml_library` is
     the driver's library, where the linker does not find it.
+
+    Callers who ask for evidence share one quote for each `evidence_interval_ms`.
     """
 
     tee: Tee
@@ -51,6 +53,7 @@ class Attestation(Section):
     endorsement: Path | None = None
     crl: Path | None = None
     nvml_library: Path | None = None
+    evidence_interval_ms: Annotated[int, Field(ge=1, le=60_000)] = 100
 
     @model_validator(mode="after")
     def _keys_are_of_the_kind(self) -> Self:

@@ -1,8 +1,8 @@
 """What crosses the border between the supervisor and a front end: the control frames of enclave/messages.py.
 
 A front end parses hostile input, so the supervisor treats what it sends as hostile: it can ask for load and unload in
-the name of an identity that it has checked, say that a link to a worker is broken, hand over records for the log, and
-nothing else.
+the name of an identity that it has checked, say that a link to a worker is broken, hand over records for the log, ask
+for evidence over a caller's nonce, and nothing else.
 """
 
 from typing import Annotated, ClassVar, Final, Literal, Self
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from hermetic.enclave.messages import NAME_LIMIT, Frame, LockdownReport, ModelDescription, Name
 from hermetic.server.shared_messages import (
     ApplyEpoch,
+    AskEvidence,
     AskTally,
     AskTotals,
     ChangeSettings,
@@ -20,6 +21,7 @@ from hermetic.server.shared_messages import (
     DropEpoch,
     EpochApplied,
     EpochStaged,
+    EvidenceReply,
     SettingsChanged,
     StageEpoch,
     TallyPart,
@@ -233,6 +235,7 @@ TO_FRONT_END: Final = (
     AskTally,
     TotalsReply,
     SettingsChanged,
+    EvidenceReply,
 )
 """What a front end accepts after `Start`."""
 
@@ -248,5 +251,6 @@ TO_SUPERVISOR: Final = (
     AskTotals,
     ChangeSettings,
     Traces,
+    AskEvidence,
 )
 """What the supervisor accepts after `Listening`."""

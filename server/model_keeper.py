@@ -378,6 +378,10 @@ class ModelKeeper:
         """Return what each worker that serves holds."""
         return [worker.report for worker in self._workers]
 
+    def manifests(self) -> list[bytes]:
+        """Return the digests of the manifests of what serves."""
+        return [slot.current.file.manifest.digest() for slot in self.repository if slot.current is not None]
+
     def kill_everything(self) -> None:
         """Leave no worker behind, whatever happened."""
         for worker in self._workers:

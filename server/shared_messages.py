@@ -2,7 +2,7 @@
 
 Control frames like those of messages.py, which has one front end's life, and says who may send what. Here: epochs of
 the configuration, counters, what was counted since the start (tally.py), the metrics port, settings that callers
-change, and traces.
+change, traces, and evidence that callers ask for.
 """
 
 from typing import Annotated, ClassVar, Final, Literal, get_args
@@ -14,6 +14,8 @@ from hermetic.server.trace_rules import LogRules, TraceChange
 
 TALLY_TEXT_LIMIT: Final = 24 * 1024  # characters of a part of a tally: JSON inside JSON at most doubles
 ERROR_LIMIT: Final = 1024  # characters of why something is refused
+
+EVIDENCE_IDS: Final = 4096  # questions that one frame answers
 
 TRACES_IN_FRAME: Final = 32  # traces of at most 1.4 kB each
 
@@ -178,3 +180,20 @@ class Traces(Frame):
     kind: ClassVar[int] = 0x70
     traces: tuple[TraceOfRequest, ...] = Field(max_length=TRACES_IN_FRAME)
     dropped: Annotated[int, Field(ge=0)] = 0
+
+
+class AskEvidence(Frame):
+    """Front end -> supervisor: a caller wants evidence of this server for its nonce. What else it says is not asked."""
+
+    kind: ClassVar[int] = 0x78
+    id: Number
+    nonce: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class EvidenceReply(Frame):
+    """Supervisor -> front end: a document (`EvidenceBatch`); or, where `error` is not empty, none for `ids`."""
+
+    kind: ClassVar[int] = 0x79
+    ids: tuple[Number, ...] = Field(default=(), max_length=EVIDENCE_IDS)
+    error: Annotated[str, Field(max_length=NAME_LIMIT)] = ""
+    text: Annotated[str, Field(max_length=ERROR_LIMIT)] = ""

@@ -17,7 +17,7 @@ from typing import Final
 
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.log import Log
-from hermetic.enclave.messages import Frame
+from hermetic.enclave.messages import Frame, LockdownReport
 from hermetic.enclave.zero_on_free import NOT_LOOKED_AT
 from hermetic.errors import BorderError, HermeticError, NotReadyError
 from hermetic.server import documents
@@ -30,6 +30,8 @@ from hermetic.server.cpu_plan import CpuPlan
 from hermetic.server.curator import Curator
 from hermetic.server.epoch_changes import changed_by_caller, changed_file
 from hermetic.server.event_loop import EventLoop
+from hermetic.server.evidence_batch import Standing
+from hermetic.server.evidence_desk import EvidenceDesk
 from hermetic.server.front_end_pool import FrontEndPool
 from hermetic.server.front_ends import FrontEnd
 from hermetic.server.generation import Reply
@@ -55,6 +57,7 @@ from hermetic.server.repository import Repository
 from hermetic.server.serving_key import ServingKey
 from hermetic.server.settings import Epoch, FrontEndSettings, MetricsSettings
 from hermetic.server.shared_messages import (
+    AskEvidence,
     AskTotals,
     ChangeSettings,
     EpochApplied,
@@ -63,6 +66,7 @@ from hermetic.server.shared_messages import (
     TotalsReply,
     Traces,
 )
+from hermetic.server.standing import standing
 from hermetic.server.surroundings import Surroundings
 from hermetic.server.tally import Tally
 from hermetic.server.tally_desk import TallyDesk
@@ -125,6 +129,7 @@ class Supervisor:
         self._curator = Curator(config.repository, catalogue, repository, self._models, self._cpu, around)
         self._commands = CommandDesk(self._obey)
         self._changes = ChangeDesk(self._change_settings, self._record)
+        self.evidence = EvidenceDesk(self._loop, config.attestation.evidence_interval_ms / 1000, self._standing)
         self._tallies = TallyDesk(self._loop, self._front_ends, repository.generations)
         self._reloader = Reloader(
             current, settings.epoch, self._loop, self._front_ends, self._record, self._epoch_applied
@@ -135,6 +140,8 @@ class Supervisor:
         self.zeroing = NOT_LOOKED_AT
         """Whether this process itself overwrites freed memory, as its owner has found out."""
         self._reloader.check = self._check_models
+        self.host_claims: Callable[[], Mapping[str, JsonValue]] = dict
+        """Says what every attestation of this host says at this moment."""
         self.read_again: Callable[[], ServerConfig] | None = None
         """Reads the configuration's file once more; without it there is no reload."""
         self.on_reload: Callable[[int, HermeticError | None], None] = lambda _epoch, _error: None
@@ -209,6 +216,8 @@ class Supervisor:
             self._changes.take(front_end, frame, time.monotonic())
         elif isinstance(frame, Traces):
             self._traces.take(frame, self._reloader.epoch.trace)
+        elif isinstance(frame, AskEvidence):
+            self.evidence.take(front_end, frame)
         elif isinstance(frame, EpochStaged):
             self._reloader.staged(front_end, frame)
         elif isinstance(frame, EpochApplied):
@@ -218,8 +227,15 @@ class Supervisor:
         self._commands.gone(front_end)
         self._changes.gone(front_end)
         self._tallies.gone(front_end.pid)
+        self.evidence.gone(front_end)
         self._reloader.gone(front_end)
         self._models.front_end_gone(front_end.pid)
+
+    def _standing(self) -> Standing:
+        """What this server says of itself to callers, now."""
+        reports = [report for _, report in self._reports()]
+        claims, manifests = self.host_claims(), self._models.manifests()
+        return standing(self._keys.key.chain, claims, manifests, reports)
 
     def _tell_totals(self, front_end: FrontEnd, number: int, everyone: Tally) -> None:
         document = documents.in_memory(documents.encoded(everyone))
@@ -341,11 +357,15 @@ class Supervisor:
         return Page(tally=self._tallies.total(), facts=facts)
 
     def _zeroing_of_processes(self) -> tuple[ProcessesZeroing, ...]:
+        reported = [(kind, report.zeroing, report.zeroing_by) for kind, report in self._reports()]
+        return count_zeroing([("supervisor", self.zeroing.state, self.zeroing.by), *reported])
+
+    def _reports(self) -> list[tuple[str, LockdownReport]]:
+        """What each locked process holds, as it has said itself."""
         reports = [("front end", one.report) for one in self._front_ends.values()]
         reports += [("worker", report) for report in self._models.reports()]
         reports += [("metrics port", self._metrics.report)] if self._metrics is not None else []
-        reported = [(kind, report.zeroing, report.zeroing_by) for kind, report in reports if report is not None]
-        return count_zeroing([("supervisor", self.zeroing.state, self.zeroing.by), *reported])
+        return [(kind, report) for kind, report in reports if report is not None]
 
     # The end
 

@@ -4,7 +4,6 @@ The frames of shared_messages.py end here. What is done with an epoch is epochs.
 totals totals.py.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -13,6 +12,7 @@ from hermetic.errors import BorderError
 from hermetic.server import documents
 from hermetic.server.counters import SharedAccounts, map_row_of_another
 from hermetic.server.epochs import Epochs
+from hermetic.server.evidence_rpc import EvidenceRpcs
 from hermetic.server.settings_rpc import SettingsRpcs
 from hermetic.server.shared_messages import (
     ApplyEpoch,
@@ -20,6 +20,7 @@ from hermetic.server.shared_messages import (
     CountersGone,
     CountersOf,
     DropEpoch,
+    EvidenceReply,
     SettingsChanged,
     StageEpoch,
     TotalsReply,
@@ -27,7 +28,17 @@ from hermetic.server.shared_messages import (
 from hermetic.server.tally import Tally
 from hermetic.server.totals import Totals
 
-FRAMES: Final = (StageEpoch, CountersOf, TotalsReply, ApplyEpoch, AskTally, CountersGone, DropEpoch, SettingsChanged)
+FRAMES: Final = (
+    StageEpoch,
+    CountersOf,
+    TotalsReply,
+    ApplyEpoch,
+    AskTally,
+    CountersGone,
+    DropEpoch,
+    SettingsChanged,
+    EvidenceReply,
+)
 
 
 class Together:
@@ -39,6 +50,7 @@ class Together:
         shared: SharedAccounts | None,
         totals: Totals,
         settings: SettingsRpcs,
+        evidence: EvidenceRpcs,
         say: Callable[[bytes], None],
     ) -> None:
         """`say` sends the supervisor a frame that must not be lost."""
@@ -46,6 +58,7 @@ class Together:
         self._shared = shared
         self._totals = totals
         self._settings = settings
+        self._evidence = evidence
         self._say = say
 
     def handle(self, message: Frame, descriptors: Sequence[int]) -> None:
@@ -56,9 +69,10 @@ class Together:
             self._count(message, descriptors)
         elif isinstance(message, TotalsReply):
             self._totals.answered(message.id, documents.take(descriptors, Tally))
+        elif isinstance(message, EvidenceReply):
+            self._evidence.answered(message, descriptors)
         else:
-            for descriptor in descriptors:
-                os.close(descriptor)
+            documents.close_all(descriptors)
             self._handle_plain(message)
 
     def _handle_plain(self, message: Frame) -> None:
@@ -80,5 +94,4 @@ class Together:
                 raise BorderError(f"counters: wanted one descriptor where front ends share, got {len(descriptors)}")
             self._shared.add_row(message.pid, map_row_of_another(descriptors[0]))
         finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
+            documents.close_all(descriptors)

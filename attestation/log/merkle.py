@@ -127,17 +127,22 @@ def consistency_proof(old: int, new: int, hash_at: HashAt) -> tuple[bytes, ...]:
 
 def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes) -> None:
     """Raise `LogError` unless `proof` leads from the leaf hash at `index` to `root` (RFC 9162, 2.1.3.2)."""
-    if not 0 <= index < size:
-        raise LogError(f"expected an index below the tree size {size}, got {index}", index=index)
-    _check_hashes(proof)
-    current = leaf
-    for sibling, on_left in _climb(index, size - 1, proof):
-        current = node_hash(sibling, current) if on_left else node_hash(current, sibling)
+    current = root_of_inclusion(leaf, index, size, proof)
     if current != root:
         raise LogError(
             f"inclusion proof of entry {index} leads to another root: expected {root.hex()}, got {current.hex()}",
             index=index,
         )
+
+
+def root_of_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes]) -> bytes:
+    """The root that `proof` leads to from the leaf hash at `index`; `LogError` where it has not the path's length."""
+    if not 0 <= index < size:
+        raise LogError(f"expected an index below the tree size {size}, got {index}", index=index)
+    _check_hashes(proof)
+    for sibling, on_left in _climb(index, size - 1, proof):
+        leaf = node_hash(sibling, leaf) if on_left else node_hash(leaf, sibling)
+    return leaf
 
 
 def verify_consistency_proof(old: int, new: int, proof: Sequence[bytes], old_root: bytes, new_root: bytes) -> None:

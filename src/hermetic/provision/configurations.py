@@ -18,7 +18,15 @@ from hermetic.provision.plan import Plan
 MATCHES_NO_GUEST: Final = "0" * 96
 """A launch digest (SHA-384) that no guest has: what stands where a reference value must be written."""
 
-__all__ = ["broker_toml", "operator_toml", "policy_toml", "publishers_toml", "server_toml"]
+__all__ = [
+    "broker_toml",
+    "caller_appraisal_toml",
+    "caller_toml",
+    "operator_toml",
+    "policy_toml",
+    "publishers_toml",
+    "server_toml",
+]
 
 
 def server_toml(plan: Plan) -> str:
@@ -57,9 +65,7 @@ def broker_toml(plan: Plan, ek_authorities: Sequence[str]) -> str:
         "server_ip": ip,
         "ek_authorities": [] if plan.names.demo else list(ek_authorities),
         "software_ek_authorities": list(ek_authorities) if plan.names.demo else [],
-        "amd": "shipped" if plan.tee == "snp" else "none",
-        "intel": "shipped" if plan.tee == "tdx" else "none",
-        "nvidia": "shipped" if plan.devices == "nvidia" else "none",
+        **_roots(plan),
     }
     return _with_parts("broker", ["tpm"] if plan.tee == "tpm" else [], plan, values)
 
@@ -71,12 +77,28 @@ def operator_toml(plan: Plan) -> str:
 
 def policy_toml(plan: Plan, trusted: TrustedPublishers) -> str:
     """The appraisal policy of every model and of serving keys (attestation/policy/)."""
+    heading = "What a host must be to get the keys of the models named here"
+    return _appraisal_toml(plan, trusted, heading, [ROLES["host"].spiffe(plan.trust_domain)])
+
+
+def caller_appraisal_toml(plan: Plan, trusted: TrustedPublishers) -> str:
+    """The appraisal policy of callers: what a server must be before anything is sent to it."""
+    return _appraisal_toml(plan, trusted, "What a server must be before we send it anything", plan.server_names)
+
+
+def caller_toml(plan: Plan) -> str:
+    """What callers demand of a server (client/policy.py)."""
+    authorities = ["ak-ca.pem"] if plan.tee == "tpm" else []
+    return _render("caller.toml", plan, {"ak_authorities": authorities, **_roots(plan)})
+
+
+def _appraisal_toml(plan: Plan, trusted: TrustedPublishers, heading: str, names: Sequence[str]) -> str:
     kinds = [plan.tee, *(["nvgpu"] if plan.devices == "nvidia" else [])]
     values = {
         "policy_name": "default",
         "kinds": kinds,
         "demo": plan.names.demo,
-        "hosts": [ROLES["host"].spiffe(plan.trust_domain)],
+        "hosts": list(names),
         "publishers_digest": [trusted.digest().hex()],
         "waived": list(plan.waived),
         "zeroing": plan.zeroing,
@@ -86,7 +108,8 @@ def policy_toml(plan: Plan, trusted: TrustedPublishers) -> str:
         "collateral": "if-given" if plan.names.demo else "required",
         "manifests": "any" if plan.names.demo else "required",
     }
-    return _with_parts("policy", [kind for kind in kinds if kind != "sample"], plan, values)
+    named = [kind for kind in kinds if kind != "sample"]
+    return _with_parts("policy", named, plan, values, {"heading": heading})
 
 
 def publishers_toml(trusted: TrustedPublishers) -> str:
@@ -99,10 +122,25 @@ def publishers_toml(trusted: TrustedPublishers) -> str:
     return "\n\n".join([head, *tables]) + "\n"
 
 
-def _with_parts(stem: str, parts: Sequence[str], plan: Plan, values: Mapping[str, object]) -> str:
+def _roots(plan: Plan) -> dict[str, object]:
+    """Whose processors and GPUs are believed: of those that the host has."""
+    return {
+        "amd": "shipped" if plan.tee == "snp" else "none",
+        "intel": "shipped" if plan.tee == "tdx" else "none",
+        "nvidia": "shipped" if plan.devices == "nvidia" else "none",
+    }
+
+
+def _with_parts(
+    stem: str,
+    parts: Sequence[str],
+    plan: Plan,
+    values: Mapping[str, object],
+    as_they_are: Mapping[str, str] | None = None,
+) -> str:
     """A template, and one more for each part."""
     names = [f"{stem}.toml", *(f"{stem}-{part}.toml" for part in parts)]
-    return "".join(_render(name, plan, values) for name in names)
+    return "".join(_render(name, plan, values, as_they_are) for name in names)
 
 
 def _render(

@@ -25,7 +25,15 @@ from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.enclave.sealed.publisher_key import PublisherKey
 from hermetic.errors import ConfigurationError
 from hermetic.provision.authority import Authority, new_key, signing_request
-from hermetic.provision.configurations import broker_toml, operator_toml, policy_toml, publishers_toml, server_toml
+from hermetic.provision.configurations import (
+    broker_toml,
+    caller_appraisal_toml,
+    caller_toml,
+    operator_toml,
+    policy_toml,
+    publishers_toml,
+    server_toml,
+)
 from hermetic.provision.folder import Folder
 from hermetic.provision.names import AUTHORITIES, ONLINE_AUTHORITIES, ROLES, Role
 from hermetic.provision.plan import Plan
@@ -51,7 +59,9 @@ def write(path: Path, plan: Plan) -> None:
     trusted = _write_publishers(root, plan)
     _write_broker(root, plan, trusted)
     _write_server(root, plan, trusted)
-    root.folder("client")
+    client = root.folder("client")
+    client.write("caller.toml", caller_toml(plan))
+    client.write("appraisal.toml", caller_appraisal_toml(plan, trusted))
     for role in ROLES.values():
         _write_request(root, role, plan)
     for name, bundles in BUNDLES.items():

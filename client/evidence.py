@@ -1,0 +1,73 @@
+"""Ask for evidence over a channel, and judge what comes: the one RPC that goes to a server that is not verified yet."""
+
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+
+import grpc
+
+from hermetic.attestation.server_evidence import NONCE_SIZE
+from hermetic.client.handshake import Endpoint, Leaf, Tls
+from hermetic.client.judgement import REPLY_LIMIT, Proof, verify_reply
+from hermetic.client.policy import CallerPolicy
+from hermetic.errors import FailedCheck, NotReadyError, UnauthenticatedError, VerificationError
+from hermetic.protos.hermetic.v1 import attestation_pb2 as pb
+
+__all__ = ["METHOD", "ask", "pinned_channel"]
+
+METHOD: Final = "/hermetic.v1.Attestation/GetEvidence"
+MESSAGE_LIMIT: Final = (1 << 31) - 1  # bytes, as Triton's own clients have it
+
+_REFUSED: Final = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
+
+
+def pinned_channel(endpoint: Endpoint, leaf: Leaf, tls: Tls) -> grpc.Channel:
+    """Return a channel that speaks to the holder of the leaf's key, and to nobody else: it is the only trust anchor."""
+    key, chain = tls.own()
+    credentials = grpc.ssl_channel_credentials(leaf.pem, key, chain)
+    options: list[tuple[str, str | int]] = [
+        ("grpc.max_send_message_length", MESSAGE_LIMIT),
+        ("grpc.max_receive_message_length", MESSAGE_LIMIT),
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.use_local_subchannel_pool", 1),  # a connection of our own: it ends when the channel is closed
+    ]
+    if leaf.name != endpoint.host:
+        options.append(("grpc.ssl_target_name_override", leaf.name))
+    return grpc.secure_channel(str(endpoint), credentials, options=options)
+
+
+def ask(
+    channel: grpc.Channel,
+    leaf: Leaf,
+    policy: CallerPolicy,
+    timeout_s: float,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Proof:
+    """Have whoever holds the leaf's key prove what it is, for a nonce made now.
+
+    Raises `NotReadyError` where there is no answer, `UnauthenticatedError` where the server does not let us in,
+    `VerificationError` or `AppraisalError` where the answer does not convince.
+    """
+    nonce = secrets.token_bytes(NONCE_SIZE)
+    get_evidence = channel.unary_unary(METHOD, pb.GetEvidenceRequest.SerializeToString, _parsed)
+    try:
+        reply = get_evidence(pb.GetEvidenceRequest(nonce=nonce), timeout=timeout_s)
+    except grpc.RpcError as error:
+        raise _error(error) from None
+    return verify_reply(reply, nonce, leaf.spki, leaf.name, policy, clock())
+
+
+def _parsed(message: bytes) -> pb.GetEvidenceResponse:
+    if len(message) > REPLY_LIMIT:
+        raise ValueError(f"reply: expected at most {REPLY_LIMIT} bytes, got {len(message)}")
+    return pb.GetEvidenceResponse.FromString(message)
+
+
+def _error(error: grpc.RpcError) -> Exception:
+    code, details = error.code(), error.details()
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return VerificationError([FailedCheck("evidence", "a server that proves what it is", str(details))])
+    if code in _REFUSED:
+        return UnauthenticatedError(f"server: expected to be let in, got {code.name}: {details}")
+    return NotReadyError(f"server: expected evidence, got {code.name}: {details}")

@@ -1,0 +1,127 @@
+"""Who is there: one TLS 1.3 handshake, judged by the caller's CA and the server's name, to learn the leaf certificate.
+
+The leaf is then the only trust anchor of the channel that is used (evidence.py): whoever answers there holds its key.
+Not here: what is there, which is the evidence's matter.
+"""
+
+import hashlib
+import socket
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from hermetic.errors import ConfigurationError, FailedCheck, NotReadyError, VerificationError
+
+__all__ = ["Endpoint", "Leaf", "Tls", "handshake"]
+
+PROTOCOL: Final = "h2"  # RFC 9113 section 3.3
+CREDENTIAL_LIMIT: Final = 1024 * 1024  # bytes of one file
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a server is."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Endpoint":
+        """Read `host:port` or `[v6]:port`; raises `ConfigurationError`."""
+        host, _, port = text.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+            raise ConfigurationError(f"server: expected HOST:PORT, got {text!r}")
+        return cls(host.removeprefix("[").removesuffix("]"), int(port))
+
+    def __str__(self) -> str:
+        """Return `host:port`, as gRPC has it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Files in PEM: the CA that certifies serving keys, and the caller's certificate and key.
+
+    `name` is the server's where it is not the host that is connected to.
+    """
+
+    authority: Path
+    certificate: Path
+    key: Path
+    name: str | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """What handshakes with: TLS 1.3, that CA and no other, our certificate; raises `ConfigurationError`."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.set_alpn_protocols([PROTOCOL])
+        try:
+            context.load_verify_locations(cafile=self.authority)
+            context.load_cert_chain(self.certificate, self.key)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(
+                f"TLS: expected a CA, a certificate and its key in {self.authority}, {self.certificate}, {self.key}, "
+                f"got {error}"
+            ) from None
+        return context
+
+    def own(self) -> tuple[bytes, bytes]:
+        """The caller's key and certificate chain in PEM, as gRPC takes them; raises `ConfigurationError`."""
+        try:
+            return self.key.read_bytes(), self.certificate.read_bytes()
+        except OSError as error:
+            raise ConfigurationError(f"TLS: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A server's certificate, verified: chain, time and name."""
+
+    pem: bytes
+    spki: bytes
+    """SHA-256 of its SubjectPublicKeyInfo."""
+    name: str
+    """The name that it was verified for."""
+
+    @classmethod
+    def of_der(cls, der: bytes, name: str) -> "Leaf":
+        """Take a verified certificate (DER)."""
+        certificate = x509.load_der_x509_certificate(der)
+        key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return cls(certificate.public_bytes(Encoding.PEM), hashlib.sha256(key).digest(), name)
+
+
+def handshake(endpoint: Endpoint, tls: Tls, timeout_s: float) -> Leaf:
+    """Return the leaf of whoever answers at `endpoint`, verified; no byte of a request is sent.
+
+    Raises `NotReadyError` where nobody answers, `VerificationError` (check `tls`) where the certificate is not one of
+    the CA's for that name.
+    """
+    context, name = tls.context(), tls.name or endpoint.host
+    try:
+        with (
+            socket.create_connection((endpoint.host, endpoint.port), timeout_s) as plain,
+            context.wrap_socket(plain, server_hostname=name) as connection,
+        ):
+            return leaf_of(connection.getpeercert(binary_form=True), connection.selected_alpn_protocol(), name)
+    except ssl.SSLError as error:
+        raise refused(endpoint, name, error) from None
+    except OSError as error:
+        raise NotReadyError(f"server {endpoint}: expected an answer within {timeout_s:g} s, got {error}") from None
+
+
+def leaf_of(der: bytes | None, protocol: str | None, name: str) -> Leaf:
+    """Return the leaf of a connection whose handshake is complete; raises `VerificationError`."""
+    if der is None or protocol != PROTOCOL:
+        raise VerificationError([FailedCheck("tls", f"a certificate, and the protocol {PROTOCOL}", str(protocol))])
+    return Leaf.of_der(der, name)
+
+
+def refused(endpoint: Endpoint, name: str, error: ssl.SSLError) -> VerificationError:
+    """Return the error of a handshake that failed."""
+    got = getattr(error, "verify_message", "") or str(error.reason or error)
+    return VerificationError([FailedCheck("tls", f"a certificate of the CA for {name} at {endpoint}", got)])

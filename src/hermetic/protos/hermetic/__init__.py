@@ -1,0 +1,1 @@
+"""Generated from protos/hermetic (`make protos`)."""

@@ -1,0 +1,1 @@
+"""Generated from protos/hermetic/v1 (`make protos`)."""

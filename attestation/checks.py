@@ -74,6 +74,10 @@ class Checks:
         """Record that the check `name` did not pass."""
         self._all.append(Check(name, FAIL, shown(wanted), shown(got)))
 
+    def record(self, check: Check) -> None:
+        """Record a check that was made elsewhere."""
+        self._all.append(check)
+
     def include(self, other: "Checks") -> None:
         """Record everything that `other` has recorded: a branch that was tried apart."""
         self._all.extend(other.all)

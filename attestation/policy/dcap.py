@@ -44,7 +44,9 @@ class TcbForm(Form):
     evaluation_number: Floor | Any = Field(description="the least number of Intel's evaluation that is taken")
 
     @model_validator(mode="after")
-    def _names_each_once(self) -> Self:
+    def _is_coherent(self) -> Self:
+        if "Revoked" in map(_status, self.statuses):
+            raise ValueError("statuses: a revoked platform is never acceptable")
         distinct(_status(one) for one in self.statuses)
         distinct(_advisory(one) for one in self.advisories if self.advisories != "any")
         return self

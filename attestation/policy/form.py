@@ -6,6 +6,7 @@ of the kinds are modules of their own. Judging by a form is verdict.py's.
 
 import fnmatch
 import hashlib
+import re
 import tomllib
 from typing import Annotated, ClassVar, Final, Literal, Self, TypeAlias, get_args
 
@@ -36,6 +37,9 @@ _ON_THE_WIRE: Final = {
     "nvidia": '"nvgpu"',
 }
 """Kinds of evidence whose claims are called otherwise."""
+
+_FIELD: Final = re.compile(r"[A-Za-z0-9_]+")
+_TYPES: Final = frozenset({"str", "int", "StatusUntil", "AdvisoryUntil", "AtLeast", "FloorsForm", "TurinFloorsForm"})
 
 
 class AppraisalPolicy(Form):
@@ -135,4 +139,15 @@ class AppraisalPolicy(Form):
 
 
 def _problems(error: ValidationError) -> str:
-    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'form'}: {item['msg']}" for item in error.errors())
+    """Each field with what is wrong about it; of what a field may be, only the branch that came furthest."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for item in error.errors():
+        path = tuple(str(part) for part in item["loc"] if not _is_branch(part))
+        found.setdefault(path, []).append(item["msg"])
+    deepest = [path for path in found if not any(other != path and other[: len(path)] == path for other in found)]
+    return "; ".join(f"{'.'.join(path) or 'form'}: {' or '.join(dict.fromkeys(found[path]))}" for path in deepest)
+
+
+def _is_branch(part: int | str) -> bool:
+    """Whether `part` of a location is the name of one of several types that a field may have, and no field's."""
+    return isinstance(part, str) and (not _FIELD.fullmatch(part) or part in _TYPES)

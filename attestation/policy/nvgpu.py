@@ -37,6 +37,12 @@ class FirmwareForm(Form):
     driver: Versions | AtLeast | Any
     vbios: Versions | AtLeast | Any
 
+    @model_validator(mode="after")
+    def _compares(self) -> Self:
+        if isinstance(self.driver, AtLeast) and driver_number(self.driver.at_least) is None:
+            raise ValueError(f"driver.at_least: expected decimal numbers with dots, got {self.driver.at_least}")
+        return self
+
 
 class ArchsForm(Form):
     """Versions for each architecture that is accepted; one that is not written is refused."""

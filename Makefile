@@ -16,8 +16,9 @@ demo: setup ## Seal, attest, release the keys, serve and answer, end to end
 	@rm -rf demo
 	@$(PY) -m hermetic demo --folder demo
 
+# The suite starts Python some thousand times: compiled once, also where the environment says not to write byte code.
 test: setup ## Run everything that needs no special hardware
-	$(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile
+	PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 evidence-bits: setup ## Flip every bit that recorded GPU, SEV-SNP, TDX and SGX evidence signs, and see each refused (minutes)
 	$(PY) -m pytest -n $(TEST_PROCESSES) $(wildcard tests/attestation/verifiers/*_bits.py)

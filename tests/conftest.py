@@ -1,7 +1,9 @@
 """What holds for every test."""
 
+import gc
 import logging
 from collections.abc import Iterator
+from typing import Final
 
 import pytest
 from hypothesis import settings
@@ -10,6 +12,29 @@ from hypothesis import settings
 # New examples are looked for by hand, with `--hypothesis-profile default`.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+# Of several processes each takes the next whole file (`--dist loadfile --no-loadscope-reorder`). Files that start whole
+# servers come first, those of small tests last: so no process is left alone with a long file at the end.
+LONG_FIRST: Final = ("tests/flows", "tests/bench", "tests/enclave", "tests/server")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the folders of long files first; within a folder nothing changes, and each file stays in one piece."""
+
+    def place(item: pytest.Item) -> int:
+        folders = (number for number, folder in enumerate(LONG_FIRST) if item.nodeid.startswith(folder + "/"))
+        return next(folders, len(LONG_FIRST))
+
+    items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of collected tests and the modules they import stay to the end: no collection need look at them again.
+
+    Tests that collect garbage themselves, to see that nothing is left, took a third of a second for each time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

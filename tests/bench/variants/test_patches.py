@@ -24,13 +24,31 @@ from hermetic.errors import ConfigurationError, MeasurementError
 ENTRY = {FRONT_END: "hermetic.server.frontend", WORKER: "hermetic.enclave.worker", HERMETIC: "hermetic.server.assembly"}
 
 
-@pytest.mark.parametrize("variant", [*PROTECTIONS, ISOLATION_AND_WIPING, EVERYTHING, STEPS, "floor=AAAA", "all"])
-def test_what_a_variant_replaces_is_there(variant: str) -> None:
-    """In processes of their own: what is replaced stays replaced."""
-    for module, imported in ENTRY.items():
-        code = f"import {imported}; from hermetic.bench.variants.patches import apply; apply({variant!r}, {module!r})"
-        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        assert ended.returncode == 0, ended.stderr
+VARIANTS = (*PROTECTIONS, ISOLATION_AND_WIPING, EVERYTHING, STEPS, "floor=AAAA", "all")
+EACH_IN_A_FORK = """
+import os, sys, traceback
+import {imported}
+from hermetic.bench.variants.patches import apply
+
+for variant in sys.argv[1:]:
+    if not (child := os.fork()):
+        try:
+            apply(variant, {module!r})
+        except BaseException:
+            sys.stderr.write(f"{{variant}}: {{traceback.format_exc()}}")
+            os._exit(1)
+        os._exit(0)
+    if not os.waitpid(child, 0)[1]:
+        print(variant)
+"""
+
+
+@pytest.mark.parametrize("module", ENTRY)
+def test_what_a_variant_replaces_is_there(module: str) -> None:
+    """Each in a process of its own, for what is replaced stays replaced: forks of one that has imported the program."""
+    code = EACH_IN_A_FORK.format(imported=ENTRY[module], module=module)
+    ended = subprocess.run([sys.executable, "-c", code, *VARIANTS], capture_output=True, text=True, check=False)
+    assert ended.stdout.split() == list(VARIANTS), ended.stderr
 
 
 def test_a_name_that_is_gone_is_noticed() -> None:

@@ -52,11 +52,6 @@ class Attesting:
         self._host_claims = host_claims
         self._lock = threading.Lock()
 
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """The kinds of evidence that this host makes, the primary's first."""
-        return self._attester.kinds
-
     def release_key(self, manifest: Manifest, worker_key: Mapping[str, str], report: LockdownReport) -> Release:
         """Return the model's key, wrapped to `worker_key` (a public JWK).
 

@@ -68,6 +68,11 @@ class Attestation(Section):
         return self
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of evidence that this host makes, the primary's first."""
+        return (self.tee,) if self.devices == "none" else (self.tee, self.devices)
+
+    @property
     def boot_log_path(self) -> Path | None:
         """Where the firmware's event log lies; None where none is sent."""
         if self.boot_log == "none" or self.tee not in _KINDS_OF["boot_log"]:

@@ -52,6 +52,7 @@ class Facts(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     profile: str
+    evidence: tuple[str, ...] = ()
     waived: tuple[str, ...]
     epoch: Annotated[int, Field(ge=1)]
     epochs_refused: Count
@@ -173,6 +174,8 @@ def _facts(lines: list[str], facts: Facts) -> None:
     zeroing = ((_text(process=one.process, state=one.state, by=one.by), one.count) for one in facts.zeroing)
     text = "Number of processes, by whether they overwrite freed memory, and by what"
     _family(lines, "hermetic_zeroing", "gauge", text, zeroing)
+    evidence = ((_text(kind=kind), 1) for kind in facts.evidence)
+    _family(lines, "hermetic_evidence", "gauge", "1 for each kind of evidence that this server attests with", evidence)
     profile = [(_text(profile=facts.profile), 1)]
     _family(lines, "hermetic_profile", "gauge", "1 for the profile; demo is not for secrets", profile)
 

@@ -339,6 +339,7 @@ class Supervisor:
         config = self._current.config
         facts = Facts(
             profile=config.profile,
+            evidence=config.attestation.kinds,
             waived=config.isolation.waived,
             epoch=self._reloader.epoch.number,
             epochs_refused=self._reloader.refused,

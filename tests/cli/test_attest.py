@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from typer.testing import CliRunner, Result
 
 from hermetic.attestation.testing.software_tpm import SoftwareTpm, SoftwareTpmCa, is_installed
 from hermetic.cli import build
+from tests.attestation.attesters.tsm_filesystem import TsmFilesystem
+from tests.attestation.machines import processor
 
 FORMS = Path(__file__).parents[1] / "vectors" / "appraisal-policy"
 
@@ -84,3 +87,23 @@ def test_sample_evidence_needs_the_demo_profile() -> None:
 
     assert run() == 4
     assert run("--profile", "demo") == 0
+
+
+def test_a_processor_is_verified_up_to_the_vendors_roots(tmp_path: Path) -> None:
+    """A software chip signs well, and AMD does not vouch for it."""
+    try:
+        with TsmFilesystem(partial(processor, "here")).mounted(tmp_path):
+            arguments = ["attest", "--kind", "snp", "--tsm-folder", str(tmp_path), "--json"]
+            result = CliRunner().invoke(build(), arguments)
+    except (FileNotFoundError, PermissionError) as error:
+        pytest.skip(f"FUSE cannot be mounted here: {error}")
+    assert result.exit_code == 4, result.output
+    failures = json.loads(result.stderr.splitlines()[-1])["failures"]
+    assert [one["name"] for one in failures] == ["snp.chain.generation"]
+
+
+@pytest.mark.parametrize("kind", ["snp", "tdx"])
+def test_a_host_without_a_confidential_vm_says_so(tmp_path: Path, kind: str) -> None:
+    result = CliRunner().invoke(build(), ["attest", "--kind", kind, "--tsm-folder", str(tmp_path / "none"), "--json"])
+    assert result.exit_code not in (0, 1)
+    assert "expected configfs-tsm with a provider" in result.stderr

@@ -32,12 +32,25 @@ def test_a_bare_machine_lacks_what_it_lacks_and_says_the_price(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("device", "name"), [("dev/sev-guest", "AMD SEV-SNP guest"), ("dev/tdx_guest", "Intel TDX guest")]
+    ("device", "name", "kind"),
+    [("dev/sev-guest", "AMD SEV-SNP guest", "snp"), ("dev/tdx_guest", "Intel TDX guest", "tdx")],
 )
-def test_a_confidential_vm_is_seen_and_not_oversold(tmp_path: Path, device: str, name: str) -> None:
-    found = _find(host.examine(_host(tmp_path, device)), name)
+def test_a_confidential_vm_is_seen_and_not_oversold(tmp_path: Path, device: str, name: str, kind: str) -> None:
+    root = _host(tmp_path, device)
+    found = _find(host.examine(root), name)
     assert found.state == "weak"
-    assert "cannot be made or checked by this version" in found.cost
+    assert "mount configfs" in found.cost
+    (root / "sys/kernel/config/tsm/report").mkdir(parents=True)
+    found = _find(host.examine(root), name)
+    assert (found.state, found.cost) == ("good", "")
+    assert f'tee = "{kind}"' in found.detail
+
+
+@pytest.mark.parametrize(
+    ("mode", "on"), [("CC status: ON", True), ("CC status: OFF", False), ("unknown", False), ("", False)]
+)
+def test_confidential_computing_is_on_when_the_driver_says_so(mode: str, on: bool) -> None:
+    assert host._is_on(mode) is on
 
 
 def test_a_measured_boot_with_a_tpm(tmp_path: Path) -> None:

@@ -52,6 +52,16 @@ def test_a_key_that_others_can_read_is_found(served: Path) -> None:
     assert (fault.name, fault.detail) == ("host.key", "mode 0640")
 
 
+def test_evidence_whose_source_is_missing_is_found(served: Path) -> None:
+    settings = served / "server.toml"
+    text = settings.read_text().replace('tee = "tpm"', f'tee = "snp"\ntsm_folder = "{served}/tsm"')
+    settings.write_text(text)
+    (fault,) = _faults(served)
+    assert (fault.name, fault.state, fault.detail) == ("attestation", "missing", f"{served}/tsm: no such folder")
+    (served / "tsm").mkdir()
+    assert _faults(served) == []
+
+
 @pytest.mark.parametrize("name", ["host.key", "host.pem"])
 def test_a_missing_file_is_found(served: Path, name: str) -> None:
     (served / name).unlink()

@@ -11,6 +11,7 @@ from hermetic.server.tally import ModelTally, Tally
 
 FACTS = Facts(
     profile="demo",
+    evidence=("snp", "nvidia"),
     waived=("no-exec",),
     epoch=7,
     epochs_refused=2,
@@ -72,6 +73,10 @@ def test_the_page() -> None:
     assert found["hermetic_zeroing", (("by", "nothing"), ("process", "worker"), ("state", "best effort"))] == 1
     assert found["hermetic_draining", ()] == 1
     assert found["hermetic_waiver", (("name", "no-exec"),)] == 1
+    assert [labels for name, labels in found if name == "hermetic_evidence"] == [
+        (("kind", "snp"),),
+        (("kind", "nvidia"),),
+    ]
     stopped = (("limit", "batch_timeout_s"), ("model", "m"), ("version", "2"))
     assert found["hermetic_workers_stopped", stopped] == 3
     assert found["hermetic_model_quarantined", (("model", "m"), ("version", "2"))] == 1

@@ -18,13 +18,17 @@ CONTEXT = "hermetic-attest/1"
 """Hashed with the nonce, so that this command never signs what answers a broker's or a client's challenge."""
 
 
-class TpmPlace(NamedTuple):
-    """Where this host's TPM and logs are (`TpmSettings`, without importing the TPM library)."""
+class Places(NamedTuple):
+    """Where this host's sources of evidence are."""
 
+    tsm_folder: Path
     tcti: str
     log_pcr: int
     log: Path
     boot_log: Path
+
+
+Kind = Literal["tpm", "snp", "tdx", "nvidia", "sample"]
 
 
 def register(app: typer.Typer) -> None:
@@ -35,7 +39,10 @@ def register(app: typer.Typer) -> None:
 def attest(
     *,
     nonce: Annotated[str | None, typer.Option(help="32 bytes in hex; random when not given.")] = None,
-    kind: Annotated[Literal["tpm", "sample"], typer.Option(help="Kind of evidence.")] = "tpm",
+    kind: Annotated[Kind, typer.Option(help="Kind of evidence.")] = "tpm",
+    tsm_folder: Annotated[Path, typer.Option(help="configfs-tsm, for snp and tdx.")] = Path(
+        "/sys/kernel/config/tsm/report"
+    ),
     tcti: Annotated[str, typer.Option(help="Where the TPM is: device:/dev/tpmrm0, swtpm:path=...")] = (
         "device:/dev/tpmrm0"
     ),
@@ -52,8 +59,9 @@ def attest(
 ) -> None:
     """Collect evidence for a nonce, verify it, and show the claims; exit 4: not genuine, 5: a policy says no.
 
-    Without --ak-ca the attestation key is taken at its word (as one that was provisioned by hand): the verdict then
-    tells whether evidence would verify, not that this is a TPM.
+    Processors and GPUs are verified up to the vendors' roots that this release ships. Without --ak-ca a TPM's
+    attestation key is taken at its word (as one that was provisioned by hand): the verdict then tells whether evidence
+    would verify, not that this is a TPM.
     """
     import os
     import secrets
@@ -68,16 +76,16 @@ def attest(
     challenge = secrets.token_bytes(NONCE_SIZE) if nonce is None else _nonce(nonce)
     report_data = jcs_digest({"context": CONTEXT, "nonce": challenge.hex()})
     with contextlib.ExitStack() as stack:
-        attester = _attester(kind, TpmPlace(tcti, log_pcr, log, boot_log), ak_certificate, stack)
+        attester = _attester(kind, Places(tsm_folder, tcti, log_pcr, log, boot_log), ak_certificate, stack)
         evidence = attester.collect(report_data)
-        trust = _trust(attester, ak_ca, profile)
+        trust = _trust(kind, attester, ak_ca, profile)
     now = datetime.now(UTC)
     claims = verifiers.verify(kind, evidence, report_data, trust, now)
     document = {
         "kind": kind,
         "nonce": challenge.hex(),
         "report_data": report_data.hex(),
-        "vouched_by": "nobody" if ak_ca is None else str(ak_ca),
+        "vouched_by": _vouched_by(kind, ak_ca),
         "claims": claims.to_json(),
         "evidence": evidence,
     }
@@ -89,11 +97,34 @@ def attest(
     output.show(document, as_json=as_json, human=lambda: output.facts("Evidence of this host", _facts(claims)))
 
 
-def _attester(kind: str, place: TpmPlace, ak_certificate: Path | None, stack: contextlib.ExitStack) -> "Attester":
+def _vouched_by(kind: Kind, ak_ca: Path | None) -> str:
+    if kind in ("snp", "tdx", "nvidia"):
+        return "shipped roots"
+    return "nobody" if ak_ca is None else str(ak_ca)
+
+
+def _attester(kind: Kind, place: Places, ak_certificate: Path | None, stack: contextlib.ExitStack) -> "Attester":
     if kind == "sample":
         from hermetic.attestation.testing.sample import SampleAttester
 
         return SampleAttester()
+    if kind == "tpm":
+        return _tpm(place, ak_certificate, stack)
+    from hermetic.attestation.attesters.configfs_tsm import ConfigfsTsm
+    from hermetic.attestation.attesters.nvgpu import NvGpuAttester
+    from hermetic.attestation.attesters.snp import SnpAttester, SnpSettings
+    from hermetic.attestation.attesters.tdx import TdxAttester, TdxSettings
+
+    match kind:
+        case "snp":
+            return SnpAttester(SnpSettings(ConfigfsTsm(place.tsm_folder)))
+        case "tdx":
+            return TdxAttester(TdxSettings(ConfigfsTsm(place.tsm_folder)))
+        case "nvidia":
+            return NvGpuAttester()
+
+
+def _tpm(place: Places, ak_certificate: Path | None, stack: contextlib.ExitStack) -> "Attester":
     from hermetic.attestation.attesters.tpm import TpmAttester, TpmSettings
 
     settings = TpmSettings(tcti=place.tcti, log_pcr=place.log_pcr, log=place.log, boot_log=place.boot_log)
@@ -103,7 +134,18 @@ def _attester(kind: str, place: TpmPlace, ak_certificate: Path | None, stack: co
     return attester
 
 
-def _trust(attester: "Attester", ak_ca: Path | None, profile: Literal["production", "demo"]) -> "TrustRoots":
+def _trust(
+    kind: Kind, attester: "Attester", ak_ca: Path | None, profile: Literal["production", "demo"]
+) -> "TrustRoots":
+    if kind in ("snp", "tdx", "nvidia"):
+        from hermetic.attestation.roots import TrustRoots, amd, intel, nvidia
+        from hermetic.attestation.roots.snp_trust import SnpTrust
+
+        return TrustRoots(profile, snp=SnpTrust(amd.load()), dcap=intel.load(), nvgpu=nvidia.load())
+    return _tpm_trust(attester, ak_ca, profile)
+
+
+def _tpm_trust(attester: "Attester", ak_ca: Path | None, profile: Literal["production", "demo"]) -> "TrustRoots":
     import hashlib
 
     from hermetic.attestation.attesters.tpm import TpmAttester

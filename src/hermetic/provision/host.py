@@ -4,6 +4,7 @@ Isolation is not guessed from version numbers: a throw-away process is locked do
 as a front end, and says what held. Paths are below a root that can be given, so that tests show a host that they made.
 """
 
+import importlib.util
 import json
 import os
 import resource
@@ -32,6 +33,7 @@ TRIAL_TIMEOUT_S: Final = 30
 TRIAL_MEMORY: Final = 1 << 30  # bytes
 TRIAL_THREADS: Final = 8
 GPU_TIMEOUT_S: Final = 15
+NVML_PACKAGE: Final = "pynvml"  # what nvidia-ml-py is imported as
 MEMLOCK_WANTED: Final = 64 << 20  # bytes: keys and their surroundings, not models
 
 _TRIAL: Final = """
@@ -91,20 +93,30 @@ def _tee(root: Path) -> Iterator[Finding]:
         ("tdx", "dev/tdx_guest", "Intel TDX guest"),
     ):
         if (root / device).exists():
-            cost = f"its evidence ({kind}) cannot be made or checked by this version"
-            yield Finding("machine", name, "weak", f"/{device}", cost)
+            yield _reports(root, kind, device, name)
             return
     cost = "whoever has root or the machine can read all memory, models and keys too"
     yield Finding("machine", "confidential VM", "missing", "no /dev/sev-guest, no /dev/tdx_guest", cost)
+
+
+def _reports(root: Path, kind: str, device: str, name: str) -> Finding:
+    """Whether a confidential VM can have reports made: its memory is protected either way."""
+    folder = root / "sys/kernel/config/tsm/report"
+    if not folder.is_dir():
+        cost = f"no evidence of kind {kind} can be made: mount configfs, on Linux 6.7 or later"
+        return Finding("machine", name, "weak", f"/{device}, no configfs-tsm", cost)
+    if not os.access(folder, os.W_OK):
+        cost = "run the server as root: only its supervisor keeps that"
+        return Finding("machine", name, "weak", f"/{device}, configfs-tsm is not ours to write", cost)
+    return Finding("machine", name, "good", f'/{device}, configfs-tsm: tee = "{kind}" in server.toml')
 
 
 def _tpm(root: Path) -> Iterator[Finding]:
     device = root / "dev/tpmrm0"
     if not device.exists():
         detail = "no /dev/tpmrm0" + ("; swtpm is installed, which serves the demo" if software_tpm() else "")
-        yield Finding(
-            "machine", "TPM 2.0", "missing", detail, "no evidence can be made here, so no broker releases a key"
-        )
+        cost = "no evidence of kind tpm can be made here; without another kind no broker releases a key"
+        yield Finding("machine", "TPM 2.0", "missing", detail, cost)
     elif not os.access(device, os.R_OK | os.W_OK):
         yield Finding(
             "machine", "TPM 2.0", "weak", "/dev/tpmrm0 is not ours to open", "run as root or in the group tss"
@@ -128,8 +140,19 @@ def _gpu(root: Path) -> Iterator[Finding]:
         return
     driver = _first_line(version)
     mode = _confidential_computing_mode()
-    cost = "GPU memory is outside what evidence covers; GPU evidence is not part of this version"
-    yield Finding("machine", "NVIDIA GPU", "weak", f"{driver}; confidential computing: {mode}", cost)
+    detail = f"{driver}; confidential computing: {mode}"
+    if not _is_on(mode):
+        cost = "GPU memory is open to the host, and evidence of GPUs is refused (nvgpu.cc)"
+        yield Finding("machine", "NVIDIA GPU", "weak", detail, cost)
+    elif importlib.util.find_spec(NVML_PACKAGE) is None:
+        yield Finding("machine", "NVIDIA GPU", "weak", detail, "no evidence of GPUs: install nvidia-ml-py (extra gpu)")
+    else:
+        yield Finding("machine", "NVIDIA GPU", "good", f'{detail}; devices = "nvidia" in server.toml')
+
+
+def _is_on(mode: str) -> bool:
+    """Whether nvidia-smi's last line says so: `CC status: ON`."""
+    return mode.rpartition(":")[2].strip().upper() == "ON"
 
 
 def _confidential_computing_mode() -> str:

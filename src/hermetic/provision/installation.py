@@ -3,6 +3,7 @@
 Reads a server's configuration and what it names; changes nothing.
 """
 
+import importlib.util
 import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,9 +15,10 @@ from cryptography import x509
 from hermetic.attestation.demo_mark import is_demo
 from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.errors import ConfigurationError
-from hermetic.provision.host import Finding
+from hermetic.provision.host import NVML_PACKAGE, Finding
 from hermetic.provision.layout import AUTHORITY_MARK
 from hermetic.server.config import ServerConfig
+from hermetic.server.evidence_settings import Attestation
 
 __all__ = ["examine_server", "find_authority_folders"]
 
@@ -38,7 +40,13 @@ def examine_server(path: Path, *, now: datetime | None = None) -> list[Finding]:
         )
     drawers = [Finding("installation", "authority", "weak", str(folder), "for a demo only") for folder in folders]
     moment = now or datetime.now(UTC)
-    return [*drawers, _publishers(config), *_key_files(config), *_certificates(config, moment)]
+    return [
+        *drawers,
+        *_evidence(config.attestation),
+        _publishers(config),
+        *_key_files(config),
+        *_certificates(config, moment),
+    ]
 
 
 def find_authority_folders(near: Path) -> list[Path]:
@@ -48,6 +56,21 @@ def find_authority_folders(near: Path) -> list[Path]:
         if place != Path("/"):
             places += sorted(child for child in place.iterdir() if child.is_dir())[:FOLDERS_LIMIT]
     return sorted({place for place in places if (place / AUTHORITY_MARK).exists()})
+
+
+def _evidence(settings: Attestation) -> Iterator[Finding]:
+    """What `[attestation]` makes evidence of, and what of it is not there."""
+    kinds, stops = ", ".join(settings.kinds), "the server does not start"
+    if settings.tee in ("snp", "tdx") and not settings.tsm_folder.is_dir():
+        yield Finding("installation", "attestation", "missing", f"{settings.tsm_folder}: no such folder", stops)
+    elif settings.devices == "nvidia" and importlib.util.find_spec(NVML_PACKAGE) is None:
+        yield Finding("installation", "attestation", "missing", "nvidia-ml-py is not installed (extra gpu)", stops)
+    elif settings.tee == "sample":
+        yield Finding(
+            "installation", "attestation", "weak", f"kinds: {kinds}", "sample proves nothing: for a demo only"
+        )
+    else:
+        yield Finding("installation", "attestation", "good", f"kinds: {kinds}")
 
 
 def _publishers(config: ServerConfig) -> Finding:

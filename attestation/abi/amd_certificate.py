@@ -100,7 +100,7 @@ class AmdCertificate:
         extensions = _extensions(fields.enter(0xA3, "extensions"), what)
         fields.end()
         return cls(
-            data, tbs.raw, signature, serial, issuer, subject, _common_name(subject), start, end, spki, extensions
+            data, tbs.raw, signature, serial, issuer, subject, common_name(subject), start, end, spki, extensions
         )
 
     def number(self, oid: str) -> int:
@@ -189,8 +189,8 @@ def _serial(fields: DerReader, what: str) -> int:
     return serial
 
 
-def _common_name(name: bytes) -> str:
-    """The one common name in `name` (DER)."""
+def common_name(name: bytes) -> str:
+    """The one common name in `name` (DER); raises `InvalidRequestError`."""
     found: list[str] = []
     attributes = DerReader.whole(name, der.SEQUENCE, "name")
     while attributes.more:

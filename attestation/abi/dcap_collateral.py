@@ -24,6 +24,9 @@ MAX_FILES: Final = 256
 MAX_LEVELS: Final = 256  # TCB levels of one platform
 MAX_REVOKED: Final = 100_000  # entries of one revocation list
 
+_TCB_INFO: Final = b'{"tcbInfo":'  # how Intel's answers begin
+_QE_IDENTITY: Final = b'{"enclaveIdentity":'
+
 Status: TypeAlias = Literal[
     "UpToDate",
     "SWHardeningNeeded",
@@ -47,9 +50,11 @@ class _Signed(BaseModel):
 
 
 class Component(_Signed):
-    """One SVN of a platform's TCB."""
+    """One SVN of a platform's TCB; for some, Intel says where it is updated and what it is of."""
 
     svn: Annotated[int, Field(ge=0, le=0xFF, strict=True)]
+    category: Annotated[str, Field(max_length=256)] = ""
+    type: Annotated[str, Field(max_length=256)] = ""
 
 
 class PlatformTcb(_Signed):
@@ -158,6 +163,12 @@ class Collateral:
         lists = [one.next_update_utc for one in (self.root_crl, *self.pck_crls) if one.next_update_utc is not None]
         return min([self.tcb_info.nextUpdate, self.qe_identity.nextUpdate, *lists])
 
+    @property
+    def ends(self) -> tuple[datetime, ...]:
+        """When each part ends, the chains of the signers included."""
+        chains = (*self.tcb_info_signed.chain, *self.qe_identity_signed.chain)
+        return (self.expires, *(one.not_valid_after_utc for one in chains))
+
     @classmethod
     def parse(cls, bundle: bytes) -> Self:
         """Read one bundle in the JSON form of Intel's quote verification library; raises `InvalidRequestError`.
@@ -211,7 +222,7 @@ class _Pieces:
             if len(file) > MAX_FILE_SIZE:
                 raise InvalidRequestError(f"collateral: expected at most {MAX_FILE_SIZE} bytes, got {len(file)}")
             start = file.lstrip()
-            if start.startswith((b'{"tcbInfo":', b'{"enclaveIdentity":')):
+            if start.startswith((_TCB_INFO, _QE_IDENTITY)):
                 answers.append(_answer(start))
             elif start.startswith(b"{"):
                 bundles.append(Collateral.parse(file))
@@ -242,6 +253,20 @@ class _Pieces:
             )
         lists = {one.issuer: one for one in reversed(youngest) if one not in roots}
         return Collateral(info, signed, *identities[-1], roots[0], tuple(lists.values()))
+
+
+def signed_answer(data: bytes) -> tuple[TcbInfo | QeIdentity, str, bytes]:
+    """Read TCB info or a QE identity as Intel's service answers it: value, the exact text that is signed, signature.
+
+    Raises `InvalidRequestError`.
+    """
+    if len(data) > MAX_FILE_SIZE:
+        raise InvalidRequestError(f"collateral: expected at most {MAX_FILE_SIZE} bytes, got {len(data)}")
+    if not data.startswith((_TCB_INFO, _QE_IDENTITY)):
+        raise InvalidRequestError("collateral: expected an answer of Intel's service, got something else")
+    kind, text, signature = _answer(data)
+    value = _model(TcbInfo, text) if kind == "tcbInfo" else _model(QeIdentity, text)
+    return value, text, signature
 
 
 def revocation_list(data: bytes) -> x509.CertificateRevocationList:

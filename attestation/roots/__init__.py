@@ -10,10 +10,11 @@ from cryptography import x509
 
 from hermetic.attestation.claims import Profile
 from hermetic.attestation.roots.dcap_trust import DcapTrust
+from hermetic.attestation.roots.grace import NO_GRACE, Grace
 from hermetic.attestation.roots.nvgpu_trust import NvGpuTrust
 from hermetic.attestation.roots.snp_trust import AmdAuthorities, SnpTrust
 
-__all__ = ["AmdAuthorities", "DcapTrust", "NvGpuTrust", "SnpTrust", "TpmTrust", "TrustRoots"]
+__all__ = ["NO_GRACE", "AmdAuthorities", "DcapTrust", "Grace", "NvGpuTrust", "SnpTrust", "TpmTrust", "TrustRoots"]
 
 
 @dataclass(frozen=True, slots=True)

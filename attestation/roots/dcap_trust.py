@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from cryptography import x509
 
 from hermetic.attestation.abi.dcap_collateral import Collateral
+from hermetic.attestation.roots.grace import NO_GRACE, Grace
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,3 +16,5 @@ class DcapTrust:
     """Roots of PCK certificates and of collateral; a release ships Intel's (`intel.load`)."""
     collateral: tuple[Collateral, ...] = ()
     """Unverified: each use verifies it again. Without any, TCB levels and revocation are not evaluated."""
+    grace: Grace = NO_GRACE
+    """How much longer than it says collateral is believed."""

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from cryptography import x509
 
+from hermetic.attestation.roots.grace import NO_GRACE, Grace
+
 
 @dataclass(frozen=True, slots=True)
 class NvGpuTrust:
@@ -19,3 +21,5 @@ class NvGpuTrust:
     """OCSP answers, DER. With one, every certificate that can be revoked needs one."""
     allow_certificate_hold: bool = False
     """Take a certificate on hold for one that is not revoked; the claims say "hold"."""
+    grace: Grace = NO_GRACE
+    """How much longer than they say manifests and OCSP answers are believed."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from hermetic.attestation.abi.amd_certificate import AmdCertificate
 from hermetic.attestation.abi.snp import Generation
+from hermetic.attestation.roots.grace import NO_GRACE, Grace
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +30,5 @@ class SnpTrust:
     """Certificates of VCEKs and VLEKs, for evidence that comes without."""
     crls: tuple[bytes, ...] = ()
     """Revocation lists (DER) of the ARKs; the latest of each counts."""
+    grace: Grace = NO_GRACE
+    """How much longer than they say revocation lists are believed."""

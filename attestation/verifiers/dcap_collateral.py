@@ -14,9 +14,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from hermetic.attestation.abi.dcap_collateral import Collateral, SignedText
 from hermetic.attestation.checks import Checks
+from hermetic.attestation.roots import DcapTrust, Grace
 from hermetic.attestation.verifiers.dcap import Platform
 from hermetic.attestation.verifiers.dcap_chain import check_chain, check_signature, common_name
 
+SIGNING_CHAIN: Final = "signing-chain"  # kind of collateral
 TCB_SIGNER: Final = "Intel SGX TCB Signing"
 """Below Intel's root live PCK certificates too, whose keys leave the factory: they may not sign collateral."""
 
@@ -42,35 +44,35 @@ def check_collateral(
     kind: str,
     collateral: Collateral,
     platform: Platform,
-    roots: Sequence[x509.Certificate],
+    trust: DcapTrust,
     time: datetime,
 ) -> None:
     """Check signatures, chains and times of `collateral`, and that no certificate in use was taken back."""
     info, identity = collateral.tcb_info, collateral.qe_identity
-    _check_signed(checks, f"{kind}.collateral.tcb_info", collateral.tcb_info_signed, roots, time)
-    _check_period(checks, f"{kind}.collateral.tcb_info.time", time, info.issueDate, info.nextUpdate)
+    grace = trust.grace
+    _check_signed(checks, f"{kind}.collateral.tcb_info", collateral.tcb_info_signed, trust, time)
+    period = info.issueDate, info.nextUpdate
+    grace.check(checks, f"{kind}.collateral.tcb_info.time", "tcb-info", period, time)
     wanted = "TD_QE" if kind == "tdx" else "QE"
     checks.equal(f"{kind}.collateral.qe_identity.id", wanted, identity.id)
-    _check_signed(checks, f"{kind}.collateral.qe_identity", collateral.qe_identity_signed, roots, time)
-    _check_period(checks, f"{kind}.collateral.qe_identity.time", time, identity.issueDate, identity.nextUpdate)
+    _check_signed(checks, f"{kind}.collateral.qe_identity", collateral.qe_identity_signed, trust, time)
+    period = identity.issueDate, identity.nextUpdate
+    grace.check(checks, f"{kind}.collateral.qe_identity.time", "qe-identity", period, time)
     _leaf, ca, root = platform.chain
-    _check_list(checks, f"{kind}.collateral.root_crl", (collateral.root_crl,), root, time)
-    _check_list(checks, f"{kind}.collateral.pck_crl", collateral.pck_crls, ca, time)
+    _check_list(checks, f"{kind}.collateral.root_crl", (collateral.root_crl,), root, ("root-crl", grace), time)
+    _check_list(checks, f"{kind}.collateral.pck_crl", collateral.pck_crls, ca, ("pck-crl", grace), time)
     _check_revoked(checks, f"{kind}.collateral.revoked", collateral, platform)
 
 
-def _check_signed(
-    checks: Checks, name: str, signed: SignedText, roots: Sequence[x509.Certificate], time: datetime
-) -> None:
-    signer = check_chain(checks, f"{name}.signer", signed.chain, roots, time)
+def _check_signed(checks: Checks, name: str, signed: SignedText, trust: DcapTrust, time: datetime) -> None:
+    end = min((one.not_valid_after_utc for one in signed.chain), default=time)
+    judged = trust.grace.judged_at(SIGNING_CHAIN, end, time)
+    signer = check_chain(checks, f"{name}.signer", signed.chain, trust.roots, judged)
+    trust.grace.say(checks, f"{name}.signer.time", SIGNING_CHAIN, end, time)
     if signer is None:
         return
     checks.equal(f"{name}.signer.name", TCB_SIGNER, common_name(signer.subject))
     check_signature(checks, f"{name}.signature", signer.public_key(), signed.signature, signed.text.encode())
-
-
-def _check_period(checks: Checks, name: str, time: datetime, start: datetime, end: datetime) -> None:
-    checks.demand(name, start <= time <= end, time, f"{start} to {end}")
 
 
 def _check_list(
@@ -78,6 +80,7 @@ def _check_list(
     name: str,
     lists: Sequence[x509.CertificateRevocationList],
     issuer: x509.Certificate,
+    kind_and_grace: tuple[str, Grace],
     time: datetime,
 ) -> None:
     found = next((one for one in lists if one.issuer == issuer.subject), None)
@@ -85,9 +88,12 @@ def _check_list(
     issuers = sorted(common_name(one.issuer) for one in lists)
     checks.demand(f"{name}.signature", is_good, f"a list signed by {common_name(issuer.subject)}", issuers)
     if found is not None:
-        end = found.next_update_utc
-        in_time = end is not None and found.last_update_utc <= time <= end
-        checks.demand(f"{name}.time", in_time, time, f"{found.last_update_utc} to {end}")
+        start, end = found.last_update_utc, found.next_update_utc
+        if end is None:
+            checks.fail(f"{name}.time", time, f"{start} to an end that it does not say")
+        else:
+            kind, grace = kind_and_grace
+            grace.check(checks, f"{name}.time", kind, (start, end), time)
 
 
 @lru_cache(maxsize=LISTS_KEPT)

@@ -128,7 +128,10 @@ def _check_genuine(
     try:
         leaf, *rest = map(certificates.parse, rim.certificates)
         p384.check_signature(checks, name, leaf.public_key(), rim.signature, rim.signed_info)
-        path = certificates.verify_path(leaf, rest, roots, time)
+        end = min(one.not_valid_after_utc for one in (leaf, *rest))
+        kind = "vbios-rim" if rim.is_vbios else "driver-rim"
+        path = certificates.verify_path(leaf, rest, roots, trust.grace.judged_at(kind, end, time))
+        trust.grace.say(checks, f"{name}.chain", kind, end, time)
     except InvalidRequestError as error:
         checks.fail(f"{name}.chain", "a chain to a root of reference manifests", error)
         return
@@ -151,12 +154,15 @@ def check_revocation(
         return None
     try:
         states = [
-            revocation.verify_status(path[index:], collateral.answers, time) for index in range(first, len(path) - 1)
+            revocation.verify_status(path[index:], collateral.answers, time, trust.grace)
+            for index in range(first, len(path) - 1)
         ]
     except InvalidRequestError as error:
         checks.fail(name, "certificates that are not revoked", error)
         return None
-    is_held = "hold" in states
+    for state in states:
+        trust.grace.say(checks, name, revocation.KIND, state.end, time)
+    is_held = any(state.status == "hold" for state in states)
     wanted = "no certificate on hold"
     checks.demand(name, trust.allow_certificate_hold or not is_held, wanted, "certificateHold" if is_held else "good")
     return "hold" if is_held else "good"

@@ -8,7 +8,7 @@ are kept, so what makes one fresh is its time. Not here: where answers come from
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -18,8 +18,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from hermetic.attestation.roots import NO_GRACE, Grace
 from hermetic.errors import InvalidRequestError
 
+KIND: Final = "ocsp"  # of collateral
 MAX_ANSWER_SIZE: Final = 16 * 1024  # bytes of DER
 MAX_ANSWERS: Final = 1024
 MAX_CERTIFICATES: Final = 8  # in one answer
@@ -36,7 +38,19 @@ def parse(answers: Sequence[bytes]) -> tuple[ocsp.OCSPResponse, ...]:
     return tuple(map(_parse, answers))
 
 
-def verify_status(path: Sequence[x509.Certificate], answers: Sequence[ocsp.OCSPResponse], time: datetime) -> Status:
+class Answered(NamedTuple):
+    """What an answer says, and until when it says so."""
+
+    status: Status
+    end: datetime
+
+
+def verify_status(
+    path: Sequence[x509.Certificate],
+    answers: Sequence[ocsp.OCSPResponse],
+    time: datetime,
+    grace: Grace = NO_GRACE,
+) -> Answered:
     """What the newest answer of this `time` says of `path[0]`, whose verified chain up to the root `path` is.
 
     Raises `InvalidRequestError` without an answer that counts, and for a certificate that is revoked or unknown.
@@ -46,17 +60,17 @@ def verify_status(path: Sequence[x509.Certificate], answers: Sequence[ocsp.OCSPR
     for answer in answers:
         for single in answer.responses:
             if _is_of(single, path[0], path[1]):
-                _demand_authority(answer, path[1:], time)
-                _demand_time(single, subject, time)
-                current.append(single)
+                judged, end = _judged_at(single, subject, time, grace)
+                demand_authority(answer, path[1:], judged)
+                current.append((single, end))
     if not current:
         raise InvalidRequestError(f"expected an OCSP answer for {subject!r}, got none")
-    newest = max(current, key=lambda single: single.this_update_utc)
+    newest, end = max(current, key=lambda pair: pair[0].this_update_utc)
     if newest.certificate_status == ocsp.OCSPCertStatus.GOOD:
-        return "good"
+        return Answered("good", end)
     reason = newest.revocation_reason
     if newest.certificate_status == ocsp.OCSPCertStatus.REVOKED and reason == x509.ReasonFlags.certificate_hold:
-        return "hold"
+        return Answered("hold", end)
     told = newest.certificate_status.name.lower() + ("" if reason is None else f", {reason.value}")
     raise InvalidRequestError(f"expected {subject!r} not to be revoked, got {told}")
 
@@ -80,8 +94,11 @@ def _parse(answer: bytes) -> ocsp.OCSPResponse:
 
 def _is_of(single: ocsp.OCSPSingleResponse, certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     """Whether the answer's CertID is that of `certificate`: serial number, and hashes of the issuer's name and key."""
-    if single.serial_number != certificate.serial_number:
-        return False
+    return single.serial_number == certificate.serial_number and names_issuer(single, issuer)
+
+
+def names_issuer(single: ocsp.OCSPSingleResponse, issuer: x509.Certificate) -> bool:
+    """Whether the answer is about a certificate of `issuer`: hashes of its name and key; EC keys only."""
     name = hashlib.new(single.hash_algorithm.name, issuer.subject.public_bytes()).digest()
     return name == single.issuer_name_hash and _key_hash(issuer, single.hash_algorithm.name) == single.issuer_key_hash
 
@@ -93,7 +110,8 @@ def _key_hash(certificate: x509.Certificate, algorithm: str) -> bytes:
     return hashlib.new(algorithm, key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)).digest()
 
 
-def _demand_authority(answer: ocsp.OCSPResponse, issuers: Sequence[x509.Certificate], time: datetime) -> None:
+def demand_authority(answer: ocsp.OCSPResponse, issuers: Sequence[x509.Certificate], time: datetime) -> None:
+    """Raise `InvalidRequestError` unless one of `issuers`, or a responder of theirs in its time, signed `answer`."""
     algorithm = answer.signature_hash_algorithm
     signers = [*issuers, *(one for one in answer.certificates if _is_responder(one, issuers, time))]
     if isinstance(algorithm, _HASHES):
@@ -126,9 +144,14 @@ def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
     return True
 
 
-def _demand_time(single: ocsp.OCSPSingleResponse, subject: str, time: datetime) -> None:
+def _judged_at(
+    single: ocsp.OCSPSingleResponse, subject: str, time: datetime, grace: Grace
+) -> tuple[datetime, datetime]:
+    """The moment as of which an answer is judged, and its end; raises `InvalidRequestError` outside of its time."""
     start, end = single.this_update_utc, single.next_update_utc
-    if end is None or not start <= time <= end:
+    judged = time if end is None else grace.judged_at(KIND, end, time)
+    if end is None or not start <= judged <= end:
         raise InvalidRequestError(
             f"expected an OCSP answer for {subject!r} in its time at {time}, got {start} to {end}"
         )
+    return judged, end

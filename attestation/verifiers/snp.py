@@ -133,7 +133,7 @@ def _fits(report: Report, certificate: AmdCertificate) -> bool:
         generation = Generation(certificate.text(PRODUCT_NAME).partition("-")[0])
         size = generation.hwid_size
         names_chip = not is_chip_s or certificate.identifier(HWID, size) == report.chip_id[:size]
-        return names_chip and _certified_tcb(certificate, generation).pack() == report.reported_tcb
+        return names_chip and certified_tcb(certificate, generation).pack() == report.reported_tcb
     except (InvalidRequestError, ValueError):
         return False
 
@@ -163,7 +163,8 @@ def _check_product(
     return processor or wanted
 
 
-def _certified_tcb(certificate: AmdCertificate, generation: Generation) -> Tcb:
+def certified_tcb(certificate: AmdCertificate, generation: Generation) -> Tcb:
+    """The TCB that a VCEK's or VLEK's `certificate` names; raises `InvalidRequestError` where it names none."""
     names = [name for name in SVNS if name != "fmc" or generation is Generation.TURIN]
     return Tcb(**{name: certificate.number(SVNS[name]) for name in names})
 
@@ -173,7 +174,7 @@ def _check_tcb(checks: Checks, report: Report, certificate: AmdCertificate, gene
         for packed in (report.current_tcb, report.committed_tcb, report.launch_tcb):
             Tcb.parse(packed, generation)
         reported = Tcb.parse(report.reported_tcb, generation)
-        certified = _certified_tcb(certificate, generation)
+        certified = certified_tcb(certificate, generation)
     except InvalidRequestError as error:
         checks.fail("snp.tcb", f"TCBs of {generation}", error)
         return

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from hermetic.attestation.abi.amd_certificate import AmdCertificate, AmdRevocationList
 from hermetic.attestation.abi.snp import SigningKey
 from hermetic.attestation.checks import Checks
-from hermetic.attestation.roots import AmdAuthorities, SnpTrust
+from hermetic.attestation.roots import AmdAuthorities, Grace, SnpTrust
 from hermetic.errors import InvalidRequestError
 
 _PSS = padding.PSS(padding.MGF1(hashes.SHA384()), salt_length=48)
@@ -53,7 +53,7 @@ def check_chain(
         f"all in their time at {time}",
         "; ".join(f"{one.common_name} from {one.start} to {one.end}" for one in late) or "so",
     )
-    _check_revocation(checks, issuer, ark, crls, time)
+    _check_revocation(checks, issuer, ark, crls, trust.grace, time)
     return authorities
 
 
@@ -65,14 +65,14 @@ def _check_signed(checks: Checks, name: str, pairs: Sequence[tuple[AmdCertificat
     """Record whether the first of each pair is signed by the second."""
     for one, issuer in pairs:
         try:
-            _verify_signature(issuer, one.signed, one.signature)
+            verify_signature(issuer, one.signed, one.signature)
         except InvalidSignature:
             checks.fail(name, f"{one.common_name} signed by {issuer.common_name}", "another signature")
             return
     checks.hold(name)
 
 
-def _verify_signature(issuer: AmdCertificate, signed: bytes, signature: bytes) -> None:
+def verify_signature(issuer: AmdCertificate, signed: bytes, signature: bytes) -> None:
     """Raise `InvalidSignature` unless the key of `issuer` made `signature` (RSASSA-PSS, SHA-384) over `signed`."""
     try:
         key = load_der_public_key(issuer.spki)
@@ -84,7 +84,7 @@ def _verify_signature(issuer: AmdCertificate, signed: bytes, signature: bytes) -
 
 
 def _check_revocation(
-    checks: Checks, issuer: AmdCertificate, ark: AmdCertificate, crls: Sequence[bytes], time: datetime
+    checks: Checks, issuer: AmdCertificate, ark: AmdCertificate, crls: Sequence[bytes], grace: Grace, time: datetime
 ) -> None:
     found: list[AmdRevocationList] = []
     for data in crls:
@@ -99,17 +99,12 @@ def _check_revocation(
         return
     latest = ours[-1]
     try:
-        _verify_signature(ark, latest.signed, latest.signature)
+        verify_signature(ark, latest.signed, latest.signature)
     except InvalidSignature:
         checks.fail("snp.crl.signature", f"a list signed by {ark.common_name}", "another signature")
     else:
         checks.hold("snp.crl.signature")
-    checks.demand(
-        "snp.crl.time",
-        latest.start <= time <= latest.end,
-        f"a list that is current at {time}",
-        f"one from {latest.start} to {latest.end}",
-    )
+    grace.check(checks, "snp.crl.time", "amd-crl", (latest.start, latest.end), time)
     checks.demand(
         "snp.chain.revoked",
         not latest.revoked & {issuer.serial, ark.serial},

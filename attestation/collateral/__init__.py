@@ -9,24 +9,31 @@ vendor's root stands behind each item), `folder` (imported, loaded, watched), `t
 from hermetic.attestation.collateral.bundle import Bundle, pack, read_signers
 from hermetic.attestation.collateral.folder import Imported, Loaded, WatchedFolder, import_bundle, load_folder
 from hermetic.attestation.collateral.items import Item
+from hermetic.attestation.collateral.machines import Inventory, Machine, of_evidence
 from hermetic.attestation.collateral.recognise import newest, recognise
+from hermetic.attestation.collateral.status import Status, status
 from hermetic.attestation.collateral.trust import check_items, trust, vendor_roots
 from hermetic.attestation.collateral.windows import Windows
 
 __all__ = [
     "Bundle",
     "Imported",
+    "Inventory",
     "Item",
     "Loaded",
+    "Machine",
+    "Status",
     "WatchedFolder",
     "Windows",
     "check_items",
     "import_bundle",
     "load_folder",
     "newest",
+    "of_evidence",
     "pack",
     "read_signers",
     "recognise",
+    "status",
     "trust",
     "vendor_roots",
 ]

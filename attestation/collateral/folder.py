@@ -37,7 +37,7 @@ class Loaded:
     windows: Windows
 
     def trust(self, roots: TrustRoots) -> TrustRoots:
-        """The trust `roots` with the bundle's items and grace; raises `VerificationError` for one nobody vouches for."""
+        """The trust `roots` with items and grace; raises `VerificationError` for an item nobody vouches for."""
         return trust(self.bundle.items, roots, self.windows.grace())
 
     def states(self, time: datetime) -> tuple[tuple[Item, State], ...]:

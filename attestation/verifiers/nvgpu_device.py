@@ -151,11 +151,16 @@ def _check_chain(
 
 def _check_chip(checks: Checks, at: str, device: Device) -> str:
     """Check that the certificate is of the architecture that the evidence says; the chip's name, such as GH100."""
-    names = device.chain[0].subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-    found = _CHIP.fullmatch(str(names[0].value)) if len(names) == 1 else None
-    chip = found[1] if found is not None else ""
+    chip = chip_of(device.chain[0])
     checks.demand(f"{at}.arch", _CHIPS[device.arch].fullmatch(chip) is not None, device.arch, chip or "no chip's name")
-    return chip.replace("_", "")
+    return chip
+
+
+def chip_of(certificate: x509.Certificate) -> str:
+    """The chip that the `certificate` of a signing key names, such as GH100 or LS10; nothing where it names none."""
+    names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    found = _CHIP.fullmatch(str(names[0].value)) if len(names) == 1 else None
+    return "" if found is None else found[1].replace("_", "")
 
 
 def _check_firmware_identity(checks: Checks, at: str, leaf: x509.Certificate, report: Report) -> None:

@@ -30,6 +30,7 @@ COMMANDS: Final = (
     "attest",
     "verify",
     "infer",
+    "collateral",
     "audit",
     "bench",
 )

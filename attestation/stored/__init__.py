@@ -6,6 +6,7 @@
     trusted.py    whom to trust: the vendors whose roots are shipped, or the roots that somebody names
     judging.py    the verifier of each kind, given what lay beside
     verdict.py    all of it as one verdict: checks, claims, policy
+    together.py   several pieces as one machine's
 
 Pure: files are read by callers, time is an argument, nothing is fetched. Deliberately not here: evidence that answers a
 challenge of ours (the broker and clients call verifiers/ with what they know of the exchange).
@@ -13,7 +14,8 @@ challenge of ours (the broker and clients call verifiers/ with what they know of
 
 from hermetic.attestation.stored.forms import Stored
 from hermetic.attestation.stored.judging import judge, recognise
+from hermetic.attestation.stored.together import judge_all, recognise_all
 from hermetic.attestation.stored.trusted import given, shipped
 from hermetic.attestation.stored.verdict import Verdict, verdict
 
-__all__ = ["Stored", "Verdict", "given", "judge", "recognise", "shipped", "verdict"]
+__all__ = ["Stored", "Verdict", "given", "judge", "judge_all", "recognise", "recognise_all", "shipped", "verdict"]

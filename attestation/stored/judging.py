@@ -108,7 +108,15 @@ def _fitted(kind: str, report_data: bytes | None) -> bytes | None:
 
 def _check_used(checks: Checks, stored: Stored) -> None:
     """Check that nothing that says how genuine evidence is was given for evidence of another kind."""
-    beside, kind = stored.beside, stored.kind
+    found = strange(stored.beside, stored.kind)
+    if found:
+        checks.fail("collateral.kind", f"collateral for evidence of kind {stored.kind}", found)
+    if len(stored.beside.event_logs) > 1:
+        checks.fail("collateral.event_log", "at most one event log", len(stored.beside.event_logs))
+
+
+def strange(beside: Beside, kind: str) -> list[str]:
+    """What of `beside` is of no use to evidence of that kind."""
     places = {
         "AMD's revocation lists": (beside.amd_crls, {"snp", "az-snp-vtpm", "vcek", "vlek"}),
         "Intel's collateral": (beside.intel, {"tdx", "sgx", "az-tdx-vtpm"}),
@@ -116,11 +124,7 @@ def _check_used(checks: Checks, stored: Stored) -> None:
         "OCSP answers": (beside.ocsp, {"nvgpu", "rim"}),
         "an event log": (beside.event_logs, {"tdx", "tpm"}),
     }
-    strange = [name for name, (pieces, kinds) in places.items() if pieces and kind not in kinds]
-    if strange:
-        checks.fail("collateral.kind", f"collateral for evidence of kind {kind}", strange)
-    if len(beside.event_logs) > 1:
-        checks.fail("collateral.event_log", "at most one event log", len(beside.event_logs))
+    return [name for name, (pieces, kinds) in places.items() if pieces and kind not in kinds]
 
 
 def _trust(checks: Checks, stored: Stored, trust: TrustRoots) -> TrustRoots:

@@ -12,6 +12,7 @@ from hermetic.attestation.checks import Check, Checks
 from hermetic.attestation.claims import Claims
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.policy import AppraisalPolicy
+from hermetic.attestation.policy.explain import judge_stored
 from hermetic.attestation.roots import TrustRoots
 from hermetic.attestation.stored.forms import Stored
 from hermetic.attestation.stored.judging import ALONE, judge
@@ -59,7 +60,7 @@ def verdict(
     claims = judge(checks, stored, trust, time, report_data)
     genuine = not checks.failed and (claims is not None or stored.kind in ALONE)
     if claims is not None:
-        policies.judge(checks, claims, policy, time)
+        judge_stored(checks, claims, policy, time)
         _judge_collection(checks, claims, policy)
     elif policy.is_built_in or not genuine:
         checks.skip("policy", f"{stored.kind} makes no claims" if genuine else "only genuine evidence makes claims")

@@ -26,7 +26,7 @@ def document(result: Result) -> Any:
     return json.loads(result.stdout)
 
 
-def test_a_good_quote_passes_with_its_collateral_in_its_time() -> None:
+def test_a_good_quote_passes_with_its_collateral_in_itsmoment() -> None:
     result = run("--evidence", QUOTE, "--collateral", COLLATERAL, "--at", THEN, "--json")
     assert result.exit_code == ExitCode.OK, result.output
     found = document(result)
@@ -93,9 +93,9 @@ def test_what_cannot_be_read_or_is_no_argument_is_a_misuse(arguments: tuple[obje
 
 @pytest.mark.parametrize("text", ["2025-06-25", "2025-06-25T02:00:00+02:00", "2025-06-25 00:00:00.000000001z"])
 def test_a_time_may_be_written_in_every_way_of_its_standard(text: str) -> None:
-    from hermetic.cli.verify import _time
+    from hermetic.cli.evidence_files import moment
 
-    assert _time(text).replace(microsecond=0) == datetime.fromisoformat(THEN)
+    assert moment(text).replace(microsecond=0) == datetime.fromisoformat(THEN)
 
 
 def test_the_binding_is_checked_where_it_is_given() -> None:

@@ -1,0 +1,78 @@
+"""What commands over stored evidence are given: files, roots, a time; each refused by the name of its option."""
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from hermetic.cli import output
+from hermetic.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from hermetic.attestation.roots import TrustRoots
+
+MAX_FILE_SIZE: Final = 4 * 1024 * 1024  # bytes, of each file
+_TIME: Final = re.compile(
+    r"\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d))?", re.ASCII
+)  # RFC 3339 date-time, or a full-date
+
+EndorsementOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Certificate, chain or key that vouches for the evidence, or its event log. May be given several times."
+    ),
+]
+CollateralOption = Annotated[
+    list[Path] | None,
+    typer.Option(help="TCB info, identity, revocation list, manifest, OCSP answer. May be given several times."),
+]
+RootOption = Annotated[
+    list[Path] | None,
+    typer.Option(help="Trust this root INSTEAD of the vendors' own: for tests. May be given several times."),
+]
+AtOption = Annotated[
+    str | None, typer.Option("--at", metavar="TIME", help="Judge as of this time (RFC 3339); now when not given.")
+]
+
+
+def trusted(roots: Sequence[Path] | None) -> "TrustRoots":
+    """The vendors' roots, or those of the files instead, with a warning."""
+    from hermetic.attestation import stored
+
+    if not roots:
+        return stored.shipped()
+    output.warn("--root: judged by other roots than the vendors' own; this proves nothing about real hardware")
+    return stored.given(read_all(roots))
+
+
+def moment(text: str | None) -> datetime:
+    """The moment that `text` names; a date alone is its first moment, UTC; now for None."""
+    if text is None:
+        return datetime.now(UTC)
+    if not _TIME.fullmatch(text):
+        raise ConfigurationError(f"--at: expected a time as in RFC 3339 (2025-06-25T12:00:00Z), got {text!r}")
+    try:
+        time = datetime.fromisoformat(text.upper())
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise ConfigurationError(f"--at: expected a time as in RFC 3339, got {text!r}: {error}") from error
+
+
+def read_all(paths: Sequence[Path] | None) -> list[bytes]:
+    """The bytes of each file; raises `ConfigurationError`."""
+    return [read(path) for path in paths or ()]
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a file, within bounds; raises `ConfigurationError`."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_SIZE + 1)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: expected a readable file, got {error.strerror}") from error
+    if len(data) > MAX_FILE_SIZE:
+        raise ConfigurationError(f"{path}: expected at most {MAX_FILE_SIZE} bytes, got more")
+    return data

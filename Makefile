@@ -1,5 +1,5 @@
 # Every target does its own set-up. `make test` and `make demo` are the two to start with.
-.PHONY: help setup demo test evidence-bits escape gpu-memory check bench peers flood forgetting snp-speed fuzz fmt protos triton-vectors docs lock clean
+.PHONY: help setup demo test evidence evidence-bits escape gpu-memory check bench peers flood forgetting snp-speed fuzz fmt protos triton-vectors docs lock clean
 
 PY := .venv/bin/python
 # Kept low: the suite starts real servers, brokers and TPMs, and must not starve them.
@@ -19,6 +19,9 @@ demo: setup ## Seal, attest, release the keys, serve and answer, end to end
 # The suite starts Python some thousand times: compiled once, also where the environment says not to write byte code.
 test: setup ## Run everything that needs no special hardware
 	PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+
+evidence: setup ## Judge all recorded evidence and every manipulation of it, and write docs/evidence.md and docs/refusals.md
+	$(PY) -m tests.attestation.stored.page
 
 evidence-bits: setup ## Flip every bit that recorded GPU, SEV-SNP, TDX and SGX evidence signs, and see each refused (minutes)
 	$(PY) -m pytest -n $(TEST_PROCESSES) $(wildcard tests/attestation/verifiers/*_bits.py)

@@ -30,7 +30,7 @@ _BLOCK: Final = re.compile(rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\r\n]*)--
 def certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
     """The certificates in `pem`, none of them verified; raises `InvalidRequestError`."""
     try:
-        found = tuple(_certificate(base64.b64decode(block.group(1))) for block in _BLOCK.finditer(pem))
+        found = tuple(certificate(base64.b64decode(block.group(1))) for block in _BLOCK.finditer(pem))
     except (*MALFORMED, binascii.Error) as error:
         raise InvalidRequestError(f"expected certificates in PEM, got {error}") from error
     if not found:
@@ -38,8 +38,11 @@ def certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
     return found
 
 
-def _certificate(data: bytes) -> x509.Certificate:
-    """One certificate, with two things that the library lets pass and nobody needs: bytes that are free to change."""
+def certificate(data: bytes) -> x509.Certificate:
+    """One certificate in DER, unverified. Raises `InvalidRequestError` or one of `MALFORMED`.
+
+    Refused beside that: two things that the library lets pass and nobody needs, which leave bytes free to change.
+    """
     whole = der.DerReader.whole(data, der.SEQUENCE, "certificate")
     body = whole.enter(der.SEQUENCE, "body")
     if body.at(_VERSION):

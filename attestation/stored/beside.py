@@ -20,7 +20,7 @@ from cryptography.x509 import ocsp
 
 from hermetic.attestation.abi import tcg_event_log, tpm2_tools
 from hermetic.attestation.abi.amd_certificate import AmdCertificate, AmdRevocationList
-from hermetic.attestation.abi.pem import MALFORMED
+from hermetic.attestation.abi.pem import MALFORMED, certificate
 from hermetic.attestation.abi.tpm import Alg, Signature
 from hermetic.attestation.verifiers.certificates import spki
 from hermetic.errors import InvalidRequestError
@@ -83,7 +83,7 @@ class Beside:
     def _take_pem(self, data: bytes) -> bool:
         blocks = list(_PEM.finditer(data))
         taken = [self._take_block(one[1], one[2], one[0]) for one in blocks]
-        return bool(taken) and all(taken)
+        return len(taken) == data.count(b"-----BEGIN ") and all(taken)
 
     def _take_block(self, label: bytes, encoded: bytes, whole: bytes) -> bool:
         try:
@@ -101,9 +101,9 @@ class Beside:
             return _kept(self.amd, amd)
         if _tried(AmdRevocationList.parse, data) is not None:
             return _kept(self.amd_crls, data)
-        certificate = _tried(x509.load_der_x509_certificate, data)
-        if certificate is not None:
-            return _kept(self.certificates, certificate)
+        other = _tried(certificate, data)
+        if other is not None:
+            return _kept(self.certificates, other)
         if _tried(x509.load_der_x509_crl, data) is not None:
             return _kept(self.intel, data)
         return _tried(ocsp.load_der_ocsp_response, data) is not None and _kept(self.ocsp, data)

@@ -164,9 +164,10 @@ def _json(text: bytes, beside: Beside) -> Stored:
         return Stored("nvgpu", value, beside) if is_devices else _unknown(beside, "a JSON array of other things")
     if not isinstance(value, Mapping):
         return _unknown(beside, "JSON that is no object")
-    found = _object(value, beside)
-    note = _BELONGS_BESIDE if Beside().take(text) else ""
-    return found or _unknown(beside, f"a JSON object of {', '.join(sorted(value)[:8]) or 'nothing'}{note}")
+    return _object(value, beside) or _unknown(
+        beside,
+        f"a JSON object of {', '.join(sorted(value)[:8]) or 'nothing'}{_BELONGS_BESIDE if Beside().take(text) else ''}",
+    )
 
 
 def _object(members: Mapping[str, JsonValue], beside: Beside) -> Stored | None:

@@ -16,6 +16,17 @@ from hermetic.attestation.stored.forms import Stored
 from hermetic.attestation.stored.judging import judge, recognise
 from hermetic.attestation.stored.together import judge_all, recognise_all
 from hermetic.attestation.stored.trusted import given, shipped
-from hermetic.attestation.stored.verdict import Verdict, verdict
+from hermetic.attestation.stored.verdict import Verdict, listed, verdict
 
-__all__ = ["Stored", "Verdict", "given", "judge", "judge_all", "recognise", "recognise_all", "shipped", "verdict"]
+__all__ = [
+    "Stored",
+    "Verdict",
+    "given",
+    "judge",
+    "judge_all",
+    "listed",
+    "recognise",
+    "recognise_all",
+    "shipped",
+    "verdict",
+]

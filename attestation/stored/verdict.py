@@ -4,6 +4,7 @@
 built-in policy that is a lot, and it says so.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -40,12 +41,16 @@ class Verdict:
         return {
             "verdict": "pass" if self.accepted else "fail",
             "kind": self.kind,
-            "checks": [
-                {"name": one.name, "result": one.result, "wanted": _utf8(one.wanted), "got": _utf8(one.got)}
-                for one in self.checks
-            ],
+            "checks": listed(self.checks),
             "claims": {} if self.claims is None else self.claims.to_json(),
         }
+
+
+def listed(checks: Iterable[Check]) -> list[JsonValue]:
+    """Checks as JSON has them, whatever text of evidence they quote."""
+    return [
+        {"name": one.name, "result": one.result, "wanted": _utf8(one.wanted), "got": _utf8(one.got)} for one in checks
+    ]
 
 
 def verdict(

@@ -26,7 +26,7 @@ def document(result: Result) -> Any:
     return json.loads(result.stdout)
 
 
-def test_a_good_quote_passes_with_its_collateral_in_itsmoment() -> None:
+def test_a_good_quote_passes_with_its_collateral_in_its_time() -> None:
     result = run("--evidence", QUOTE, "--collateral", COLLATERAL, "--at", THEN, "--json")
     assert result.exit_code == ExitCode.OK, result.output
     found = document(result)

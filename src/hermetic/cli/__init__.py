@@ -29,6 +29,7 @@ COMMANDS: Final = (
     "serve",
     "attest",
     "verify",
+    "policy",
     "infer",
     "collateral",
     "audit",

@@ -1,6 +1,7 @@
 """How a verdict on evidence is shown: JSON for programs, a table of checks for people; and its exit code."""
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -29,25 +30,30 @@ def show(verdict: "Verdict", path: Path, time: datetime, *, as_json: bool) -> Ex
     return ExitCode.POLICY_REFUSED if verdict.genuine else ExitCode.NOT_GENUINE
 
 
+def tables(title: str, checks: Iterable["Check"], facts: Mapping[str, str]) -> RenderableType:
+    """A table of `checks`, those that matter first, above the `facts` of the verdict; texts may be anybody's."""
+    order, every = list(_STYLES), list(checks)
+    rows = [_row(check) for check in sorted(every, key=lambda check: order.index(check.result))]
+    counted = Counter[str](check.result for check in every)
+    summed = {**facts, "checks": ", ".join(f"{counted[result]} {result}" for result in order)}
+    return Group(
+        output.table(escape(_visible(title)), ("result", "check", "what was found"), rows),
+        output.facts("Verdict", {name: _visible(value) for name, value in summed.items()}),
+    )
+
+
 def _table(verdict: "Verdict", path: Path, time: datetime) -> RenderableType:
-    order = list(_STYLES)
-    rows = [_row(check) for check in sorted(verdict.checks, key=lambda check: order.index(check.result))]
-    counted = Counter[str](check.result for check in verdict.checks)
     facts = {
         "verdict": "pass" if verdict.accepted else "fail: " + ", ".join(dict.fromkeys(verdict.failed)),
         "kind": verdict.kind,
         "judged as of": time.isoformat(),
-        "checks": ", ".join(f"{counted[result]} {result}" for result in order),
     }
-    return Group(
-        output.table(escape(_visible(f"Checks of {path.name}")), ("result", "check", "what was found"), rows),
-        output.facts("Verdict", {name: _visible(value) for name, value in facts.items()}),
-    )
+    return tables(f"Checks of {path.name}", verdict.checks, facts)
 
 
 def _row(check: "Check") -> tuple[RenderableType, ...]:
     wanted, got = (_visible(_cut(text)) for text in (check.wanted, check.got))
-    found = f"wanted {wanted}, got {got}" if check.result == "fail" else got
+    found = f"wanted {wanted}, got {got}" if wanted and check.result != "not evaluated" else got
     # A long name goes on below: cut short, it could not be looked up.
     return _STYLES[check.result], Text(_visible(check.name), overflow="fold"), Text(found, overflow="fold")
 

@@ -1,8 +1,10 @@
 """The admin listener over HTTP (docs/spec/key-broker.md, section 4)."""
 
+from collections.abc import Callable
+
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from hermetic.attestation.broker import admin as acts
 from hermetic.attestation.broker.admin import Admin
@@ -10,12 +12,13 @@ from hermetic.attestation.broker.http import Door, Handler, application, bearer,
 from hermetic.attestation.broker.key_store import MAX_SECRET_BYTES
 from hermetic.attestation.broker.strict_json import parse_object
 
+METRICS_TYPE = "text/plain; version=0.0.4"
 MAX_BODY_BYTES = 65536
 """Longest JSON body of an admin request, in bytes."""
 
 
-def admin_app(admin: Admin, door: Door) -> Starlette:
-    """The ASGI application."""
+def admin_app(admin: Admin, page: Callable[[], str], door: Door) -> Starlette:
+    """The ASGI application; `page` gives the metrics, which need an operator's certificate and no token."""
 
     def asked(request: Request, act: str) -> acts.Request:
         return acts.Request(door.caller(request), bearer(request), act, request.scope["path"])
@@ -50,8 +53,13 @@ def admin_app(admin: Admin, door: Door) -> Starlette:
             {"floor": await door.run(admin.lower_floor, question, request.path_params["name"], members)}
         )
 
+    async def metrics(request: Request) -> Response:
+        door.caller(request)
+        return PlainTextResponse(await door.run(page), media_type=METRICS_TYPE)
+
     routes: dict[tuple[str, str], Handler] = {
         ("POST", "/kbs/v0/resource/{path:path}"): upload,
+        ("GET", "/metrics"): metrics,
         ("GET", "/hermetic/v1/keys"): keys,
         ("GET", "/hermetic/v1/floors"): floors,
         ("POST", "/hermetic/v1/floors/{name}/raise"): raise_floor,

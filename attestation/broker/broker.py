@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Final
 
 from hermetic.attestation.broker import journal
+from hermetic.attestation.broker.counts import Counts
 from hermetic.attestation.broker.floors import Floors, newest_settled
 from hermetic.attestation.broker.identity import ClientIdentity
 from hermetic.attestation.broker.journal import Journal
@@ -65,22 +66,23 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What decides: the profile, whose evidence is genuine, and what is acceptable."""
+    """What decides: the profile, whose evidence is genuine at this moment, and what is acceptable."""
 
     profile: Profile
-    trust: TrustRoots
+    trust: Callable[[], TrustRoots]
     policies: Policies
 
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What the broker keeps: sessions, keys, floors, the log, and the key that signs its tokens."""
+    """What the broker keeps: sessions, keys, floors, the log, the key that signs its tokens, and what it counts."""
 
     sessions: SessionTable
     keys: KeyStore
     floors: Floors
     journal: Journal
     signer: TokenSigner
+    counts: Counts
 
 
 class Broker:
@@ -118,6 +120,7 @@ class Broker:
         except (InvalidRequestError, EvidenceError) as error:
             self._holdings.sessions.burn(session)
             self._log_attest(session, caller, "refused", {"reasons": journal.reason(error)})
+            self._holdings.counts.attested(session.asked.tee, "refused")
             raise Refusal(Variant.ATTESTATION, f"RCAR handshake Attest failed: {error}") from error
         except BaseException:
             self._holdings.sessions.burn(session)
@@ -166,16 +169,17 @@ class Broker:
 
     def _kinds(self) -> frozenset[str]:
         """The kinds of primary evidence that are verified here."""
-        return served_kinds(self._rules.trust)
+        return served_kinds(self._rules.trust())
 
     def _verify(self, session: Session, body: bytes, caller: Caller) -> Attested:
         attestation = parse_attestation(body, session.asked, session.nonce)
         name = None if caller.identity is None else caller.identity.name
-        verified = verify_attestation(attestation, session.asked.tee, self._rules.trust, name, self._clock())
+        verified = verify_attestation(attestation, session.asked.tee, self._rules.trust(), name, self._clock())
         claims = verified.claims
         token = self._holdings.signer.claims(submods(attestation, claims, verified.submods))
         facts = {"key": attestation.tee_key.thumbprint(), "claims": _logged(claims), "reasons": []}
         self._log_attest(session, caller, "genuine", facts)
+        self._holdings.counts.attested("+".join([session.asked.tee, *sorted(attestation.devices())]), "genuine")
         return Attested(
             client=caller.key,
             version=session.asked.version,
@@ -221,7 +225,9 @@ class Broker:
             "policy": None if policy is None else policy.form.name,
             "policy_digest": None if policy is None else policy.form.digest().hex(),
         }
-        return self._holdings.journal.write(journal.RELEASE, fields)
+        index = self._holdings.journal.write(journal.RELEASE, fields)
+        self._holdings.counts.released(str(fields["outcome"]))
+        return index
 
 
 _MISSING: Final = (FailedCheck("release.resource", "a stored key", "none"),)

@@ -28,8 +28,10 @@ from hermetic.attestation.broker.admin_app import admin_app
 from hermetic.attestation.broker.admin_tokens import AclRule, AdminTokens, Issuer
 from hermetic.attestation.broker.ak import AkDesk
 from hermetic.attestation.broker.app import public_app
+from hermetic.attestation.broker.believed import Believed
 from hermetic.attestation.broker.broker import Broker, Holdings, Rules
 from hermetic.attestation.broker.config import BrokerConfig, Listener, ServingNamesOf
+from hermetic.attestation.broker.counts import Counts
 from hermetic.attestation.broker.file_key_store import FileKeyStore
 from hermetic.attestation.broker.floors import Floors
 from hermetic.attestation.broker.http import Door
@@ -43,6 +45,8 @@ from hermetic.attestation.broker.serving_ca import ServingAuthority, ServingName
 from hermetic.attestation.broker.sessions import SessionLimits, SessionTable
 from hermetic.attestation.broker.tls import server_context
 from hermetic.attestation.broker.token import TokenSigner
+from hermetic.attestation.collateral import read_signers
+from hermetic.attestation.collateral.windows import DEFAULT, Windows
 from hermetic.attestation.demo_mark import refuse_demo
 from hermetic.attestation.enrolment import AkCa, EkTrust
 from hermetic.attestation.log import Log, LogReader, NoteSigner
@@ -91,16 +95,18 @@ def build(
         writer = Journal(log)
         standing = _replay(config, clock)
         floors = Floors(standing.floors, writer)
+        believed, counts = _believed(config, writer), Counts()
         endpoints = [
-            _public(config, keys, floors, writer, clock),
-            _admin(config, keys, floors, writer, standing, clock),
+            _public(config, keys, floors, writer, believed, counts, clock),
+            _admin(config, keys, floors, writer, standing, lambda: _page(believed, counts, clock), clock),
         ]
         listeners = Listeners(endpoints, config.limits)
         undo.callback(listeners.close)
         build_name = f"hermetic {importlib.metadata.version('hermetic')}"
         memory = {"zeroing": zeroing, "zeroing-by": zeroing_by}
-        roots = {"roots": {vendor: _named(source) for vendor, source in config.roots}}
-        writer.write(journal.STARTED, {"profile": config.profile, "build": build_name, **memory, **roots})
+        roots = {vendor: _named(source) for vendor, source in config.roots}
+        hardware = {"roots": roots, "collateral": believed.in_use()}
+        writer.write(journal.STARTED, {"profile": config.profile, "build": build_name, **memory, **hardware})
         return RunningBroker(config, listeners, undo.pop_all())
 
 
@@ -114,26 +120,42 @@ def _replay(config: BrokerConfig, clock: Clock) -> Standing:
     return journal.replay(LogReader(config.log.folder, verifier, config.log.origin).records(), clock())
 
 
-def _public(config: BrokerConfig, keys: FileKeyStore, floors: Floors, writer: Journal, clock: Clock) -> Endpoint:
+def _public(
+    config: BrokerConfig,
+    keys: FileKeyStore,
+    floors: Floors,
+    writer: Journal,
+    believed: Believed,
+    counts: Counts,
+    clock: Clock,
+) -> Endpoint:
     limits = config.limits
     life = timedelta(seconds=limits.session_s)
     sessions = SessionTable(SessionLimits(limits.sessions, limits.sessions_per_client, life), clock)
-    holdings = Holdings(sessions, keys, floors, writer, _token_signer(config, clock))
-    rules = Rules(config.profile, _trust(config), _policies(config))
+    holdings = Holdings(sessions, keys, floors, writer, _token_signer(config, clock), counts)
+    rules = Rules(config.profile, believed.trust, _policies(config))
     broker = Broker(rules, holdings, _serving_desk(config, writer, clock), clock)
     app = public_app(broker, _ak_desk(config, writer, clock), _door(config, config.public), limits.body_bytes)
     return Endpoint(config.public.host, config.public.port, _tls(config, config.public), app)
 
 
 def _admin(
-    config: BrokerConfig, keys: FileKeyStore, floors: Floors, writer: Journal, standing: Standing, clock: Clock
+    config: BrokerConfig,
+    keys: FileKeyStore,
+    floors: Floors,
+    writer: Journal,
+    standing: Standing,
+    page: Callable[[], str],
+    clock: Clock,
 ) -> Endpoint:
     settings = config.admin
     issuers = [Issuer(one.name, one.audience, _issuer_key(one.public_key)) for one in settings.issuers]
     rules = [AclRule.parse(rule.role, rule.allowed) for rule in settings.acl]
     tokens = AdminTokens(issuers, rules, life_s=settings.token_life_s, leeway_s=settings.leeway_s, clock=clock)
     admin = Admin(tokens, keys, floors, writer, profile=config.profile, spent=standing.spent, clock=clock)
-    return Endpoint(settings.host, settings.port, _tls(config, settings), admin_app(admin, _door(config, settings)))
+    return Endpoint(
+        settings.host, settings.port, _tls(config, settings), admin_app(admin, page, _door(config, settings))
+    )
 
 
 def _door(config: BrokerConfig, listener: Listener) -> Door:
@@ -170,6 +192,20 @@ def _trust(config: BrokerConfig) -> TrustRoots:
         nvgpu=nvidia_roots(config.roots.nvidia, config.profile),
         snp=amd_roots(config.roots.amd, config.profile),
     )
+
+
+def _believed(config: BrokerConfig, writer: Journal) -> Believed:
+    believed, settings = Believed(_trust(config)), config.collateral
+    if settings is not None:
+        windows = DEFAULT if settings.windows is None else Windows.load(_read(settings.windows))
+        signers = None if settings.signers is None else read_signers(_text(settings.signers))
+        believed.watch(settings.folder, writer, windows, signers)
+    return believed
+
+
+def _page(believed: Believed, counts: Counts, clock: Clock) -> str:
+    """The metrics, as Prometheus text."""
+    return "\n".join([*counts.lines(), *believed.metrics(clock())]) + "\n"
 
 
 def _named(source: Source) -> str:
@@ -260,6 +296,13 @@ def _issuer_key(path: Path) -> OKPKey | ECKey:
         if key.curve_name == curve and not key.is_private:
             return key
     raise ConfigurationError(f"{path}: expected a public key in PEM, Ed25519 or P-256, got something else")
+
+
+def _text(path: Path) -> str:
+    try:
+        return _read(path).decode()
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: expected UTF-8, got {error}") from error
 
 
 def _read(path: Path) -> bytes:

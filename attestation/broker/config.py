@@ -111,6 +111,18 @@ class Roots(Section):
     nvidia: Source = "none"
 
 
+class Collateral(Section):
+    """The folder that `hermetic collateral import` fills; changes are taken up while the broker runs.
+
+    With `signers` (a list of keys) the bundle's signature is verified again at each load, else the import's word is
+    taken for it. `windows` says when to warn, and what grace there is (hermetic-collateral-windows/1).
+    """
+
+    folder: Path
+    signers: Path | None = None
+    windows: Path | None = None
+
+
 class AkEnrolment(Section):
     """Our CA for attestation keys of TPMs, and whose endorsement keys it believes."""
 
@@ -190,6 +202,7 @@ class BrokerConfig(Section):
     key_store: KeyStoreSettings
     trust: Trust = Trust()
     roots: Roots = Roots()
+    collateral: Collateral | None = None
     ak_enrolment: AkEnrolment | None = None
     policies: tuple[Policy, ...] = Field(min_length=1)
     plain_secrets: tuple[PlainSecrets, ...] = ()

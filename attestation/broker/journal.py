@@ -23,6 +23,7 @@ AK: Final = "broker.ak"
 ADMIN: Final = "broker.admin"
 UPLOAD: Final = "broker.upload"
 FLOOR: Final = "broker.floor"
+COLLATERAL: Final = "broker.collateral"
 
 MAX_REASONS: Final = 32
 """Most reasons that a record lists."""

@@ -9,6 +9,7 @@ from cryptography import x509
 
 from hermetic.attestation.abi.members import base64_member
 from hermetic.attestation.abi.nvgpu import MAX_REPORT_SIZE
+from hermetic.attestation.abi.pem import MALFORMED
 from hermetic.attestation.claims import MAX_DEVICES
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.verifiers import certificates
@@ -84,7 +85,7 @@ def _device(value: JsonValue, what: str) -> Device:
     try:
         report = base64_member(value, "evidence", MAX_REPORT_SIZE)
         chain = _chain(base64_member(value, "certificate", MAX_CHAIN_SIZE))
-    except ValueError as error:
+    except MALFORMED as error:
         raise InvalidRequestError(f"{what}: expected a chain of certificates in PEM, got {error}") from error
     except InvalidRequestError as error:
         raise InvalidRequestError(f"{what}: {error}") from error
@@ -102,7 +103,7 @@ def _nonce(value: JsonValue, what: str) -> bytes | None:
 
 @lru_cache(maxsize=CHAINS_KEPT)
 def _chain(pem: bytes) -> tuple[x509.Certificate, ...]:
-    """The certificates in `pem`, read and not verified; raises `InvalidRequestError` or `ValueError`."""
+    """The certificates in `pem`, read and not verified; raises `InvalidRequestError` or one of `MALFORMED`."""
     chain = x509.load_pem_x509_certificates(pem)
     if len(chain) > certificates.MAX_CHAIN_LENGTH:
         raise InvalidRequestError(f"expected at most {certificates.MAX_CHAIN_LENGTH} certificates, got {len(chain)}")

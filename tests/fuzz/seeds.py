@@ -11,7 +11,7 @@ from hermetic.attestation.abi import ccel, dcap, tcg_event_log
 from hermetic.attestation.abi.tpm import Alg
 from hermetic.enclave import messages as border
 from hermetic.server import messages as control
-from tests.fuzz import snp
+from tests.fuzz import collateral, snp
 from tests.fuzz.targets import SEPARATOR
 from tests.server.calls import infer_request
 from tests.server.far_side import description
@@ -182,6 +182,7 @@ SEEDS = {
     "boot-logs": boot_logs,
     "connections": connections,
     "workers": workers,
+    **collateral.SEEDS,
     **snp.SEEDS,
 }
 

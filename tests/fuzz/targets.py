@@ -16,7 +16,7 @@ from hermetic.enclave.sealed.header import parse_unverified_manifest, read_heade
 from hermetic.errors import BorderError, HermeticError, InvalidRequestError, ModelFormatError, SealedModelError
 from hermetic.server import messages as control
 from hermetic.server.http2.frames import LARGEST_FRAME
-from tests.fuzz import conversation, snp
+from tests.fuzz import collateral, conversation, snp
 from tests.server import hostile_front
 from tests.server.far_side import Pki
 from tests.server.reading import Readers
@@ -250,5 +250,6 @@ TARGETS: Final[dict[str, Target]] = {
     "boot-logs": boot_logs,
     "connections": connections,
     "workers": workers,
+    **collateral.TARGETS,
     **snp.TARGETS,
 }

@@ -69,7 +69,7 @@ def item_seeds() -> Iterator[bytes]:
         "tcb-info": "tdx/google_50806f.tcbinfo.json",
     }  # fmt: skip
     for kind, file in files.items():
-        yield bytes([KINDS.index(kind)]) + (by_hand.file(file) if file else b"\x30\x00")  # type: ignore[arg-type]
+        yield bytes([KINDS.index(kind)]) + (by_hand.file(file) if file else b"\x30\x00")
     yield bytes([KINDS.index("signing-chain")]) + by_hand.TCB_SIGNER[4]
 
 

@@ -27,6 +27,7 @@ from hermetic.attestation.broker.token import TokenSigner, submods
 from hermetic.attestation.broker.verification import served_kinds, verify_attestation
 from hermetic.attestation.claims import Claims, Profile
 from hermetic.attestation.evidence import JsonValue, canonical
+from hermetic.attestation.policy.verdict import warnings
 from hermetic.attestation.roots import TrustRoots
 from hermetic.errors import EvidenceError, FailedCheck, InvalidRequestError
 
@@ -224,6 +225,7 @@ class Broker:
             "key": attested.tee_key.thumbprint(),
             "policy": None if policy is None else policy.form.name,
             "policy_digest": None if policy is None else policy.form.digest().hex(),
+            "warnings": [] if policy is None or failed else list(warnings(attested.claims, policy.form)),
         }
         index = self._holdings.journal.write(journal.RELEASE, fields)
         self._holdings.counts.released(str(fields["outcome"]))

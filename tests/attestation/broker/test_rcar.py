@@ -103,6 +103,7 @@ def test_a_release_comes_with_a_checkpoint_that_covers_it(broker: InThread, gues
     assert record.kind == "broker.release"
     assert record.fields["outcome"] == "released"
     assert record.fields["resource"] == "plain/secret/checkpoint"
+    assert {"sample evidence proves nothing", "demo profile"} <= set(map(str, record.fields["warnings"]))
 
 
 def test_the_protected_header_is_rfc_7518s(guest: IndependentGuest, broker: InThread) -> None:

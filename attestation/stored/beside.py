@@ -7,6 +7,7 @@ to where a verifier expects it, and is refused there by name if it does not hold
 
 import base64
 import binascii
+import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +23,10 @@ from hermetic.attestation.abi import tcg_event_log, tpm2_tools
 from hermetic.attestation.abi.amd_certificate import AmdCertificate, AmdRevocationList
 from hermetic.attestation.abi.pem import MALFORMED, certificate
 from hermetic.attestation.abi.tpm import Alg, Signature
+from hermetic.attestation.collateral.bundle import MAGIC, Bundle
+from hermetic.attestation.collateral.kinds import MAX_BUNDLE_SIZE
 from hermetic.attestation.verifiers.certificates import spki
-from hermetic.errors import InvalidRequestError
+from hermetic.errors import InvalidRequestError, VerificationError
 
 _Kept = TypeVar("_Kept")
 
@@ -32,8 +35,8 @@ MAX_FILES: Final = 256
 
 KNOWN: Final = (
     "certificates or chains (DER, PEM), a public key (PEM), revocation lists (DER, PEM), Intel's TCB info or identity, "
-    "a bundle of Intel's collateral, reference manifests (XML), OCSP answers (DER), event logs, a TPM's signature or "
-    "tpm2-tools' PCR values"
+    "a bundle of Intel's collateral, reference manifests (XML), OCSP answers (DER), event logs, a TPM's signature, "
+    "tpm2-tools' PCR values, or a bundle of `hermetic collateral pack`"
 )
 _PEM: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----([A-Za-z0-9+/=\s]*)-----END \1-----")
 _EVENT_LOG: Final = slice(32, 32 + len(tcg_event_log.SIGNATURE))  # behind the head of a TCG_PCR_EVENT
@@ -54,6 +57,7 @@ class Beside:
     event_logs: list[bytes] = field(default_factory=list)
     tpm_signatures: list[bytes] = field(default_factory=list)  # TPMT_SIGNATURE
     pcrs: list[bytes] = field(default_factory=list)  # as tpm2-tools writes them
+    bundled: "Beside | None" = None  # what came in bundles of ours, for machines of every kind
     unreadable: list[tuple[str, str]] = field(default_factory=list)  # which file, and what it looks like
 
     @classmethod
@@ -62,12 +66,15 @@ class Beside:
         found = cls()
         for role, datas in files.items():
             for index, data in enumerate(datas):
-                if index >= MAX_FILES or len(data) > MAX_FILE_SIZE or not found.take(data):
+                limit = MAX_BUNDLE_SIZE if data.startswith(MAGIC) else MAX_FILE_SIZE
+                if index >= MAX_FILES or len(data) > limit or not found.take(data):
                     found.unreadable.append((f"{role}.{index}", described(data)))
         return found
 
     def take(self, data: bytes) -> bool:
         """Keep what is in one file; whether it is anything that is known."""
+        if data.startswith(MAGIC):
+            return self._take_bundle(data)
         start = data.lstrip()[:64]
         if b"-----BEGIN " in data and data.isascii() and not start.startswith((b"{", b"<")):
             return self._take_pem(data)  # text alone: a quote, with its chain inside, vouches for nothing
@@ -79,6 +86,22 @@ class Beside:
         if data[_EVENT_LOG] == tcg_event_log.SIGNATURE:
             return _kept(self.event_logs, data)
         return self._take_der(data) if data[:1] == _DER else self._take_tpm(data)
+
+    def whole(self) -> "Beside":
+        """All of it, what came in bundles too."""
+        joined = Beside()
+        for part in (self, self.bundled or Beside()):
+            for name in _LISTS:
+                getattr(joined, name).extend(getattr(part, name))
+        return joined
+
+    def _take_bundle(self, data: bytes) -> bool:
+        bundle = _tried(Bundle.load_without_asking_who_signed, data)  # each item is verified again, up to its vendor
+        if bundle is None:
+            return False
+        self.bundled = self.bundled or Beside()
+        taken = [self.bundled.take(item.data) for item in bundle.items]
+        return all(taken)
 
     def _take_pem(self, data: bytes) -> bool:
         blocks = list(_PEM.finditer(data))
@@ -115,6 +138,9 @@ class Beside:
         return _tried(tpm2_tools.parse_pcrs, data) is not None and _kept(self.pcrs, data)
 
 
+_LISTS: Final = tuple(one.name for one in dataclasses.fields(Beside) if one.name != "bundled")
+
+
 def described(data: bytes) -> str:
     """What unknown bytes look like, for an error."""
     if not data:
@@ -132,5 +158,5 @@ def _kept(kept: list[_Kept], one: _Kept) -> bool:
 def _tried(read: Callable[[bytes], _Kept], data: bytes) -> _Kept | None:
     try:
         return read(data)
-    except (InvalidRequestError, UnsupportedAlgorithm, *MALFORMED):
+    except (InvalidRequestError, VerificationError, UnsupportedAlgorithm, *MALFORMED):
         return None

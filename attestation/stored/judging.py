@@ -129,7 +129,7 @@ def strange(beside: Beside, kind: str) -> list[str]:
 
 def _trust(checks: Checks, stored: Stored, trust: TrustRoots) -> TrustRoots:
     """`trust` with what lay beside the evidence."""
-    beside = stored.beside
+    beside = stored.beside.whole()
     provisioned = trust.tpm.provisioned_aks | {hashlib.sha256(key).digest() for key in beside.keys}
     return dataclasses.replace(
         trust,

@@ -14,7 +14,7 @@ from hermetic.errors import ConfigurationError
 if TYPE_CHECKING:
     from hermetic.attestation.roots import TrustRoots
 
-MAX_FILE_SIZE: Final = 4 * 1024 * 1024  # bytes, of each file
+MAX_FILE_SIZE: Final = 64 * 1024 * 1024  # bytes, of each file: a bundle of collateral is the largest
 _TIME: Final = re.compile(
     r"\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d))?", re.ASCII
 )  # RFC 3339 date-time, or a full-date
@@ -27,7 +27,9 @@ EndorsementOption = Annotated[
 ]
 CollateralOption = Annotated[
     list[Path] | None,
-    typer.Option(help="TCB info, identity, revocation list, manifest, OCSP answer. May be given several times."),
+    typer.Option(
+        help="TCB info, identity, revocation list, manifest, OCSP answer, bundle. May be given several times."
+    ),
 ]
 RootOption = Annotated[
     list[Path] | None,

@@ -110,6 +110,7 @@ def url(data: bytes) -> str:
 def machine(
     *, form: int = 1, vmpl: int = 0, key: rsa.RSAPrivateKey = AK, bound: bytes | None = None, report_type: int = 2,
     user_data: bytes = bytes(64), pcrs: tuple[int, ...] = tuple(range(24)), more: tuple[Any, ...] = (),
+    nonce: bytes | None = None,
 ) -> Any:  # fmt: skip
     """Evidence of a machine of our own: its AK is `AK`, `key` signs the quote."""
     numbers = AK.public_key().public_numbers()
@@ -127,7 +128,7 @@ def machine(
     values = [bytes([index]) * 32 for index in range(24)]
     digest = hashlib.sha256(b"".join(values[index] for index in pcrs)).digest()
     info = QuoteInfo((PcrSelection(Alg.SHA256, pcrs),), digest)
-    message = Attest(0xFF544347, 0x8018, b"\0\x0b" + bytes(32), NONCE, 1, 2, 3, 1, 4, info.pack()).pack()
+    message = Attest(0xFF544347, 0x8018, b"\0\x0b" + bytes(32), nonce or NONCE, 1, 2, 3, 1, 4, info.pack()).pack()
     return {
         "version": form,
         "tpm_quote": {

@@ -88,9 +88,8 @@ class Leaf:
     """The name that it was verified for."""
 
     @classmethod
-    def of_der(cls, der: bytes, name: str) -> "Leaf":
-        """Take a verified certificate (DER)."""
-        certificate = x509.load_der_x509_certificate(der)
+    def of(cls, certificate: x509.Certificate, name: str) -> "Leaf":
+        """Take a certificate that was verified for `name`."""
         key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         return cls(certificate.public_bytes(Encoding.PEM), hashlib.sha256(key).digest(), name)
 
@@ -118,7 +117,7 @@ def leaf_of(der: bytes | None, protocol: str | None, name: str) -> Leaf:
     """Return the leaf of a connection whose handshake is complete; raises `VerificationError`."""
     if der is None or protocol != PROTOCOL:
         raise VerificationError([FailedCheck("tls", f"a certificate, and the protocol {PROTOCOL}", str(protocol))])
-    return Leaf.of_der(der, name)
+    return Leaf.of(x509.load_der_x509_certificate(der), name)
 
 
 def refused(endpoint: Endpoint, name: str, error: ssl.SSLError) -> VerificationError:

@@ -10,10 +10,15 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.x509 import DNSName
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from hermetic.provision.authority import Leaf, new_key
+from hermetic.client import CallerPolicy, Tls, connect
+from hermetic.client.handshake import Leaf
+from hermetic.client.triton import VerifiedClient
+from hermetic.errors import AppraisalError
+from hermetic.provision import authority
+from hermetic.provision.authority import new_key
 from hermetic.provision.layout import load_authority
 from tests.flows.networks import Network, dense
-from tests.flows.scene import Client, Scene, check_answers, scene, serving_certificate
+from tests.flows.scene import Client, Running, Scene, check_answers, scene, serving_certificate
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -79,7 +84,7 @@ def test_a_serving_key_from_a_file_serves_and_stands_in_the_evidence(place: Scen
     """The waiver is told to the broker, whose policy does not know it: no model key comes to such a host."""
     key = new_key()
     folder = place.folder / "server"
-    leaf = Leaf("localhost", ExtendedKeyUsageOID.SERVER_AUTH, [DNSName("localhost")])
+    leaf = authority.Leaf("localhost", ExtendedKeyUsageOID.SERVER_AUTH, [DNSName("localhost")])
     certificate = load_authority(place.folder / "broker", "serving-ca").issue(leaf, key.public_key())
     (folder / "serving.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     (folder / "serving.key").write_bytes(
@@ -98,14 +103,20 @@ def test_a_serving_key_from_a_file_serves_and_stands_in_the_evidence(place: Scen
         assert serving_certificate(served) == certificate
         with served.client() as client:
             assert client.is_server_live()
+        with pytest.raises(AppraisalError, match=r"hermetic.waivers: .*serving_key_from_file"):
+            careful(served)  # a relay with a copy of the disk has this key
 
 
 def test_the_serving_key_is_renewed_at_half_of_its_life(network: Network, place: Scene) -> None:
-    """A certificate of a minute: after half of it a new key serves, attested again, and no caller is refused."""
+    """A certificate of a minute: after half of it a new key serves, attested again, and no caller is refused.
+
+    A caller who verifies follows to the new key, which was proved too.
+    """
     configuration = place.folder / "broker" / "broker.toml"
     assert "certificate_s = 60" in configuration.read_text()
-    with place.serve([place.sealed["shared"]]) as served, served.client() as client:
+    with place.serve([place.sealed["shared"]]) as served, served.client() as client, careful(served) as verified:
         first = serving_certificate(served)
+        proof = verified.proof
         wait_until_served(client, network)
         while serving_certificate(served) == first:
             check_answers(client, network)
@@ -113,3 +124,14 @@ def test_the_serving_key_is_renewed_at_half_of_its_life(network: Network, place:
         assert second.public_key() != first.public_key()
         with served.client() as another:
             check_answers(another, network)
+        while verified.proof.statement.spki_sha256 == proof.statement.spki_sha256:
+            check_answers(verified, network)
+        check_answers(verified, network)
+        assert verified.proof.statement.spki_sha256 == Leaf.of(second, "localhost").spki.hex()
+
+
+def careful(served: Running) -> VerifiedClient:
+    """A caller who verifies, every second."""
+    folder = served.installation.folder / "client"
+    tls = Tls(served.ca_file, served.certificate_file, served.key_file)
+    return connect(served.address, tls, CallerPolicy.load(folder / "caller.toml"), reverify_s=1)

@@ -1,0 +1,241 @@
+"""Callers who verify, and those who stand in between: each attack succeeds against a stock client, and fails here."""
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+import tritonclient.grpc
+from cryptography import x509
+
+from hermetic.attestation.server_evidence import Statement
+from hermetic.client import CallerPolicy, Tls, connect
+from hermetic.client.evidence import METHOD, pinned_channel
+from hermetic.client.handshake import Endpoint, Leaf, handshake
+from hermetic.client.triton import VerifiedClient
+from hermetic.errors import AppraisalError, EvidenceError, HermeticError, NotReadyError, VerificationError
+from hermetic.protos.hermetic.v1 import attestation_pb2 as pb
+from tests.flows.attackers import Evidence, Impostor, certified, impostor, relayed, switch
+from tests.flows.networks import Network, dense
+from tests.flows.scene import Running, Scene, best_tee, check_answers, question, scene, serving_certificate
+
+pytestmark = [
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(best_tee() != "tpm", reason="needs a software TPM: sample evidence proves nothing"),
+]
+
+CALLERS = 1000
+INTERVAL_MS = 100
+WAIT_S = 60
+
+
+@dataclass
+class Place:
+    """A server that runs, and a caller's demands of it."""
+
+    scene: Scene
+    served: Running
+    network: Network
+    policy: CallerPolicy
+    tls: Tls
+
+    def connect(self, port: int | None = None, **options: float) -> VerifiedClient:
+        return connect(f"localhost:{port or self.served.port}", self.tls, self.policy, **options)
+
+    def stock(self, port: int) -> tritonclient.grpc.InferenceServerClient:
+        """A caller that believes the CA: who knows the right port does not matter, only the certificate does."""
+        return tritonclient.grpc.InferenceServerClient(
+            f"localhost:{port}",
+            ssl=True,
+            root_certificates=str(self.tls.authority),
+            private_key=str(self.tls.key),
+            certificate_chain=str(self.tls.certificate),
+        )
+
+    def leaf(self) -> Leaf:
+        return handshake(Endpoint("localhost", self.served.port), self.tls, WAIT_S)
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Place]:
+    with scene("tpm") as one:
+        network = dense(one.workshop, "shared", seed=5)
+        one.seal(network)
+        folder = one.folder / "client"
+        tls = Tls(folder / "serving-ca.pem", folder / "client.pem", folder / "client.key")
+        policy = CallerPolicy.load(folder / "caller.toml")
+        with one.serve([one.sealed["shared"]]) as served:
+            yield Place(one, served, network, policy, tls)
+
+
+@contextlib.contextmanager
+def refused(*checks: str, kind: type[EvidenceError] = VerificationError) -> Iterator[None]:
+    with pytest.raises(kind) as caught:
+        yield
+    assert [one.name for one in caught.value.failures] == list(checks)
+
+
+def check_nothing_but_questions(attacker: Impostor) -> None:
+    assert attacker.stolen == 0
+    assert set(attacker.calls) <= {METHOD}
+
+
+def test_a_client_that_connects_has_a_working_client_and_a_proof(place: Place) -> None:
+    with place.connect() as client:
+        check_answers(client, place.network)
+        proof = client.proof
+        assert len(proof.statement.manifests) == 1
+        assert proof.claims.tpm is not None
+        assert "software TPM" in proof.warnings
+        assert {"evidence.spki", "evidence.measured", "tpm.quote.nonce"} <= {check.name for check in proof.checks}
+        assert client.verify_now().statement.nonce != proof.statement.nonce
+    with pytest.raises(NotReadyError, match="closed"):
+        client.is_server_live()
+
+
+def test_a_man_in_the_middle_with_a_valid_certificate(place: Place) -> None:
+    with impostor(certified(place.scene.folder), relayed(place.served)) as (attacker, port):
+        place.stock(port).infer(place.network.name, question(place.network.rows()))
+        assert attacker.stolen > 0  # whoever believes the CA alone has told it everything
+        attacker.stolen = 0
+        attacker.calls.clear()
+        with refused("evidence.spki"):
+            place.connect(port)
+        check_nothing_but_questions(attacker)
+        assert attacker.calls[METHOD] > 0
+
+
+def test_a_relay_with_a_copy_of_every_file_of_the_servers_disk(place: Place, tmp_path: Path) -> None:
+    """No file has the serving key. What the files have is no server's certificate."""
+    copy = shutil.copytree(place.scene.folder / "server", tmp_path / "copy")
+    leaf = serving_certificate(place.served)
+    keys = [path for path in copy.rglob("*") if path.is_file() and b"PRIVATE KEY" in path.read_bytes()]
+    assert [path.name for path in keys] == ["host.key"]
+    host = (copy / "host.key").read_bytes(), (copy / "host.pem").read_bytes()
+    with impostor(host, relayed(place.served)) as (attacker, port):
+        with refused("tls"):
+            place.connect(port)
+        assert not attacker.calls
+    assert leaf.public_key() == serving_certificate(place.served).public_key()
+
+
+def test_stale_evidence(place: Place) -> None:
+    """A recorded reply, as it is; then with the nonce that is asked for, and the impostor's own key."""
+    recorded = relayed(place.served)(pb.GetEvidenceRequest(nonce=b"\1" * 32).SerializeToString())
+    certificate = certified(place.scene.folder)
+    with impostor(certificate, lambda _: recorded) as (attacker, port):
+        with refused("evidence.nonce", "evidence.spki"):
+            place.connect(port)
+        check_nothing_but_questions(attacker)
+    with impostor(certificate, rewritten(recorded, certificate[1])) as (attacker, port):
+        with refused("tpm.quote.nonce"):
+            place.connect(port)
+        check_nothing_but_questions(attacker)
+
+
+def rewritten(recorded: bytes, certificate: bytes) -> Evidence:
+    """The recorded evidence under a statement that says what the caller wants to read."""
+    reply = pb.GetEvidenceResponse.FromString(recorded)
+    said = Statement.parse(reply.statement)
+    spki = Leaf.of(x509.load_pem_x509_certificate(certificate), "localhost").spki.hex()
+
+    def answer(message: bytes) -> bytes:
+        nonce = pb.GetEvidenceRequest.FromString(message).nonce.hex()
+        statement = said.model_copy(update={"nonce": nonce, "spki_sha256": spki})
+        forged = pb.GetEvidenceResponse()
+        forged.CopyFrom(reply)
+        del forged.path[:]
+        forged.statement, forged.index, forged.size = statement.encode(), 0, 1
+        return forged.SerializeToString()
+
+    return answer
+
+
+def test_a_server_that_proves_nothing(place: Place) -> None:
+    def nothing(_: bytes) -> bytes:
+        return b""
+
+    with impostor(certified(place.scene.folder), nothing) as (attacker, port):
+        with refused("evidence.statement"):
+            place.connect(port)
+        check_nothing_but_questions(attacker)
+
+
+def test_the_certificate_changes_in_mid_session_to_a_key_that_nobody_attested(place: Place) -> None:
+    with (
+        impostor(certified(place.scene.folder), relayed(place.served)) as (attacker, port),
+        switch(place.served.port) as between,
+        place.connect(between.port) as client,
+        place.stock(between.port) as stock,
+    ):
+        check_answers(client, place.network)
+        assert stock.is_server_live()
+        between.turn_to(port)
+        until_raises(lambda: client.infer(place.network.name, question(place.network.rows())))
+        with refused("evidence.spki"):
+            client.infer(place.network.name, question(place.network.rows()))
+        check_nothing_but_questions(attacker)
+        reach(lambda: stock.infer(place.network.name, question(place.network.rows())), attacker)
+
+
+def until_raises(call: object) -> None:
+    """Call until evidence is refused; what fails before is the connection that was cut."""
+    end = time.monotonic() + WAIT_S
+    while time.monotonic() < end:
+        try:
+            call()  # type: ignore[operator]
+        except EvidenceError:
+            return
+        except (HermeticError, tritonclient.grpc._utils.InferenceServerException):
+            continue
+    pytest.fail("wanted the client to close, got none of that")
+
+
+def reach(call: object, attacker: Impostor) -> None:
+    """The stock client goes on with whoever answers."""
+    end = time.monotonic() + WAIT_S
+    while not attacker.stolen and time.monotonic() < end:
+        with contextlib.suppress(tritonclient.grpc._utils.InferenceServerException):
+            call()  # type: ignore[operator]
+    assert attacker.stolen > 0
+
+
+def test_the_first_endpoint_that_is_verified_is_used(place: Place) -> None:
+    with impostor(certified(place.scene.folder), relayed(place.served)) as (attacker, port):
+        order = ["localhost:1", f"localhost:{port}", place.served.address]
+        with connect(order, place.tls, place.policy) as client:
+            check_answers(client, place.network)
+        check_nothing_but_questions(attacker)
+
+
+def test_a_thousand_callers_at_once_cost_a_quote_an_interval(place: Place) -> None:
+    with pinned_channel(Endpoint("localhost", place.served.port), place.leaf(), place.tls) as channel:
+        ask = channel.unary_unary(METHOD, pb.GetEvidenceRequest.SerializeToString, pb.GetEvidenceResponse.FromString)
+        began = time.monotonic()
+        waiting = [ask.future(pb.GetEvidenceRequest(nonce=b"%032d" % number)) for number in range(CALLERS)]
+        replies = [one.result(timeout=WAIT_S) for one in waiting]
+        elapsed_ms = 1000 * (time.monotonic() - began)
+    quotes = {reply.evidence for reply in replies}
+    assert len(quotes) <= 1 + elapsed_ms / INTERVAL_MS
+    assert max(reply.size for reply in replies) > 1
+
+
+@pytest.mark.parametrize("nonce", [b"", b"\1" * 31, b"\1" * 33, b"\1" * 48])
+def test_only_32_bytes_are_signed(place: Place, nonce: bytes) -> None:
+    with pinned_channel(Endpoint("localhost", place.served.port), place.leaf(), place.tls) as channel:
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary(METHOD)(pb.GetEvidenceRequest(nonce=nonce).SerializeToString())
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert f"got {len(nonce)}" in caught.value.details()
+
+
+def test_a_policy_that_names_another_machine_refuses_this_one(place: Place) -> None:
+    form = place.policy.appraisal
+    assert form.tpm is not None
+    other = form.model_copy(update={"tpm": form.tpm.model_copy(update={"ek": ("ab" * 32,)})})
+    with refused("tpm.ek", kind=AppraisalError):
+        connect(place.served.address, place.tls, CallerPolicy(other, place.policy.trust))

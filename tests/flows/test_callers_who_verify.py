@@ -1,6 +1,7 @@
 """Callers who verify, and those who stand in between: each attack succeeds against a stock client, and fails here."""
 
 import contextlib
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -13,10 +14,12 @@ import tritonclient.grpc
 from cryptography import x509
 
 from hermetic.attestation.server_evidence import Statement
+from hermetic.cli.exit_codes import ExitCode
 from hermetic.client import CallerPolicy, Tls, connect
 from hermetic.client.evidence import METHOD, pinned_channel
 from hermetic.client.handshake import Endpoint, Leaf, handshake
 from hermetic.client.triton import VerifiedClient
+from hermetic.demo.processes import Command
 from hermetic.errors import AppraisalError, EvidenceError, HermeticError, NotReadyError, VerificationError
 from hermetic.protos.hermetic.v1 import attestation_pb2 as pb
 from tests.flows.attackers import Evidence, Impostor, certified, impostor, relayed, switch
@@ -239,3 +242,45 @@ def test_a_policy_that_names_another_machine_refuses_this_one(place: Place) -> N
     other = form.model_copy(update={"tpm": form.tpm.model_copy(update={"ek": ("ab" * 32,)})})
     with refused("tpm.ek", kind=AppraisalError):
         connect(place.served.address, place.tls, CallerPolicy(other, place.policy.trust))
+
+
+def options(place: Place) -> list[str]:
+    folder = place.scene.folder / "client"
+    files = {"ca": place.tls.authority, "cert": place.tls.certificate, "key": place.tls.key}
+    return [*(f"--{name}={path}" for name, path in files.items()), f"--policy={folder / 'caller.toml'}"]
+
+
+def test_the_command_shows_the_proof(place: Place) -> None:
+    shown = json.loads(
+        place.scene.run("verify", place.served.address, *options(place), "--json").partition("\n}")[0] + "\n}"
+    )
+    assert shown["verdict"] == "pass"
+    assert shown["statement"]["spki-sha256"] == place.leaf().spki.hex()
+    assert "tpm.quote.nonce" in [check["name"] for check in shown["checks"]]
+
+
+def test_the_command_refuses_a_man_in_the_middle_by_name(place: Place) -> None:
+    with (
+        impostor(certified(place.scene.folder), relayed(place.served)) as (attacker, port),
+        Command(["verify", f"localhost:{port}", *options(place)]) as command,
+    ):
+        assert command.end(WAIT_S) == ExitCode.NOT_GENUINE
+        assert "evidence.spki" in command.output
+        check_nothing_but_questions(attacker)
+
+
+def test_a_client_that_cannot_verify_comes_in_by_the_local_door(place: Place) -> None:
+    """A stock client without TLS; and when the server's place is taken, its connection is closed."""
+    with (
+        impostor(certified(place.scene.folder), relayed(place.served)) as (attacker, port),
+        switch(place.served.port) as between,
+        Command(["forward", f"localhost:{between.port}", "--listen=127.0.0.1:0", *options(place)]) as door,
+    ):
+        at = int(door.wait_for(r"^forwarding 127.0.0.1:(\d+) to", WAIT_S)[1])
+        with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{at}") as client:
+            check_answers(client, place.network)
+            between.turn_to(port)
+            while "evidence.spki" not in door.output:
+                with contextlib.suppress(tritonclient.grpc._utils.InferenceServerException):
+                    client.infer(place.network.name, question(place.network.rows()))
+        check_nothing_but_questions(attacker)

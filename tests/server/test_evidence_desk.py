@@ -1,4 +1,4 @@
-"""Evidence for callers in the supervisor: one quote an interval, for whoever waits, over nothing that a front end chose."""
+"""Evidence for callers in the supervisor: one quote an interval, over nothing that a front end chose."""
 
 from collections.abc import Callable
 from typing import Any

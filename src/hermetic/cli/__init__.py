@@ -30,6 +30,7 @@ COMMANDS: Final = (
     "attest",
     "verify",
     "policy",
+    "forward",
     "infer",
     "collateral",
     "audit",

@@ -1,0 +1,218 @@
+"""What convinces a caller, and what does not: one forged thing at a time, with a real TPM's quotes."""
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from hermetic.attestation import evidence, verifiers
+from hermetic.attestation.attesters.tpm import TpmAttester
+from hermetic.attestation.evidence import JsonValue, fit_to
+from hermetic.attestation.policy import AppraisalPolicy
+from hermetic.attestation.roots import TrustRoots
+from hermetic.attestation.server_evidence import Statement, StatementTree, leaf
+from hermetic.client.judgement import Proof, verify_reply
+from hermetic.client.policy import CallerPolicy
+from hermetic.errors import AppraisalError, EvidenceError, VerificationError
+from hermetic.protos.hermetic.v1 import attestation_pb2 as pb
+
+NONCE, SPKI = b"\1" * 32, b"\2" * 32
+MANIFEST = "ab" * 32
+PUBLISHERS = "cd" * 32
+KEY: dict[str, JsonValue] = {"kty": "EC", "crv": "P-256", "alg": "ECDH-ES+A256KW", "x": "eA", "y": "eQ"}
+POLICY = f"""
+format = "hermetic-appraisal-policy/1"
+name = "callers"
+models = ["*"]
+profile = "demo"
+kinds = ["tpm"]
+allow_unmeasured_code = true
+client_certificate = ["server.example"]
+allow_any_machine = false
+
+[hermetic]
+required = true
+manifest_digest = "any"
+trusted_publishers = ["{PUBLISHERS}"]
+waivers = ["memory"]
+zeroing = "enforced"
+
+[tpm]
+ek = "any"
+provisioned_ak = false
+pcrs = {{}}
+root_hashes = "any"
+secure_boot = "any"
+log_base = "zeros"
+"""
+
+
+class Server:
+    """What a server does, in one process."""
+
+    def __init__(self, attester: TpmAttester, trust: TrustRoots, now: datetime) -> None:
+        self._attester = attester
+        self.trust = trust
+        self.now = now
+        self.policy = CallerPolicy(AppraisalPolicy.load(POLICY), trust)
+
+    def statement(self, nonce: bytes = NONCE, **changes: Any) -> Statement:
+        values: dict[str, Any] = {
+            "nonce": nonce.hex(),
+            "spki_sha256": SPKI.hex(),
+            "manifests": (),
+            "policies": ("profile:demo", f"publishers:{PUBLISHERS}", "zeroing:enforced"),
+            "waivers": (),
+            "log_head": "1:" + "ee" * 32,
+        }
+        return Statement(**{**values, **changes})
+
+    def reply(self, statement: Statement, others: int = 2) -> pb.GetEvidenceResponse:
+        """Evidence for a statement among others."""
+        texts = [*(self.statement(bytes([9, one]) * 16).encode() for one in range(others)), statement.encode()]
+        tree = StatementTree([leaf(one) for one in texts])
+        made = self._attester.collect(fit_to("tpm", tree.report_data()))
+        return pb.GetEvidenceResponse(
+            statement=texts[-1],
+            index=others,
+            size=tree.size,
+            path=tree.path(others),
+            tee="tpm",
+            evidence=json.dumps(made).encode(),
+        )
+
+    def broker_evidence(self) -> bytes:
+        """What this machine answers a key broker's challenge with."""
+        return json.dumps(self._attester.collect(fit_to("tpm", evidence.report_data("bm9uY2U=", KEY)))).encode()
+
+    def extend(self, manifest: str) -> None:
+        self._attester.extend(bytes.fromhex(manifest))
+
+    def judge(self, reply: pb.GetEvidenceResponse, policy: CallerPolicy | None = None) -> Proof:
+        return verify_reply(reply, NONCE, SPKI, "server.example", policy or self.policy, self.now)
+
+
+@pytest.fixture
+def server(enrolled: TpmAttester, trust: TrustRoots, now: datetime) -> Server:
+    return Server(enrolled, trust, now)
+
+
+def failures(call: Callable[[], object], kind: type[EvidenceError]) -> list[str]:
+    with pytest.raises(kind) as caught:
+        call()
+    return [one.name for one in caught.value.failures]
+
+
+def test_a_genuine_reply_is_a_proof(server: Server) -> None:
+    server.extend(MANIFEST)
+    proof = server.judge(server.reply(server.statement(manifests=(MANIFEST,), waivers=("memory",))))
+    assert proof.claims.hermetic is not None
+    assert proof.claims.hermetic.trusted_publishers == PUBLISHERS
+    assert proof.claims.client == "server.example"
+    assert json.loads(json.dumps(proof.to_json()))["statement"]["manifests"] == [MANIFEST]
+    assert "isolation waived" in proof.warnings
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"nonce": "09" * 32}, ["evidence.nonce"]),
+        ({"spki_sha256": "03" * 32}, ["evidence.spki"]),
+        ({"nonce": "09" * 32, "spki_sha256": "03" * 32}, ["evidence.nonce", "evidence.spki"]),
+    ],
+    ids=["another nonce", "another key", "both"],
+)
+def test_evidence_for_another_question_or_key(server: Server, change: dict[str, str], named: list[str]) -> None:
+    reply = server.reply(server.statement().model_copy(update=change))
+    assert failures(lambda: server.judge(reply), VerificationError) == named
+
+
+@pytest.mark.parametrize("member", ["statement", "index", "path", "size"])
+def test_a_statement_that_the_evidence_does_not_cover(server: Server, member: str) -> None:
+    reply = server.reply(server.statement())
+    changes: dict[str, dict[str, Any]] = {
+        "statement": {"statement": server.statement(waivers=("memory",)).encode()},
+        "index": {"index": 1, "path": [*reply.path, b"\0" * 32]},
+        "path": {"path": [b"\0" * 32 for _ in reply.path]},
+        "size": {"size": reply.size + 1, "path": list(reply.path)},
+    }
+    forged = changes[member]
+    fields: dict[str, Any] = {name.name: value for name, value in reply.ListFields()}
+    named = failures(lambda: server.judge(pb.GetEvidenceResponse(**{**fields, **forged})), VerificationError)
+    assert named in (["tpm.quote.nonce"], ["evidence.path"])
+
+
+def test_a_path_of_no_such_tree(server: Server) -> None:
+    reply = server.reply(server.statement())
+    reply.index = 1 << 40
+    assert failures(lambda: server.judge(reply), VerificationError) == ["evidence.path"]
+
+
+def test_broker_evidence_offered_to_a_caller(server: Server) -> None:
+    reply = server.reply(server.statement())
+    reply.evidence = server.broker_evidence()
+    assert failures(lambda: server.judge(reply), VerificationError) == ["tpm.quote.nonce"]
+
+
+def test_callers_evidence_offered_to_a_broker(server: Server) -> None:
+    """Whatever the broker's challenge is, also where it was what the caller asked with."""
+    reply = server.reply(server.statement(), others=0)
+    for challenge in ("bm9uY2U=", NONCE.hex()):
+        digest = evidence.report_data(challenge, KEY)
+        named = failures(
+            lambda digest=digest: verifiers.verify(  # type: ignore[misc]
+                "tpm", json.loads(reply.evidence), digest, server.trust, server.now
+            ),
+            VerificationError,
+        )
+        assert named == ["tpm.quote.nonce"]
+
+
+def test_devices_that_are_added_or_left_out(server: Server) -> None:
+    reply = server.reply(server.statement())
+    reply.additional_evidence = '{"sample":{}}'
+    assert "tpm.quote.nonce" in failures(lambda: server.judge(reply), VerificationError)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[" * 100_000, b"\xff"])
+def test_evidence_that_is_no_json(server: Server, text: bytes) -> None:
+    reply = server.reply(server.statement())
+    reply.evidence = text
+    assert failures(lambda: server.judge(reply), VerificationError) == ["evidence.json"]
+
+
+def test_a_model_that_was_never_measured(server: Server) -> None:
+    reply = server.reply(server.statement(manifests=(MANIFEST,)))
+    assert failures(lambda: server.judge(reply), AppraisalError) == ["evidence.measured"]
+
+
+def test_a_model_that_the_policy_does_not_name(server: Server) -> None:
+    server.extend(MANIFEST)
+    form = server.policy.appraisal
+    only = form.hermetic.model_copy(update={"manifest_digest": ("ff" * 32,)})
+    policy = CallerPolicy(form.model_copy(update={"hermetic": only}), server.trust)
+    reply = server.reply(server.statement(manifests=(MANIFEST,)))
+    assert failures(lambda: server.judge(reply, policy), AppraisalError) == ["evidence.manifests"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"waivers": ("serving_key_from_file",)}, ["hermetic.waivers"]),
+        (
+            {"policies": ("profile:demo", "publishers:" + "00" * 32)},
+            ["hermetic.trusted_publishers", "hermetic.zeroing"],
+        ),
+    ],
+    ids=["a serving key on a disk", "other publishers, memory not overwritten"],
+)
+def test_a_server_that_the_policy_does_not_accept(server: Server, change: dict[str, Any], named: list[str]) -> None:
+    reply = server.reply(server.statement(**change))
+    assert failures(lambda: server.judge(reply), AppraisalError) == named
+
+
+def test_policies_that_do_not_say_which_profile(server: Server) -> None:
+    reply = server.reply(server.statement(policies=()))
+    assert failures(lambda: server.judge(reply), VerificationError) == ["evidence.policies"]

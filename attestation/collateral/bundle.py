@@ -22,6 +22,7 @@ from hermetic.attestation.collateral.kinds import (
     MAX_MANIFEST_SIZE,
     MAX_NUMBER,
 )
+from hermetic.attestation.collateral.trust import trust
 from hermetic.attestation.evidence import canonical
 from hermetic.attestation.log.note import (
     MAX_NOTE_SIZE,
@@ -32,6 +33,7 @@ from hermetic.attestation.log.note import (
     parse_note,
     verify_note,
 )
+from hermetic.attestation.roots import NO_GRACE, Grace, TrustRoots
 from hermetic.errors import ConfigurationError, InvalidRequestError, LogError, VerificationError
 
 FORMAT: Final = "hermetic-collateral-bundle/1"
@@ -71,6 +73,10 @@ class Bundle:
         """
         checks = Checks()
         return cls._read(checks, _Parts.cut(checks, data), ())
+
+    def trust(self, roots: TrustRoots, grace: Grace = NO_GRACE) -> TrustRoots:
+        """The trust `roots`, with the items added, each of which it must vouch for; raises `VerificationError`."""
+        return trust(self.items, roots, grace)
 
     @classmethod
     def _read(cls, checks: Checks, parts: "_Parts", signers: tuple[str, ...]) -> Self:

@@ -17,7 +17,7 @@ from hermetic.attestation.checks import Checks
 from hermetic.attestation.collateral.bundle import Bundle
 from hermetic.attestation.collateral.items import Item
 from hermetic.attestation.collateral.kinds import MAX_BUNDLE_SIZE
-from hermetic.attestation.collateral.trust import check_items, trust
+from hermetic.attestation.collateral.trust import check_items
 from hermetic.attestation.collateral.windows import DEFAULT, State, Windows
 from hermetic.attestation.log.note import NoteVerifier
 from hermetic.attestation.roots import TrustRoots
@@ -38,7 +38,7 @@ class Loaded:
 
     def trust(self, roots: TrustRoots) -> TrustRoots:
         """The trust `roots` with items and grace; raises `VerificationError` for an item nobody vouches for."""
-        return trust(self.bundle.items, roots, self.windows.grace())
+        return self.bundle.trust(roots, self.windows.grace())
 
     def states(self, time: datetime) -> tuple[tuple[Item, State], ...]:
         """Each item with its state at `time`."""

@@ -78,11 +78,12 @@ def status(
 ) -> Status:
     """What `items` are worth at `time` to `machines`; `within` replaces the windows' warning."""
     used: dict[tuple[Kind, str], list[str]] = {}
+    store = {item.key: item for item in items}
     judged = []
     for machine in machines:
         needs = []
         for need in _needs(machine, items):
-            item = _best(need, items)
+            item = store.get(need) or _best(need, items)
             if item is not None:
                 used.setdefault(item.key, []).append(machine.name)
             needs.append(_need(need, item, windows, time, within))
@@ -110,7 +111,7 @@ def _needs(machine: Machine, items: Sequence[Item]) -> tuple[Need, ...]:
 
 
 def _best(need: Need, items: Sequence[Item]) -> Item | None:
-    """The item for `need` that ends last."""
+    """The item that ends last of those whose subject begins as `need` says."""
     kind, subject = need
     found = [one for one in items if one.kind == kind and f"{one.subject} ".startswith(f"{subject} ")]
     return max(found, key=lambda one: one.end, default=None)

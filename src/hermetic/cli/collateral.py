@@ -11,7 +11,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.markup import escape
 
-from hermetic.cli import output
+from hermetic.cli import evidence_files, output
 from hermetic.errors import ConfigurationError, InvalidRequestError
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ COLOURS: Final[Mapping[str, str]] = {
     "valid": "green", "expiring": "yellow", "not-yet-valid": "yellow", "grace": "bold yellow", "expired": "bold red",
     "missing": "bold red",
 }  # fmt: skip
-
-_At = Annotated[str | None, typer.Option("--at", help="Judge as of this time, ISO 8601; now by default.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -93,7 +91,7 @@ def import_(
     bundle: Annotated[Path, typer.Argument(help="The bundle.")],
     into: Annotated[Path, typer.Option(help="The folder of collateral; made where it is missing.")],
     signers: Annotated[Path, typer.Option(help="List of signers, <name>+<id>+<key>, one a line.")],
-    at: _At = None,
+    at: evidence_files.AtOption = None,
     *,
     unsafe_go_back_to_older_collateral: Annotated[
         bool,
@@ -111,7 +109,7 @@ def import_(
         into,
         _signers(signers),
         collateral.vendor_roots(),
-        _time(at),
+        evidence_files.moment(at),
         unsafe_go_back_to_older_collateral=unsafe_go_back_to_older_collateral,
     )
     for item, state in imported.out_of_time:
@@ -142,7 +140,7 @@ def status(
     policy: Annotated[
         Path | None, typer.Option(help="Appraisal policy whose floors AMD's TCBs are compared with.")
     ] = None,
-    at: _At = None,
+    at: evidence_files.AtOption = None,
     *,
     as_json: output.JsonOption = False,
 ) -> None:
@@ -151,7 +149,7 @@ def status(
 
     form = collateral.Windows() if windows is None else collateral.Windows.load(_read(windows))
     loaded = collateral.load_folder(folder, form)
-    time, ahead = _time(at), None if within is None else timedelta(days=within)
+    time, ahead = evidence_files.moment(at), None if within is None else timedelta(days=within)
     found = collateral.status(
         loaded.bundle.items,
         time,
@@ -319,16 +317,6 @@ def _floors(path: Path) -> "Floors":
         return {}
     accepted = {name: one.reported for name, one in form.tcb.accepted.items()}
     return {name: one.model_dump() for name, one in accepted.items() if one != "any"}
-
-
-def _time(text: str | None) -> datetime:
-    if text is None:
-        return datetime.now(UTC)
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ConfigurationError(f"--at: expected a time such as 2026-11-23T06:00:00Z, got {text!r}") from error
-    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def _signer(path: Path) -> "NoteSigner":

@@ -12,7 +12,7 @@ from hermetic.attestation import verifiers
 from hermetic.attestation.abi.snp import Generation
 from hermetic.attestation.checks import Checks
 from hermetic.attestation.claims import Claims
-from hermetic.attestation.collateral import Bundle, Windows, trust, vendor_roots
+from hermetic.attestation.collateral import Bundle, Windows, vendor_roots
 from hermetic.attestation.roots import Grace, SnpTrust, TrustRoots
 from hermetic.attestation.verifiers import nvgpu, tdx
 from hermetic.errors import ConfigurationError, VerificationError
@@ -23,7 +23,7 @@ from tests.attestation.verifiers.nvgpu_made import BLOCKS, NONCE, NOW, Vendor
 DAY = timedelta(days=1)
 END = datetime(2026, 4, 15, 22, 6, 9, tzinfo=UTC)  # of the TCB info; identity and PCK list end minutes later
 QUOTE: Mapping[str, str] = {"quote": base64.b64encode((VECTORS / "tdx/google_90c06f_v5.quote").read_bytes()).decode()}
-ITEMS = Bundle.load_without_asking_who_signed(whole()).items
+BUNDLE = Bundle.load_without_asking_who_signed(whole())
 INTEL = "[kinds.tcb-info]\ngrace_days=3\n[kinds.qe-identity]\ngrace_days=3\n"
 LISTS = "[kinds.pck-crl]\ngrace_days=3\n"
 
@@ -33,7 +33,7 @@ def windows(text: str = "") -> Windows:
 
 
 def judged(time: datetime, text: str) -> Claims:
-    return tdx.judge(Checks(), QUOTE, None, trust(ITEMS, vendor_roots(), windows(text).grace()), time)
+    return tdx.judge(Checks(), QUOTE, None, BUNDLE.trust(vendor_roots(), windows(text).grace()), time)
 
 
 def failures(time: datetime, text: str) -> set[str]:

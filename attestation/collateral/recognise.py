@@ -9,13 +9,16 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hermetic.attestation.abi import pem
 from hermetic.attestation.abi.amd_certificate import AmdCertificate
 from hermetic.attestation.abi.dcap_collateral import Collateral
+from hermetic.attestation.abi.pem import MALFORMED
 from hermetic.attestation.collateral.items import Item, chain_data, read
 from hermetic.attestation.collateral.kinds import MAX_ITEM_SIZE, Kind
 from hermetic.attestation.roots import TrustRoots
@@ -26,6 +29,7 @@ from hermetic.errors import InvalidRequestError
 
 _IN_DER: Final[tuple[Kind, ...]] = ("vcek", "vlek", "amd-crl", "pck-crl", "ocsp")
 """What a file in DER may be, and in which order that is tried: their forms exclude each other."""
+_IN_A_HEADER: Final = b"-----BEGIN%20CERTIFICATE-----"  # Intel's answers carry their chains so
 _CRL: Final = re.compile(rb"-----BEGIN X509 CRL-----([A-Za-z0-9+/=\s]*)-----END X509 CRL-----\s*")
 
 
@@ -36,21 +40,9 @@ def recognise(data: bytes, roots: TrustRoots, source: str = "") -> tuple[Item, .
     """
     if len(data) > MAX_ITEM_SIZE:
         raise InvalidRequestError(f"{source or 'file'}: expected at most {MAX_ITEM_SIZE} bytes, got {len(data)}")
-    start = data.strip()
     try:
-        if start.startswith((b'{"tcbInfo":', b'{"enclaveIdentity":')):
-            kind: Kind = "tcb-info" if start.startswith(b'{"tcbInfo":') else "qe-identity"
-            return (read(kind, start, source),)
-        if start.startswith(b"{"):
-            return _taken_apart(start, roots, source)
-        if start.startswith(b"-----BEGIN CERTIFICATE"):
-            return (_certificates(start, roots, source),)
-        if found := _CRL.fullmatch(start):
-            return (_in_der(base64.b64decode(found.group(1)), roots, source),)
-        if start.startswith(b"<"):
-            return (_manifest(data, source),)
-        return (_in_der(data, roots, source),)
-    except (InvalidRequestError, ValueError) as error:
+        return _read(data, roots, source)
+    except (InvalidRequestError, UnsupportedAlgorithm, RecursionError, *MALFORMED) as error:
         raise InvalidRequestError(f"{source or 'file'}: expected collateral, got something else: {error}") from error
 
 
@@ -62,6 +54,30 @@ def newest(items: Iterable[Item]) -> tuple[Item, ...]:
         if other is None or (other.start, other.end, other.digest) < (item.start, item.end, item.digest):
             found[item.key] = item
     return tuple(found[key] for key in sorted(found))
+
+
+def _read(data: bytes, roots: TrustRoots, source: str) -> tuple[Item, ...]:
+    start = data.strip()
+    if start.startswith(b"{"):
+        return _json(start, roots, source)
+    if start.startswith(_IN_A_HEADER):
+        start = unquote_to_bytes(start)
+    if start.startswith(b"-----BEGIN CERTIFICATE"):
+        return (_certificates(start, roots, source),)
+    if found := _CRL.fullmatch(start):
+        return (_in_der(base64.b64decode(found.group(1)), roots, source),)
+    return (_manifest(data, source) if start.startswith(b"<") else _in_der(data, roots, source),)
+
+
+def _json(data: bytes, roots: TrustRoots, source: str) -> tuple[Item, ...]:
+    """An answer of Intel's or NVIDIA's service, or all of Intel's in one object."""
+    if data.startswith((b'{"tcbInfo":', b'{"enclaveIdentity":')):
+        kind: Kind = "tcb-info" if data.startswith(b'{"tcbInfo":') else "qe-identity"
+        return (read(kind, data, source),)
+    rim = json.loads(data).get("rim")
+    if isinstance(rim, str):
+        return (_manifest(base64.b64decode(rim, validate=True), source),)
+    return _taken_apart(data, roots, source)
 
 
 def _taken_apart(data: bytes, roots: TrustRoots, source: str) -> tuple[Item, ...]:

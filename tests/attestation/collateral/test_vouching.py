@@ -1,10 +1,12 @@
 """A vendor's root stands behind each item, or it is refused; real items, and vendors of our own."""
 
+import base64
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import quote_from_bytes
 
 import pytest
 from cryptography import x509
@@ -212,11 +214,34 @@ def test_of_several_about_the_same_the_newest_is_kept() -> None:
     assert len(manifests) == 2  # of one version; a device matches one of them
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"{}", b"[]", b"<a/>", b"\x30\x00", b"-----BEGIN CERTIFICATE-----", b"\xff" * 99]
-)
-def test_files_that_are_no_collateral_are_refused(data: bytes) -> None:
+def test_answers_are_taken_as_the_vendors_services_give_them() -> None:
+    """A manifest in JSON, a chain in a header, a list in PEM."""
+    rim = (VECTORS / "nvgpu/driver_rim_550.144.03.xml").read_bytes()
+    answer = json.dumps({"id": "NV_GPU_DRIVER_GH100_550.144.03", "rim": base64.b64encode(rim).decode(), "sha256": "0"})
+    assert [item.data for item in recognise(answer.encode(), ROOTS)] == [rim]
+    chain = (VECTORS / "tdx/ars_tcb_signing_chain.pem").read_bytes()
+    assert recognise(quote_from_bytes(chain).encode(), ROOTS) == recognise(chain, ROOTS)
+    crl = (VECTORS / "tdx/ars_pck_platform_crl.der").read_bytes()
+    pem = b"-----BEGIN X509 CRL-----\n" + base64.encodebytes(crl) + b"-----END X509 CRL-----\n"
+    assert [item.data for item in recognise(pem, ROOTS)] == [crl]
+
+
+def test_a_certificate_that_the_library_has_no_word_for_is_refused() -> None:
+    der = bytearray((VECTORS / "tdx/intel_pck_platform_ca.der").read_bytes())
+    der[der.index(b"\xa0\x03\x02\x01\x02") + 4] = 66  # a version that does not exist
     with pytest.raises(InvalidRequestError, match="expected collateral"):
+        recognise(bytes(der), ROOTS)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"{}", b"{" * 20_000, b'{"a":' * 20_000, b'{"rim":"x"}', b"[]", b"<a/>", b"\x30\x00", b"\xff" * 99,
+        b"-----BEGIN CERTIFICATE-----", b"-----BEGIN%20CERTIFICATE-----", b" " * (1 << 21),
+    ],
+)  # fmt: skip
+def test_files_that_are_no_collateral_are_refused(data: bytes) -> None:
+    with pytest.raises(InvalidRequestError, match=r"expected (collateral|at most)"):
         recognise(data, ROOTS, "a file")
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from hermetic.server.section import Section
 
-Tee = Literal["tpm", "snp", "tdx", "sample"]
+Tee = Literal["tpm", "snp", "tdx", "az-snp-vtpm", "sample"]
 Devices = Literal["nvidia", "none"]
 
 TPM_BOOT_LOG: Final = Path("/sys/kernel/security/tpm0/binary_bios_measurements")
@@ -19,11 +19,11 @@ TDX_BOOT_LOG: Final = Path("/sys/firmware/acpi/tables/data/CCEL")
 
 _TSM: Final = ("snp", "tdx")
 _KINDS_OF: Final[Mapping[str, tuple[str, ...]]] = {
-    "tcti": ("tpm",),
+    "tcti": ("tpm", "az-snp-vtpm"),
     "pcr": ("tpm",),
     "boot_log": ("tpm", "tdx"),
     "tsm_folder": _TSM,
-    "endorsement": ("snp",),
+    "endorsement": ("snp", "az-snp-vtpm"),
     "crl": ("snp",),
 }
 """For which `tee` a key means something."""
@@ -37,8 +37,8 @@ class Attestation(Section):
     not.
 
     `tpm`: `pcr` is the static register that manifests are extended into, `state_folder` keeps the log of it. `snp`:
-    `endorsement` (VCEK or VLEK certificate) and `crl`, both DER, are for hypervisors that give none. `nvml_library` is
-    the driver's library, where the linker does not find it.
+    `endorsement` (VCEK or VLEK certificate) and `crl`, both DER, are for hypervisors that give none; Azure's
+    `az-snp-vtpm` needs the first. `nvml_library` is the driver's library, where the linker does not find it.
 
     Callers who ask for evidence share one quote for each `evidence_interval_ms`.
     """
@@ -63,6 +63,8 @@ class Attestation(Section):
                 raise ValueError(f"{name}: means something for tee = {wanted}, got tee = {self.tee!r}")
         if self.tee == "tpm" and self.state_folder is None:
             raise ValueError('state_folder: tee = "tpm" needs a folder for the log of what it has extended')
+        if self.tee == "az-snp-vtpm" and self.endorsement is None:
+            raise ValueError('endorsement: tee = "az-snp-vtpm" needs the certificate of the chip\'s VCEK')
         if self.devices == "none" and self.nvml_library is not None:
             raise ValueError('nvml_library: means something for devices = "nvidia", got devices = "none"')
         return self

@@ -42,6 +42,8 @@ def _primary(settings: Attestation, resources: ExitStack, broker: BrokerClient) 
             return SnpAttester(SnpSettings(tsm, _der(settings.endorsement), _der(settings.crl)))
         case "tdx":
             return TdxAttester(TdxSettings(ConfigfsTsm(settings.tsm_folder), settings.boot_log_path))
+        case "az-snp-vtpm":
+            return _azure(settings, resources)
         case "sample":
             return _sample()
 
@@ -58,6 +60,15 @@ def _tpm(settings: Attestation, resources: ExitStack, broker: BrokerClient) -> A
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     tpm = TpmAttester(TpmSettings(settings.tcti, settings.pcr, folder / EVENT_LOG, settings.boot_log_path))
     return EnrolledTpm(resources.enter_context(tpm), broker, lambda: datetime.now(UTC))
+
+
+def _azure(settings: Attestation, resources: ExitStack) -> Attester:
+    from hermetic.attestation.attesters.azure import AzureSnpAttester  # noqa: PLC0415 - as above
+
+    endorsement = _der(settings.endorsement)
+    if endorsement is None:
+        raise ConfigurationError('attestation.endorsement: tee = "az-snp-vtpm" needs it, got none')
+    return resources.enter_context(AzureSnpAttester(settings.tcti, endorsement))
 
 
 def _sample() -> Attester:

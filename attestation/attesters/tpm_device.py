@@ -1,12 +1,11 @@
 """The few TPM 2.0 commands that evidence needs, over tpm2-pytss; bytes in, bytes out.
 
-The only module that knows the TPM library. One connection, held for the life of the object; not thread-safe (tpm.py
-has the lock). Structures are those of abi/tpm.py, packed.
+With tpm_quoting.py and azure.py the only module that knows the TPM library. One connection, held for the life of the
+object; not thread-safe (tpm.py has the lock). Structures are those of abi/tpm.py, packed.
 """
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final, Self
 
 from tpm2_pytss import ESAPI, TSS2_Exception
@@ -23,23 +22,12 @@ from tpm2_pytss.types import (
 from tpm2_pytss.utils import NVReadEK, create_ek_template
 
 from hermetic.attestation.abi.tpm import Attributes
+from hermetic.attestation.attesters.tpm_quoting import Quote, quote_all_pcrs, read_pcrs
 from hermetic.attestation.verifiers.ak import DEMANDED
 from hermetic.errors import TpmError
 
-PCR_COUNT: Final = 24
-PCRS_PER_READ: Final = 8  # TPML_DIGEST holds no more
-QUOTE_TRIES: Final = 8  # the kernel (IMA) may extend a PCR between reading and quoting
 EK_TYPE: Final = "EK-RSA2048"
 AK_TYPE: Final = "ecc256:ecdsa-sha256:null"
-
-
-@dataclass(frozen=True, slots=True)
-class Quote:
-    """TPMS_ATTEST, TPMT_SIGNATURE, and the 24 values of the SHA-256 bank that were quoted."""
-
-    message: bytes
-    signature: bytes
-    pcrs: tuple[bytes, ...]
 
 
 class TpmDevice:
@@ -79,14 +67,7 @@ class TpmDevice:
     def pcrs(self) -> tuple[bytes, ...]:
         """The 24 values of the SHA-256 bank, now."""
         with self._answering("read PCRs"):
-            values: list[bytes] = []
-            for first in range(0, PCR_COUNT, PCRS_PER_READ):
-                indices = ",".join(map(str, range(first, first + PCRS_PER_READ)))
-                _, _, digests = self._esapi.pcr_read(f"sha256:{indices}")
-                values.extend(bytes(digest) for digest in digests)
-        if len(values) != PCR_COUNT:
-            raise TpmError(f"TPM {self._tcti}: expected {PCR_COUNT} PCRs of the SHA-256 bank, got {len(values)}")
-        return tuple(values)
+            return read_pcrs(self._esapi)
 
     def extend(self, pcr: int, digest: bytes) -> None:
         """Extend `digest` (32 bytes) into `pcr` of the SHA-256 bank."""
@@ -96,14 +77,8 @@ class TpmDevice:
 
     def quote(self, nonce: bytes) -> Quote:
         """A quote by the AK over all 24 PCRs of the SHA-256 bank, with their values."""
-        selection = "sha256:" + ",".join(map(str, range(PCR_COUNT)))
-        for _ in range(QUOTE_TRIES):
-            before = self.pcrs()
-            with self._answering("quote"):
-                message, signature = self._esapi.quote(self._ak, selection, nonce)
-            if self.pcrs() == before:
-                return Quote(bytes(message), signature.marshal(), before)
-        raise TpmError(f"TPM {self._tcti}: expected PCRs that rest for a moment, got a change in {QUOTE_TRIES} tries")
+        with self._answering("quote"):
+            return quote_all_pcrs(self._esapi, self._ak, nonce)
 
     def ek_certificate(self) -> bytes:
         """The EK certificate (DER) that the vendor wrote into NV."""

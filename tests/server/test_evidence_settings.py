@@ -36,7 +36,8 @@ def test_the_kinds_are_the_settings(settings: dict[str, Any], kinds: tuple[str, 
     ("settings", "said"),
     [
         ({"tee": "snp", "pcr": 15}, "pcr: means something for tee = 'tpm', got tee = 'snp'"),
-        ({"tee": "tdx", "endorsement": "vcek.der"}, "endorsement: means something for tee = 'snp'"),
+        ({"tee": "az-snp-vtpm"}, 'endorsement: tee = "az-snp-vtpm" needs the certificate'),
+        ({"tee": "tdx", "endorsement": "vcek.der"}, "endorsement: means something for tee = 'snp' or 'az-snp-vtpm'"),
         (
             {"tee": "tpm", "state_folder": "s", "tsm_folder": "t"},
             "tsm_folder: means something for tee = 'snp' or 'tdx'",
@@ -44,7 +45,7 @@ def test_the_kinds_are_the_settings(settings: dict[str, Any], kinds: tuple[str, 
         ({"tee": "snp", "boot_log": "none"}, "boot_log: means something for tee = 'tpm' or 'tdx'"),
         ({"tee": "tpm"}, 'state_folder: tee = "tpm" needs'),
         ({"tee": "snp", "nvml_library": "x.so"}, 'nvml_library: means something for devices = "nvidia"'),
-        ({"tee": "sgx"}, "Input should be 'tpm', 'snp', 'tdx' or 'sample'"),
+        ({"tee": "sgx"}, "Input should be 'tpm', 'snp', 'tdx', 'az-snp-vtpm' or 'sample'"),
         ({"tee": "snp", "devices": "amd"}, "Input should be 'nvidia' or 'none'"),
     ],
 )

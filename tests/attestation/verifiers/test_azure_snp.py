@@ -113,18 +113,9 @@ def machine(
     nonce: bytes | None = None,
 ) -> Any:  # fmt: skip
     """Evidence of a machine of our own: its AK is `AK`, `key` signs the quote."""
-    numbers = AK.public_key().public_numbers()
-    jwk = {"kid": "HCLAkPub", "kty": "RSA", "e": "AQAB", "n": url(numbers.n.to_bytes(256, "big"))}
-    variable = json.dumps({"keys": [jwk, *more], "user-data": user_data.hex()}).encode()
-    chip, tcb = amd.chip_id("azure"), amd.tcb_of(Generation.GENOA)
-    about = hashlib.sha256(variable).digest().ljust(64, b"\0") if bound is None else bound
-    unsigned = amd.report(Generation.GENOA, chip_id=chip, report_data=about, vmpl=vmpl)
-    hardware = amd.sign(unsigned, amd.signing_key(chip))
-    size = len(variable)
-    hcl = (
-        b"HCLA" + struct.pack("<III16x", 2, 1236 + size, 2) + hardware
-        + struct.pack("<IIIII", 20 + size, 1, report_type, 1, size) + variable + bytes(32)
-    )  # fmt: skip
+    hcl, vcek = paravisor(
+        AK.public_key(), vmpl=vmpl, bound=bound, report_type=report_type, user_data=user_data, more=more
+    )
     values = [bytes([index]) * 32 for index in range(24)]
     digest = hashlib.sha256(b"".join(values[index] for index in pcrs)).digest()
     info = QuoteInfo((PcrSelection(Alg.SHA256, pcrs),), digest)
@@ -137,8 +128,28 @@ def machine(
             "pcrs": [value.hex() for value in values],
         },
         "hcl_report": url(hcl),
-        "vcek": url(VENDOR.vcek(chip, tcb)),
+        "vcek": url(vcek),
     }
+
+
+def paravisor(
+    ak: rsa.RSAPublicKey, *, vmpl: int = 0, bound: bytes | None = None, report_type: int = 2,
+    user_data: bytes = bytes(64), more: tuple[Any, ...] = (),
+) -> tuple[bytes, bytes]:  # fmt: skip
+    """What a paravisor of ours keeps about the key `ak`, and the certificate of its processor's key."""
+    numbers = ak.public_numbers()
+    jwk = {"kid": "HCLAkPub", "kty": "RSA", "e": "AQAB", "n": url(numbers.n.to_bytes(256, "big"))}
+    variable = json.dumps({"keys": [jwk, *more], "user-data": user_data.hex()}).encode()
+    chip, tcb = amd.chip_id("azure"), amd.tcb_of(Generation.GENOA)
+    about = hashlib.sha256(variable).digest().ljust(64, b"\0") if bound is None else bound
+    unsigned = amd.report(Generation.GENOA, chip_id=chip, report_data=about, vmpl=vmpl)
+    hardware = amd.sign(unsigned, amd.signing_key(chip))
+    size = len(variable)
+    hcl = (
+        b"HCLA" + struct.pack("<III16x", 2, 1236 + size, 2) + hardware
+        + struct.pack("<IIIII", 20 + size, 1, report_type, 1, size) + variable + bytes(32)
+    )  # fmt: skip
+    return hcl, VENDOR.vcek(chip, tcb)
 
 
 def own_failures(evidence: Any) -> set[str]:

@@ -9,12 +9,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from unittest.mock import patch
 
 import pytest
 from hypothesis import Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from hermetic.enclave import supervisor
 from hermetic.enclave.channel import Channel
 from hermetic.enclave.isolation.own_uid import OwnUid
 from hermetic.enclave.messages import (
@@ -218,7 +220,7 @@ FRAMES = st.one_of(
 @hypothesis_settings(max_examples=200, deadline=None, derandomize=True, phases=[Phase.generate])
 def test_whatever_it_says(before: list[bytes], frames: list[tuple[bytes, int]], what: str) -> None:
     """An answer, or an error of ours: nothing else comes out, and nothing is left over."""
-    with hostile() as (worker, theirs):
+    with patch.object(supervisor, "KILL_TIMEOUT_S", SOON_S), hostile() as (worker, theirs):
         for frame in before:
             theirs.send(frame)
         thread = answer_in_thread(theirs, frames)

@@ -23,7 +23,9 @@ HITS_LIMIT: Final = 1000  # of one canary in one part of memory: a tensor may be
 
 _CHUNK: Final = 4 << 20  # bytes read at a time
 _PAGE: Final = 4096  # bytes
-_START: Final = 4  # bytes of a canary by which it is looked for
+_WORD: Final = 4  # bytes of a canary by which it is looked for
+_SHORTEST: Final = 5  # bytes of a canary
+_STEPS: Final = (8, 4, 2)  # bytes from one place that is looked at to the next
 _KERNEL_PAGES: Final = ("[vvar]", "[vvar_vclock]", "[vsyscall]", "[vdso]")
 _NOT_ON_DISK: Final = ("/memfd:", "/dev/zero", "/SYSV")
 
@@ -87,8 +89,8 @@ def forms(name: str, canary: bytes) -> dict[str, bytes]:
 def scan(pid: int, canaries: Mapping[str, bytes]) -> ScanResult:
     """Return every place in the memory of process `pid` where one of `canaries` (name -> bytes) lies.
 
-    A canary has 4 bytes at least, no more than a page, and not only zeros. A process that scans itself finds the
-    canaries that it searches for. Raises `OSError` where `pid` cannot be read.
+    A canary has 5 bytes at least, no more than a page, and not only zeros: `ValueError`. A process that scans itself
+    finds the canaries that it searches for. Raises `OSError` where `pid` cannot be read.
     """
     search = _Search(canaries)
     memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
@@ -116,11 +118,13 @@ class _Search:
         self.unreadable: list[str] = []
         self.scanned = 0
         self._canaries = canaries
-        self._by_start: dict[bytes, list[tuple[str, bytes]]] = {}
-        self._starts = np.zeros((2, 1 << 16), np.bool_)  # by the first two bytes, and by the next two
+        self._step = _step_of(canaries)
+        self._by_word: dict[bytes, list[tuple[str, bytes, int]]] = {}
+        self._words = np.zeros((2, 1 << 16), np.bool_)  # by the first two bytes, and by the next two
         for name, canary in canaries.items():
-            self._by_start.setdefault(canary[:_START], []).append((name, canary))
-            self._starts[range(2), np.frombuffer(canary, "<u2", 2)] = True
+            for at in _looked_for(canary, self._step):
+                self._by_word.setdefault(canary[at : at + _WORD], []).append((name, canary, at))
+                self._words[range(2), np.frombuffer(canary, "<u2", 2, at)] = True
         self._overlap = max(map(len, canaries.values())) - 1
         self._buffer = bytearray(_CHUNK)
 
@@ -162,26 +166,47 @@ class _Search:
 
     def _search(self, start: int, end: int, address: int, region: str) -> None:
         found = dict.fromkeys(self._canaries, 0)
-        for at in self._candidates(start, end):
-            for name, canary in self._by_start[bytes(self._buffer[at : at + _START])]:
-                if found[name] < HITS_LIMIT and self._buffer.startswith(canary, at, end):
-                    self.hits.append(Hit(name, address + at, region))
+        for place in self._candidates(start, end):
+            for name, canary, at in self._by_word[bytes(self._buffer[place : place + _WORD])]:
+                begin = place - at
+                if begin >= start and found[name] < HITS_LIMIT and self._buffer.startswith(canary, begin, end):
+                    self.hits.append(Hit(name, address + begin, region))
                     found[name] += 1
 
     def _candidates(self, start: int, end: int) -> list[int]:
-        """Return where the first bytes of some canary lie: one pass, however many canaries there are."""
-        if end - start < _START:
+        """Return where a word of some canary lies: one pass over every `_step`th byte, however many canaries."""
+        first = start - start % self._step
+        if end - first < _WORD:
             return []
-        pairs = np.frombuffer(self._buffer, np.uint8, end - start, start).astype(np.uint16)
-        pairs[:-1] |= pairs[1:] << 8
-        first, second = self._starts
-        places = np.flatnonzero(first[pairs[: 1 - _START]])
-        places = places[second[pairs[places + 2]]]
+        pairs = np.frombuffer(self._buffer, "<u2", (end - first) // 2, first)
+        every, (low, high) = self._step // 2, self._words
+        # As an index it becomes of this type anyhow, and `clip` saves the check of what two bytes cannot exceed.
+        places = np.flatnonzero(low.take(pairs[:-1:every].astype(np.intp), mode="clip"))
+        places = places[high[pairs[places * every + 1]]]
         return [
             place
-            for place in (places + start).tolist()
-            if bytes(self._buffer[place : place + _START]) in self._by_start
+            for place in (places * self._step + first).tolist()
+            if bytes(self._buffer[place : place + _WORD]) in self._by_word
         ]
+
+
+def _step_of(canaries: Mapping[str, bytes]) -> int:
+    """Return how far apart places may lie, so that a word of each canary lies at one of them wherever it lies."""
+    for name, canary in canaries.items():
+        if len(canary) < _SHORTEST or not any(canary):
+            raise ValueError(f"canary {name}: wanted {_SHORTEST} bytes that are not all zeros, got {len(canary)} bytes")
+    shortest = min(map(len, canaries.values()))
+    return next(step for step in _STEPS if shortest >= step + _WORD - 1)
+
+
+def _looked_for(canary: bytes, step: int) -> range:
+    """Return where in a canary the words begin that are looked for: as many in a row as a step has bytes.
+
+    One of them lies at a place that is looked at. They are those with the fewest zeros, of which memory is full.
+    """
+    length = step + _WORD - 1
+    begin = min(range(len(canary) - length + 1), key=lambda at: canary.count(0, at, at + length))
+    return range(begin, begin + step)
 
 
 def regions(pid: int) -> list[Region]:

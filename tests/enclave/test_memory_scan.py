@@ -1,11 +1,14 @@
 """The scanner finds what is there, in every kind of memory, and does not find what is not."""
 
 import base64
+import ctypes
+import mmap
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from hermetic.enclave.memory_scan import Region, forms, scan
@@ -72,6 +75,28 @@ def test_it_finds_nothing_where_nothing_was_planted(planted: int) -> None:
 @pytest.mark.parametrize("planted", ["hex"], indirect=True)
 def test_it_finds_other_forms(planted: int) -> None:
     assert scan(planted, forms("canary", CANARY)).count("canary (hex)") >= 1
+
+
+@pytest.mark.parametrize("length", [5, 6, 7, 10, 11, 32, 4096])
+def test_it_finds_each_one_wherever_it_lies(length: int) -> None:
+    """Only every eighth byte is looked at, or fewer where a canary is short: a word of each lies at one of them."""
+    random = np.random.default_rng(length)
+    memory = mmap.mmap(-1, 1 << 20)
+    begin = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    canaries, wanted = {}, set()
+    for number in range(16):
+        zeros = 3 if number % 2 else 0
+        canaries[str(number)] = random.integers(1, 256, length - zeros, np.uint8).tobytes() + bytes(zeros)
+        at = 8192 * number + 4091 + number  # across the end of a page, whose neighbours hold nothing
+        memory[at : at + length] = canaries[str(number)]
+        wanted.add((str(number), begin + at))
+    assert wanted <= {(hit.canary, hit.address) for hit in scan(os.getpid(), canaries).hits}
+
+
+@pytest.mark.parametrize("canary", [b"four", bytes(32), b""])
+def test_what_cannot_be_searched_for_is_refused(canary: bytes) -> None:
+    with pytest.raises(ValueError, match="wanted 5 bytes that are not all zeros"):
+        scan(os.getpid(), {"canary": canary})
 
 
 def test_base64_is_found_at_any_place_in_a_text() -> None:

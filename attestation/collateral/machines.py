@@ -1,13 +1,11 @@
 """What machines need of a bundle: read from stored evidence, or from an inventory (`hermetic-machines/1`).
 
-Evidence is read here, not verified: whoever stored it says whose it is. Forms: SNP reports (binary, hex), quotes, and
-the JSON of the kinds snp, tdx, sgx, nvidia and Azure's two (docs/spec/evidence.md).
+Evidence is read here, not verified: whoever stored it says whose it is. Which kind a file is: attestation/stored/.
 """
 
 import hashlib
-import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, Self, TypeAlias
 
@@ -15,12 +13,12 @@ from cryptography import x509
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints, ValidationError
 
 from hermetic.attestation.abi.amd_certificate import PRODUCT_NAME, AmdCertificate
-from hermetic.attestation.abi.azure_hcl import AzureEvidence, ReportType
+from hermetic.attestation.abi.azure_hcl import AzureEvidence
 from hermetic.attestation.abi.dcap import Quote
 from hermetic.attestation.abi.nvgpu import Report as DeviceReport
 from hermetic.attestation.abi.pck import PckExtension, parse_chain
 from hermetic.attestation.abi.sgx import EnclaveReport
-from hermetic.attestation.abi.snp import REPORT_SIZE, Generation, Report, SigningKey, Tcb
+from hermetic.attestation.abi.snp import Generation, Report, SigningKey, Tcb
 from hermetic.attestation.abi.snp_json import Certificates, SnpEvidence
 from hermetic.attestation.abi.tdx import TdReport
 from hermetic.attestation.collateral.items import read, tcb_text
@@ -34,7 +32,6 @@ from hermetic.attestation.verifiers.nvgpu_device import chip_of
 from hermetic.attestation.verifiers.nvgpu_evidence import NvGpuEvidence
 from hermetic.errors import ConfigurationError, InvalidRequestError
 
-MAX_EVIDENCE_SIZE: Final = 16 * 1024 * 1024  # bytes of one file
 MAX_INVENTORY_SIZE: Final = 16 * 1024 * 1024  # bytes
 MAX_MACHINES: Final = 65_536
 MAX_GPUS: Final = 64
@@ -149,17 +146,18 @@ class Inventory(_Form):
             raise ConfigurationError(f"inventory: expected TOML, got {error}") from error
 
 
-def of_evidence(name: str, data: bytes, vceks: Sequence[AmdCertificate] = ()) -> Machine:
-    """The machine of which `data` is evidence; raises `InvalidRequestError` for what is no evidence of these kinds.
+def of_evidence(name: str, kind: str, evidence: JsonValue, vceks: Sequence[AmdCertificate] = ()) -> Machine:
+    """The machine of which `evidence` is, of a kind as `stored.recognise` names it; raises `InvalidRequestError`.
 
     `vceks` tell a chip's generation where its report does not (version 2).
     """
-    if len(data) > MAX_EVIDENCE_SIZE:
-        raise InvalidRequestError(f"{name}: expected at most {MAX_EVIDENCE_SIZE} bytes of evidence, got {len(data)}")
+    reader = _READERS.get(kind)
+    if reader is None:
+        raise InvalidRequestError(f"{name}: expected evidence of {', '.join(sorted(_READERS))}, got {kind}")
     try:
-        return _Reader(name, vceks).read(data)
-    except (InvalidRequestError, ValidationError, ValueError, RecursionError) as error:
-        raise InvalidRequestError(f"{name}: expected evidence of a machine, got {error}") from error
+        return reader(_Reader(name, vceks), evidence)
+    except (InvalidRequestError, ValueError) as error:
+        raise InvalidRequestError(f"{name}: expected evidence of kind {kind}, got {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,32 +165,23 @@ class _Reader:
     name: str
     vceks: Sequence[AmdCertificate]
 
-    def read(self, data: bytes) -> Machine:
-        text = data.strip()
-        if text[:1] in (b"{", b"["):
-            return self._json(json.loads(text))
-        if len(data) == REPORT_SIZE:
-            return self._snp(data, Certificates())
-        if len(text) == 2 * REPORT_SIZE:
-            return self._snp(bytes.fromhex(text.decode("ascii")), Certificates())
-        return self._quote(Quote.parse(data))
+    def snp(self, evidence: JsonValue) -> Machine:
+        parsed = SnpEvidence.parse(evidence)
+        return self._snp(parsed.report, parsed.certificates)
 
-    def _json(self, value: JsonValue) -> Machine:
-        if isinstance(value, list) or (isinstance(value, Mapping) and "device_evidence_list" in value):
-            return self._devices(NvGpuEvidence.parse(value))
-        if isinstance(value, Mapping) and "attestation_report" in value:
-            snp = SnpEvidence.parse(value)
-            return self._snp(snp.report, snp.certificates)
-        if isinstance(value, Mapping) and "hcl_report" in value:
-            return self._azure(value)
-        return self._quote(DcapEvidence.parse(value).quote)
+    def dcap(self, evidence: JsonValue) -> Machine:
+        return self._quote(DcapEvidence.parse(evidence).quote)
 
-    def _azure(self, value: Mapping[str, JsonValue]) -> Machine:
-        is_snp = "vcek" in value
-        azure = AzureEvidence.parse(value, "vcek" if is_snp else "td_quote")
-        if is_snp and azure.hcl.report_type == ReportType.SNP:
-            return self._snp(azure.hcl.hardware_report, Certificates(vceks=(azure.endorsement,)))
-        return self._quote(Quote.parse(azure.endorsement))
+    def azure_snp(self, evidence: JsonValue) -> Machine:
+        azure = AzureEvidence.parse(evidence, "vcek")
+        return self._snp(azure.hcl.hardware_report, Certificates(vceks=(azure.endorsement,)))
+
+    def azure_tdx(self, evidence: JsonValue) -> Machine:
+        return self._quote(Quote.parse(AzureEvidence.parse(evidence, "td_quote").endorsement))
+
+    def devices(self, evidence: JsonValue) -> Machine:
+        parsed = NvGpuEvidence.parse(evidence)
+        return Machine(name=self.name, gpus=tuple(_gpu(device.report, device.chain) for device in parsed.devices))
 
     def _snp(self, data: bytes, sent: Certificates) -> Machine:
         report = Report.parse(data)
@@ -228,9 +217,15 @@ class _Reader:
         )
         return Machine(name=self.name, dcap=found)
 
-    def _devices(self, evidence: NvGpuEvidence) -> Machine:
-        gpus = tuple(_gpu(device.report, device.chain) for device in evidence.devices)
-        return Machine(name=self.name, gpus=gpus)
+
+_READERS: Final[Mapping[str, Callable[[_Reader, JsonValue], Machine]]] = {
+    "az-snp-vtpm": _Reader.azure_snp,
+    "az-tdx-vtpm": _Reader.azure_tdx,
+    "nvgpu": _Reader.devices,
+    "sgx": _Reader.dcap,
+    "snp": _Reader.snp,
+    "tdx": _Reader.dcap,
+}
 
 
 def _gpu(data: bytes, chain: Sequence[x509.Certificate]) -> Gpu:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Final
 
+from hermetic.attestation import stored
 from hermetic.attestation.collateral import Bundle, of_evidence, pack, read_signers
 from hermetic.attestation.collateral.items import read
 from hermetic.attestation.collateral.kinds import KINDS
@@ -45,7 +46,8 @@ def items(data: bytes) -> None:
 def machines(data: bytes) -> None:
     """Evidence of a machine: refused, or needs with subjects."""
     try:
-        found = of_evidence("m", data)
+        evidence = stored.recognise(data)
+        found = of_evidence("m", evidence.kind, evidence.evidence)
     except InvalidRequestError:
         return
     if not found.needs and not found.gpus:

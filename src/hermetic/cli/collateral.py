@@ -274,6 +274,7 @@ def _row(item: "Item") -> dict[str, Any]:
 
 
 def _machines(path: Path, items: "Sequence[Item]") -> "Sequence[Machine]":
+    from hermetic.attestation import stored
     from hermetic.attestation.abi.amd_certificate import AmdCertificate
     from hermetic.attestation.collateral import Inventory, of_evidence
 
@@ -283,9 +284,11 @@ def _machines(path: Path, items: "Sequence[Item]") -> "Sequence[Machine]":
     found: list[Machine] = []
     for name, files in _evidence_of(path):
         machine: Machine | None = None
-        for file in files:
+        datas = [_read(file) for file in files]
+        for file, data in zip(files, datas, strict=True):
+            evidence = stored.recognise(data, [other for other in datas if other is not data])
             try:
-                read = of_evidence(name, _read(file), vceks)
+                read = of_evidence(name, evidence.kind, evidence.evidence, vceks)
             except InvalidRequestError as error:
                 output.note(f"{file}: not looked at: {error}")
                 continue

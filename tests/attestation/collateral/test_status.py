@@ -2,12 +2,14 @@
 
 import base64
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hermetic.attestation import stored
 from hermetic.attestation.abi.amd_certificate import AmdCertificate
 from hermetic.attestation.checks import Checks
 from hermetic.attestation.collateral import (
@@ -60,7 +62,12 @@ def levels(items: tuple[Item, ...]) -> Any:
 
 def machine(name: str, items: tuple[Item, ...] = ()) -> Machine:
     vceks = [item.content for item in items if isinstance(item.content, AmdCertificate)]
-    return of_evidence("m", (VECTORS / name).read_bytes(), vceks)
+    return of_file((VECTORS / name).read_bytes(), vceks)
+
+
+def of_file(data: bytes, vceks: Sequence[AmdCertificate] = ()) -> Machine:
+    found = stored.recognise(data)
+    return of_evidence("m", found.kind, found.evidence, vceks)
 
 
 @pytest.mark.parametrize(
@@ -94,8 +101,8 @@ def test_a_recorded_report_needs_exactly_the_certificate_that_was_recorded_with_
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"\0" * 1184, b"g" * 2368, b'{"quote":"AA=="}', b"[" * 10_000])
 def test_what_is_no_evidence_is_refused(data: bytes) -> None:
-    with pytest.raises(InvalidRequestError, match="expected evidence of a machine"):
-        of_evidence("m", data)
+    with pytest.raises(InvalidRequestError, match="expected evidence of"):
+        of_file(data)
 
 
 def test_machines_fail_when_the_first_thing_that_they_need_ends() -> None:
@@ -240,4 +247,4 @@ def test_a_certificate_of_a_version_that_does_not_exist_is_refused() -> None:
     pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
     changed = [device | {"certificate": base64.b64encode(pem).decode()}]
     with pytest.raises(InvalidRequestError, match="expected a chain of certificates"):
-        of_evidence("m", json.dumps(changed).encode())
+        of_file(json.dumps(changed).encode())

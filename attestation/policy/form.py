@@ -67,7 +67,7 @@ class AppraisalPolicy(Form):
     def _are_of_claims(cls, kinds: object) -> object:
         """Say which claims a kind of evidence makes, where a form names that."""
         for kind in kinds if isinstance(kinds, list | tuple) else ():
-            if kind in _ON_THE_WIRE:
+            if isinstance(kind, str) and kind in _ON_THE_WIRE:
                 raise ValueError(
                     f'"{kind}" is a kind of evidence: write the claims that it makes, {_ON_THE_WIRE[kind]}'
                 )

@@ -10,6 +10,7 @@ were kept without that header, and is verified up to the root like any other.
 
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from importlib import resources
 from typing import Final
 
@@ -36,6 +37,7 @@ def load(collateral: Sequence[bytes] = ()) -> DcapTrust:
     return DcapTrust((_read("sgx_root_ca.pem", ROOT),), parse_files(collateral))
 
 
+@cache
 def signing_chain() -> tuple[x509.Certificate, x509.Certificate]:
     """The signer of TCB info and identities, and the root; raises `ConfigurationError` for a file that is another."""
     return _read("tcb_signing.pem", TCB_SIGNING), _read("sgx_root_ca.pem", ROOT)

@@ -227,3 +227,9 @@ def test_the_digest_is_of_the_meaning_not_of_the_layout() -> None:
 def test_an_oversize_form_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="at most"):
         AppraisalPolicy.load("#" * (MAX_POLICY_SIZE + 1))
+
+
+def test_a_kind_that_is_no_text_is_refused_as_a_form() -> None:
+    toml = (FORMS / "production.toml").read_text()
+    with pytest.raises(ConfigurationError, match="kinds"):
+        AppraisalPolicy.load(toml.replace('kinds = ["tpm"]', 'kinds = [["tpm"]]'))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.attestation.stored.manipulations import KINDS, NAMES, every
+from tests.attestation.stored.policy_rules import refusing
 from tests.attestation.stored.rows import ROOT, ROWS, Row, judged
 
 EVIDENCE: Final = ROOT / "docs" / "evidence.md"
@@ -79,7 +80,29 @@ def refusals_page() -> str:
         found[name, kind] = ", ".join(f"`{check}`" for check in _shortened(verdict.failed))
     lines = [f"| | {' | '.join(KINDS)} |", "|---|" + "---|" * len(KINDS)]
     lines += [f"| {name} | {' | '.join(found.get((name, kind), NOT_DONE) for kind in KINDS)} |" for name in NAMES]
-    return _REFUSALS_HEAD.format(versions=_versions()) + "\n".join(lines) + "\n"
+    return _REFUSALS_HEAD.format(versions=_versions()) + "\n".join(lines) + "\n" + _rules()
+
+
+_RULES_HEAD = """
+## Rules of a policy of one's own
+
+A form is proposed from each piece of good evidence (`hermetic policy propose`), which accepts it; then one value of the
+form after the other is made to want something else, and the same evidence is refused, by name.
+
+| rule | evidence | refused by |
+|---|---|---|
+"""
+
+
+def _rules() -> str:
+    found, silent = refusing()
+    lines = []
+    for rule, by_kind in found.items():
+        checks = dict.fromkeys(check for names in by_kind.values() for check in names)
+        lines.append(f"| `{rule}` | {', '.join(by_kind)} | {', '.join(f'`{check}`' for check in checks)} |")
+    rest = ", ".join(f"`{rule}`" for rule in silent)
+    tail = f"\n\nNot shown, because no stored evidence here has anything that they could refuse: {rest}.\n"
+    return _RULES_HEAD + "\n".join(lines) + tail
 
 
 def _shortened(failed: tuple[str, ...]) -> list[str]:

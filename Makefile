@@ -1,5 +1,5 @@
 # Every target does its own set-up. `make test` and `make demo` are the two to start with.
-.PHONY: help setup demo test evidence evidence-bits escape gpu-memory check bench peers flood forgetting snp-speed fuzz fmt protos triton-vectors docs lock clean
+.PHONY: help setup demo test evidence evidence-bits attacks escape gpu-memory check bench peers flood forgetting snp-speed fuzz fmt protos triton-vectors docs lock clean
 
 PY := .venv/bin/python
 # Kept low: the suite starts real servers, brokers and TPMs, and must not starve them.
@@ -34,6 +34,9 @@ bench: setup ## Measure the server beside what gRPC and the model allow
 	@mkdir -p build
 	$(PY) -m hermetic bench quick --json build/bench-quick.json
 	$(PY) -m hermetic bench unseal --json build/bench-unseal.json
+
+attacks: setup ## Write docs/attacks.md: attacks on a caller's trust, and what refuses each
+	$(PY) -m tests.flows.attacks
 
 escape: setup ## Try every escape from a locked room against every layer, all but one too, and write docs/escape-matrix.md
 	$(PY) -m tests.enclave.isolation.page docs/escape-matrix.md

@@ -24,6 +24,7 @@ from hermetic.server.command_desk import Commanding
 from hermetic.server.event_loop import Event
 from hermetic.server.evidence_batch import BATCH_LIMIT, Evidence, EvidenceBatch, Standing
 from hermetic.server.evidence_rpc import WAITING_LIMIT
+from hermetic.server.metrics import EvidenceCounts
 from hermetic.server.shared_messages import ERROR_LIMIT, AskEvidence, EvidenceReply
 
 Attest = Callable[[StatementTree], tuple[str, CompositeEvidence]]
@@ -70,6 +71,11 @@ class EvidenceDesk:
         self._of_front_end: Counter[Commanding] = Counter()
         self._next = float("-inf")
         self._busy = False  # a quote is being made, or will be at `_next`
+
+    @property
+    def counts(self) -> EvidenceCounts:
+        """What was made since the start."""
+        return EvidenceCounts(quotes=self.quotes, answered=self.answered, failed=self.failed)
 
     def take(self, front_end: Commanding, asked: AskEvidence) -> None:
         """Take a question; `BorderError` where a front end has more without an answer than its own limit allows."""

@@ -47,6 +47,15 @@ class ProcessesZeroing(BaseModel):
     count: Count
 
 
+class EvidenceCounts(BaseModel):
+    """Evidence for callers since the start: quotes made, callers answered, callers for whom none could be made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    quotes: Count = 0
+    answered: Count = 0
+    failed: Count = 0
+
+
 class Facts(BaseModel):
     """What the supervisor alone knows: the epoch that holds, its processes, the state of models, what is waived."""
 
@@ -63,6 +72,7 @@ class Facts(BaseModel):
     stopped: tuple[StoppedWorkers, ...] = ()
     quarantined: tuple[tuple[Name, int], ...] = ()
     zeroing: tuple[ProcessesZeroing, ...] = ()
+    callers: EvidenceCounts = EvidenceCounts()
 
 
 class Page(BaseModel):
@@ -167,6 +177,14 @@ def _facts(lines: list[str], facts: Facts) -> None:
         ("config_refused", "counter", "Number of configurations that were refused", facts.epochs_refused),
         ("front_ends", "gauge", "Number of front ends", facts.front_ends),
         ("front_ends_lost", "counter", "Number of front ends that ended unasked", facts.front_ends_lost),
+        ("evidence_quotes", "counter", "Number of quotes made for callers", facts.callers.quotes),
+        ("evidence_answered", "counter", "Number of callers' nonces answered with evidence", facts.callers.answered),
+        (
+            "evidence_failed",
+            "counter",
+            "Number of callers' nonces that no evidence was made for",
+            facts.callers.failed,
+        ),
     ):
         _family(lines, f"hermetic_{name}", kind, text, [("", value)])
     waivers = ((_text(name=name), 1) for name in facts.waived)

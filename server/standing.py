@@ -15,16 +15,20 @@ ENFORCED: Final = "enforced"
 
 
 def standing(
-    chain: str, claims: Mapping[str, JsonValue], manifests: Sequence[bytes], reports: Sequence[LockdownReport]
+    chain: str,
+    claims: Mapping[str, JsonValue],
+    manifests: Sequence[bytes],
+    reports: Sequence[tuple[str, LockdownReport]],
 ) -> Standing:
     """Return the standing of a server with this certificate chain (PEM), host's claims, and locked processes.
 
-    What one process goes without, the server goes without; memory counts as overwritten where that holds of all.
+    `reports` are each process' kind and report. What one process goes without, the server goes without; memory counts
+    as overwritten where that holds of all.
     """
     leaf = x509.load_pem_x509_certificates(chain.encode())[0]
     spki = leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    waived = {*_names(claims.get("waivers")), *(name for report in reports for name in report.waived)}
-    everywhere = all(report.zeroing == ENFORCED for report in reports) and claims.get("zeroing") == ENFORCED
+    waived = {*_names(claims.get("waivers")), *(name for _, report in reports for name in report.waived)}
+    everywhere = all(report.zeroing == ENFORCED for _, report in reports) and claims.get("zeroing") == ENFORCED
     policies = [
         *_names(claims.get("policies")),
         f"profile:{claims.get('profile')}",

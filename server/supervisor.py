@@ -233,9 +233,7 @@ class Supervisor:
 
     def _standing(self) -> Standing:
         """What this server says of itself to callers, now."""
-        reports = [report for _, report in self._reports()]
-        claims, manifests = self.host_claims(), self._models.manifests()
-        return standing(self._keys.key.chain, claims, manifests, reports)
+        return standing(self._keys.key.chain, self.host_claims(), self._models.manifests(), self._reports())
 
     def _tell_totals(self, front_end: FrontEnd, number: int, everyone: Tally) -> None:
         document = documents.in_memory(documents.encoded(everyone))
@@ -354,6 +352,7 @@ class Supervisor:
             stopped=self._models.stops.stopped(),
             quarantined=tuple(slot.key for slot in self._models.repository if self._models.stops.holds(slot.file)),
             zeroing=self._zeroing_of_processes(),
+            callers=self.evidence.counts,
         )
         return Page(tally=self._tallies.total(), facts=facts)
 

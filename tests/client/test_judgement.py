@@ -17,6 +17,7 @@ from hermetic.client.judgement import Proof, verify_reply
 from hermetic.client.policy import CallerPolicy
 from hermetic.errors import AppraisalError, EvidenceError, VerificationError
 from hermetic.protos.hermetic.v1 import attestation_pb2 as pb
+from tests.flows.attacks import ATTACKS
 
 NONCE, SPKI = b"\1" * 32, b"\2" * 32
 MANIFEST = "ab" * 32
@@ -153,7 +154,7 @@ def test_a_path_of_no_such_tree(server: Server) -> None:
 def test_broker_evidence_offered_to_a_caller(server: Server) -> None:
     reply = server.reply(server.statement())
     reply.evidence = server.broker_evidence()
-    assert failures(lambda: server.judge(reply), VerificationError) == ["tpm.quote.nonce"]
+    assert failures(lambda: server.judge(reply), VerificationError) == list(ATTACKS["broker-to-caller"].by)
 
 
 def test_callers_evidence_offered_to_a_broker(server: Server) -> None:
@@ -167,7 +168,7 @@ def test_callers_evidence_offered_to_a_broker(server: Server) -> None:
             ),
             VerificationError,
         )
-        assert named == ["tpm.quote.nonce"]
+        assert named == list(ATTACKS["caller-to-broker"].by)
 
 
 def test_devices_that_are_added_or_left_out(server: Server) -> None:
@@ -185,7 +186,7 @@ def test_evidence_that_is_no_json(server: Server, text: bytes) -> None:
 
 def test_a_model_that_was_never_measured(server: Server) -> None:
     reply = server.reply(server.statement(manifests=(MANIFEST,)))
-    assert failures(lambda: server.judge(reply), AppraisalError) == ["evidence.measured"]
+    assert failures(lambda: server.judge(reply), AppraisalError) == list(ATTACKS["unmeasured"].by)
 
 
 def test_a_model_that_the_policy_does_not_name(server: Server) -> None:
@@ -194,7 +195,7 @@ def test_a_model_that_the_policy_does_not_name(server: Server) -> None:
     only = form.hermetic.model_copy(update={"manifest_digest": ("ff" * 32,)})
     policy = CallerPolicy(form.model_copy(update={"hermetic": only}), server.trust)
     reply = server.reply(server.statement(manifests=(MANIFEST,)))
-    assert failures(lambda: server.judge(reply, policy), AppraisalError) == ["evidence.manifests"]
+    assert failures(lambda: server.judge(reply, policy), AppraisalError) == list(ATTACKS["models"].by)
 
 
 @pytest.mark.parametrize(

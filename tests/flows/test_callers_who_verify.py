@@ -20,9 +20,10 @@ from hermetic.client.evidence import METHOD, pinned_channel
 from hermetic.client.handshake import Endpoint, Leaf, handshake
 from hermetic.client.triton import VerifiedClient
 from hermetic.demo.processes import Command
-from hermetic.errors import AppraisalError, EvidenceError, HermeticError, NotReadyError, VerificationError
+from hermetic.errors import EvidenceError, HermeticError, NotReadyError
 from hermetic.protos.hermetic.v1 import attestation_pb2 as pb
 from tests.flows.attackers import Evidence, Impostor, certified, impostor, relayed, switch
+from tests.flows.attacks import ATTACKS
 from tests.flows.networks import Network, dense
 from tests.flows.scene import Running, Scene, best_tee, check_answers, question, scene, serving_certificate
 
@@ -76,10 +77,13 @@ def place() -> Iterator[Place]:
 
 
 @contextlib.contextmanager
-def refused(*checks: str, kind: type[EvidenceError] = VerificationError) -> Iterator[None]:
-    with pytest.raises(kind) as caught:
+def refused(attack: str) -> Iterator[None]:
+    """By the names that docs/attacks.md has for it."""
+    wanted = ATTACKS[attack]
+    with pytest.raises(EvidenceError) as caught:
         yield
-    assert [one.name for one in caught.value.failures] == list(checks)
+    assert type(caught.value).__name__ == wanted.error
+    assert tuple(one.name for one in caught.value.failures) == wanted.by
 
 
 def check_nothing_but_questions(attacker: Impostor) -> None:
@@ -106,7 +110,7 @@ def test_a_man_in_the_middle_with_a_valid_certificate(place: Place) -> None:
         assert attacker.stolen > 0  # whoever believes the CA alone has told it everything
         attacker.stolen = 0
         attacker.calls.clear()
-        with refused("evidence.spki"):
+        with refused("middle"):
             place.connect(port)
         check_nothing_but_questions(attacker)
         assert attacker.calls[METHOD] > 0
@@ -120,7 +124,7 @@ def test_a_relay_with_a_copy_of_every_file_of_the_servers_disk(place: Place, tmp
     assert [path.name for path in keys] == ["host.key"]
     host = (copy / "host.key").read_bytes(), (copy / "host.pem").read_bytes()
     with impostor(host, relayed(place.served)) as (attacker, port):
-        with refused("tls"):
+        with refused("disk"):
             place.connect(port)
         assert not attacker.calls
     assert leaf.public_key() == serving_certificate(place.served).public_key()
@@ -131,11 +135,11 @@ def test_stale_evidence(place: Place) -> None:
     recorded = relayed(place.served)(pb.GetEvidenceRequest(nonce=b"\1" * 32).SerializeToString())
     certificate = certified(place.scene.folder)
     with impostor(certificate, lambda _: recorded) as (attacker, port):
-        with refused("evidence.nonce", "evidence.spki"):
+        with refused("stale"):
             place.connect(port)
         check_nothing_but_questions(attacker)
     with impostor(certificate, rewritten(recorded, certificate[1])) as (attacker, port):
-        with refused("tpm.quote.nonce"):
+        with refused("rewritten"):
             place.connect(port)
         check_nothing_but_questions(attacker)
 
@@ -163,7 +167,7 @@ def test_a_server_that_proves_nothing(place: Place) -> None:
         return b""
 
     with impostor(certified(place.scene.folder), nothing) as (attacker, port):
-        with refused("evidence.statement"):
+        with refused("nothing"):
             place.connect(port)
         check_nothing_but_questions(attacker)
 
@@ -179,7 +183,7 @@ def test_the_certificate_changes_in_mid_session_to_a_key_that_nobody_attested(pl
         assert stock.is_server_live()
         between.turn_to(port)
         until_raises(lambda: client.infer(place.network.name, question(place.network.rows())))
-        with refused("evidence.spki"):
+        with refused("rotation"):
             client.infer(place.network.name, question(place.network.rows()))
         check_nothing_but_questions(attacker)
         reach(lambda: stock.infer(place.network.name, question(place.network.rows())), attacker)
@@ -240,7 +244,7 @@ def test_a_policy_that_names_another_machine_refuses_this_one(place: Place) -> N
     form = place.policy.appraisal
     assert form.tpm is not None
     other = form.model_copy(update={"tpm": form.tpm.model_copy(update={"ek": ("ab" * 32,)})})
-    with refused("tpm.ek", kind=AppraisalError):
+    with refused("machine"):
         connect(place.served.address, place.tls, CallerPolicy(other, place.policy.trust))
 
 
@@ -265,7 +269,7 @@ def test_the_command_refuses_a_man_in_the_middle_by_name(place: Place) -> None:
         Command(["verify", f"localhost:{port}", *options(place)]) as command,
     ):
         assert command.end(WAIT_S) == ExitCode.NOT_GENUINE
-        assert "evidence.spki" in command.output
+        assert ATTACKS["middle"].by[0] in command.output
         check_nothing_but_questions(attacker)
 
 
@@ -280,7 +284,7 @@ def test_a_client_that_cannot_verify_comes_in_by_the_local_door(place: Place) ->
         with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{at}") as client:
             check_answers(client, place.network)
             between.turn_to(port)
-            while "evidence.spki" not in door.output:
+            while ATTACKS["door"].by[0] not in door.output:
                 with contextlib.suppress(tritonclient.grpc._utils.InferenceServerException):
                     client.infer(place.network.name, question(place.network.rows()))
         check_nothing_but_questions(attacker)

@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hermetic.server.messages import RepositoryEntry
-from hermetic.server.metrics import Facts, Page, StoppedWorkers, TaggedModel, count_zeroing, render
+from hermetic.server.metrics import EvidenceCounts, Facts, Page, StoppedWorkers, TaggedModel, count_zeroing, render
 from hermetic.server.statistics import ModelStatistics
 from hermetic.server.status import Code
 from hermetic.server.tally import ModelTally, Tally
@@ -12,6 +12,7 @@ from hermetic.server.tally import ModelTally, Tally
 FACTS = Facts(
     profile="demo",
     evidence=("snp", "nvidia"),
+    callers=EvidenceCounts(quotes=4, answered=900, failed=5),
     waived=("no-exec",),
     epoch=7,
     epochs_refused=2,
@@ -67,6 +68,9 @@ def test_the_page() -> None:
     assert reasons == {"REJECTED": 0, "CANCELED": 1, "BACKEND": 0, "OTHER": 0}
     assert found["hermetic_requests", (("method", "/a/b"), ("status", "OK"))] == 3
     assert found["hermetic_config_epoch", ()] == 7
+    assert found["hermetic_evidence_quotes", ()] == 4
+    assert found["hermetic_evidence_answered", ()] == 900
+    assert found["hermetic_evidence_failed", ()] == 5
     assert found["hermetic_front_ends", ()] == 3
     enforced = (("by", "glibc-tunables"), ("process", "worker"), ("state", "enforced"))
     assert found["hermetic_zeroing", enforced] == 2

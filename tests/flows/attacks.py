@@ -1,0 +1,186 @@
+"""Who attacks a caller's trust, and what refuses it: the tests' own list, and docs/attacks.md as written from it.
+
+Each test takes the names that it expects from here, so page and tests cannot differ. `make attacks` writes the page.
+"""
+
+import ast
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+PAGE: Final = ROOT / "docs/attacks.md"
+
+FLOW: Final = "tests/flows/test_callers_who_verify.py"
+FRONT_ENDS: Final = "tests/flows/test_front_ends.py"
+JUDGEMENT: Final = "tests/client/test_judgement.py"
+DESK: Final = "tests/server/test_evidence_desk.py"
+RPC: Final = "tests/server/test_evidence_rpc.py"
+
+HEAD: Final = """# Attacks on a caller's trust
+
+Whoever stands between a caller and a server, or behind the server, and what refuses it. Written by `make attacks` from
+the list in `tests/flows/attacks.py`, which the tests take the names from; a test fails where page and list disagree.
+The checks are those of [spec/server-evidence.md](spec/server-evidence.md) and [spec/evidence.md](spec/evidence.md).
+
+Attacks by processes (`tests/flows/`) first succeed against a stock client that trusts the CA alone, where one is
+possible; then they fail here, and the attacker counts that nothing but the question for evidence has reached it.
+
+| attack | refused by | error | shown by |
+|---|---|---|---|
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """One attack: in words, the checks that refuse it, the error that says so, the file and name of its test."""
+
+    words: str
+    by: tuple[str, ...]
+    error: str
+    file: str
+    test: str
+
+
+ATTACKS: Final[dict[str, Attack]] = {
+    "middle": Attack(
+        "A man in the middle with a valid certificate of the serving CA, who asks the real server for evidence",
+        ("evidence.spki",),
+        "VerificationError",
+        FLOW,
+        "test_a_man_in_the_middle_with_a_valid_certificate",
+    ),
+    "disk": Attack(
+        "A relay that owns a copy of every file of the server's disk: no file has the serving key",
+        ("tls",),
+        "VerificationError",
+        FLOW,
+        "test_a_relay_with_a_copy_of_every_file_of_the_servers_disk",
+    ),
+    "key-file": Attack(
+        "The same where the operator keeps the serving key in a file: the relay has the key, and the evidence says so",
+        ("hermetic.waivers",),
+        "AppraisalError",
+        FRONT_ENDS,
+        "test_a_serving_key_from_a_file_serves_and_stands_in_the_evidence",
+    ),
+    "machine": Attack(
+        "A genuine machine that is another one than the policy names: a twin of the server with its own TPM",
+        ("tpm.ek",),
+        "AppraisalError",
+        FLOW,
+        "test_a_policy_that_names_another_machine_refuses_this_one",
+    ),
+    "stale": Attack(
+        "Recorded evidence, sent once more as it was",
+        ("evidence.nonce", "evidence.spki"),
+        "VerificationError",
+        FLOW,
+        "test_stale_evidence",
+    ),
+    "rewritten": Attack(
+        "Recorded evidence under a statement that has been written anew: the caller's nonce, the attacker's key",
+        ("tpm.quote.nonce",),
+        "VerificationError",
+        FLOW,
+        "test_stale_evidence",
+    ),
+    "nothing": Attack(
+        "A server with a valid certificate that proves nothing",
+        ("evidence.statement",),
+        "VerificationError",
+        FLOW,
+        "test_a_server_that_proves_nothing",
+    ),
+    "rotation": Attack(
+        "In mid-session the connection is cut, and an attacker with a certified key that nobody attested answers",
+        ("evidence.spki",),
+        "VerificationError",
+        FLOW,
+        "test_the_certificate_changes_in_mid_session_to_a_key_that_nobody_attested",
+    ),
+    "door": Attack(
+        "The same behind `hermetic forward`, under a client that cannot verify",
+        ("evidence.spki",),
+        "VerificationError",
+        FLOW,
+        "test_a_client_that_cannot_verify_comes_in_by_the_local_door",
+    ),
+    "broker-to-caller": Attack(
+        "Evidence that the machine made for a key broker, offered to a caller",
+        ("tpm.quote.nonce",),
+        "VerificationError",
+        JUDGEMENT,
+        "test_broker_evidence_offered_to_a_caller",
+    ),
+    "caller-to-broker": Attack(
+        "Evidence that the machine made for a caller, offered to a key broker",
+        ("tpm.quote.nonce",),
+        "VerificationError",
+        JUDGEMENT,
+        "test_callers_evidence_offered_to_a_broker",
+    ),
+    "front-end": Attack(
+        "A front end that was taken over asks for evidence over the digest that a key broker's challenge wants: "
+        "it chooses 32 bytes, the supervisor all the rest",
+        ("tpm.quote.nonce",),
+        "VerificationError",
+        DESK,
+        "test_a_front_end_chooses_32_bytes_and_nothing_of_what_is_signed",
+    ),
+    "frame": Attack(
+        "The same asks for more or fewer than 32 bytes: it is ended",
+        ("AskEvidence",),
+        "BorderError",
+        DESK,
+        "test_a_frame_with_anything_but_32_bytes_is_refused",
+    ),
+    "flood": Attack(
+        "A front end that was taken over asks without end: it is ended, the others are answered",
+        ("evidence",),
+        "BorderError",
+        DESK,
+        "test_a_front_end_that_floods_is_ended_and_the_others_are_answered",
+    ),
+    "greedy": Attack(
+        "A caller asks without end: its own questions are bounded, and all share one quote an interval",
+        ("evidence",),
+        "OverloadedError",
+        RPC,
+        "test_waiting_is_bounded_for_one_caller_and_for_all",
+    ),
+    "unmeasured": Attack(
+        "A server with a model that was not measured before its key came",
+        ("evidence.measured",),
+        "AppraisalError",
+        JUDGEMENT,
+        "test_a_model_that_was_never_measured",
+    ),
+    "models": Attack(
+        "A server with a model that the caller's policy does not name",
+        ("evidence.manifests",),
+        "AppraisalError",
+        JUDGEMENT,
+        "test_a_model_that_the_policy_does_not_name",
+    ),
+}
+"""By the name that tests look them up with."""
+
+
+def page() -> str:
+    """Return what the page says."""
+    rows = [
+        f"| {one.words} | {', '.join(f'`{name}`' for name in one.by)} | `{one.error}` | `{one.file}`: `{one.test}` |"
+        for one in ATTACKS.values()
+    ]
+    return HEAD + "\n".join(rows) + "\n"
+
+
+def functions_in(file: str) -> set[str]:
+    """Return the names of the test functions in a file of ours."""
+    return {node.name for node in ast.parse((ROOT / file).read_text()).body if isinstance(node, ast.FunctionDef)}
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1] if len(sys.argv) > 1 else PAGE).write_text(page())

@@ -55,6 +55,9 @@ def _demand_acceptable(captures: Sequence[Claims]) -> None:
     for kind in (kind for one in captures for kind in one.kinds):
         checks.demand(f"{kind.kind}.debug", not kind.debug, "debug off", "debug on")
         checks.demand("kinds.sample", kind.kind != "sample", "evidence that proves something", kind.kind)
+        devices = [one.device for one in kind.devices] if isinstance(kind, NvGpuClaims) else []
+        # Stored reports need not answer one challenge: a chip may be there several times, from several days.
+        checks.demand("nvgpu.distinct", len(set(devices)) == len(devices), "each device once", devices)
     checks.raise_failures(AppraisalError)
 
 

@@ -92,11 +92,17 @@ def test_good_claims_are_accepted_with_every_rule_named() -> None:
     }  # fmt: skip
 
 
+SAMPLE = SampleClaims(checks=(), svn="1")
+BOTH_DEMO = DEMO.model_copy(update={"kinds": ("tpm", "sample")})
 REFUSALS = [
     ("no evidence of the kind", GOOD.model_copy(update={"kinds": (SampleClaims(checks=(), svn="1"),)}), PRODUCTION,
      {"kinds.tpm", "kinds", "kinds.sample"}),
     ("a kind too many", GOOD.joined(Claims(kinds=(SampleClaims(checks=(), svn="1"),))), PRODUCTION,
      {"kinds", "kinds.sample"}),
+    ("a kind missing", GOOD.model_copy(update={"kinds": (SAMPLE,)}), BOTH_DEMO, {"kinds.tpm"}),
+    ("a kind that nobody asked for", GOOD.joined(Claims(kinds=(SAMPLE,))), DEMO, {"kinds"}),
+    ("a sample in production", GOOD.joined(Claims(kinds=(SAMPLE,))), form(kinds=("tpm", "sample")), {"kinds.sample"}),
+    ("a provisioned AK alone", tpm(enrolled="provisioned", ek=None), tpm_form(ek="any"), {"tpm.enrolled"}),
     ("a kind twice", GOOD.joined(Claims(kinds=(TPM,))), PRODUCTION, {"kinds.distinct"}),
     ("a debug mode", tpm(debug=True), PRODUCTION, {"tpm.debug"}),
     ("no client certificate", GOOD.with_client(None), PRODUCTION, {"client_certificate"}),

@@ -85,6 +85,8 @@ def test_debug_evidence_sample_and_revoked_platforms_are_refused() -> None:
     tdx, snp = capture("tdx-good").tdx, capture("snp-milan").snp
     assert tdx is not None
     assert snp is not None
+    gpus = capture("four-hoppers").nvgpu
+    assert gpus is not None
     assert tdx.platform.tcb is not None
     revoked = tdx.platform.model_copy(update={"tcb": tdx.platform.tcb.model_copy(update={"status": "Revoked"})})
     for kind, name in (
@@ -92,6 +94,7 @@ def test_debug_evidence_sample_and_revoked_platforms_are_refused() -> None:
         (snp.model_copy(update={"debug": True}), "snp.debug"),
         (SampleClaims(checks=(), svn="1"), "kinds.sample"),
         (tdx.model_copy(update={"platform": revoked}), "tdx.tcb.status"),
+        (gpus.model_copy(update={"devices": gpus.devices * 2}), "nvgpu.distinct"),
     ):
         with pytest.raises(AppraisalError) as refused:
             propose([Claims(kinds=(kind,))], "proposed", ["*"], NOW)

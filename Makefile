@@ -1,5 +1,5 @@
 # Every target does its own set-up. `make test` and `make demo` are the two to start with.
-.PHONY: help setup demo test evidence evidence-bits attacks escape gpu-memory check bench peers flood forgetting snp-speed fuzz fmt protos triton-vectors docs lock clean
+.PHONY: help setup demo test evidence evidence-bits conformance attacks escape gpu-memory check bench peers flood forgetting snp-speed fuzz fmt protos triton-vectors docs lock clean
 
 PY := .venv/bin/python
 # Kept low: the suite starts real servers, brokers and TPMs, and must not starve them.
@@ -25,6 +25,10 @@ evidence: setup ## Judge all recorded evidence and every manipulation of it, and
 
 evidence-bits: setup ## Flip every bit that recorded GPU, SEV-SNP, TDX and SGX evidence signs, and see each refused (minutes)
 	$(PY) -m pytest -n $(TEST_PROCESSES) $(wildcard tests/attestation/verifiers/*_bits.py)
+
+conformance: setup ## Write the conformance corpus anew (tests/vectors/conformance, the same bytes each time) and judge it
+	$(PY) -m tests.conformance.generate
+	$(PY) -m pytest --quiet tests/conformance
 
 # No set-up: a machine with a GPU brings torch and onnxruntime, and often no network.
 gpu-memory: ## Search this machine's GPU for what should be wiped (status 3: not everything ran)

@@ -1,0 +1,203 @@
+"""Judging a case of the corpus with our own verifiers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from typing import Any, NamedTuple
+
+from cryptography import x509
+
+from hermetic.attestation import enrolment, verifiers
+from hermetic.attestation.abi import tcg_event_log
+from hermetic.attestation.abi.amd_certificate import AmdCertificate
+from hermetic.attestation.abi.dcap_collateral import parse_files
+from hermetic.attestation.abi.event_log import EventLog
+from hermetic.attestation.abi.snp import Generation
+from hermetic.attestation.abi.snp_json import Certificates
+from hermetic.attestation.checks import Checks
+from hermetic.attestation.claims import Claims, HermeticClaims
+from hermetic.attestation.evidence import device_report_data, fit_to, report_data
+from hermetic.attestation.roots import AmdAuthorities, DcapTrust, NvGpuTrust, SnpTrust, TpmTrust, TrustRoots
+from hermetic.attestation.verifiers import snp
+from hermetic.attestation.verifiers.snp_claims import snp_claims
+from hermetic.errors import EvidenceError, InvalidRequestError, VerificationError
+from tests.conformance import corpus
+
+MALFORMED = "malformed"
+"""The one refusal of what is no document of its format at all (binding, claims, policies, logs, enrolment)."""
+
+
+class Outcome(NamedTuple):
+    """What a verifier says."""
+
+    verdict: str
+    refusals: list[str]
+    said: Mapping[str, Any]  # claims, or other values that cases ask for
+
+
+def judge(case: Mapping[str, Any]) -> Outcome:
+    """The outcome of one case."""
+    try:
+        said = JUDGES[case["judge"]](case)
+    except EvidenceError as error:
+        return Outcome("fail", sorted({one.name for one in error.failures}), {})
+    except InvalidRequestError:
+        return Outcome("fail", [MALFORMED], {})
+    return Outcome("pass", [], said)
+
+
+def differences(case: Mapping[str, Any]) -> list[str]:
+    """In what the outcome is not the expected one."""
+    outcome = judge(case)
+    wanted = (case["verdict"], case.get("refusals", []))
+    found = [] if wanted == outcome[:2] else [f"expected {wanted}, got {outcome[:2]}"]
+    if outcome.verdict == "pass":
+        for pointer, value in case.get("says", {}).items():
+            try:
+                got = corpus.at(outcome.said, pointer)
+            except (KeyError, IndexError, TypeError) as error:
+                got = repr(error)
+            if got != value:
+                found.append(f"expected {value!r} at {pointer}, got {got!r}")
+    return found
+
+
+def _time(case: Mapping[str, Any]) -> datetime:
+    return datetime.fromisoformat(case["time"])
+
+
+def _claims(claims: Claims) -> Mapping[str, Any]:
+    members: Mapping[str, Any] = claims.to_json()
+    return {one["kind"]: one for one in members["kinds"]}
+
+
+def _evidence(case: Mapping[str, Any]) -> Mapping[str, Any]:
+    evidence, kind = corpus.value(case["evidence"]), case["judge"]
+    wanted = bytes.fromhex(case["report_data"])
+    return _claims(verifiers.VERIFIERS[kind](evidence, wanted, trust(case["trust"]), _time(case)))
+
+
+def _snp(case: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Evidence in JSON, or a bare report with certificates beside it."""
+    if "evidence" in case:
+        return _evidence(case)
+    beside = case.get("certificates", {})
+    certificates = Certificates(*(tuple(map(corpus.data, beside.get(one, ()))) for one in ("vcek", "vlek", "crl")))
+    checks = Checks()
+    checked = snp.check_report(checks, corpus.data(case["report"]), certificates, trust(case["trust"]).snp, _time(case))
+    if checked is not None and "report_data" in case:
+        checks.equal("snp.report_data", bytes.fromhex(case["report_data"]), checked.report.report_data)
+    checks.raise_failures(VerificationError)
+    assert checked is not None
+    return _claims(Claims(kinds=(snp_claims(checks, checked.report, checked.generation, checked.certificate),)))
+
+
+def _binding(case: Mapping[str, Any]) -> Mapping[str, Any]:
+    given = case["given"]
+    if case["of"] == "device":
+        digest = device_report_data(given["nonce"], given["tee-pubkey"])
+    else:
+        additional, ours = given.get("additional-evidence", ""), given.get("hermetic")
+        digest = report_data(given["nonce"], given["tee-pubkey"], additional_evidence=additional, hermetic=ours)
+    fitted = {kind: fit_to(kind, digest).hex() for kind in case.get("kinds", ())}
+    return {"digest": digest.hex(), "fitted": fitted}
+
+
+def _own_log(case: Mapping[str, Any]) -> Mapping[str, Any]:
+    log = EventLog.parse(corpus.value(case["log"]))
+    base = bytes.fromhex(case.get("base", "00" * 32))
+    return {"replay": log.replay(base).hex(), "pcr": log.pcr, "manifests": [one.digest.hex() for one in log.events]}
+
+
+def _firmware_log(case: Mapping[str, Any]) -> Mapping[str, Any]:
+    log = tcg_event_log.parse(corpus.data(case["log"]))
+    values = tcg_event_log.replay(log, case.get("bank", 0x000B))
+    return {"events": len(log.events), "pcrs": {str(pcr): value.hex() for pcr, value in values.items()}}
+
+
+def _runtime_data(case: Mapping[str, Any]) -> Mapping[str, Any]:
+    parsed = HermeticClaims.parse(corpus.value(case["claims"]))
+    return parsed.model_dump(mode="json", by_alias=True)
+
+
+def _ek_trust(case: Mapping[str, Any]) -> enrolment.EkTrust:
+    return enrolment.EkTrust(
+        case["profile"], _certificates(case.get("vendors", ())), _certificates(case.get("software", ()))
+    )
+
+
+def _enrolment(case: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The challenge's request and, where there is one, the answer."""
+    secret, time = bytes.fromhex(case["secret"]), _time(case)
+    pending, reply = enrolment.challenge(corpus.value(case["request"]), _ek_trust(case), time, secret)
+    said = {"software": pending.software, "ek": pending.ek.hex(), "members": sorted(reply)}
+    if "answer" not in case:
+        return said
+    answered = datetime.fromisoformat(case.get("answered", case["time"]))
+    key = enrolment_key()
+    ca = enrolment.AkCa(_certificates([case["ak_ca"]])[0], key)
+    issued = enrolment.certificate(corpus.value(case["answer"]), pending, ca, answered)
+    leaf = x509.load_pem_x509_certificate(str(issued["certificate"]).encode())
+    return {**said, "ends": leaf.not_valid_after_utc.isoformat(), "subject": leaf.subject.rfc4514_string()}
+
+
+@cache
+def enrolment_key() -> Any:
+    """The key of the AK CA that issues here: who issues changes no verdict."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    return ec.derive_private_key(7, ec.SECP256R1())
+
+
+JUDGES: dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
+    "snp": _snp,
+    "binding": _binding,
+    "own-log": _own_log,
+    "firmware-log": _firmware_log,
+    "runtime-data": _runtime_data,
+    "enrolment": _enrolment,
+    **dict.fromkeys(("tdx", "sgx", "nvidia", "tpm", "sample", "az-snp-vtpm", "az-tdx-vtpm"), _evidence),
+}
+
+
+@cache
+def trust(name: str) -> TrustRoots:
+    """What a verifier is given under that name."""
+    given = corpus.trusts()[name]
+    tpm, snp_, dcap, nvgpu = (given.get(one, {}) for one in ("tpm", "snp", "dcap", "nvgpu"))
+    return TrustRoots(
+        profile=given.get("profile", "production"),
+        tpm=TpmTrust(
+            _certificates(tpm.get("ak_cas", ())), frozenset(map(bytes.fromhex, tpm.get("provisioned_aks", ())))
+        ),
+        dcap=DcapTrust(_certificates(dcap.get("roots", ())), parse_files(_all(dcap.get("collateral", ())))),
+        nvgpu=NvGpuTrust(
+            _certificates(nvgpu.get("device_roots", ())),
+            _certificates(nvgpu.get("rim_roots", ())),
+            _all(nvgpu.get("rims", ())),
+            _all(nvgpu.get("ocsp", ())),
+            nvgpu.get("allow_certificate_hold", False),
+        ),
+        snp=SnpTrust(
+            tuple(map(_authorities, snp_.get("authorities", ()))),
+            tuple(map(AmdCertificate.parse, _all(snp_.get("endorsements", ())))),
+            _all(snp_.get("crls", ())),
+        ),
+    )
+
+
+def _all(sources: Sequence[Any]) -> tuple[bytes, ...]:
+    return tuple(map(corpus.data, sources))
+
+
+def _certificates(sources: Sequence[Any]) -> tuple[x509.Certificate, ...]:
+    found: list[x509.Certificate] = []
+    for one in _all(sources):
+        is_pem = b"-----BEGIN" in one
+        found.extend(x509.load_pem_x509_certificates(one) if is_pem else [x509.load_der_x509_certificate(one)])
+    return tuple(found)
+
+
+def _authorities(given: Mapping[str, Any]) -> AmdAuthorities:
+    three = (AmdCertificate.parse(corpus.data(given[one])) for one in ("ark", "ask", "asvk"))
+    return AmdAuthorities(Generation(given["generation"]), *three)

@@ -1,7 +1,11 @@
 """The attester on a double of NVML that replays recorded GPUs: what it makes is what the verifier accepts."""
 
 import base64
+import ctypes
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,3 +96,19 @@ def test_the_package_is_asked_for_when_it_is_needed(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "pynvml", None)
     with pytest.raises(DeviceError, match="expected the package nvidia-ml-py"):
         made.collect(bytes(48))
+
+
+def test_the_drivers_library_may_lie_elsewhere(tmp_path: Path) -> None:
+    """Loaded from its path first, it is the one that the package then finds under the library's own name."""
+    source, library = tmp_path / "nvml.c", tmp_path / "elsewhere.so"
+    source.write_text("int the_answer(void) { return 42; }\n")
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    name = "libhermetic-test-nvml.so.1"
+    subprocess.run([compiler, "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", library, source], check=True)
+    double = NvmlDouble(recorded())
+    with pytest.raises(OSError, match=name):
+        ctypes.CDLL(name)
+    with NvmlLibrary(double, library):
+        assert ctypes.CDLL(name).the_answer() == 42

@@ -13,14 +13,18 @@ from cryptography import x509
 
 from hermetic.attestation.abi.amd_certificate import AmdCertificate
 from hermetic.attestation.abi.snp import Generation
+from hermetic.attestation.attesters.composite import CompositeAttester
+from hermetic.attestation.attesters.tpm import TpmAttester
 from hermetic.attestation.broker.jwe import tee_key
 from hermetic.attestation.broker.protocol import Attestation
 from hermetic.attestation.broker.token import submods
 from hermetic.attestation.broker.verification import served_kinds, verify_attestation
+from hermetic.attestation.evidence import device_report_data, report_data
 from hermetic.attestation.roots import AmdAuthorities, NvGpuTrust, SnpTrust, TpmTrust, TrustRoots, amd, intel
 from hermetic.errors import InvalidRequestError, VerificationError
 from tests.attestation.broker.composite_vectors import FOLDER
 from tests.attestation.broker.independent_guest import make_key
+from tests.attestation.machines import Machine, vendor_of_now
 from tests.attestation.verifiers import test_azure_snp as azure
 
 CASES = sorted(path.stem for path in FOLDER.glob("*.json") if path.stem != "roots")
@@ -108,3 +112,19 @@ def test_kinds_are_served_where_there_are_roots() -> None:
         (TrustRoots(nvgpu=NvGpuTrust(device_roots=(certificate,))), set()),
     ):
         assert served_kinds(trust) == kinds
+
+
+def test_a_tpm_vouches_for_gpus_too(enrolled: TpmAttester, trust: TrustRoots, now: datetime) -> None:
+    vendor = vendor_of_now()
+    key = make_key("P-256")[1]
+    attester = CompositeAttester(enrolled, [Machine("", [vendor.chip()]).devices])
+    made = attester.collect(
+        device_report_data("bm9uY2U=", key), lambda text: report_data("bm9uY2U=", key, additional_evidence=text)
+    )
+    given = Attestation("0.4.0", "bm9uY2U=", tee_key(key), made.primary, made.additional, None)
+    believed = replace(trust, nvgpu=vendor.trust())
+    verified = verify_attestation(given, "tpm", believed, None, now)
+    assert [kind.kind for kind in verified.claims.kinds] == ["tpm", "nvgpu"]
+    with pytest.raises(VerificationError) as caught:
+        verify_attestation(replace(given, additional=made.additional + " "), "tpm", believed, None, now)
+    assert [check.name for check in caught.value.failures] == ["tpm.quote.nonce", "composite.bound"]

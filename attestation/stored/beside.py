@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import ocsp
 
-from hermetic.attestation.abi import tcg_event_log, tpm2_tools
+from hermetic.attestation.abi import snp_certificates, tcg_event_log, tpm2_tools
 from hermetic.attestation.abi.amd_certificate import AmdCertificate, AmdRevocationList
 from hermetic.attestation.abi.pem import MALFORMED, certificate
 from hermetic.attestation.abi.tpm import Alg, Signature
@@ -34,9 +34,9 @@ MAX_FILE_SIZE: Final = 4 * 1024 * 1024  # bytes; Intel's largest list of revoked
 MAX_FILES: Final = 256
 
 KNOWN: Final = (
-    "certificates or chains (DER, PEM), a public key (PEM), revocation lists (DER, PEM), Intel's TCB info or identity, "
-    "a bundle of Intel's collateral, reference manifests (XML), OCSP answers (DER), event logs, a TPM's signature, "
-    "tpm2-tools' PCR values, or a bundle of `hermetic collateral pack`"
+    "certificates or chains (DER, PEM, AMD's table), a public key (PEM), revocation lists (DER, PEM), Intel's TCB info "
+    "or identity, a bundle of Intel's collateral, reference manifests (XML), OCSP answers (DER), event logs, a TPM's "
+    "signature, tpm2-tools' PCR values, or a bundle of `hermetic collateral pack`"
 )
 _PEM: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----([A-Za-z0-9+/=\s]*)-----END \1-----")
 _EVENT_LOG: Final = slice(32, 32 + len(tcg_event_log.SIGNATURE))  # behind the head of a TCG_PCR_EVENT
@@ -73,19 +73,24 @@ class Beside:
 
     def take(self, data: bytes) -> bool:
         """Keep what is in one file; whether it is anything that is known."""
-        if data.startswith(MAGIC):
-            return self._take_bundle(data)
         start = data.lstrip()[:64]
-        if b"-----BEGIN " in data and data.isascii() and not start.startswith((b"{", b"<")):
-            return self._take_pem(data)  # text alone: a quote, with its chain inside, vouches for nothing
-        if start.startswith(b"{"):
-            is_intel_s = any(name in data for name in (b'"tcbInfo"', b'"enclaveIdentity"', b'"tcb_info"'))
-            return is_intel_s and _kept(self.intel, data)
-        if start.startswith(b"<"):
-            return _kept(self.rims, data)
-        if data[_EVENT_LOG] == tcg_event_log.SIGNATURE:
-            return _kept(self.event_logs, data)
-        return self._take_der(data) if data[:1] == _DER else self._take_tpm(data)
+        is_object, is_xml = start.startswith(b"{"), start.startswith(b"<")
+        # PEM is text alone: a quote, with its chain inside, vouches for nothing.
+        is_pem = b"-----BEGIN " in data and data.isascii() and not (is_object or is_xml)
+        forms: tuple[tuple[bool, Callable[[bytes], bool]], ...] = (
+            (data.startswith(MAGIC), self._take_bundle),
+            (is_pem, self._take_pem),
+            (is_object, self._take_json),
+            (is_xml, lambda one: _kept(self.rims, one)),
+            (data[_EVENT_LOG] == tcg_event_log.SIGNATURE, lambda one: _kept(self.event_logs, one)),
+            (data[:1] == _DER, self._take_der),
+        )
+        take = next((take for holds, take in forms if holds), None)
+        return take(data) if take is not None else self._take_table(data) or self._take_tpm(data)
+
+    def _take_json(self, data: bytes) -> bool:
+        is_intel_s = any(name in data for name in (b'"tcbInfo"', b'"enclaveIdentity"', b'"tcb_info"'))
+        return is_intel_s and _kept(self.intel, data)
 
     def whole(self) -> "Beside":
         """All of it, what came in bundles too."""
@@ -130,6 +135,13 @@ class Beside:
         if _tried(x509.load_der_x509_crl, data) is not None:
             return _kept(self.intel, data)
         return _tried(ocsp.load_der_ocsp_response, data) is not None and _kept(self.ocsp, data)
+
+    def _take_table(self, data: bytes) -> bool:
+        """The table of certificates that a hypervisor gives beside a report of SEV-SNP."""
+        table = _tried(snp_certificates.parse, data)
+        found = () if table is None else (*table.vceks, *table.vleks, *table.crls)
+        taken = [self._take_der(one) for one in found]
+        return bool(taken) and all(taken)
 
     def _take_tpm(self, data: bytes) -> bool:
         signature = _tried(Signature.parse, data)

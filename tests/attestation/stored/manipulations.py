@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
-
 from hermetic.attestation import stored
 from hermetic.attestation.abi.dcap import Quote
 from hermetic.attestation.abi.snp import Policy
@@ -384,12 +382,7 @@ def _nvgpu() -> Cases:
 
 
 # TPM: an RSA number behind 6 bytes of algorithm, hash and size
-def _ak() -> bytes:
-    key = load_der_public_key(base64.b64decode(json.loads(read("tpm/tpm_evidence.json"))["ak_public"]))
-    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-
-
-TPM = Case(read("tpm/tpm_evidence.json"), (_ak(),))
+TPM = Case(read("tpm/tpm_evidence.json"), (read("tpm/tpm_evidence.akpub.pem"),))
 
 
 def _tpm() -> Cases:

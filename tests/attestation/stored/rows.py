@@ -171,6 +171,8 @@ def _tpm() -> tuple[Row, ...]:
     return (
         Row("tpm/tpm_evidence.json", "2026-11-22", failures=("tpm.ak.certificate",), kind="tpm",
             note="signature and PCRs pass; nobody vouches for the key, and anybody can make one"),
+        Row("tpm/tpm_evidence.json", "2026-11-22", ("tpm/tpm_evidence.akpub.pem",), kind="tpm",
+            note="whoever gives the key vouches for it"),
         Row("tpm/keylime_quote.out", "2026-11-22", KEYLIME, kind="tpm", note="whoever gives the key vouches for it"),
         Row("tpm/keylime_quote.out", "2026-11-22", failures=("tpm.structure",), kind="tpm", note="without its parts"),
         Row("tpm/eventlog_debian-10.bin", "2026-11-22", failures=("evidence.form",), kind="unknown"),

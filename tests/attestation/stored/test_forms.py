@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hermetic.attestation import stored
+from hermetic.attestation.abi.snp_certificates import VCEK
 from hermetic.attestation.policy import GENUINE
 from hermetic.attestation.stored.beside import MAX_FILES, Beside
 from hermetic.attestation.stored.forms import MAX_EVIDENCE_SIZE
@@ -113,6 +114,14 @@ def test_a_quote_vouches_for_nothing_although_a_chain_is_inside() -> None:
 def test_too_many_files_beside_are_failures() -> None:
     found = stored.recognise(SNP.evidence, [*SNP.beside] * (MAX_FILES + 1))
     assert stored.verdict(found, trust(), THEN).failed == (f"endorsement.{MAX_FILES}",)
+
+
+def test_a_hypervisor_s_table_of_certificates_vouches_like_the_certificate_in_it() -> None:
+    vcek = SNP.beside[0]
+    heads = [(VCEK.bytes_le, 48, len(vcek)), (bytes(16), 0, 0)]
+    table = b"".join(guid + offset.to_bytes(4, "little") + size.to_bytes(4, "little") for guid, offset, size in heads)
+    assert failed(SNP.but(beside=(table + vcek,))) == ()
+    assert failed(SNP.but(beside=(table + vcek[:-1],))) == ("endorsement.0", "snp.endorsement")
 
 
 def test_every_part_of_a_quote_of_tpm2_tools_is_needed() -> None:

@@ -52,6 +52,14 @@ def test_without_a_signer_all_other_checks_are_made(name: str) -> None:
     assert failed_checks(refused.value) == [name.partition("--")[0]]
 
 
+@pytest.mark.parametrize("missing", [by_hand.IDENTITY, by_hand.ROOT_CRL, by_hand.PCK_CRL])
+def test_tcb_info_without_any_of_what_goes_with_it_is_refused(missing: by_hand.Row) -> None:
+    items = Bundle.load(by_hand.whole([row for row in by_hand.ROWS if row is not missing]), SIGNERS).items
+    with pytest.raises(VerificationError) as refused:
+        check_items(items, ROOTS)
+    assert failed_checks(refused.value) == ["item.complete"]
+
+
 def test_every_item_that_fails_is_named() -> None:
     flipped = [data[:-1] + bytes([data[-1] ^ 1]) for data in by_hand.contents()]
     with pytest.raises(VerificationError) as refused:

@@ -110,8 +110,8 @@ class Intel:
     def chain(self, *holders: Holder) -> bytes:
         return b"".join(one.pem for one in (*holders, self.root))
 
-    def crl(self, issuer: Holder) -> bytes:
-        builder = x509.CertificateRevocationListBuilder().issuer_name(issuer.certificate.subject)
+    def crl(self, issuer: Holder, name: x509.Name | None = None) -> bytes:
+        builder = x509.CertificateRevocationListBuilder().issuer_name(name or issuer.certificate.subject)
         dated = builder.last_update(NOW).next_update(NOW + timedelta(days=30))
         return dated.sign(issuer.key, hashes.SHA256()).public_bytes(Encoding.DER)
 
@@ -159,6 +159,13 @@ def test_lists_of_another_issuer_are_refused(other_intel: Intel) -> None:
     ):
         said = refusal(swapped(name, other_intel.crl(issuer)))
         assert "crl.signature" in said
+    for file, of in (
+        ("tdx/ars_pck_platform_crl.der", "intel_pck_platform_ca"),
+        ("tdx/ars_root_ca_crl.der", "intel_root"),
+    ):
+        genuine = x509.load_der_x509_certificate((VECTORS / f"tdx/{of}.der").read_bytes())
+        named_alike = other_intel.crl(other_intel.root, genuine.subject)  # name of the genuine issuer, key of another
+        assert "crl.signature" in refusal(swapped(file, named_alike))
     unknown = other_intel.crl(other_intel._holder("Intel SGX PCK Processor CA", other_intel.root))
     assert "pck_crl.signature" in refusal([*read(*INTEL), *recognise(unknown, ROOTS, "unknown")])
 

@@ -21,6 +21,7 @@ from hermetic.attestation.server_evidence import (
     verify_path,
 )
 from hermetic.client.policy import CallerPolicy
+from hermetic.client.stapled import with_stapled
 from hermetic.errors import AppraisalError, FailedCheck, InvalidRequestError, VerificationError
 from hermetic.protos.hermetic.v1 import attestation_pb2 as pb
 
@@ -110,12 +111,13 @@ def _check_path(checks: Checks, reply: pb.GetEvidenceResponse) -> bytes:
 def _verify_evidence(reply: pb.GetEvidenceResponse, root: bytes, policy: CallerPolicy, time: datetime) -> Claims:
     """The claims of the primary evidence and of the devices beside it."""
     additional = reply.additional_evidence
+    trust = with_stapled(policy.trust, reply.collateral, policy.signers)
     digest = report_data(root, reply.size, additional)
-    claims = verifiers.verify(reply.tee, _json(reply.evidence), digest, policy.trust, time)
+    claims = verifiers.verify(reply.tee, _json(reply.evidence), digest, trust, time)
     if additional:
         over = device_report_data(root, reply.size)
         for kind, evidence in _devices(additional).items():
-            claims = claims.joined(verifiers.verify(kind, evidence, over, policy.trust, time))
+            claims = claims.joined(verifiers.verify(kind, evidence, over, trust, time))
     return claims
 
 

@@ -6,6 +6,7 @@
     [roots]
     ak_authorities = ["ak-ca.pem"]        # brokers' CAs for attestation keys of TPMs
     amd = "shipped"                       # and so for intel and nvidia: the vendor's roots of this release
+    collateral_signers = "signers"        # who may have packed what servers staple; without it, anybody
 
 There is no default: a caller that demands nothing has nothing to rely on. `[roots]` believes nobody that is not named.
 """
@@ -19,6 +20,8 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hermetic.attestation.claims import Profile
+from hermetic.attestation.collateral import read_signers
+from hermetic.attestation.log import NoteVerifier
 from hermetic.attestation.policy import AppraisalPolicy
 from hermetic.attestation.roots import TpmTrust, TrustRoots, load
 from hermetic.attestation.roots.shipped_or_own import Source, amd_roots, intel_roots, nvidia_roots
@@ -40,6 +43,7 @@ class _Roots(_Section):
     amd: Source = "none"
     intel: Source = "none"
     nvidia: Source = "none"
+    collateral_signers: Path | None = None
     ak_authorities: tuple[Path, ...] = ()
     provisioned_aks: tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...] = ()
 
@@ -58,6 +62,8 @@ class CallerPolicy:
 
     appraisal: AppraisalPolicy
     trust: TrustRoots
+    signers: tuple[NoteVerifier, ...] = ()
+    """Who may have packed stapled collateral; nobody: anybody may (stapled.py)."""
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -70,7 +76,9 @@ class CallerPolicy:
             raise ConfigurationError(f"{path}: expected TOML, got {error}") from None
         folder = path.resolve().parent
         appraisal = AppraisalPolicy.load(_read(folder / file.appraisal))
-        return cls(appraisal, _trust(file.roots, folder, appraisal.profile))
+        signers = file.roots.collateral_signers
+        listed = () if signers is None else read_signers(_read(folder / signers).decode(errors="replace"))
+        return cls(appraisal, _trust(file.roots, folder, appraisal.profile), listed)
 
 
 def _trust(roots: _Roots, folder: Path, profile: Profile) -> TrustRoots:

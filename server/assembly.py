@@ -30,6 +30,7 @@ from hermetic.server.reload import Current
 from hermetic.server.repository import Repository
 from hermetic.server.serving_key import ServingKey, make_serving_key
 from hermetic.server.settings import Epoch, FrontEndSettings
+from hermetic.server.stapling import stapled
 from hermetic.server.supervisor import Supervisor
 
 
@@ -63,6 +64,8 @@ def assemble(
     supervisor = Supervisor(current, settings, serving_key, renew_key, catalogue, loader, log, on_change)
     supervisor.zeroing = zeroing
     supervisor.host_claims, supervisor.evidence.attest = host_claims, attesting.evidence
+    stapled(config.attestation.collateral)  # a folder without a bundle stops the start
+    supervisor.evidence.staple = partial(stapled, config.attestation.collateral)
     if read_again is not None:
         supervisor.read_again = partial(_checked_again, read_again)
     return supervisor

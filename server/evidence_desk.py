@@ -62,6 +62,8 @@ class EvidenceDesk:
         """`standing` says what the server says of itself now."""
         self.attest: Attest | None = None
         """Set by whoever has the attester; without it there is no evidence."""
+        self.staple: Callable[[], tuple[str, ...]] = tuple
+        """Gives the collateral that goes with evidence, base64 each. May block."""
         self.quotes = self.answered = self.failed = 0
         self._loop = loop
         self._interval_s = interval_s
@@ -118,7 +120,9 @@ class EvidenceDesk:
             tree = StatementTree(leaves)
             tee, evidence = self.attest(tree)
             primary = json.dumps(evidence.primary, separators=(",", ":"))
-            made = Evidence(tee=tee, evidence=primary, additional_evidence=evidence.additional)
+            made = Evidence(
+                tee=tee, evidence=primary, additional_evidence=evidence.additional, collateral=self.staple()
+            )
             batch = EvidenceBatch(standing=standing, made=made, leaves=tuple(one.hex() for one in leaves), places={})
         except HermeticError as error:
             return partial(self._refuse, asked, error)

@@ -40,7 +40,8 @@ class Attestation(Section):
     `endorsement` (VCEK or VLEK certificate) and `crl`, both DER, are for hypervisors that give none; Azure's
     `az-snp-vtpm` needs the first. `nvml_library` is the driver's library, where the linker does not find it.
 
-    Callers who ask for evidence share one quote for each `evidence_interval_ms`.
+    Callers who ask for evidence share one quote for each `evidence_interval_ms`; `collateral` is a folder that
+    `hermetic collateral import` fills, whose bundle they are given beside it.
     """
 
     tee: Tee
@@ -53,6 +54,7 @@ class Attestation(Section):
     endorsement: Path | None = None
     crl: Path | None = None
     nvml_library: Path | None = None
+    collateral: Path | None = None
     evidence_interval_ms: Annotated[int, Field(ge=1, le=60_000)] = 100
 
     @model_validator(mode="after")

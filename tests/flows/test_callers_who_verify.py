@@ -32,6 +32,7 @@ pytestmark = [
     pytest.mark.skipif(best_tee() != "tpm", reason="needs a software TPM: sample evidence proves nothing"),
 ]
 
+BUNDLE = (Path(__file__).parents[1] / "vectors" / "collateral" / "accepted.bundle").read_bytes()
 CALLERS = 1000
 INTERVAL_MS = 100
 WAIT_S = 60
@@ -72,7 +73,11 @@ def place() -> Iterator[Place]:
         folder = one.folder / "client"
         tls = Tls(folder / "serving-ca.pem", folder / "client.pem", folder / "client.key")
         policy = CallerPolicy.load(folder / "caller.toml")
-        with one.serve([one.sealed["shared"]]) as served:
+        stapled = one.folder / "collateral"
+        stapled.mkdir()
+        (stapled / "bundle").write_bytes(BUNDLE)
+        key = 'state_folder = "state"'
+        with one.serve([one.sealed["shared"]], replace=[(key, f'{key}\ncollateral = "{stapled}"')]) as served:
             yield Place(one, served, network, policy, tls)
 
 
@@ -229,6 +234,7 @@ def test_a_thousand_callers_at_once_cost_a_quote_an_interval(place: Place) -> No
     quotes = {reply.evidence for reply in replies}
     assert len(quotes) <= 1 + elapsed_ms / INTERVAL_MS
     assert max(reply.size for reply in replies) > 1
+    assert {tuple(reply.collateral) for reply in replies} == {(BUNDLE,)}
 
 
 @pytest.mark.parametrize("nonce", [b"", b"\1" * 31, b"\1" * 33, b"\1" * 48])

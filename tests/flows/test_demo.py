@@ -28,6 +28,8 @@ def test_the_demo_ends_with_every_answer_equal_and_no_weight_in_memory(tmp_path:
         assert model["answers"] > 0
         assert model["found_loaded"] > 0, "the scanner's positive control"
         assert model["found_unloaded"] == 0
+    assert report["proved"]["models"] == len(report["models"])
+    assert "demo profile" in report["proved"]["accepted_knowingly"]
     loaded, unloaded = report["scanned"]
     assert loaded["processes"] == unloaded["processes"] + len(report["models"])
     assert report["accuracy"] > 0.9

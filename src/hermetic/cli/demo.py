@@ -8,6 +8,7 @@ import typer
 from hermetic.cli import output
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
     from hermetic.demo.play import Report
@@ -37,7 +38,23 @@ def demo(
     report = play(folder, repository, output.note, tee=tee)
     for sentence in report.weaker:
         output.warn(sentence)
-    output.show(dataclasses.asdict(report), as_json=as_json, human=lambda: _table(report))
+    output.show(dataclasses.asdict(report), as_json=as_json, human=lambda: _shown(report))
+
+
+def _shown(report: "Report") -> "RenderableType":
+    """The models, and above them what the server proved to the caller first."""
+    from rich.console import Group
+
+    proved = report.proved
+    if proved is None:
+        return _table(report)
+    facts = {
+        "evidence": f"{proved.evidence}: {proved.checks} checks passed in {proved.milliseconds:.0f} ms",
+        "serving key": f"sha256:{proved.serving_key}",
+        "models": f"{proved.models}, by the digests of their manifests",
+        "accepted knowingly": ", ".join(proved.accepted_knowingly) or "nothing",
+    }
+    return Group(output.facts("What the server proved before it was sent anything", facts), _table(report))
 
 
 def _table(report: "Report") -> "Table":

@@ -1,4 +1,4 @@
-"""The demo's acts, in order: train, seal, attest and open, answer, look into memory, forget, read the broker's log.
+"""The demo's acts, in order: train, seal, attest and open, prove, answer, look into memory, forget, read the log.
 
 Each act says what it does through `Say`; nothing here prints. The result is `Report`, which the command shows.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from hermetic.client import Proof
 from hermetic.demo import models
 from hermetic.demo.answers import Asked, compare_files, compare_rows
 from hermetic.demo.forgetting import Sighting, canaries_of, look
@@ -61,6 +62,18 @@ class ModelReport:
     found_unloaded: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """What the server has proved to the caller before anything was sent to it."""
+
+    evidence: str
+    models: int
+    serving_key: str  # SHA-256 of its SubjectPublicKeyInfo, hex
+    checks: int
+    accepted_knowingly: tuple[str, ...]
+    milliseconds: float  # handshake, question, quote, judgement
+
+
 @dataclass(slots=True)
 class Report:
     """The whole demo: per model, what is weaker here than it should be, and how much memory was looked at."""
@@ -70,6 +83,7 @@ class Report:
     accuracy: float
     weaker: list[str] = field(default_factory=list)
     scanned: tuple[Sighting, ...] = ()
+    proved: Proved | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -123,8 +137,11 @@ def _file_of(model: Sealable) -> Path:
 
 
 def _ask(served: Served, trained: models.Trained, repository: Path, report: Report, say: Say) -> None:
-    """Compare every model's answers, through the stock client over mutual TLS, with the plain model's."""
-    client = served.client()
+    """Compare every model's answers with the plain model's: asked once the server has proved what it is."""
+    began = time.monotonic()
+    client = served.verified_client()
+    report.proved = _proved(client.proof, 1000 * (time.monotonic() - began))
+    say(f"the server has proved itself to the caller: {report.proved.checks} checks, {report.proved.evidence}")
     files = sorted(path for path in repository.rglob("*") if path.is_file() and not _hidden(path, repository))
     for entry in report.models:
         ask = Asked(client, entry.name, "INT32" if entry.name == DETECTOR else "FP32")
@@ -135,6 +152,17 @@ def _ask(served: Served, trained: models.Trained, repository: Path, report: Repo
         entry.p50_ms, entry.p99_ms = _percentile(ask.milliseconds, 50), _percentile(ask.milliseconds, 99)
         say(f"{entry.name}: {entry.answers} answers equal to the plain model's")
     client.close()
+
+
+def _proved(proof: Proof, milliseconds: float) -> Proved:
+    return Proved(
+        evidence=", ".join(kind.kind for kind in proof.claims.kinds),
+        models=len(proof.statement.manifests),
+        serving_key=proof.statement.spki_sha256,
+        checks=len(proof.checks),
+        accepted_knowingly=proof.warnings,
+        milliseconds=round(milliseconds, 1),
+    )
 
 
 def _forget(

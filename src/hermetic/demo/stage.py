@@ -16,6 +16,8 @@ from typing import Final, Literal
 import tritonclient.grpc
 
 from hermetic.attestation.testing.software_tpm import SoftwareTpm, SoftwareTpmCa
+from hermetic.client import CallerPolicy, Tls, connect
+from hermetic.client.triton import VerifiedClient
 from hermetic.demo.processes import Command
 from hermetic.errors import WorkerLostError
 from hermetic.provision.authority import Names
@@ -130,6 +132,11 @@ class Served:
             private_key=str(key),
             certificate_chain=str(certificate),
         )
+
+    def verified_client(self) -> VerifiedClient:
+        """Return a client that has had the server prove what it is, by the caller's own policy."""
+        policy = CallerPolicy.load(self.installation.folder / "client" / "caller.toml")
+        return connect(self.address, Tls(self.ca_file, self.certificate_file, self.key_file), policy)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import socket
 import ssl
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 
@@ -22,10 +23,12 @@ def connect(broker: InThread) -> ssl.SSLSocket:
 def test_a_connection_that_says_nothing_ends(world: World) -> None:
     world.write_config(change={"[limits]": "[limits]\nconnection_s = 1"})
     with world.start() as broker:
-        for said in (b"", b"POST /kbs", REQUEST, REQUEST + b"{"):
-            with connect(broker) as tls:
-                tls.sendall(said)
-                assert tls.recv(1) == b""
+        said = (b"", b"POST /kbs", REQUEST, REQUEST + b"{")
+        with ExitStack() as stack:
+            silent = [stack.enter_context(connect(broker)) for _ in said]
+            for tls, some in zip(silent, said, strict=True):
+                tls.sendall(some)
+            assert [tls.recv(1) for tls in silent] == [b""] * len(said)
 
 
 def test_the_broker_stops_while_a_client_says_nothing(world: World) -> None:

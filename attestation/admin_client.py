@@ -1,4 +1,4 @@
-"""The operator's side of the key broker: upload a model key, raise or lower a version floor, list keys.
+"""The operator's side of the key broker: upload a model key, raise or lower a version floor, list keys, revoke leases.
 
 `hermetic seal --broker` and `hermetic broker ...` use it against the admin listener (docs/spec/key-broker.md, "Admin").
 Every call carries its own admin token (Trustee's: a JWT with a `role`), minted here from the operator's key: it lives
@@ -132,6 +132,19 @@ class AdminClient:
         """Lower the floor of `name`: an act of its own, with its own permission; `reason` goes into the log."""
         body: JsonValue = {"below": below, "reason": reason}
         self._call("POST", f"/hermetic/v1/floors/{quote(name, safe='')}/lower", json_body=body)
+
+    def leases(self) -> dict[str, JsonValue]:
+        """What is leased to whom (`leases`), and what is revoked (`revoked`)."""
+        return dict(json.loads(self._call("GET", "/hermetic/v1/leases").content))
+
+    def revoke_leases(self, target: Mapping[str, JsonValue], reason: str) -> int:
+        """End every lease under `{"model", "version"?}`, `{"server"}` or `{"chip"}`; returns how many there were."""
+        body: JsonValue = {**target, "reason": reason}
+        return int(json.loads(self._call("POST", "/hermetic/v1/leases/revoke", json_body=body).content)["ended"])
+
+    def restore_leases(self, target: Mapping[str, JsonValue], reason: str) -> None:
+        """Take a revocation back: an act of its own, with its own permission; what it ended stays ended."""
+        self._call("POST", "/hermetic/v1/leases/restore", json_body={**target, "reason": reason})
 
     def _call(
         self,

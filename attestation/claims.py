@@ -269,6 +269,7 @@ class HermeticClaims(_Facts):
     waivers: tuple[Name, ...] | None = Field(default=None, max_length=MAX_NAMES)
     trusted_publishers: Sha256Hex | None = Field(default=None, alias="trusted-publishers")
     policies: tuple[Name, ...] = Field(default=(), max_length=MAX_NAMES)
+    lease_key: Sha256Hex | None = Field(default=None, alias="lease-key")  # who signs the leases that the worker obeys
     log_head: Name | None = Field(default=None, alias="log-head")
     zeroing: Zeroing | None = None
     zeroing_by: ZeroingBy | None = Field(default=None, alias="zeroing-by")

@@ -2,6 +2,8 @@
 
     challenge -> attest -> resource              a model key, as a JWE that only the attested key opens
     challenge -> attest -> certify_serving_key   a short certificate for the attested serving key
+    challenge -> attest -> renew_lease           another lease for a key that is held (docs/spec/leases.md)
+    lease_events                                 what was revoked
     enrol_ak                                     once per TPM: the broker's certificate for its attestation key
 
 `BrokerClient` is blocking, keeps one connection and is not thread-safe. It never tries anything twice: a refusal is
@@ -22,9 +24,10 @@ from typing import Final, Self
 import httpx
 
 from hermetic.attestation.evidence import JsonObject, JsonValue
-from hermetic.errors import BrokerRefusedError, BrokerUnreachableError, InvalidRequestError
+from hermetic.attestation.lease import LeaseKey
+from hermetic.errors import BrokerRefusedError, BrokerUnreachableError, ConfigurationError, InvalidRequestError
 
-__all__ = ["PROTOCOL_VERSION", "BrokerClient", "Challenge"]
+__all__ = ["PROTOCOL_VERSION", "BrokerClient", "Challenge", "LeaseEvent"]
 
 PROTOCOL_VERSION: Final = "0.4.0"
 SESSION_COOKIE: Final = "kbs-session-id"
@@ -33,8 +36,14 @@ KEY_ID_SCHEME: Final = "kbs:///"
 HEADER_CHECKPOINT: Final = "hermetic-checkpoint"
 """Response header of a key release: the broker's signed checkpoint (a C2SP signed note), standard base64."""
 
+HEADER_LEASE: Final = "hermetic-lease"
+"""Response header of a model key's release: its lease, a JWT (docs/spec/leases.md)."""
+
 MAX_ANSWER_BYTES: Final = 2 * 1024 * 1024
 """Longest answer that is read, in bytes: RCAR's own body limit."""
+
+NO_SUCH_PATH: Final = ("InvalidRequestPath", "PluginNotFound")
+"""What a broker says that knows nothing of a path."""
 
 MAX_REFUSAL_TEXT: Final = 2000
 """Longest refusal text that is repeated, in characters."""
@@ -70,6 +79,24 @@ class Challenge:
         return isinstance(params, dict) and params.get("hermetic") == {"version": 1}
 
 
+@dataclass(frozen=True, slots=True)
+class LeaseEvent:
+    """One revocation: its cursor, what was revoked, and the ids of our leases that it ended."""
+
+    cursor: int
+    revoked: str
+    leases: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, value: JsonValue) -> Self:
+        """Read one event; `BrokerUnreachableError` where it is none."""
+        members = value if isinstance(value, dict) else {}
+        cursor, revoked, leases = members.get("cursor"), members.get("revoked"), members.get("leases")
+        if not isinstance(cursor, int) or not isinstance(revoked, str) or not isinstance(leases, list):
+            raise BrokerUnreachableError(f"answer: expected an event, got {sorted(members)}")
+        return cls(cursor, revoked, tuple(map(str, leases)))
+
+
 class BrokerClient:
     """One key broker, spoken to over mutual TLS.
 
@@ -85,6 +112,8 @@ class BrokerClient:
         self._session: str | None = None
         self.last_checkpoint: bytes | None = None
         """The signed checkpoint that came with the last key release; None before one, and from Trustee."""
+        self.last_lease: str = ""
+        """The lease that came with the last key release; empty from Trustee."""
 
     def close(self) -> None:
         """Close the connection."""
@@ -144,11 +173,38 @@ class BrokerClient:
     def resource(self, path: str) -> bytes:
         """Fetch `repo/type/tag` (or `kbs:///repo/type/tag`) in the attested session: a flattened JWE, as JSON.
 
-        The checkpoint that came with it is kept in `last_checkpoint`.
+        The checkpoint that came with it is kept in `last_checkpoint`, the lease in `last_lease`.
         """
         response = self._send("GET", f"/kbs/v0/resource/{path.removeprefix(KEY_ID_SCHEME)}")
         self.last_checkpoint = _checkpoint(response)
+        self.last_lease = response.headers.get(HEADER_LEASE, "")
         return response.content
+
+    def lease_key(self) -> str | None:
+        """Return the key that signs this broker's leases, as a JWK in canonical JSON; None where it offers none."""
+        try:
+            members = _object(self._send("GET", "/hermetic/v1/leases/key"))
+        except BrokerRefusedError as error:
+            if error.variant in NO_SUCH_PATH:
+                return None
+            raise
+        try:
+            return LeaseKey.loads(json.dumps(members)).text
+        except ConfigurationError as error:
+            raise BrokerUnreachableError(f"answer: {error}") from error
+
+    def renew_lease(self, path: str) -> str:
+        """Return another lease for the key at `path` in the attested session; no key comes with it."""
+        path = path.removeprefix(KEY_ID_SCHEME)
+        return _text(_object(self._send("POST", "/hermetic/v1/leases/renew", json_body={"resource": path})), "lease")
+
+    def lease_events(self, after: int, wait_s: int) -> list[LeaseEvent]:
+        """Return the revocations after the cursor `after` that ended leases of ours; waits up to `wait_s` for one."""
+        path = f"/hermetic/v1/leases/events?after={after}&wait_s={wait_s}"
+        events = _object(self._send("GET", path)).get("events")
+        if not isinstance(events, list):
+            raise BrokerUnreachableError(f"answer: expected a list of events, got {type(events).__name__}")
+        return [LeaseEvent.parse(event) for event in events]
 
     def certify_serving_key(self, csr_pem: bytes) -> bytes:
         """Exchange a CSR (PEM) for the attested tee-pubkey for a certificate chain: PEM, leaf first."""
@@ -213,7 +269,7 @@ def _raise_for_refusal(method: str, path: str, answer: Answer) -> None:
     text = f"{method} {path}: broker answered {status} {kind}: {detail}"
     if status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR:
         raise BrokerUnreachableError(text)
-    raise BrokerRefusedError(text)
+    raise BrokerRefusedError(text, variant=kind)
 
 
 def _error_body(answer: Answer) -> tuple[str, str]:

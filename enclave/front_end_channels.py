@@ -34,10 +34,11 @@ class FrontEndChannels:
         control: Channel,
         files: Mapping[str, bytearray],
         pulse: Pulse,
+        ended: int,
     ) -> None:
         """`files`: the payload's that front ends need, by name; they are wiped with the model.
 
-        `pulse` tells the supervisor when a batch begins and ends.
+        `pulse` tells the supervisor when a batch begins and ends; the descriptor `ended` is readable once all is over.
         """
         self._runner = runner
         self._pulse = pulse
@@ -47,6 +48,8 @@ class FrontEndChannels:
         self._front_ends: dict[int, _FrontEnd] = {}
         self._poll = select.poll()
         self._poll.register(self._control, select.POLLIN)
+        self._ended = ended
+        self._poll.register(ended, select.POLLIN)
 
     def attach(self, number: int, channel: int, memory: int, buffers: int, variable_tensor_bytes: int) -> None:
         """Serve the front end `number`, by this link alone: what one before it had mapped is given back first.
@@ -79,13 +82,20 @@ class FrontEndChannels:
             wipe(content)
 
     def serve(self, on_control: Callable[[], bool]) -> None:
-        """Run batches until `on_control`, called when a control frame waits, returns False."""
+        """Run batches until all is over, or until `on_control`, called when a control frame waits, returns False."""
         while True:
             for descriptor, _ in self._poll.poll():
+                if descriptor == self._ended:
+                    return
                 if descriptor != self._control:
                     self._serve_one(descriptor)
                 elif not on_control():
                     return
+
+    def shut(self) -> None:
+        """Let nothing more out to any front end, also of a batch that runs; from any thread."""
+        for front_end in list(self._front_ends.values()):
+            front_end.channel.shut()
 
     def finish(self) -> None:
         """Answer the batches that already wait, and let go of every front end."""

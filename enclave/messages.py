@@ -23,6 +23,7 @@ from typing import Annotated, ClassVar, Final, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hermetic.attestation.claims import ZeroingBy
+from hermetic.attestation.lease import MAX_LEASE_LENGTH
 from hermetic.enclave.configuration import INFERRED, ModelConfiguration, hidden_tensors
 from hermetic.errors import BorderError
 
@@ -36,6 +37,7 @@ STRINGS_LIMIT: Final = 1 << 18
 PREPACK_LIMIT_DEFAULT: Final = 64 << 20  # bytes of weights
 FAILURE_TEXT_LIMIT: Final = 4096  # characters of why a worker refused a step
 PROBLEMS_LIMIT: Final = 3  # faults of a frame that are named
+LEASE_KEY_LIMIT: Final = 512  # characters of a JWK
 NAME_LIMIT: Final = 256  # characters of a model's or tensor's name
 FRAMES_KEPT: Final = 256  # descriptions of a batch's tensors that are not decoded or encoded anew
 
@@ -195,6 +197,7 @@ class Prepare(Frame):
 
     `draft`: a model without known answers may be opened, to compute them. `spinning`: the runtime's threads wait
     actively. `prepack_limit_bytes`: weights up to so many bytes in all are packed: quicker, and a second copy.
+    `lease_key` (a JWK) is the broker's: nothing is opened without a lease of it. Empty: the broker offers no leases.
     """
 
     kind: ClassVar[int] = 0x01
@@ -206,6 +209,7 @@ class Prepare(Frame):
     uid: int
     gid: int
     draft: bool = False
+    lease_key: Annotated[str, Field(max_length=LEASE_KEY_LIMIT)] = ""
     spinning: bool = False
     prepack_limit_bytes: Annotated[int, Field(ge=0)] = PREPACK_LIMIT_DEFAULT
 
@@ -219,11 +223,16 @@ class Locked(Frame):
 
 
 class OpenModel(Frame):
-    """Supervisor -> worker, with the sealed file's descriptor: the key, wrapped to the worker's key (flattened JWE)."""
+    """Supervisor -> worker, with the sealed file's descriptor: the key, wrapped to the worker's key (flattened JWE).
+
+    `lease` is the broker's (a JWT), for this model and the worker's key; `at_most_ms` shortens it.
+    """
 
     kind: ClassVar[int] = 0x03
     jwe: bytes
     manifest_digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    lease: Annotated[str, Field(max_length=MAX_LEASE_LENGTH)] = ""
+    at_most_ms: Annotated[int, Field(ge=1)] | None = None
 
 
 class Opened(Frame):
@@ -274,6 +283,34 @@ class Failed(Frame):
     kind: ClassVar[int] = 0x09
     error: Annotated[str, Field(max_length=NAME_LIMIT)]
     text: Annotated[str, Field(max_length=FAILURE_TEXT_LIMIT)]
+
+
+class NewLeaseKey(Frame):
+    """Supervisor -> worker: make a new key, for another lease."""
+
+    kind: ClassVar[int] = 0x0A
+
+
+class LeaseKeyMade(Frame):
+    """Worker -> supervisor: the public half of the new key, as a JWK. The next lease must name it."""
+
+    kind: ClassVar[int] = 0x0B
+    public_key: dict[str, str]
+
+
+class TakeLease(Frame):
+    """Supervisor -> worker: another lease (a JWT), in the place of the one in force; `at_most_ms` shortens it."""
+
+    kind: ClassVar[int] = 0x0C
+    lease: Annotated[str, Field(max_length=MAX_LEASE_LENGTH)]
+    at_most_ms: Annotated[int, Field(ge=1)] | None = None
+
+
+class LeaseTaken(Frame):
+    """Worker -> supervisor: it is in force, and over after so many seconds."""
+
+    kind: ClassVar[int] = 0x0D
+    left_s: Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Tensor(NamedTuple):

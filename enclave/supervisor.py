@@ -24,18 +24,23 @@ from hermetic.enclave.isolation.limits import threads_of_worker
 from hermetic.enclave.isolation.own_uid import OwnUid
 from hermetic.enclave.isolation.profiles import PROFILES
 from hermetic.enclave.isolation.properties import PROPERTIES
+from hermetic.enclave.lease_timer import ENDED_AMID_WORK_STATUS, ENDED_STATUS
 from hermetic.enclave.messages import (
     PREPACK_LIMIT_DEFAULT,
     Attach,
     Attached,
     Failed,
     Frame,
+    LeaseKeyMade,
+    LeaseTaken,
     LockdownReport,
     Locked,
     ModelDescription,
+    NewLeaseKey,
     Opened,
     OpenModel,
     Prepare,
+    TakeLease,
     Unload,
     Wiped,
     decode_control,
@@ -54,6 +59,9 @@ ATTACH_TIMEOUT_S: Final = 30.0
 UNLOAD_TIMEOUT_S: Final = 20.0
 KILL_TIMEOUT_S: Final = 10.0  # a killed process is gone as soon as the kernel has freed its memory
 
+_SURVIVED: Final = (Attached, LeaseTaken)
+"""Answers whose refusal does not end the worker."""
+
 # What a worker may say of a failure; anything else it says becomes `WorkerLostError`.
 _REPORTED: Final[Mapping[str, type[HermeticError]]] = {
     error.__name__: error
@@ -62,6 +70,7 @@ _REPORTED: Final[Mapping[str, type[HermeticError]]] = {
         errors.ConfigurationError,
         errors.IsolationError,
         errors.KnownAnswerError,
+        errors.LeaseRefusedError,
         errors.ModelFormatError,
         errors.SealedModelError,
     )
@@ -79,7 +88,7 @@ class WorkerSettings:
     uid of its own, from `uid` on. `cores` are those it may run on (none: any); it cannot change
     them. `draft` opens models without known answers, to compute them. ONNX weights up to
     `prepack_limit_bytes` in all are packed: two to three times as quick for batches through large matrices, and a
-    second copy of them in memory.
+    second copy of them in memory. `lease_key` is that of a broker that offers leases: it opens nothing without one.
     """
 
     profile: Literal["onnx-cpu", "torch-cpu"]
@@ -92,6 +101,7 @@ class WorkerSettings:
     spinning: bool = False
     cores: tuple[int, ...] = ()
     draft: bool = False
+    lease_key: str = ""
     prepack_limit_bytes: int = PREPACK_LIMIT_DEFAULT
 
 
@@ -147,6 +157,7 @@ class Worker:
             uid=uid.number,
             gid=settings.gid,
             draft=settings.draft,
+            lease_key=settings.lease_key,
             spinning=settings.spinning,
             prepack_limit_bytes=settings.prepack_limit_bytes,
         )
@@ -193,14 +204,23 @@ class Worker:
         finally:
             self._burial.release()
 
-    def open(self, sealed: int, jwe: bytes, manifest_digest: bytes, *, timeout_s: float = OPEN_TIMEOUT_S) -> Opened:
-        """Hand over the sealed file's descriptor (read-only; it stays the caller's) and its key as a JWE.
+    def open(
+        self,
+        sealed: int,
+        jwe: bytes,
+        manifest_digest: bytes,
+        *,
+        lease: str = "",
+        at_most_ms: int | None = None,
+        timeout_s: float = OPEN_TIMEOUT_S,
+    ) -> Opened:
+        """Hand over the sealed file's descriptor (read-only; it stays the caller's), its key as a JWE, and its lease.
 
         Returns when the model has given its known answers. Raises `SealedModelError`, `ModelFormatError`,
-        `KnownAnswerError`, `BorderError` (the JWE is not for this worker), `WorkerStoppedError` (it took longer than
-        `timeout_s`) or `WorkerLostError`; the worker is gone then.
+        `KnownAnswerError`, `LeaseRefusedError`, `BorderError` (the JWE is not for this worker), `WorkerStoppedError`
+        (it took longer than `timeout_s`) or `WorkerLostError`; the worker is gone then.
         """
-        request = OpenModel(jwe=jwe, manifest_digest=manifest_digest.hex())
+        request = OpenModel(jwe=jwe, manifest_digest=manifest_digest.hex(), lease=lease, at_most_ms=at_most_ms)
         self._opened = self._ask(request, (sealed,), Opened, timeout_s, late=WorkerStoppedError)
         return self._opened
 
@@ -226,6 +246,17 @@ class Worker:
             raise WorkerLostError(
                 f"worker {self.pid}: wanted the front end {front_end} attached, got {attached.front_end}"
             )
+
+    def new_lease_key(self, timeout_s: float) -> dict[str, str]:
+        """Have it make a key for another lease; returns the public half, a JWK. It answers between two batches."""
+        return self._ask(NewLeaseKey(), (), LeaseKeyMade, timeout_s).public_key
+
+    def take_lease(self, lease: str, at_most_ms: int | None, timeout_s: float) -> float:
+        """Hand it another lease, in the place of the one in force; returns the seconds until that is over.
+
+        Raises `LeaseRefusedError`: then the one before is still in force. It answers between two batches.
+        """
+        return self._ask(TakeLease(lease=lease, at_most_ms=at_most_ms), (), LeaseTaken, timeout_s).left_s
 
     def unload(self, timeout_s: float = UNLOAD_TIMEOUT_S) -> bool:
         """Let it finish the batches at hand, wipe and end; whether it said that everything is wiped.
@@ -285,7 +316,7 @@ class Worker:
         finally:
             self._lock.release()
         if isinstance(answer, Failed):
-            if wanted is not Attached:  # it ends by itself, except for a front end that it cannot serve
+            if wanted not in _SURVIVED:  # it ends by itself, except for a front end or a lease that it cannot take
                 self._bury(KILL_TIMEOUT_S)
             raise _REPORTED.get(answer.error, WorkerLostError)(answer.text)
         return answer
@@ -326,6 +357,12 @@ class Worker:
                 os.close(self.pidfd)
 
 
+_LEASE_ENDS: Final = {
+    ENDED_STATUS: "its lease was over, and it has wiped itself",
+    ENDED_AMID_WORK_STATUS: "its lease was over amid a batch: it has overwritten the model",
+}
+
+
 @cache
 def _spawner() -> ThreadPoolExecutor:
     """The thread that starts every worker: PR_SET_PDEATHSIG kills a process when the thread that started it ends."""
@@ -355,6 +392,8 @@ def pin(pid: int, cores: tuple[int, ...]) -> None:
 
 
 def _describe_end(status: int) -> str:
+    if status in _LEASE_ENDS:
+        return f"ended: {_LEASE_ENDS[status]}"
     if status >= 0:
         return f"ended with status {status}"
     try:
@@ -364,6 +403,7 @@ def _describe_end(status: int) -> str:
     reasons = {
         "SIGSYS": "it made a system call that its filter forbids",
         "SIGKILL": "killed by us, by the kernel for memory, or with its parent",
+        "SIGALRM": "its lease was over, and it could not wipe itself",
         "SIGXFSZ": "it wrote more than it may",
     }
     return f"was killed by {name}" + (f": {reasons[name]}" if name in reasons else "")

@@ -4,10 +4,10 @@
  (2) imports and warms up the runtime: afterwards there is no file to import from
  (3) locks itself down, with one thread
  (4) makes the attested key pair, tells its public half
- (5) receives the sealed model and the key; verifies, decrypts, checks; wipes both keys
+ (5) receives the sealed model, the key and the lease; verifies, decrypts, checks; wipes both keys
  (6) loads the model: only now does a runtime see a byte of it
  (7) runs its publisher's warm-ups, and gives its known answers, on the path that serves
- (8) serves front ends until it is told to unload; wipes, ends
+ (8) serves front ends until it is told to unload, or its lease is over; wipes, ends
 
 Whatever goes wrong before (8) ends the process with a reason sent to the supervisor. After (3) nothing that a model
 prints leaves the room.
@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hermetic.attestation.key_memory import KeyMemory
+from hermetic.attestation.lease import LeasedModel
 from hermetic.enclave import runtimes
 from hermetic.enclave.attested_key import KEY_MEMORY_BYTES, AttestedKey
 from hermetic.enclave.batch_runner import BatchRunner
@@ -33,6 +34,7 @@ from hermetic.enclave.isolation.limits import threads_of_worker
 from hermetic.enclave.isolation.lockdown import Room, lock_down_worker
 from hermetic.enclave.isolation.process import die_with_parent, make_undumpable
 from hermetic.enclave.known_answer import verify_known_answers
+from hermetic.enclave.lease_timer import ENDED_STATUS, LeaseTimer
 from hermetic.enclave.manifest import KNOWN_ANSWER_NAME, Manifest
 from hermetic.enclave.memory import Memory, open_memory
 from hermetic.enclave.messages import (
@@ -40,11 +42,15 @@ from hermetic.enclave.messages import (
     Attached,
     Failed,
     Frame,
+    LeaseKeyMade,
+    LeaseTaken,
     Locked,
     ModelDescription,
+    NewLeaseKey,
     Opened,
     OpenModel,
     Prepare,
+    TakeLease,
     Unload,
     Wiped,
     decode_control,
@@ -57,8 +63,16 @@ from hermetic.enclave.runtimes.refusals import ModelRefusal, refused
 from hermetic.enclave.sealing import OpenedModel, open_payload, read_header, verify_manifest
 from hermetic.enclave.streaming_aead import KEY_BYTES
 from hermetic.enclave.warm_up import warm_up
+from hermetic.enclave.worker_lease import WorkerLease, moments
 from hermetic.enclave.zero_on_free import RUNTIME_ENVIRONMENT, status
-from hermetic.errors import BorderError, ConfigurationError, HermeticError, KnownAnswerError, SealedModelError
+from hermetic.errors import (
+    BorderError,
+    ConfigurationError,
+    HermeticError,
+    KnownAnswerError,
+    LeaseRefusedError,
+    SealedModelError,
+)
 
 __all__ = ["main"]
 
@@ -88,6 +102,7 @@ class Worker:
             return
         self._pulse = Pulse(pulse)
         publishers = TrustedPublishers.loads(prepare.publishers)
+        self._lease = WorkerLease(prepare.lease_key, LeaseTimer())
         key, sealed_into, private = self._lock(prepare)
         try:
             message, descriptors = self._receive((OpenModel, Unload), descriptors=None)
@@ -102,6 +117,8 @@ class Worker:
                 loaded.front_ends.finish()
             finally:
                 _wipe(loaded)
+            if self._lease.timer.over:
+                os._exit(ENDED_STATUS)
         self._send(Wiped())
 
     def _lock(self, prepare: Prepare) -> tuple[AttestedKey, int, Memory]:
@@ -128,7 +145,10 @@ class Worker:
         )
         report = lock_down_worker(room, prepare.profile, zeroing)
         # (4) The key pair.
+        before = moments()
         key = AttestedKey(keys)
+        self._lease.expect(key.public_jwk, before)
+        self._lease.timer.wipe = key.wipe
         self._send(Locked(public_key=key.public_jwk, report=report.model_copy(update={"key_memory": keys.kind})))
         return key, sealed_into, private
 
@@ -147,7 +167,9 @@ class Worker:
         # (5) The sealed model.
         if len(descriptors) != 1:
             raise BorderError(f"OpenModel: wanted 1 descriptor, got {len(descriptors)}")
-        manifest, opened = _unseal(descriptors[0], publishers, key, sealed_into, message, prepare)
+        unsealing = _Unsealing(publishers, key, prepare, self._lease)
+        manifest, opened = unsealing.unseal(descriptors[0], sealed_into, message)
+        self._lease.timer.wipe = opened.wipe
         unsealed = time.monotonic()
         try:
             # (6) The runtime.
@@ -184,12 +206,16 @@ class Worker:
                 known_answer_ms=1e3 * (answered - warm),
             )
         )
-        front_ends = FrontEndChannels(runner, description, self._control, files, self._pulse)
+        front_ends = FrontEndChannels(runner, description, self._control, files, self._pulse, self._lease.timer.ended)
+        self._lease.timer.cut_off = front_ends.shut
         return _Loaded(opened, description, runner, front_ends, private)
 
     def _obey(self, loaded: _Loaded) -> bool:
         """Handle one control frame while serving; whether to go on."""
-        message, descriptors = self._receive((Attach, Unload), descriptors=None)
+        message, descriptors = self._receive((Attach, Unload, NewLeaseKey, TakeLease), descriptors=None)
+        if isinstance(message, NewLeaseKey | TakeLease):
+            self._renew(message)
+            return True
         if not isinstance(message, Attach):
             return False
         if len(descriptors) != 2:  # noqa: PLR2004 - the data channel and its memory
@@ -203,6 +229,15 @@ class Worker:
             self._send(Attached(front_end=message.front_end))
         return True
 
+    def _renew(self, message: NewLeaseKey | TakeLease) -> None:
+        try:
+            if isinstance(message, NewLeaseKey):
+                self._send(LeaseKeyMade(public_key=self._lease.new_key()))
+            else:
+                self._send(LeaseTaken(left_s=self._lease.take(message.lease, message.at_most_ms)))
+        except LeaseRefusedError as error:
+            self._send(_failed(error))
+
     def _receive(self, allowed: tuple[type[Frame], ...], descriptors: int | None) -> tuple[Frame, list[int]]:
         frame, received = self._control.receive()
         if descriptors is not None and len(received) != descriptors:
@@ -213,32 +248,45 @@ class Worker:
         self._control.send(frame.encode())
 
 
-def _unseal(
-    sealed: int, publishers: TrustedPublishers, key: AttestedKey, memory: int, message: OpenModel, prepare: Prepare
-) -> tuple[Manifest, OpenedModel]:
-    """Return the verified model in memory. The key pair is wiped, and both descriptors closed, whatever happens."""
-    try:
-        manifest = verify_manifest(read_header(sealed), publishers)
-        if manifest.digest().hex() != message.manifest_digest:
-            raise SealedModelError(
-                f"sealed model: wanted the manifest {message.manifest_digest}, got {manifest.digest().hex()}"
-            )
-        if runtimes.PROFILE_OF_FORMAT.get(manifest.format) != prepare.profile:
+@dataclass(frozen=True, slots=True)
+class _Unsealing:
+    """What a sealed model is opened with."""
+
+    publishers: TrustedPublishers
+    key: AttestedKey
+    prepare: Prepare
+    lease: WorkerLease
+
+    def unseal(self, sealed: int, memory: int, message: OpenModel) -> tuple[Manifest, OpenedModel]:
+        """Return the verified model in memory. The key pair is wiped, and both descriptors closed, in any case."""
+        key, prepare = self.key, self.prepare
+        try:
+            manifest = verify_manifest(read_header(sealed), self.publishers)
+            self._check(manifest, message)
+            digest = message.manifest_digest
+            leased = LeasedModel(name=manifest.name, version=manifest.version, manifest_digest=digest)
+            self.lease.begin(leased, message.lease, message.at_most_ms)
+            secret = key.open(message.jwe)
+            if len(secret) != KEY_BYTES:
+                raise BorderError(f"model key: wanted {KEY_BYTES} bytes, got {len(secret)}")
+            threads = prepare.threads
+            return manifest, open_payload(sealed, manifest, secret, threads, memory_fd=memory, key_memory=key.memory)
+        finally:
+            # The model's key and the derived one too: all lie in the memory of the pair.
+            key.wipe()
+            os.close(sealed)
+            os.close(memory)
+
+    def _check(self, manifest: Manifest, message: OpenModel) -> None:
+        digest, profile = manifest.digest().hex(), self.prepare.profile
+        if digest != message.manifest_digest:
+            raise SealedModelError(f"sealed model: wanted the manifest {message.manifest_digest}, got {digest}")
+        if runtimes.PROFILE_OF_FORMAT.get(manifest.format) != profile:
             raise ConfigurationError(
-                f"model {manifest.name}: wanted a format that the profile {prepare.profile} runs, got {manifest.format}"
+                f"model {manifest.name}: wanted a format that the profile {profile} runs, got {manifest.format}"
             )
-        if manifest.known_answer is None and not prepare.draft:
+        if manifest.known_answer is None and not self.prepare.draft:
             raise KnownAnswerError(f"model {manifest.name}: wanted known answers sealed with it, got none")
-        secret = key.open(message.jwe)
-        if len(secret) != KEY_BYTES:
-            raise BorderError(f"model key: wanted {KEY_BYTES} bytes, got {len(secret)}")
-        threads = prepare.threads
-        return manifest, open_payload(sealed, manifest, secret, threads, memory_fd=memory, key_memory=key.memory)
-    finally:
-        # The model's key and the derived one too: all lie in the memory of the pair.
-        key.wipe()
-        os.close(sealed)
-        os.close(memory)
 
 
 def _to_load(manifest: Manifest, opened: OpenedModel, prepare: Prepare) -> ModelToLoad:

@@ -22,10 +22,11 @@ from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.errors import ConfigurationError
 from hermetic.server.attesting import Attesting
 from hermetic.server.catalogue import Catalogue
-from hermetic.server.config import ServerConfig, read_text
+from hermetic.server.config import Broker, ServerConfig, read_text
 from hermetic.server.epoch_changes import first_epoch
 from hermetic.server.evidence_sources import attester_of
-from hermetic.server.loading import Loader
+from hermetic.server.lease_events import WAIT_S, LeaseEvents
+from hermetic.server.loading import Leasing, Loader
 from hermetic.server.reload import Current
 from hermetic.server.repository import Repository
 from hermetic.server.serving_key import ServingKey, make_serving_key
@@ -49,7 +50,7 @@ def assemble(
     _refuse_demo_material(config)
     log = resources.enter_context(_open_log(config))
     publishers = TrustedPublishers.loads(read_text(config.publishers))
-    broker = resources.enter_context(_broker(config))
+    broker = resources.enter_context(_broker(config, config.broker.timeout_s))
     attester = attester_of(config.attestation, resources, broker)
     zeroing = zero_on_free.status()
     current = Current(config)
@@ -60,12 +61,14 @@ def assemble(
     renew_key = None if config.tls.certificate_source == "files" else make_key
     catalogue = Catalogue(config.models, config.repository, publishers)
     loader = Loader(config.isolation, publishers, attesting, config.tenants)
+    loader.leasing = _leasing(config.broker)
     settings = _front_end_settings(config, first_epoch(config), serving_key)
     supervisor = Supervisor(current, settings, serving_key, renew_key, catalogue, loader, log, on_change)
     supervisor.zeroing = zeroing
     supervisor.host_claims, supervisor.evidence.attest = host_claims, attesting.evidence
     stapled(config.attestation.collateral)  # a folder without a bundle stops the start
     supervisor.evidence.staple = partial(stapled, config.attestation.collateral)
+    supervisor.lease_events = LeaseEvents(partial(_broker, config, config.broker.timeout_s + WAIT_S))
     if read_again is not None:
         supervisor.read_again = partial(_checked_again, read_again)
     return supervisor
@@ -94,8 +97,8 @@ def _open_log(config: ServerConfig) -> Log:
     return Log.open(config.log.folder, config.log.origin, NoteSigner.parse(read_text(config.log.key).strip()))
 
 
-def _broker(config: ServerConfig) -> BrokerClient:
-    """Return the connection: TLS 1.3, our certificate, and no trust but the configured CA."""
+def _broker(config: ServerConfig, timeout_s: float) -> BrokerClient:
+    """Return a connection: TLS 1.3, our certificate, and no trust but the configured CA."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     try:
@@ -103,7 +106,12 @@ def _broker(config: ServerConfig) -> BrokerClient:
         context.load_cert_chain(config.broker.certificate, config.broker.key)
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(f"broker: wanted a CA, a certificate and its key in PEM, got {error}") from None
-    return BrokerClient(config.broker.url, context, config.broker.timeout_s)
+    return BrokerClient(config.broker.url, context, timeout_s)
+
+
+def _leasing(broker: Broker) -> Leasing:
+    at_most_ms = None if broker.lease_at_most_s is None else round(1000 * broker.lease_at_most_s)
+    return Leasing(at_most_ms, broker.emulated_lease_s, broker.emulated_grace_s)
 
 
 def _claims_now(

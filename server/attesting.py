@@ -7,7 +7,7 @@ The supervisor is the sole owner of the TPM, the event log and the broker connec
 2. challenge: the broker gives a nonce, and says whether it takes our additions to the runtime data;
 3. the manifest digest is extended into the measurement register, before the key is asked for;
 4. evidence over the nonce, the public key and the runtime claims: the devices' first, then the primary's, over theirs;
-5. attest, and ask for the resource: a JWE that only the worker opens.
+5. attest, and ask for the resource: a JWE that only the worker opens; or, for another lease, for that.
 
 Steps 2 to 5 are serialised: extend, quote and log snapshot belong together, and a session is one at a time.
 """
@@ -23,6 +23,7 @@ from joserfc.jwk import ECKey
 from hermetic.attestation.attesters.composite import CompositeAttester, CompositeEvidence
 from hermetic.attestation.evidence import JsonValue, device_report_data, report_data
 from hermetic.attestation.exchange import BrokerClient
+from hermetic.attestation.lease import LeaseKey
 from hermetic.attestation.server_evidence import StatementTree
 from hermetic.enclave.manifest import Manifest
 from hermetic.enclave.messages import LockdownReport
@@ -35,11 +36,24 @@ HostClaims = Callable[[], dict[str, JsonValue]]
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A released model key, wrapped to the worker's key, and the broker's signed checkpoint (None from Trustee)."""
+    """A released model key, wrapped to the worker's key, and what came with it from our broker, not from Trustee.
+
+    `checkpoint` is the broker's, signed (None: none); `lease` is for the worker (empty: none).
+    """
 
     jwe: bytes
     token: str
     checkpoint: bytes | None
+    lease: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Applicant:
+    """A worker that is attested for: its public key (a JWK), what it holds, whose leases it obeys ("": nobody's)."""
+
+    key: Mapping[str, str]
+    report: LockdownReport
+    lease_key: str = ""
 
 
 class Attesting:
@@ -52,23 +66,34 @@ class Attesting:
         self._host_claims = host_claims
         self._lock = threading.Lock()
 
-    def release_key(self, manifest: Manifest, worker_key: Mapping[str, str], report: LockdownReport) -> Release:
-        """Return the model's key, wrapped to `worker_key` (a public JWK).
+    def lease_key(self) -> str:
+        """Return the key that signs the broker's leases (a JWK), which a worker is told before its lock-down.
+
+        Empty: the broker offers no leases. Evidence says which key it is, and the broker releases nothing to a worker
+        that was told of another. Raises as `release_key`.
+        """
+        with self._lock:
+            return self._broker.lease_key() or ""
+
+    def release_key(self, manifest: Manifest, worker: Applicant, *, measured: bool = True) -> Release:
+        """Return the model's key, wrapped to the worker's key. `measured`: the manifest is extended first.
 
         Raises `BrokerRefusedError` (final) or `BrokerUnreachableError`.
         """
         digest = manifest.digest()
-        claims: dict[str, JsonValue] = {
-            "purpose": "model",
-            "manifest-digest": digest.hex(),
-            "waivers": sorted(report.waived),
-            "zeroing": report.zeroing,
-            "zeroing-by": report.zeroing_by,
-        }
         with self._lock:
-            token = self._attest(worker_key, claims, measured=digest)
+            token = self._attest(worker.key, _claims(digest, worker), measured=digest if measured else None)
             jwe = self._broker.resource(manifest.key_id)
-            return Release(jwe, token, self._broker.last_checkpoint)
+            return Release(jwe, token, self._broker.last_checkpoint, self._broker.last_lease)
+
+    def renew_lease(self, manifest: Manifest, worker: Applicant) -> str:
+        """Return another lease for the worker's new key, against fresh evidence. Raises as `release_key`.
+
+        The manifest was measured in this boot already: that stands in the evidence.
+        """
+        with self._lock:
+            self._attest(worker.key, _claims(manifest.digest(), worker), measured=None)
+            return self._broker.renew_lease(manifest.key_id)
 
     def certify_serving_key(self, key: ec.EllipticCurvePrivateKey, csr: bytes) -> bytes:
         """Return a certificate chain (PEM) for the serving key: evidence binds the very key that the CSR is for."""
@@ -98,6 +123,20 @@ class Attesting:
             lambda additional: report_data(nonce, key, additional_evidence=additional, hermetic=hermetic),
         )
         return self._broker.attest(challenge, key, made.primary, hermetic, additional_evidence=made.additional)
+
+
+def _claims(manifest_digest: bytes, worker: Applicant) -> dict[str, JsonValue]:
+    """What is said of a worker beside what holds for the whole host."""
+    report = worker.report
+    leases: dict[str, JsonValue] = {"lease-key": LeaseKey.loads(worker.lease_key).digest} if worker.lease_key else {}
+    return {
+        "purpose": "model",
+        "manifest-digest": manifest_digest.hex(),
+        "waivers": sorted(report.waived),
+        "zeroing": report.zeroing,
+        "zeroing-by": report.zeroing_by,
+        **leases,
+    }
 
 
 def _with(host: Mapping[str, JsonValue], own: Mapping[str, JsonValue]) -> dict[str, JsonValue]:

@@ -96,13 +96,20 @@ class Tls(Section):
 
 
 class Broker(Section):
-    """The key broker, and the certificate with which this host presents itself there."""
+    """The key broker, and the certificate with which this host presents itself there.
+
+    `lease_at_most_s` shortens the leases of models, grace included. Where the broker offers none, this server asks for
+    the key again every `emulated_lease_s`, and stops a model for which that has failed `emulated_grace_s` longer.
+    """
 
     url: Annotated[str, Field(pattern="^https://")]
     authority: Path
     certificate: Path
     key: Path
     timeout_s: PositiveInt = 20
+    lease_at_most_s: Seconds | None = None
+    emulated_lease_s: Seconds = 3600
+    emulated_grace_s: Seconds = 900
 
 
 class Log(Section):

@@ -19,6 +19,7 @@ from hermetic.errors import (
     BorderError,
     HermeticError,
     InvalidRequestError,
+    LeaseEndedError,
     WorkerLostError,
     WorkerStoppedError,
 )
@@ -195,7 +196,7 @@ class Dispatcher:
             return
         lied = isinstance(error, BorderError) and not isinstance(error, BorderClosedError)
         self._no_worker = f"no worker: the last one {'broke the protocol' if lied else 'was lost'}"
-        told = error if isinstance(error, WorkerStoppedError) else WorkerLostError(str(error))
+        told = error if isinstance(error, WorkerStoppedError | LeaseEndedError) else WorkerLostError(str(error))
         leaving = self._scheduler.remove_instance(link.instance, told)
         self._carry_out(leaving)
         del self._links[link.instance]

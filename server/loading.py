@@ -4,24 +4,27 @@ The supervisor sees the manifest, ciphertext and a JWE that it cannot open. Step
 """
 
 import os
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 from hermetic.attestation.evidence import JsonValue
+from hermetic.attestation.lease import LeaseTerms
 from hermetic.enclave.buffers import layout
 from hermetic.enclave.manifest import Manifest
 from hermetic.enclave.messages import Opened
 from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.enclave.supervisor import Worker, WorkerSettings
 from hermetic.errors import BorderError, ConfigurationError
-from hermetic.server.attesting import Attesting, Release
+from hermetic.server.attesting import Applicant, Attesting, Release
 from hermetic.server.config import Isolation, ModelSettings
 from hermetic.server.cpu_plan import Place
 from hermetic.server.generation import SealedFile
 
 CHECKPOINT_LIMIT: Final = 4096  # characters of a broker's checkpoint that a record keeps
+_MS: Final = 1000.0
 PROFILE_OF_FORMAT: Final[Mapping[str, Literal["onnx-cpu", "torch-cpu"]]] = {
     "onnx": "onnx-cpu",
     "torchscript": "torch-cpu",
@@ -32,12 +35,63 @@ PROFILE_OF_FORMAT: Final[Mapping[str, Literal["onnx-cpu", "torch-cpu"]]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Leased:
+    """The lease that a worker serves under, as this process counts it: moments are monotonic seconds.
+
+    `terms` is None where the broker offers no leases and this process emulates one; `lease_key` is empty then.
+    """
+
+    terms: LeaseTerms | None
+    lease_key: str
+    begun: float
+    length_s: float
+    grace_s: float
+
+    @property
+    def renew_by(self) -> float:
+        """When its length is over."""
+        return self.begun + self.length_s
+
+    @property
+    def over_at(self) -> float:
+        """When its grace is over too."""
+        return self.begun + self.length_s + self.grace_s
+
+    def facts(self) -> dict[str, JsonValue]:
+        """Return what the log keeps."""
+        return {
+            "lease": "not offered by broker" if self.terms is None else self.terms.jti,
+            "length-ms": round(_MS * self.length_s),
+            "grace-ms": round(_MS * self.grace_s),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Leasing:
+    """This server's own terms: leases are cut to `at_most_ms`; how long one is emulated where the broker has none."""
+
+    at_most_ms: int | None = None
+    emulated_s: float = 3600.0
+    emulated_grace_s: float = 900.0
+
+    def of(self, lease: str, lease_key: str, begun: float) -> Leased:
+        """Return a lease as it holds here; raises `LeaseRefusedError` where the broker's is missing or none."""
+        if not lease_key:
+            return Leased(None, "", begun, self.emulated_s, self.emulated_grace_s)
+        terms = LeaseTerms.read(lease)
+        whole_ms = terms.whole_ms if self.at_most_ms is None else min(terms.whole_ms, self.at_most_ms)
+        length_ms = min(terms.length_ms, whole_ms)
+        return Leased(terms, lease_key, begun, length_ms / _MS, (whole_ms - length_ms) / _MS)
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """A worker that serves, and how it came to that."""
 
     worker: Worker
     opened: Opened
     release: Release
+    leased: Leased | None = None
 
     def facts(self) -> dict[str, JsonValue]:
         """Return what the log keeps: the broker's own signed checkpoint too, so that it cannot rewrite its history."""
@@ -45,6 +99,7 @@ class Loaded:
         return {
             "pid": self.worker.pid,
             "lock-down": self.worker.report.model_dump(mode="json"),
+            "lease": None if self.leased is None else self.leased.facts(),
             "broker-checkpoint": None if checkpoint is None else checkpoint.decode(errors="replace")[:CHECKPOINT_LIMIT],
             "unseal-ms": round(opened.unseal_ms, 3),
             "load-ms": round(opened.load_ms, 3),
@@ -61,6 +116,7 @@ class Loader:
     ) -> None:
         """`tenants` are those who may ask this server's models now; nothing is started."""
         self.tenants: Collection[str] = tenants
+        self.leasing = Leasing()
         self._isolation = isolation
         self._publishers = publishers
         self._attesting = attesting
@@ -77,12 +133,23 @@ class Loader:
             raise ConfigurationError(
                 f"model {manifest.name}: expected a model of its own for a worker, got an ensemble"
             )
-        worker = Worker.start(self._worker_settings(settings, manifest, place))  # 1.
+        lease_key = self._attesting.lease_key()
+        worker = Worker.start(self._worker_settings(settings, manifest, place, lease_key))  # 1.
         try:
-            release = self._attesting.release_key(manifest, worker.public_key, worker.report)  # 2. to 5.
+            begun = time.monotonic()
+            applicant = Applicant(worker.public_key, worker.report, lease_key)
+            release = self._attesting.release_key(manifest, applicant)  # 2. to 5.
+            leased = self.leasing.of(release.lease, lease_key, begun)
             sealed = _open(file.path)
             try:
-                opened = worker.open(sealed, release.jwe, manifest.digest(), timeout_s=settings.load_timeout_s)
+                opened = worker.open(
+                    sealed,
+                    release.jwe,
+                    manifest.digest(),
+                    lease=release.lease,
+                    at_most_ms=self.leasing.at_most_ms,
+                    timeout_s=settings.load_timeout_s,
+                )
             finally:
                 os.close(sealed)
             # The runtime has run by now: what the worker says of its model is believed no more than a front end is.
@@ -93,12 +160,29 @@ class Loader:
         except BaseException:
             worker.kill()
             raise
-        return Loaded(worker, opened, release)
+        return Loaded(worker, opened, release, leased)
 
-    def _worker_settings(self, settings: ModelSettings, manifest: Manifest, place: Place) -> WorkerSettings:
+    def renew(self, worker: Worker, manifest: Manifest, leased: Leased, timeout_s: float) -> Leased:
+        """Have a worker's lease renewed with fresh evidence over a new key of its own. Blocking.
+
+        Raises as `load`, and `LeaseRefusedError` where the worker does not take it. What was in force still is then.
+        """
+        begun = time.monotonic()
+        applicant = Applicant(worker.new_lease_key(timeout_s), worker.report, leased.lease_key)
+        if not leased.lease_key:
+            self._attesting.release_key(manifest, applicant, measured=False)
+            return self.leasing.of("", "", begun)
+        lease = self._attesting.renew_lease(manifest, applicant)
+        worker.take_lease(lease, self.leasing.at_most_ms, timeout_s)
+        return self.leasing.of(lease, leased.lease_key, begun)
+
+    def _worker_settings(
+        self, settings: ModelSettings, manifest: Manifest, place: Place, lease_key: str
+    ) -> WorkerSettings:
         return WorkerSettings(
             profile=PROFILE_OF_FORMAT[manifest.format],
             publishers=self._publishers.text,
+            lease_key=lease_key,
             threads=place.threads,
             spinning=place.spinning,
             cores=place.cores,

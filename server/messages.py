@@ -117,9 +117,10 @@ class ModelStopped(Frame):
 
 
 class WorkerStopped(Frame):
-    """Supervisor -> front end: the worker behind this link took too much time or CPU and is being ended, for `reason`.
+    """Supervisor -> front end: the worker behind this link is being ended, for `reason`.
 
-    `link` is that of the `ModelReady` frame. What the worker was running fails; the end of its channel follows.
+    It took too much time or CPU, or (`lease_over`) its lease is over. `link` is that of the `ModelReady` frame. What
+    the worker was running fails; the end of its channel follows.
     """
 
     kind: ClassVar[int] = 0x2D
@@ -129,6 +130,7 @@ class WorkerStopped(Frame):
     instance: Annotated[int, Field(ge=0)]
     link: Annotated[int, Field(ge=0)]
     reason: Annotated[str, Field(max_length=LINK_REASON_LIMIT)]
+    lease_over: bool = False
 
 
 class LinkLost(Frame):

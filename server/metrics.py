@@ -56,6 +56,28 @@ class EvidenceCounts(BaseModel):
     failed: Count = 0
 
 
+class LeaseOfWorker(BaseModel):
+    """The lease that one worker serves under; `left_s` seconds until its grace is over."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: Name
+    version: Annotated[int, Field(ge=1)]
+    instance: Count
+    state: str
+    left_s: Count
+
+
+class LeaseFacts(BaseModel):
+    """Leases of all workers, what became of them, and whether the broker's feed of revocations answers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    workers: tuple[LeaseOfWorker, ...] = ()
+    renewals: Count = 0
+    failures: Count = 0
+    ended: Count = 0
+    connected: bool = False
+
+
 class Facts(BaseModel):
     """What the supervisor alone knows: the epoch that holds, its processes, the state of models, what is waived."""
 
@@ -73,6 +95,7 @@ class Facts(BaseModel):
     quarantined: tuple[tuple[Name, int], ...] = ()
     zeroing: tuple[ProcessesZeroing, ...] = ()
     callers: EvidenceCounts = EvidenceCounts()
+    leases: LeaseFacts = LeaseFacts()
 
 
 class Page(BaseModel):
@@ -194,8 +217,26 @@ def _facts(lines: list[str], facts: Facts) -> None:
     _family(lines, "hermetic_zeroing", "gauge", text, zeroing)
     evidence = ((_text(kind=kind), 1) for kind in facts.evidence)
     _family(lines, "hermetic_evidence", "gauge", "1 for each kind of evidence that this server attests with", evidence)
+    _leases(lines, facts.leases)
     profile = [(_text(profile=facts.profile), 1)]
     _family(lines, "hermetic_profile", "gauge", "1 for the profile; demo is not for secrets", profile)
+
+
+def _leases(lines: list[str], leases: LeaseFacts) -> None:
+    def labels(one: LeaseOfWorker, **more: str) -> str:
+        return _text(model=one.name, version=str(one.version), instance=str(one.instance), **more)
+
+    states = ((labels(one, state=one.state), 1) for one in leases.workers)
+    _family(lines, "hermetic_lease_state", "gauge", "1 for the state of the lease that a worker serves under", states)
+    left = ((labels(one), one.left_s) for one in leases.workers)
+    _family(lines, "hermetic_lease_left_seconds", "gauge", "Seconds until a worker's lease and grace are over", left)
+    for name, kind, text, value in (
+        ("renewals", "counter", "Number of leases that were renewed", leases.renewals),
+        ("renewal_failures", "counter", "Number of renewals that failed", leases.failures),
+        ("ended", "counter", "Number of leases that ended before their time: revoked, or refused", leases.ended),
+        ("feed_connected", "gauge", "1 while the broker's feed of revocations answers", int(leases.connected)),
+    ):
+        _family(lines, f"hermetic_lease_{name}", kind, text, [("", value)])
 
 
 def _family(lines: list[str], name: str, kind: str, text: str, samples: Iterable[tuple[str, int]]) -> None:

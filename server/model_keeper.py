@@ -18,6 +18,7 @@ from hermetic.errors import (
     BrokerUnreachableError,
     HermeticError,
     InvalidRequestError,
+    LeaseEndedError,
     NotReadyError,
     WorkerLostError,
 )
@@ -35,6 +36,7 @@ from hermetic.server.stops import Stops
 from hermetic.server.surroundings import Surroundings
 
 UNLOAD_TIMEOUT_S: Final = 20
+AT_ONCE_S: Final = 2.0  # for a worker whose lease is over to wipe in order; it is killed then
 PASSING: Final = (BrokerUnreachableError, WorkerLostError)
 """Why a load may fail today and work tomorrow: it is tried again. Everything else is somebody's decision."""
 
@@ -57,6 +59,10 @@ class ModelKeeper:
         self.repository = repository
         self.on_passing: Callable[[Slot], None] = lambda _: None
         """Told of a version whose load failed for a reason that may pass."""
+        self.on_serving: Callable[[Generation, Instance, Loaded], None] = lambda _generation, _instance, _loaded: None
+        """Told of each worker that has given its known answers."""
+        self.on_leaving: Callable[[Worker], None] = lambda _: None
+        """Told of each worker that is gone, or told to go."""
         self._loop = around.loop
         self._front_ends = around.front_ends
         self._record = around.record
@@ -150,6 +156,9 @@ class ModelKeeper:
         self._workers.add(worker)
         instance.ready(worker, time.monotonic())
         self.stops.watch(generation, instance, worker)
+        self.on_serving(generation, instance, loaded)
+        if worker not in self._workers:  # its lease is over already
+            return
         self._loop.watch(worker.pidfd, partial(self._worker_lost_here, slot, generation, instance, worker))
         if generation.phase in ("failed", "stopping"):
             self._wipe(slot, generation, instance)
@@ -226,6 +235,7 @@ class ModelKeeper:
             return
         self._loop.forget(worker.pidfd)
         self._workers.discard(worker)
+        self.on_leaving(worker)
         self._links.forget(worker.pid)
         self._starting.give_place_back(instance)
         end, stopped = worker.reap(), self.stops.forget(worker)
@@ -283,6 +293,25 @@ class ModelKeeper:
         if not stopping:
             reply(None)
 
+    def stop_at_once(self, generation: Generation, reason: str) -> None:
+        """Its lease is over: callers are told, nothing more is answered, and no front end is waited for."""
+        slot = self.repository.slot(*generation.key)
+        if slot is None or generation not in slot.held():
+            return
+        for instance in generation.instances:
+            self.stops.tell(generation, instance, reason, lease_over=True)
+        if generation.phase == "loading":
+            self._fail(slot, generation, LeaseEndedError(reason))
+        elif generation.takes_links:
+            reply, generation.reply = generation.reply, to_nobody
+            slot.give_up(generation, reason)
+            self._stop(slot, generation)
+            reply(LeaseEndedError(reason))
+        for instance in generation.instances:
+            self._wipe(slot, generation, instance, AT_ONCE_S)
+        self._look_whether_gone(slot, generation)
+        self._publish()
+
     def _stop(self, slot: Slot, generation: Generation) -> None:
         """Have every front end let go of a generation, and wipe it then."""
         generation.phase = "stopping"
@@ -322,17 +351,22 @@ class ModelKeeper:
             self._wipe(slot, generation, instance)
         self._look_whether_gone(slot, generation)
 
-    def _wipe(self, slot: Slot, generation: Generation, instance: Instance) -> None:
-        """Have one worker, if there is one, wipe itself and end."""
+    def _wipe(
+        self, slot: Slot, generation: Generation, instance: Instance, timeout_s: float = UNLOAD_TIMEOUT_S
+    ) -> None:
+        """Have one worker, if there is one, wipe itself and end; it is killed where that takes too long."""
         worker = instance.worker
         if worker is not None and worker in self._workers:
             self._loop.forget(worker.pidfd)
             self._workers.discard(worker)
             self.stops.forget(worker)
-            self._loop.in_thread(partial(self._wipe_in_thread, slot, generation, instance, worker))
+            self.on_leaving(worker)
+            self._loop.in_thread(partial(self._wipe_in_thread, slot, generation, instance, worker, timeout_s))
 
-    def _wipe_in_thread(self, slot: Slot, generation: Generation, instance: Instance, worker: Worker) -> Event:
-        wiped = worker.unload(UNLOAD_TIMEOUT_S)
+    def _wipe_in_thread(
+        self, slot: Slot, generation: Generation, instance: Instance, worker: Worker, timeout_s: float
+    ) -> Event:
+        wiped = worker.unload(timeout_s)
         return partial(self._wiped, slot, generation, instance, wiped=wiped)
 
     def _wiped(self, slot: Slot, generation: Generation, instance: Instance, *, wiped: bool) -> None:

@@ -13,6 +13,7 @@ from hermetic.enclave.messages import ModelDescription
 from hermetic.errors import (
     HermeticError,
     InvalidRequestError,
+    LeaseEndedError,
     NotFoundError,
     NotReadyError,
     WorkerStoppedError,
@@ -200,7 +201,8 @@ class Models:
         model = self.find(stopped.name, stopped.version, stopped.generation)
         for place in list(model.links.values()) if model is not None else ():
             if (place.instance, place.link) == (stopped.instance, stopped.link):
-                place.lose(WorkerStoppedError(stopped.reason))
+                error = LeaseEndedError if stopped.lease_over else WorkerStoppedError
+                place.lose(error(stopped.reason))
 
     def set_repository(self, entries: Iterable[RepositoryEntry]) -> None:
         """Take over the supervisor's list of what exists."""

@@ -57,6 +57,7 @@ _CALLER: Final[dict[type[errors.HermeticError], Code]] = {
 _OTHERS: Final[dict[type[errors.HermeticError], tuple[Code, str]]] = {
     errors.WorkerStoppedError: (Code.DEADLINE_EXCEEDED, "the model took more time or CPU than it may"),
     errors.WorkerLostError: (Code.UNAVAILABLE, "the model's worker was lost; try again"),
+    errors.LeaseEndedError: (Code.UNAVAILABLE, "the model's lease is over: it is not served here any more"),
     errors.BrokerUnreachableError: (Code.UNAVAILABLE, "the key broker does not answer"),
     errors.BrokerRefusedError: (Code.FAILED_PRECONDITION, "the key broker refused"),
     errors.OperatorError: (Code.INTERNAL, "the server's operator must act"),

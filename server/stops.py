@@ -73,10 +73,8 @@ class Stops:
         """An operator wants it served again: its stops are forgotten."""
         self._quarantine.lift(_key(file))
 
-    def _overran(self, generation: Generation, instance: Instance, worker: Worker, overrun: Overrun) -> None:
-        """Tell the front ends, so that callers hear why; then end it: its end is an event that follows."""
-        reason = str(overrun)
-        self._reasons[worker] = reason
+    def tell(self, generation: Generation, instance: Instance, reason: str, *, lease_over: bool = False) -> None:
+        """Tell the front ends that an instance's worker is being ended, so that callers hear why."""
         name, version = generation.key
         for pid, link in instance.links.items():
             if pid in self._front_ends:
@@ -87,9 +85,16 @@ class Stops:
                     instance=instance.number,
                     link=link,
                     reason=reason[:LINK_REASON_LIMIT],
+                    lease_over=lease_over,
                 )
                 self._front_ends[pid].send(told)
         instance.links.clear()  # what they say of these links from now on says nothing of anybody
+
+    def _overran(self, generation: Generation, instance: Instance, worker: Worker, overrun: Overrun) -> None:
+        """Tell the front ends, then end it: its end is an event that follows."""
+        reason = str(overrun)
+        self._reasons[worker] = reason
+        self.tell(generation, instance, reason)
         self._note(generation, instance, overrun.limit, reason)
         worker.end()
 

@@ -36,6 +36,8 @@ from hermetic.server.front_end_pool import FrontEndPool
 from hermetic.server.front_ends import FrontEnd
 from hermetic.server.generation import Reply
 from hermetic.server.key_renewal import KeyRenewal
+from hermetic.server.lease_events import LeaseEvents
+from hermetic.server.leases import LeaseKeeper
 from hermetic.server.loading import Loader, check_tenants
 from hermetic.server.messages import (
     Command,
@@ -126,6 +128,9 @@ class Supervisor:
             loads_at_once=at_once,
             front_end_memory=config.limits.front_end_memory_bytes,
         )
+        self._leases = LeaseKeeper(loader, around)
+        self._models.on_serving, self._models.on_leaving = self._leases.watch, self._leases.forget
+        self._leases.on_over = self._models.stop_at_once
         self._curator = Curator(config.repository, catalogue, repository, self._models, self._cpu, around)
         self._commands = CommandDesk(self._obey)
         self._changes = ChangeDesk(self._change_settings, self._record)
@@ -142,6 +147,8 @@ class Supervisor:
         self._reloader.check = self._check_models
         self.host_claims: Callable[[], Mapping[str, JsonValue]] = dict
         """Says what every attestation of this host says at this moment."""
+        self.lease_events: LeaseEvents | None = None
+        """Listens to the broker's revocations; without it only a renewal learns of them."""
         self.read_again: Callable[[], ServerConfig] | None = None
         """Reads the configuration's file once more; without it there is no reload."""
         self.on_reload: Callable[[int, HermeticError | None], None] = lambda _epoch, _error: None
@@ -163,6 +170,7 @@ class Supervisor:
             on_listening(self._pool.start(self._current.config.front_ends))
             self._publish()
             self._keys.start()
+            self._listen_to_broker()
             self._start_metrics()
             if not self._draining:
                 self._curator.start()
@@ -172,6 +180,14 @@ class Supervisor:
             self._record("server.stopped", {})
         finally:
             self._kill_everything()
+
+    def _listen_to_broker(self) -> None:
+        """Hear of revocations as events of the loop."""
+        events, leases, loop = self.lease_events, self._leases, self._loop
+        if events is not None:
+            events.on_event = lambda event: loop.post(partial(leases.heard, event))
+            events.on_connected = lambda connected: loop.post(partial(leases.connected, connected=connected))
+            events.start()
 
     def _plan_cpu(self) -> None:
         """Share the cores out among front ends and the workers that are to come."""
@@ -353,6 +369,7 @@ class Supervisor:
             quarantined=tuple(slot.key for slot in self._models.repository if self._models.stops.holds(slot.file)),
             zeroing=self._zeroing_of_processes(),
             callers=self.evidence.counts,
+            leases=self._leases.facts(),
         )
         return Page(tally=self._tallies.total(), facts=facts)
 
@@ -373,7 +390,9 @@ class Supervisor:
         """Not ready any more: front ends finish what they accepted, then everything is wiped."""
         if self._draining:
             return
-        self._draining = self._pool.draining = self._keys.stopped = True
+        self._draining = self._pool.draining = self._keys.stopped = self._leases.stopped = True
+        if self.lease_events is not None:
+            self.lease_events.stop()
         self._curator.stop()
         grace = self._current.config.limits.drain_s
         self._record("server.draining", {"grace-s": grace})

@@ -27,6 +27,8 @@ from hermetic.attestation.broker.key_store import (
     ResourcePath,
     StoredKey,
 )
+from hermetic.attestation.broker.lease_state import Target
+from hermetic.attestation.broker.leases import Leases
 from hermetic.attestation.broker.refusals import Refusal, Variant
 from hermetic.attestation.claims import Profile
 from hermetic.attestation.evidence import JsonValue
@@ -36,7 +38,7 @@ MAX_SPENT: Final = 100_000
 """Most token ids remembered at once; each is forgotten when its token has ended."""
 
 MAX_REASON: Final = 500
-"""Longest reason for lowering a floor, in characters."""
+"""Longest reason for an act that needs one, in characters."""
 
 MAX_VERSION: Final = 2**53 - 1
 
@@ -61,6 +63,7 @@ class Admin:
         tokens: AdminTokens,
         keys: KeyStore,
         floors: Floors,
+        leases: Leases,
         log: Journal,
         *,
         profile: Profile,
@@ -71,6 +74,7 @@ class Admin:
         self._tokens = tokens
         self._keys = keys
         self._floors = floors
+        self._leases = leases
         self._log = log
         self._profile = profile
         self._spent = dict(spent)
@@ -111,10 +115,28 @@ class Admin:
         """Let versions of `name` from the member `below` on be released again, for a recorded reason."""
         with self._mutex:
             self._authorise(request)
-            below, reason = _version(members, {"below", "reason"}), members["reason"]
-            if not isinstance(reason, str) or not 0 < len(reason) <= MAX_REASON:
-                raise Refusal(Variant.INVALID_REQUEST, f"reason: expected 1 to {MAX_REASON} characters of text")
+            below, reason = _version(members, {"below", "reason"}), _reason(members)
             return self._floors.lower_to(_name(name), below, journal.client_fields(request.caller.identity), reason)
+
+    def leases(self, request: Request) -> dict[str, JsonValue]:
+        """What is leased to whom, and what is revoked."""
+        with self._mutex:
+            self._authorise(request)
+            return self._leases.overview()
+
+    def revoke(self, request: Request, members: Mapping[str, JsonValue]) -> int:
+        """End every lease of a model, a server or a chip, and issue no other; returns how many were ended."""
+        with self._mutex:
+            self._authorise(request)
+            target, reason = _target(members), _reason(members)
+            return self._leases.revoke(target, reason, journal.client_fields(request.caller.identity))
+
+    def restore(self, request: Request, members: Mapping[str, JsonValue]) -> None:
+        """Take a revocation back, for a recorded reason."""
+        with self._mutex:
+            self._authorise(request)
+            target, reason = _target(members), _reason(members)
+            self._leases.restore(target, reason, journal.client_fields(request.caller.identity))
 
     def _authorise(self, request: Request) -> AdminToken:
         """Verify the token, spend it durably, then ask whether its role may do this."""
@@ -209,6 +231,20 @@ def _version(members: Mapping[str, JsonValue], expected: set[str]) -> int:
     if not isinstance(below, int) or isinstance(below, bool) or not 0 <= below <= MAX_VERSION:
         raise Refusal(Variant.INVALID_REQUEST, f"below: expected a version, got {below!r}")
     return below
+
+
+def _reason(members: Mapping[str, JsonValue]) -> str:
+    reason = members.get("reason")
+    if not isinstance(reason, str) or not 0 < len(reason) <= MAX_REASON:
+        raise Refusal(Variant.INVALID_REQUEST, f"reason: expected 1 to {MAX_REASON} characters of text")
+    return reason
+
+
+def _target(members: Mapping[str, JsonValue]) -> Target:
+    try:
+        return Target.parse({name: value for name, value in members.items() if name != "reason"})
+    except InvalidRequestError as error:
+        raise Refusal(Variant.INVALID_REQUEST, str(error)) from error
 
 
 def _name(name: str) -> str:

@@ -21,7 +21,7 @@ def admin_app(admin: Admin, page: Callable[[], str], door: Door) -> Starlette:
     """The ASGI application; `page` gives the metrics, which need an operator's certificate and no token."""
 
     def asked(request: Request, act: str) -> acts.Request:
-        return acts.Request(door.caller(request), bearer(request), act, request.scope["path"])
+        return _asked(door, request, act)
 
     async def upload(request: Request) -> Response:
         question = asked(request, "upload")
@@ -65,4 +65,33 @@ def admin_app(admin: Admin, page: Callable[[], str], door: Door) -> Starlette:
         ("POST", "/hermetic/v1/floors/{name}/raise"): raise_floor,
         ("POST", "/hermetic/v1/floors/{name}/lower"): lower_floor,
     }
-    return application(routes)
+    return application(routes | _lease_routes(admin, door))
+
+
+def _lease_routes(admin: Admin, door: Door) -> dict[tuple[str, str], Handler]:
+    def asked(request: Request, act: str) -> acts.Request:
+        return _asked(door, request, act)
+
+    async def leases(request: Request) -> Response:
+        return JSONResponse(await door.run(admin.leases, asked(request, "list-leases")))
+
+    async def revoke(request: Request) -> Response:
+        question = asked(request, "revoke-lease")
+        members = parse_object(await body(request, MAX_BODY_BYTES), "request")
+        return JSONResponse({"ended": await door.run(admin.revoke, question, members)})
+
+    async def restore(request: Request) -> Response:
+        question = asked(request, "restore-lease")
+        members = parse_object(await body(request, MAX_BODY_BYTES), "request")
+        await door.run(admin.restore, question, members)
+        return JSONResponse({})
+
+    return {
+        ("GET", "/hermetic/v1/leases"): leases,
+        ("POST", "/hermetic/v1/leases/revoke"): revoke,
+        ("POST", "/hermetic/v1/leases/restore"): restore,
+    }
+
+
+def _asked(door: Door, request: Request, act: str) -> acts.Request:
+    return acts.Request(door.caller(request), bearer(request), act, request.scope["path"])

@@ -1,6 +1,7 @@
 """The public listener over HTTP: paths, cookies and headers of docs/spec/key-broker.md, sections 2 and 3."""
 
 import base64
+import re
 from datetime import datetime
 from email.utils import format_datetime
 from typing import Final
@@ -12,14 +13,20 @@ from starlette.responses import JSONResponse, Response
 from hermetic.attestation.broker.ak import AkDesk
 from hermetic.attestation.broker.broker import Broker
 from hermetic.attestation.broker.http import Door, Handler, application, bearer, body
+from hermetic.attestation.broker.lease_feed import MAX_CURSOR, MAX_WAIT_S, LeaseFeed
+from hermetic.attestation.broker.leases import Leases
 from hermetic.attestation.broker.refusals import Refusal, Variant
 from hermetic.attestation.broker.strict_json import exactly, parse_object, text
-from hermetic.attestation.exchange import HEADER_CHECKPOINT, SESSION_COOKIE
+from hermetic.attestation.exchange import HEADER_CHECKPOINT, HEADER_LEASE, SESSION_COOKIE
 
 HEADER_LOG_INDEX: Final = "hermetic-log-index"
 
+_NUMBER: Final = re.compile(r"-?[0-9]{1,16}")
 
-def public_app(broker: Broker, ak_desk: AkDesk | None, door: Door, body_bytes: int) -> Starlette:
+
+def public_app(
+    broker: Broker, ak_desk: AkDesk | None, leases: Leases, feed: LeaseFeed, door: Door, body_bytes: int
+) -> Starlette:
     """The ASGI application; `ak_desk` is None where no attestation keys are enrolled."""
 
     async def auth(request: Request) -> Response:
@@ -41,7 +48,7 @@ def public_app(broker: Broker, ak_desk: AkDesk | None, door: Door, body_bytes: i
         headers = {
             HEADER_CHECKPOINT: base64.b64encode(released.checkpoint).decode("ascii"),
             HEADER_LOG_INDEX: str(released.index),
-        }
+        } | ({} if released.lease is None else {HEADER_LEASE: released.lease})
         return Response(released.jwe, headers=headers, media_type="application/json")
 
     async def serving_certificate(request: Request) -> Response:
@@ -58,7 +65,9 @@ def public_app(broker: Broker, ak_desk: AkDesk | None, door: Door, body_bytes: i
         ("GET", "/kbs/v0/resource/{path:path}"): resource,
         ("POST", "/hermetic/v1/serving-certificate"): serving_certificate,
     }
-    return application(routes | _ak_routes(ak_desk, door, body_bytes))
+    return application(
+        routes | _ak_routes(ak_desk, door, body_bytes) | _lease_routes(broker, leases, feed, door, body_bytes)
+    )
 
 
 def _ak_routes(desk: AkDesk | None, door: Door, body_bytes: int) -> dict[tuple[str, str], Handler]:
@@ -79,6 +88,39 @@ def _ak_routes(desk: AkDesk | None, door: Door, body_bytes: int) -> dict[tuple[s
         ("POST", "/hermetic/v1/ak/challenge"): challenge,
         ("POST", "/hermetic/v1/ak/certificate"): certificate,
     }
+
+
+def _lease_routes(
+    broker: Broker, leases: Leases, feed: LeaseFeed, door: Door, body_bytes: int
+) -> dict[tuple[str, str], Handler]:
+    async def key(request: Request) -> Response:
+        door.caller(request)
+        return JSONResponse(dict(leases.signer.public.jwk))
+
+    async def renew(request: Request) -> Response:
+        caller = door.caller(request)
+        members = parse_object(await body(request, body_bytes), "request")
+        exactly(members, "request", ("resource",))
+        path = text(members, "resource", "request")
+        return JSONResponse({"lease": await door.run(broker.renew_lease, path, _session(request), caller)})
+
+    async def events(request: Request) -> Response:
+        caller = door.caller(request)
+        after, wait_s = _number(request, "after", MAX_CURSOR, least=-1), _number(request, "wait_s", MAX_WAIT_S)
+        return JSONResponse({"events": await feed.poll(caller.identity, after, wait_s)})
+
+    return {
+        ("GET", "/hermetic/v1/leases/key"): key,
+        ("POST", "/hermetic/v1/leases/renew"): renew,
+        ("GET", "/hermetic/v1/leases/events"): events,
+    }
+
+
+def _number(request: Request, name: str, most: int, least: int = 0) -> int:
+    value = request.query_params.get(name, str(least))
+    if not _NUMBER.fullmatch(value) or not least <= int(value) <= most:
+        raise Refusal(Variant.INVALID_REQUEST, f"{name}: expected a number from {least} to {most}, got {value[:40]!r}")
+    return int(value)
 
 
 def _session(request: Request) -> str | None:

@@ -6,7 +6,7 @@ decision is durable in the log before it has any effect.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -18,6 +18,8 @@ from hermetic.attestation.broker.identity import ClientIdentity
 from hermetic.attestation.broker.journal import Journal
 from hermetic.attestation.broker.jwe import encrypt
 from hermetic.attestation.broker.key_store import KeyStore, ResourcePath, StoredKey
+from hermetic.attestation.broker.lease_state import Holding
+from hermetic.attestation.broker.leases import Asker, Leases
 from hermetic.attestation.broker.protocol import OUR_ADDITIONS, parse_attestation, parse_auth
 from hermetic.attestation.broker.refusals import Refusal, Variant
 from hermetic.attestation.broker.release import Asked, ModelPolicy, Policies, refusals
@@ -58,11 +60,22 @@ class Challenged:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """A key's release: the JWE, and the decision's place in the log with a checkpoint that covers it."""
+    """A key's release: the JWE, the decision's place in the log, a checkpoint that covers it, a model key's lease."""
 
     jwe: bytes
     index: int
     checkpoint: bytes
+    lease: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """A release that is durable: of which key, under which lease (None for a plain secret), where it stands."""
+
+    resource: ResourcePath
+    attested: Attested
+    holding: Holding | None
+    index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +89,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What the broker keeps: sessions, keys, floors, the log, the key that signs its tokens, and what it counts."""
+    """What the broker keeps: sessions, keys, floors, leases, the log, its tokens' signing key, and what it counts."""
 
     sessions: SessionTable
     keys: KeyStore
@@ -84,6 +97,7 @@ class Holdings:
     journal: Journal
     signer: TokenSigner
     counts: Counts
+    leases: Leases
 
 
 class Broker:
@@ -130,24 +144,19 @@ class Broker:
         return self._holdings.signer.sign(attested.token)
 
     def resource(self, path: str, session_id: str | None, bearer: str | None, caller: Caller) -> Released:
-        """GET /kbs/v0/resource/<path>: the decision, durable, then the key."""
-        attested = self.attested(session_id, bearer, caller)
-        try:
-            resource = ResourcePath.parse(path)
-        except InvalidRequestError as error:
-            raise Refusal(Variant.INVALID_PATH, str(error)) from error
-        key = self._holdings.keys.find(resource)
-        policy = None if key is None else self._rules.policies.choose(key)
-        failed = _MISSING if key is None else refusals(self._asked(key, attested.claims, policy), policy)
-        index = self._log_release(resource, key, policy, failed, attested, caller)
-        if key is None:
-            raise Refusal(Variant.PLUGIN_INTERNAL, f"Plugin internal error: no such resource: {resource}")
-        if failed:
-            reasons = "; ".join(map(str, failed))
-            raise Refusal(Variant.POLICY_DENY, f"Access denied by policy (decision {index}): {reasons}")
-        with self._holdings.keys.unwrap(resource) as buffer, buffer.view as secret:
-            jwe = encrypt(secret, attested.tee_key)
-        return Released(json.dumps(jwe).encode("ascii"), index, self._holdings.journal.checkpoint())
+        """GET /kbs/v0/resource/<path>: the decision, durable, then the key, and its lease where a model has it."""
+        decided = self._decide(path, self.attested(session_id, bearer, caller), caller, "released")
+        with self._holdings.keys.unwrap(decided.resource) as buffer, buffer.view as secret:
+            jwe = encrypt(secret, decided.attested.tee_key)
+        lease = None if decided.holding is None else self._holdings.leases.signer.sign(decided.holding.terms)
+        return Released(json.dumps(jwe).encode("ascii"), decided.index, self._holdings.journal.checkpoint(), lease)
+
+    def renew_lease(self, path: str, session_id: str | None, caller: Caller) -> str:
+        """POST /hermetic/v1/leases/renew: the decision anew, durable, then another lease. No key is unwrapped."""
+        decided = self._decide(path, self.attested(session_id, None, caller), caller, "renewed")
+        if decided.holding is None:
+            raise Refusal(Variant.INVALID_REQUEST, f"resource: expected a model's key, got {decided.resource}")
+        return self._holdings.leases.signer.sign(decided.holding.terms)
 
     def serving_certificate(self, csr_pem: str, session_id: str | None, caller: Caller) -> bytes:
         """POST /hermetic/v1/serving-certificate: a PEM chain, leaf first."""
@@ -189,13 +198,43 @@ class Broker:
             token=token,
         )
 
+    def _decide(self, path: str, attested: Attested, caller: Caller, outcome: str) -> _Decided:
+        """Decide whether the session may have the key at `path`; raises `Refusal`. Durable either way."""
+        try:
+            resource = ResourcePath.parse(path)
+        except InvalidRequestError as error:
+            raise Refusal(Variant.INVALID_PATH, str(error)) from error
+        key = self._holdings.keys.find(resource)
+        policy = None if key is None else self._rules.policies.choose(key)
+        failed = _MISSING if key is None else refusals(self._asked(key, attested.claims, policy), policy)
+        holding = None
+        if key is not None and key.model is not None and policy is not None and not failed:
+            asker = Asker(attested, caller.identity, resource, key.model)
+            holding = self._holdings.leases.draw_up(asker, policy.lengths)
+            failed = self._holdings.leases.enter(holding)
+        facts = {"outcome": "refused" if failed else outcome, "reasons": journal.reasons(failed),
+                 "lease": None if failed else journal.lease_fields(holding)}  # fmt: skip
+        try:
+            index = self._log_release(resource, key, policy, facts, attested, caller)
+        except BaseException:
+            if holding is not None:
+                self._holdings.leases.strike(holding)
+            raise
+        if key is None:
+            raise Refusal(Variant.PLUGIN_INTERNAL, f"Plugin internal error: no such resource: {resource}")
+        if failed:
+            reasons = "; ".join(map(str, failed))
+            raise Refusal(Variant.POLICY_DENY, f"Access denied by policy (decision {index}): {reasons}")
+        return _Decided(resource, attested, holding, index)
+
     def _asked(self, key: StoredKey, claims: Claims, policy: ModelPolicy | None) -> Asked:
         model, now = key.model, self._clock()
         floor = 0 if model is None else self._holdings.floors.of(model.name)
         settled = 0
         if model is not None and policy is not None and policy.rollback == "latest-only":
             settled = newest_settled(self._holdings.keys.list(), model.name, now, policy.roll_over)
-        return Asked(key, claims, self._rules.profile, floor, settled, now)
+        lease_key = self._holdings.leases.signer.public.digest
+        return Asked(key, claims, self._rules.profile, floor, settled, now, lease_key)
 
     def _log_attest(self, session: Session, caller: Caller, outcome: str, facts: Mapping[str, JsonValue]) -> None:
         fixed: dict[str, JsonValue] = {
@@ -212,20 +251,21 @@ class Broker:
         resource: ResourcePath,
         key: StoredKey | None,
         policy: ModelPolicy | None,
-        failed: Sequence[FailedCheck],
+        facts: Mapping[str, JsonValue],
         attested: Attested,
         caller: Caller,
     ) -> int:
         fields: dict[str, JsonValue] = {
             "client": journal.client_fields(caller.identity),
             "resource": str(resource),
-            "outcome": "refused" if failed else "released",
-            "reasons": journal.reasons(failed),
+            **facts,
             "model": journal.model_fields(None if key is None else key.model),
             "key": attested.tee_key.thumbprint(),
             "policy": None if policy is None else policy.form.name,
             "policy_digest": None if policy is None else policy.form.digest().hex(),
-            "warnings": [] if policy is None or failed else list(warnings(attested.claims, policy.form)),
+            "warnings": []
+            if policy is None or facts["outcome"] == "refused"
+            else list(warnings(attested.claims, policy.form)),
         }
         index = self._holdings.journal.write(journal.RELEASE, fields)
         self._holdings.counts.released(str(fields["outcome"]))

@@ -37,6 +37,8 @@ from hermetic.attestation.broker.floors import Floors
 from hermetic.attestation.broker.http import Door
 from hermetic.attestation.broker.journal import Journal, Standing
 from hermetic.attestation.broker.kek import load_kek
+from hermetic.attestation.broker.lease_feed import LeaseFeed
+from hermetic.attestation.broker.leases import LeaseLengths, LeaseLimits, Leases
 from hermetic.attestation.broker.listener import Endpoint, Listeners
 from hermetic.attestation.broker.rates import Rates
 from hermetic.attestation.broker.release import ModelPolicy, Policies, SecretPolicy
@@ -49,6 +51,7 @@ from hermetic.attestation.collateral import read_signers
 from hermetic.attestation.collateral.windows import DEFAULT, Windows
 from hermetic.attestation.demo_mark import refuse_demo
 from hermetic.attestation.enrolment import AkCa, EkTrust
+from hermetic.attestation.lease import LeaseSigner
 from hermetic.attestation.log import Log, LogReader, NoteSigner
 from hermetic.attestation.policy import AppraisalPolicy
 from hermetic.attestation.roots import TpmTrust, TrustRoots
@@ -96,9 +99,12 @@ def build(
         standing = _replay(config, clock)
         floors = Floors(standing.floors, writer)
         believed, counts = _believed(config, writer), Counts()
+        token_key = _token_key(config)
+        leases = _leases(config, standing, writer, token_key, clock)
+        stores = _Stores(keys, floors, leases, writer, believed, counts)
         endpoints = [
-            _public(config, keys, floors, writer, believed, counts, clock),
-            _admin(config, keys, floors, writer, standing, lambda: _page(believed, counts, clock), clock),
+            _public(config, stores, token_key, clock),
+            _admin(config, stores, standing, clock),
         ]
         listeners = Listeners(endpoints, config.limits)
         undo.callback(listeners.close)
@@ -108,6 +114,18 @@ def build(
         hardware = {"roots": roots, "collateral": believed.in_use()}
         writer.write(journal.STARTED, {"profile": config.profile, "build": build_name, **memory, **hardware})
         return RunningBroker(config, listeners, undo.pop_all())
+
+
+@dataclass(frozen=True, slots=True)
+class _Stores:
+    """What both listeners share."""
+
+    keys: FileKeyStore
+    floors: Floors
+    leases: Leases
+    log: Journal
+    believed: Believed
+    counts: Counts
 
 
 def _open_log(config: BrokerConfig, clock: Clock) -> Log:
@@ -120,42 +138,48 @@ def _replay(config: BrokerConfig, clock: Clock) -> Standing:
     return journal.replay(LogReader(config.log.folder, verifier, config.log.origin).records(), clock())
 
 
-def _public(
-    config: BrokerConfig,
-    keys: FileKeyStore,
-    floors: Floors,
-    writer: Journal,
-    believed: Believed,
-    counts: Counts,
-    clock: Clock,
-) -> Endpoint:
-    limits = config.limits
+def _leases(
+    config: BrokerConfig, standing: Standing, writer: Journal, key: ec.EllipticCurvePrivateKey, clock: Clock
+) -> Leases:
+    limits = LeaseLimits(config.limits.leases, config.limits.leases_per_client)
+    return Leases(standing.leases, writer, LeaseSigner(key), limits, issuer=config.tokens.issuer, clock=clock)
+
+
+def _public(config: BrokerConfig, stores: _Stores, token_key: ec.EllipticCurvePrivateKey, clock: Clock) -> Endpoint:
+    limits, writer = config.limits, stores.log
     life = timedelta(seconds=limits.session_s)
     sessions = SessionTable(SessionLimits(limits.sessions, limits.sessions_per_client, life), clock)
-    holdings = Holdings(sessions, keys, floors, writer, _token_signer(config, clock), counts)
-    rules = Rules(config.profile, believed.trust, _policies(config))
+    signer = _token_signer(config, token_key, clock)
+    holdings = Holdings(sessions, stores.keys, stores.floors, writer, signer, stores.counts, stores.leases)
+    rules = Rules(config.profile, stores.believed.trust, _policies(config))
     broker = Broker(rules, holdings, _serving_desk(config, writer, clock), clock)
-    app = public_app(broker, _ak_desk(config, writer, clock), _door(config, config.public), limits.body_bytes)
-    return Endpoint(config.public.host, config.public.port, _tls(config, config.public), app)
+    feed = LeaseFeed(stores.leases, limits.lease_polls)
+    door = _door(config, config.public)
+    app = public_app(broker, _ak_desk(config, writer, clock), stores.leases, feed, door, limits.body_bytes)
+    return Endpoint(config.public.host, config.public.port, _tls(config, config.public), app, feed.end)
 
 
-def _admin(
-    config: BrokerConfig,
-    keys: FileKeyStore,
-    floors: Floors,
-    writer: Journal,
-    standing: Standing,
-    page: Callable[[], str],
-    clock: Clock,
-) -> Endpoint:
+def _admin(config: BrokerConfig, stores: _Stores, standing: Standing, clock: Clock) -> Endpoint:
     settings = config.admin
     issuers = [Issuer(one.name, one.audience, _issuer_key(one.public_key)) for one in settings.issuers]
     rules = [AclRule.parse(rule.role, rule.allowed) for rule in settings.acl]
     tokens = AdminTokens(issuers, rules, life_s=settings.token_life_s, leeway_s=settings.leeway_s, clock=clock)
-    admin = Admin(tokens, keys, floors, writer, profile=config.profile, spent=standing.spent, clock=clock)
-    return Endpoint(
-        settings.host, settings.port, _tls(config, settings), admin_app(admin, page, _door(config, settings))
+    admin = Admin(
+        tokens,
+        stores.keys,
+        stores.floors,
+        stores.leases,
+        stores.log,
+        profile=config.profile,
+        spent=standing.spent,
+        clock=clock,
     )
+
+    def page() -> str:
+        return _page(stores.believed, stores.counts, clock)
+
+    app = admin_app(admin, page, _door(config, settings))
+    return Endpoint(settings.host, settings.port, _tls(config, settings), app)
 
 
 def _door(config: BrokerConfig, listener: Listener) -> Door:
@@ -174,9 +198,14 @@ def _tls(config: BrokerConfig, listener: Listener) -> SSLContext:
     )
 
 
-def _token_signer(config: BrokerConfig, clock: Clock) -> TokenSigner:
+def _token_key(config: BrokerConfig) -> ec.EllipticCurvePrivateKey:
+    """The key that signs attestation tokens and leases."""
+    path = config.tokens.key
+    return ec.generate_private_key(ec.SECP256R1()) if path is None else _ec_key(path)
+
+
+def _token_signer(config: BrokerConfig, key: ec.EllipticCurvePrivateKey, clock: Clock) -> TokenSigner:
     tokens = config.tokens
-    key = ec.generate_private_key(ec.SECP256R1()) if tokens.key is None else _ec_key(tokens.key)
     chain = [] if tokens.certificates is None else _certificates(config, tokens.certificates)
     return TokenSigner(key, chain, tokens.issuer, timedelta(seconds=config.limits.token_s), clock)
 
@@ -214,7 +243,12 @@ def _named(source: Source) -> str:
 
 def _policies(config: BrokerConfig) -> Policies:
     models = tuple(
-        ModelPolicy(_form(config, entry.file), entry.rollback, timedelta(seconds=entry.roll_over_s))
+        ModelPolicy(
+            _form(config, entry.file),
+            entry.rollback,
+            timedelta(seconds=entry.roll_over_s),
+            LeaseLengths(round(1000 * entry.lease_s), round(1000 * entry.lease_grace_s)),
+        )
         for entry in config.policies
     )
     secrets = tuple(SecretPolicy(entry.resource, _form(config, entry.policy)) for entry in config.plain_secrets)

@@ -134,11 +134,16 @@ class AkEnrolment(Section):
 
 
 class Policy(Section):
-    """An appraisal policy for models; which one a model has is decided by the names in the file (its `models`)."""
+    """An appraisal policy for models; which one a model has is decided by the names in the file (its `models`).
+
+    A worker holds a key for `lease_s` seconds at a time, and for `lease_grace_s` more where the broker does not answer.
+    """
 
     file: Path
     rollback: Rollback = "floor"
     roll_over_s: Annotated[int, Field(ge=0, le=366 * DAY_S)] = DAY_S
+    lease_s: Annotated[float, Field(ge=0.1, le=366 * DAY_S, allow_inf_nan=False)] = 3600
+    lease_grace_s: Annotated[float, Field(ge=0, le=366 * DAY_S, allow_inf_nan=False)] = 900
 
 
 class PlainSecrets(Section):
@@ -184,6 +189,9 @@ class Limits(Section):
     session_s: Annotated[int, Field(ge=1, le=3600)] = 300
     token_s: Annotated[int, Field(ge=1, le=3600)] = 300
     enrolments: PositiveInt = 256
+    leases: PositiveInt = 65536
+    leases_per_client: PositiveInt = 4096
+    lease_polls: PositiveInt = 128
     connections: PositiveInt = 256
     concurrent_work: Annotated[int, Field(ge=1, le=64)] = 4
     connection_s: PositiveInt = 60

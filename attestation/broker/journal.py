@@ -1,10 +1,12 @@
 """What the broker writes down, and what it reads back from that at its start (docs/spec/key-broker.md, section 7).
 
-Every record is durable before the broker acts on it. Floors and spent admin tokens have no other home than the log:
-a crash between record and act changes nothing that was decided. No record holds a key, a token, a nonce or a cookie.
+Every record is durable before the broker acts on it. Floors, leases and spent admin tokens have no other home than
+the log: a crash between record and act changes nothing that was decided. No record holds a key, a token, a nonce or a
+cookie.
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,8 +14,10 @@ from typing import Final, Protocol
 
 from hermetic.attestation.broker.identity import ClientIdentity
 from hermetic.attestation.broker.key_store import ModelFacts
+from hermetic.attestation.broker.lease_state import Holding, LeaseState, Target
 from hermetic.attestation.evidence import JsonValue
-from hermetic.errors import FailedCheck, HermeticError, LogError
+from hermetic.attestation.lease import LeaseTerms
+from hermetic.errors import FailedCheck, HermeticError, LeaseRefusedError, LogError
 
 STARTED: Final = "broker.started"
 ATTEST: Final = "broker.attest"
@@ -24,6 +28,8 @@ ADMIN: Final = "broker.admin"
 UPLOAD: Final = "broker.upload"
 FLOOR: Final = "broker.floor"
 COLLATERAL: Final = "broker.collateral"
+LEASE_REVOKED: Final = "broker.lease-revoked"
+LEASE_RESTORED: Final = "broker.lease-restored"
 
 MAX_REASONS: Final = 32
 """Most reasons that a record lists."""
@@ -56,21 +62,51 @@ class LoggedRecord(Protocol):
 
 @dataclass(slots=True)
 class Standing:
-    """What the log's records add up to: the floor of each name, and admin tokens spent with the time they end."""
+    """What the log's records add up to: floors by name, admin tokens spent with the time they end, and leases."""
 
     floors: dict[str, int] = field(default_factory=dict)
     spent: dict[str, int] = field(default_factory=dict)
+    leases: LeaseState = field(default_factory=LeaseState)
 
 
 def replay(records: Iterable[LoggedRecord], now: datetime) -> Standing:
     """Add up the records of earlier runs; raises `LogError` for one that does not say what it must."""
     standing = Standing()
-    for record in records:
+    for index, record in enumerate(records):
         if record.kind == FLOOR:
             standing.floors[_text(record, "name")] = _number(record, "to")
         elif record.kind == ADMIN and (ends := _number(record, "expires")) > now.timestamp():
             standing.spent[spent_key(_text(record, "issuer"), _text(record, "jti"))] = ends
+        else:
+            _replay_lease(standing.leases, record, index)
+    standing.leases.forget_ended(now)
     return standing
+
+
+def _replay_lease(leases: LeaseState, record: LoggedRecord, index: int) -> None:
+    if record.kind == RELEASE and record.fields.get("lease") is not None:
+        leases.enter(_holding(record))
+    elif record.kind in (LEASE_REVOKED, LEASE_RESTORED):
+        target = Target.parse(_object(record, "target"))
+        if record.kind == LEASE_REVOKED:
+            leases.revoke(target, _text(record, "reason"), index)
+        else:
+            leases.restore(target)
+
+
+def lease_fields(holding: Holding | None) -> JsonValue:
+    """A lease as the record of its release holds it."""
+    return None if holding is None else holding.terms.model_dump(mode="json")
+
+
+def _holding(record: LoggedRecord) -> Holding:
+    client = record.fields.get("client")
+    key = (str(client["issuer"]), str(client["name"])) if isinstance(client, Mapping) else None
+    try:
+        terms = LeaseTerms.parse(json.dumps(_object(record, "lease")).encode())
+    except LeaseRefusedError as error:
+        raise LogError(f"record {record.kind}: {error}") from error
+    return Holding(terms, _text(record, "resource"), key)
 
 
 def spent_key(issuer: str, token_id: str) -> str:
@@ -119,6 +155,13 @@ def _text(record: LoggedRecord, name: str) -> str:
     value = record.fields.get(name)
     if not isinstance(value, str):
         raise LogError(f"record {record.kind}: expected text in {name!r}, got {type(value).__name__}")
+    return value
+
+
+def _object(record: LoggedRecord, name: str) -> dict[str, JsonValue]:
+    value = record.fields.get(name)
+    if not isinstance(value, dict):
+        raise LogError(f"record {record.kind}: expected an object in {name!r}, got {type(value).__name__}")
     return value
 
 

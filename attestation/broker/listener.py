@@ -25,19 +25,21 @@ _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One listener: where, with which TLS, which application."""
+    """One listener: where, with which TLS, which application; `on_end` is told when it begins to end."""
 
     host: str
     port: int
     tls: SSLContext
     app: Starlette
+    on_end: Callable[[], None] = lambda: None
 
 
 class _Server(uvicorn.Server):
     """uvicorn's server without its signal handlers, because two of them share one process; says when it answers."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, on_end: Callable[[], None]) -> None:
         super().__init__(config)
+        self._on_end = on_end
         self.answers = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -45,6 +47,7 @@ class _Server(uvicorn.Server):
         self.answers.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._on_end()
         farewells = asyncio.create_task(self._end_farewells())
         await super().shutdown(sockets)
         farewells.cancel()
@@ -72,7 +75,7 @@ class Listeners:
     def __init__(self, endpoints: Sequence[Endpoint], limits: Limits) -> None:
         """Bind every endpoint; raises `ConfigurationError` where that fails."""
         self._limits = limits
-        self._servers = [_Server(self._config(endpoint)) for endpoint in endpoints]
+        self._servers = [_Server(self._config(endpoint), endpoint.on_end) for endpoint in endpoints]
         with contextlib.ExitStack() as undo:
             self._sockets = [undo.enter_context(_bind(endpoint)) for endpoint in endpoints]
             undo.pop_all()

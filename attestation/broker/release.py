@@ -6,15 +6,19 @@ Genuine is verification.py's question and was answered at /attest. The order is 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Final, Literal
 
 from hermetic.attestation.broker.key_store import StoredKey
+from hermetic.attestation.broker.leases import LeaseLengths
 from hermetic.attestation.checks import Checks
 from hermetic.attestation.claims import Claims, Profile
 from hermetic.attestation.policy import AppraisalPolicy, appraise, choose
 from hermetic.errors import AppraisalError, ConfigurationError, FailedCheck
 
 Rollback = Literal["floor", "latest-only"]
+
+DEFAULT_LENGTHS: Final = LeaseLengths(length_ms=3_600_000, grace_ms=900_000)
+"""An hour, and a quarter of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,7 @@ class ModelPolicy:
     form: AppraisalPolicy
     rollback: Rollback = "floor"
     roll_over: timedelta = timedelta(0)
+    lengths: LeaseLengths = DEFAULT_LENGTHS
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,10 @@ class Policies:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Everything that a release depends on: `floor` is the operator's, `settled` that of latest-only (else 0)."""
+    """Everything that a release depends on. `floor` is the operator's, `settled` that of latest-only (else 0).
+
+    `lease_key` is the digest of the key that signs our leases.
+    """
 
     key: StoredKey
     claims: Claims
@@ -64,6 +72,7 @@ class Asked:
     floor: int
     settled: int
     time: datetime  # now
+    lease_key: str
 
 
 def refusals(asked: Asked, policy: ModelPolicy | None) -> tuple[FailedCheck, ...]:
@@ -98,6 +107,8 @@ def _identity(asked: Asked) -> tuple[FailedCheck, ...]:
         checks.equal("release.purpose", "model", None if hermetic is None else hermetic.purpose)
         attested = None if hermetic is None else hermetic.manifest_digest
         checks.equal("release.manifest_digest", model.manifest_digest, attested)
+        # A worker that does not hold our key would count no lease of ours.
+        checks.equal("release.lease_key", asked.lease_key, None if hermetic is None else hermetic.lease_key)
     return checks.failed
 
 

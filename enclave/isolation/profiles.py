@@ -117,6 +117,7 @@ _TRIED: Final = (
 _DECRYPT_INTO: Final = Calls(
     "the memory that the model is decrypted into was made before; its size comes with the model", "ftruncate"
 )
+_LEASE: Final = Calls("arms the timer of its lease, which was made before; there is no other", "timer_settime")
 # In an empty root these have nothing to tell, and onnxruntime insists on asking whether "." exists.
 _PATHS: Final = "stat lstat newfstatat statx access faccessat faccessat2 readlink readlinkat getcwd"
 
@@ -130,7 +131,7 @@ PROFILES: Final[dict[str, Profile]] = {
         Profile(
             "onnx-cpu",
             "a worker with ONNX Runtime",
-            (*_EVERYONE, _DECRYPT_INTO),
+            (*_EVERYONE, _DECRYPT_INTO, _LEASE),
             _TRIED,
             without={},
             open_files=256,
@@ -140,7 +141,7 @@ PROFILES: Final[dict[str, Profile]] = {
         Profile(
             "torch-cpu",
             "a worker with torch",
-            (*_EVERYONE, _DECRYPT_INTO),
+            (*_EVERYONE, _DECRYPT_INTO, _LEASE),
             _TRIED,
             without={WRITE_XOR_EXECUTE: "oneDNN generates code while it runs"},
             executable_memory=True,
@@ -154,6 +155,7 @@ PROFILES: Final[dict[str, Profile]] = {
             (
                 *_EVERYONE,
                 _DECRYPT_INTO,
+                _LEASE,
                 Calls("the driver opens a node anew for what it maps; there are no other files in the root", "openat"),
             ),
             _TRIED,

@@ -10,18 +10,18 @@ from typing import Final
 AUDIT_ARCH: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 _X86_64: Final = """
-read 0 write 1 open 2 close 3 stat 4 fstat 5 lstat 6 poll 7 lseek 8 mmap 9 mprotect 10 munmap 11 brk 12
-rt_sigaction 13 rt_sigprocmask 14 rt_sigreturn 15 ioctl 16 pread64 17 pwrite64 18 readv 19 writev 20 access 21 pipe 22
-select 23 sched_yield 24 mremap 25 mincore 27 madvise 28 shmget 29 shmat 30 shmctl 31 dup 32 dup2 33 nanosleep 35
-getitimer 36 setitimer 38 getpid 39 sendfile 40 socket 41 connect 42 accept 43 sendto 44 recvfrom 45 sendmsg 46
-recvmsg 47 shutdown 48 bind 49 listen 50 getsockname 51 getpeername 52 socketpair 53 setsockopt 54 getsockopt 55
-clone 56 fork 57 vfork 58 execve 59 exit 60 wait4 61 kill 62 uname 63 fcntl 72 ftruncate 77 getcwd 79 chdir 80
-readlink 89 gettimeofday 96 getrlimit 97 getrusage 98 sysinfo 99 times 100 ptrace 101 getuid 102 getgid 104
-geteuid 107 getegid 108 getppid 110 capset 126 rt_sigqueueinfo 129 sigaltstack 131 personality 135 getpriority 140
-sched_setparam 142 sched_getparam 143 sched_setscheduler 144 sched_getscheduler 145 sched_get_priority_max 146
-sched_get_priority_min 147 mlock 149 munlock 150 pivot_root 155 prctl 157 chroot 161 mount 165 umount2 166 gettid 186
-tkill 200 futex 202 sched_setaffinity 203 sched_getaffinity 204 getdents64 217 set_tid_address 218 restart_syscall 219
-fadvise64 221 clock_gettime 228 clock_getres 229 clock_nanosleep 230 exit_group 231 epoll_wait 232 epoll_ctl 233
+read 0 write 1 open 2 close 3 stat 4 fstat 5 lstat 6 poll 7 lseek 8 mmap 9 mprotect 10 munmap 11 brk 12 rt_sigaction 13
+rt_sigprocmask 14 rt_sigreturn 15 ioctl 16 pread64 17 pwrite64 18 readv 19 writev 20 access 21 pipe 22 select 23
+sched_yield 24 mremap 25 mincore 27 madvise 28 shmget 29 shmat 30 shmctl 31 dup 32 dup2 33 nanosleep 35 getitimer 36
+setitimer 38 getpid 39 sendfile 40 socket 41 connect 42 accept 43 sendto 44 recvfrom 45 sendmsg 46 recvmsg 47
+shutdown 48 bind 49 listen 50 getsockname 51 getpeername 52 socketpair 53 setsockopt 54 getsockopt 55 clone 56 fork 57
+vfork 58 execve 59 exit 60 wait4 61 kill 62 uname 63 fcntl 72 ftruncate 77 getcwd 79 chdir 80 readlink 89
+gettimeofday 96 getrlimit 97 getrusage 98 sysinfo 99 times 100 ptrace 101 getuid 102 getgid 104 geteuid 107 getegid 108
+getppid 110 capset 126 rt_sigqueueinfo 129 sigaltstack 131 personality 135 getpriority 140 sched_setparam 142
+sched_getparam 143 sched_setscheduler 144 sched_getscheduler 145 sched_get_priority_max 146 sched_get_priority_min 147
+mlock 149 munlock 150 pivot_root 155 prctl 157 chroot 161 mount 165 umount2 166 gettid 186 tkill 200 futex 202
+sched_setaffinity 203 sched_getaffinity 204 getdents64 217 set_tid_address 218 restart_syscall 219 fadvise64 221
+timer_settime 223 clock_gettime 228 clock_getres 229 clock_nanosleep 230 exit_group 231 epoll_wait 232 epoll_ctl 233
 tgkill 234 mbind 237 set_mempolicy 238 get_mempolicy 239 waitid 247 add_key 248 request_key 249 keyctl 250 openat 257
 newfstatat 262 readlinkat 267 faccessat 269 pselect6 270 ppoll 271 unshare 272 set_robust_list 273 epoll_pwait 281
 timerfd_create 283 timerfd_settime 286 accept4 288 eventfd2 290 epoll_create1 291 dup3 292 pipe2 293 preadv 295
@@ -36,7 +36,7 @@ mount 40 pivot_root 41 ftruncate 46 faccessat 48 chdir 49 chroot 51 openat 56 cl
 read 63 write 64 readv 65 writev 66 pread64 67 pwrite64 68 preadv 69 pwritev 70 sendfile 71 pselect6 72 ppoll 73
 readlinkat 78 newfstatat 79 fstat 80 timerfd_create 85 timerfd_settime 86 capset 91 personality 92 exit 93
 exit_group 94 waitid 95 set_tid_address 96 unshare 97 futex 98 set_robust_list 99 nanosleep 101 getitimer 102
-setitimer 103 clock_gettime 113 clock_getres 114 clock_nanosleep 115 ptrace 117 sched_setparam 118
+setitimer 103 timer_settime 110 clock_gettime 113 clock_getres 114 clock_nanosleep 115 ptrace 117 sched_setparam 118
 sched_setscheduler 119 sched_getscheduler 120 sched_getparam 121 sched_setaffinity 122 sched_getaffinity 123
 sched_yield 124 sched_get_priority_max 125 sched_get_priority_min 126 restart_syscall 128 kill 129 tkill 130
 tgkill 131 sigaltstack 132 rt_sigaction 134 rt_sigprocmask 135 rt_sigqueueinfo 138 rt_sigreturn 139 getpriority 141

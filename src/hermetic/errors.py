@@ -22,6 +22,8 @@
     │   ├── TpmError                    the TPM does not answer, or not as expected
     │   ├── TsmError                    the confidential VM's report interface does not answer, or not as expected
     │   ├── DeviceError                 the GPU does not answer, has no room, or memory on it cannot be wiped
+    │   ├── LeaseRefusedError           a worker's lease is missing, forged, somebody else's, or over
+    │   ├── LeaseEndedError             the model's lease was revoked, refused or has run out
     │   ├── LogError                    the log cannot be written or does not verify
     │   ├── WorkerLostError             a worker process ended unasked
     │   │   └── WorkerStoppedError          it took more time or CPU than its model may, and was ended for that
@@ -113,7 +115,12 @@ class KeyStoreError(OperatorError):
 
 
 class BrokerRefusedError(OperatorError):
-    """The key broker decided no. Final: trying again cannot change it."""
+    """The key broker decided no. Final: trying again cannot change it. `variant` is its error type, or empty."""
+
+    def __init__(self, text: str, *, variant: str = "") -> None:
+        """Keep the error type; the text names it too."""
+        self.variant = variant
+        super().__init__(text)
 
 
 class BrokerUnreachableError(OperatorError):
@@ -130,6 +137,14 @@ class TsmError(OperatorError):
 
 class DeviceError(OperatorError):
     """The GPU does not answer, has no room, or memory on it cannot be wiped."""
+
+
+class LeaseRefusedError(OperatorError):
+    """A lease is missing, forged, of another model, key or broker, or over; the text begins with the refusal's name."""
+
+
+class LeaseEndedError(OperatorError):
+    """The model's lease was revoked, was not renewed because the broker said no, or has run out."""
 
 
 class LogError(OperatorError):

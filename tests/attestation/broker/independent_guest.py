@@ -89,10 +89,15 @@ class IndependentGuest:
     def handshake(self, hermetic: Any = None) -> str:
         if hermetic is not None:
             self.extra = {"hermetic": {"version": 1}}
+            hermetic = {"lease-key": self.lease_key()} | hermetic
         assert self.auth().status_code == 200
         response = self.attest(self.body(hermetic))
         assert response.status_code == 200, response.text
         return self.token
+
+    def lease_key(self) -> str:
+        """The thumbprint (RFC 7638), in hex, of the key that signs the broker's leases."""
+        return hashlib.sha256(canonical(self.http.get("/hermetic/v1/leases/key").json())).hexdigest()
 
     def resource(self, path: str, *, bearer: str | None = None) -> httpx.Response:
         self.http.cookies.clear()

@@ -217,7 +217,7 @@ def test_a_key_of_the_demo_is_never_released_elsewhere(world: World) -> None:
     hermetic = HermeticClaims(profile="production", manifest_digest="1" * 64)
     claims = Claims(kinds=(SampleClaims(checks=(), svn="1"),), hermetic=hermetic, client="c")
     policy = ModelPolicy(AppraisalPolicy.load((world.folder / "any.toml").read_bytes()))
-    failed = refusals(Asked(key, claims, "production", 0, 0, datetime.now(UTC)), policy)
+    failed = refusals(Asked(key, claims, "production", 0, 0, datetime.now(UTC), "2" * 64), policy)
     assert [check.name for check in failed] == ["release.profile"]
 
 

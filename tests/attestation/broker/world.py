@@ -62,8 +62,8 @@ issuers = [
   {{ name = "second", audience = "broker", public_key = "second.pub" }},
 ]
 acl = [
-  {{ role = "operator", allowed = '^/(kbs/v0/resource/.+|hermetic/v1/keys|hermetic/v1/floors(/[^/]+/raise)?)$' }},
-  {{ role = "rollback", allowed = '^/hermetic/v1/floors/[^/]+/lower$' }},
+  {{role = "operator", allowed = '^/(kbs/v0/resource/.+|hermetic/v1/(keys|floors(/[^/]+/raise)?|leases(/revoke)?))$'}},
+  {{ role = "rollback", allowed = '^/hermetic/v1/(floors/[^/]+/lower|leases/restore)$' }},
   {{ role = "narrow", allowed = '^/kbs/v0/resource/narrow/.+$' }},
 ]
 [log]

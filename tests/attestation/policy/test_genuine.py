@@ -73,7 +73,7 @@ class TestNobodyElseCanUseIt:
     def test_a_broker_that_is_handed_it_releases_nothing(self) -> None:
         key = StoredKey(ResourcePath("a", "b", "c"), None, "production", NOW)
         with pytest.raises(ConfigurationError):
-            refusals(Asked(key, capture("snp-milan"), "production", 0, 0, NOW), ModelPolicy(GENUINE))
+            refusals(Asked(key, capture("snp-milan"), "production", 0, 0, NOW, "2" * 64), ModelPolicy(GENUINE))
 
     def test_no_file_carries_its_name(self) -> None:
         text = (FORMS / "snp.toml").read_text()

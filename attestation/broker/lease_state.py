@@ -1,0 +1,162 @@
+"""What is leased to whom, what is revoked, and who is to be told: a state that the log's records add up to. Pure.
+
+A lease is held until its length and grace are over; a revocation stands until it is taken back. What time it is, and
+what is durable, is leases.py's.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Literal, cast, get_args
+
+from hermetic.attestation.claims import Claims, NvGpuClaims, SgxClaims, SnpClaims, TdxClaims, TpmClaims
+from hermetic.attestation.evidence import JsonValue
+from hermetic.attestation.lease import LeaseTerms
+from hermetic.errors import InvalidRequestError
+
+TargetKind = Literal["model", "server", "chip"]
+
+MAX_TARGET_NAME = 512
+"""Longest name of what is revoked, in characters."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Target:
+    """What is revoked: a model (of one version, 0: of all), the server of a client identity's name, or a chip."""
+
+    kind: TargetKind
+    name: str
+    version: int = 0
+
+    @classmethod
+    def parse(cls, members: Mapping[str, JsonValue]) -> "Target":
+        """Read `{"model", "version"?}`, `{"server"}` or `{"chip"}`; raises `InvalidRequestError`."""
+        kinds = [kind for kind in get_args(TargetKind) if kind in members]
+        if len(kinds) != 1 or members.keys() - {kinds[0], "version"}:
+            raise InvalidRequestError(f"expected one of model, server and chip, got {sorted(members)[:8]}")
+        name, version = members[kinds[0]], members.get("version", 0)
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_TARGET_NAME or not name.isprintable():
+            raise InvalidRequestError(f"{kinds[0]}: expected 1 to {MAX_TARGET_NAME} printable characters")
+        if (
+            not isinstance(version, int)
+            or isinstance(version, bool)
+            or version < 0
+            or (version and kinds[0] != "model")
+        ):
+            raise InvalidRequestError(f"version: expected that of a model, at least 1, got {version!r:.40}")
+        return cls(cast(TargetKind, kinds[0]), name, version)
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """The target as `parse` reads it."""
+        return {self.kind: self.name} | ({"version": self.version} if self.version else {})
+
+    def concerns(self, holding: "Holding") -> bool:
+        """Whether a lease is one of those that it ends."""
+        if self.kind == "server":
+            return self.name == holding.client_name
+        if self.kind == "chip":
+            return self.name in holding.terms.chips
+        return self.name == holding.terms.model.name and self.version in (0, holding.terms.model.version)
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """One lease, and whose it is: the issuer's and the own name of the client's certificate, None without one."""
+
+    terms: LeaseTerms
+    resource: str
+    client: tuple[str, str] | None
+
+    @property
+    def client_name(self) -> str | None:
+        """The client's own name."""
+        return None if self.client is None else self.client[1]
+
+    @property
+    def ends(self) -> datetime:
+        """When length and grace are over."""
+        return datetime.fromtimestamp(self.terms.iat, UTC) + timedelta(milliseconds=self.terms.whole_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A revocation, by its place in the log, and the leases that it ended."""
+
+    cursor: int
+    target: Target
+    holdings: tuple[Holding, ...]
+
+    def of(self, client: tuple[str, str]) -> list[JsonValue]:
+        """The ids of the leases that are this client's."""
+        return [holding.terms.jti for holding in self.holdings if holding.client == client]
+
+
+@dataclass(slots=True)
+class LeaseState:
+    """Leases by id, in the order of their issue; revocations with their reasons; events that somebody may not know."""
+
+    holdings: dict[str, Holding] = field(default_factory=dict)
+    revoked: dict[Target, str] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+
+    def enter(self, holding: Holding) -> None:
+        """A lease is issued."""
+        self.holdings[holding.terms.jti] = holding
+
+    def revoke(self, target: Target, reason: str, cursor: int) -> Event:
+        """Something is revoked, by the record at `cursor`; the leases that it ends are gone."""
+        ended = tuple(holding for holding in self.holdings.values() if target.concerns(holding))
+        for holding in ended:
+            del self.holdings[holding.terms.jti]
+        self.revoked[target] = reason
+        event = Event(cursor, target, ended)
+        if ended:
+            self.events.append(event)
+        return event
+
+    def restore(self, target: Target) -> None:
+        """A revocation is taken back: what it ended stays ended."""
+        self.revoked.pop(target, None)
+
+    def against(self, holding: Holding) -> list[Target]:
+        """What is revoked that a new lease would come under."""
+        return sorted(target for target in self.revoked if target.concerns(holding))
+
+    def forget_ended(self, now: datetime) -> None:
+        """Forget leases that are over, and events that concern none that might still be held."""
+        for name in [name for name, holding in self.holdings.items() if holding.ends <= now]:
+            del self.holdings[name]
+        self.events = [event for event in self.events if any(one.ends > now for one in event.holdings)]
+
+
+def chips(claims: Claims) -> tuple[str, ...]:
+    """Return the names of the chips that evidence is from, as leases and revocations have them, sorted."""
+    found: set[str] = set()
+    for kind in claims.kinds:
+        if isinstance(kind, TpmClaims):
+            found.add(f"tpm-ak:{kind.ak_spki}" if kind.ek is None else f"tpm-ek:{kind.ek}")
+        elif isinstance(kind, SnpClaims) and kind.chip_id is not None:
+            found.add(f"snp-chip:{kind.chip_id}")
+        elif isinstance(kind, TdxClaims | SgxClaims):
+            found |= {f"intel-ppid:{kind.platform.ppid}"}
+        elif isinstance(kind, NvGpuClaims):
+            found |= {f"nvidia:{device.device}" for device in kind.devices}
+    return tuple(sorted(found))
+
+
+def facts(holdings: Iterable[Holding]) -> list[JsonValue]:
+    """Leases as operators see them."""
+    return [
+        {
+            "id": one.terms.jti,
+            "client": one.client_name,
+            "model": one.terms.model.name,
+            "version": one.terms.model.version,
+            "resource": one.resource,
+            "chips": list(one.terms.chips),
+            "key": one.terms.cnf.jkt,
+            "issued": datetime.fromtimestamp(one.terms.iat, UTC).isoformat(),
+            "ends": one.ends.isoformat(),
+        }
+        for one in holdings
+    ]

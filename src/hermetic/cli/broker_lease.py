@@ -1,0 +1,91 @@
+"""`hermetic broker lease`: what is leased to whom; revoke a model, a server or a chip, and take that back."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from hermetic.cli import output
+
+OperatorOption = Annotated[Path, typer.Option("--operator", "-o", help="The operator's TOML file.")]
+ModelOption = Annotated[str | None, typer.Option("--model", help="A model's name.")]
+VersionOption = Annotated[int, typer.Option("--version", min=0, help="Its version; 0: every version.")]
+ServerOption = Annotated[str | None, typer.Option("--server", help="A server: the name in its client certificate.")]
+ChipOption = Annotated[str | None, typer.Option("--chip", help="A chip, as `lease list` shows it.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it stands in the log.")]
+
+COLUMNS = ("model", "version", "client", "ends", "chips", "id")
+
+_app = typer.Typer(no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command group."""
+    app.add_typer(_app, name="lease", help="Look at leases, and revoke them.")
+
+
+@_app.command(name="list")
+def list_leases(operator: OperatorOption, as_json: output.JsonOption = False) -> None:
+    """List the leases that have not ended, and what is revoked."""
+    from hermetic.attestation.operator_settings import OperatorSettings
+
+    with OperatorSettings.load(operator).connect() as client:
+        found: dict[str, Any] = dict(client.leases())
+    rows = [[escape(_cell(entry[name])) for name in COLUMNS] for entry in found["leases"]]
+    output.show(found, as_json=as_json, human=lambda: output.table("leases", COLUMNS, rows))
+    if not as_json:
+        for entry in found["revoked"]:
+            output.warn(f"revoked: {entry}")
+
+
+@_app.command()
+def revoke(
+    operator: OperatorOption,
+    reason: ReasonOption,
+    model: ModelOption = None,
+    version: VersionOption = 0,
+    server: ServerOption = None,
+    chip: ChipOption = None,
+) -> None:
+    """End every lease of one model, server or chip, and issue no other. Servers that are connected stop in seconds."""
+    from hermetic.attestation.operator_settings import OperatorSettings
+
+    target = _target(model, version, server, chip)
+    with OperatorSettings.load(operator).connect() as client:
+        ended = client.revoke_leases(target, reason)
+    output.note(f"revoked {target}: {ended} leases ended")
+
+
+@_app.command()
+def restore(
+    operator: OperatorOption,
+    reason: ReasonOption,
+    model: ModelOption = None,
+    version: VersionOption = 0,
+    server: ServerOption = None,
+    chip: ChipOption = None,
+    role: Annotated[str | None, typer.Option(help="Role to act in, if not the file's.")] = None,
+) -> None:
+    """Take a revocation back: an act of its own, with its own permission. What it ended stays ended."""
+    from hermetic.attestation.operator_settings import OperatorSettings
+
+    target = _target(model, version, server, chip)
+    with OperatorSettings.load(operator).connect(role) as client:
+        client.restore_leases(target, reason)
+    output.warn(f"restored {target}: leases are issued again")
+
+
+def _target(model: str | None, version: int, server: str | None, chip: str | None) -> dict[str, Any]:
+    from hermetic.errors import InvalidRequestError
+
+    named: Mapping[str, str | None] = {"model": model, "server": server, "chip": chip}
+    given = {kind: name for kind, name in named.items() if name is not None}
+    if len(given) != 1 or (version and model is None):
+        raise InvalidRequestError(f"expected one of --model [--version], --server and --chip, got {sorted(given)}")
+    return {**given, **({"version": version} if version else {})}
+
+
+def _cell(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -19,12 +19,11 @@ from jwcrypto import jwe, jwk
 from hermetic.attestation.attesters.tpm import TpmAttester
 from hermetic.attestation.evidence import JsonObject, fit_to, report_data
 from hermetic.attestation.exchange import BrokerClient, Challenge
-from hermetic.attestation.lease import LeaseKey
 from hermetic.attestation.testing.sample import SampleAttester
 from hermetic.attestation.testing.software_tpm import SoftwareTpm, SoftwareTpmCa
 from hermetic.errors import BrokerRefusedError, BrokerUnreachableError, InvalidRequestError
 from tests.attestation.broker.independent_guest import hermetic_claims
-from tests.attestation.broker.world import PEM, InThread, World
+from tests.attestation.broker.world import PEM, InThread, World, lease_key_of
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +45,7 @@ def ec_jwk(key: ec.EllipticCurvePublicKey) -> dict[str, str]:
 
 def attest(client: BrokerClient, attester: Any, public: JsonObject, hermetic: dict[str, Any] | None) -> str:
     if hermetic is not None and hermetic.get("purpose") != "serving-key":
-        hermetic = {"lease-key": LeaseKey.loads(client.lease_key() or "").digest} | hermetic
+        hermetic = lease_key_of(client) | hermetic
     challenge = client.challenge(attester.tee)
     binding = report_data(challenge.nonce, public, hermetic=hermetic)
     return client.attest(challenge, public, attester.collect(fit_to(attester.tee, binding)), hermetic)

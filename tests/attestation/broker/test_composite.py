@@ -17,7 +17,7 @@ from hermetic.attestation.evidence import canonical, device_report_data, report_
 from hermetic.attestation.testing.sample import SampleAttester
 from hermetic.errors import BrokerRefusedError
 from tests.attestation.broker.independent_guest import hermetic_claims, make_key
-from tests.attestation.broker.world import InThread, World
+from tests.attestation.broker.world import InThread, World, lease_key_of
 from tests.attestation.machines import Machine, chip_name, device_name, vendor_of_now, write_roots
 from tests.attestation.verifiers.nvgpu_made import Vendor
 
@@ -287,7 +287,7 @@ def release(broker: InThread, machine: Machine) -> set[str]:
     """Ask for the key as this machine, honest about what it has; the names of the checks that speak against it."""
     with broker.guest() as guest:
         challenge = guest.challenge("snp")
-        public, hermetic = make_key("P-256")[1], hermetic_claims(DIGEST)
+        public, hermetic = make_key("P-256")[1], hermetic_claims(DIGEST, **lease_key_of(guest))
         made = machine.attester.collect(
             device_report_data(challenge.nonce, public),
             lambda text: report_data(challenge.nonce, public, additional_evidence=text, hermetic=hermetic),

@@ -19,6 +19,7 @@ from hermetic.attestation.admin_client import AdminClient, AdminSigner, ModelKey
 from hermetic.attestation.broker.build import RunningBroker, build
 from hermetic.attestation.broker.config import BrokerConfig
 from hermetic.attestation.exchange import BrokerClient
+from hermetic.attestation.lease import LeaseKey
 from hermetic.attestation.log import LogReader, NoteSigner, Record
 from hermetic.attestation.operator_settings import client_context
 from hermetic.provision.authority import Authority, Leaf, Names, new_key
@@ -103,6 +104,11 @@ sessions = 200
 sessions_per_client = 100
 requests_per_minute = {requests_per_minute}
 """
+
+
+def lease_key_of(client: BrokerClient) -> dict[str, str]:
+    """What a guest's runtime data says of the broker's lease key."""
+    return {"lease-key": LeaseKey.loads(client.lease_key() or "").digest}
 
 
 class Clock:

@@ -7,9 +7,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import reduce
 from typing import Final
 
-from hermetic.attestation import verifiers
 from hermetic.attestation.checks import Check, Checks
 from hermetic.attestation.claims import Claims, HermeticClaims
 from hermetic.attestation.evidence import JsonValue
@@ -20,6 +20,7 @@ from hermetic.attestation.server_evidence import (
     report_data,
     verify_path,
 )
+from hermetic.attestation.verifiers import composite
 from hermetic.client.policy import CallerPolicy
 from hermetic.client.stapled import with_stapled
 from hermetic.errors import AppraisalError, FailedCheck, InvalidRequestError, VerificationError
@@ -112,13 +113,9 @@ def _verify_evidence(reply: pb.GetEvidenceResponse, root: bytes, policy: CallerP
     """The claims of the primary evidence and of the devices beside it."""
     additional = reply.additional_evidence
     trust = with_stapled(policy.trust, reply.collateral, policy.signers)
-    digest = report_data(root, reply.size, additional)
-    claims = verifiers.verify(reply.tee, _json(reply.evidence), digest, trust, time)
-    if additional:
-        over = device_report_data(root, reply.size)
-        for kind, evidence in _devices(additional).items():
-            claims = claims.joined(verifiers.verify(kind, evidence, over, trust, time))
-    return claims
+    primary = _json(reply.evidence), report_data(root, reply.size, additional)
+    devices = _devices(additional) if additional else {}, device_report_data(root, reply.size)
+    return reduce(Claims.joined, composite.verify(reply.tee, primary, devices, trust, time))
 
 
 def _devices(text: str) -> Mapping[str, JsonValue]:

@@ -12,7 +12,8 @@ from hermetic.attestation.attesters.tpm import TpmAttester
 from hermetic.attestation.evidence import JsonValue, fit_to
 from hermetic.attestation.policy import AppraisalPolicy
 from hermetic.attestation.roots import TrustRoots
-from hermetic.attestation.server_evidence import Statement, StatementTree, leaf
+from hermetic.attestation.server_evidence import Statement, StatementTree, device_report_data, leaf
+from hermetic.attestation.testing.sample import SampleAttester
 from hermetic.client.judgement import Proof, verify_reply
 from hermetic.client.policy import CallerPolicy
 from hermetic.errors import AppraisalError, EvidenceError, VerificationError
@@ -70,11 +71,14 @@ class Server:
         }
         return Statement(**{**values, **changes})
 
-    def reply(self, statement: Statement, others: int = 2) -> pb.GetEvidenceResponse:
-        """Evidence for a statement among others."""
+    def reply(
+        self, statement: Statement, others: int = 2, devices: Callable[[StatementTree], str] = lambda _: ""
+    ) -> pb.GetEvidenceResponse:
+        """Evidence for a statement among others; `devices` gives the text of what the machine says of its devices."""
         texts = [*(self.statement(bytes([9, one]) * 16).encode() for one in range(others)), statement.encode()]
         tree = StatementTree([leaf(one) for one in texts])
-        made = self._attester.collect(fit_to("tpm", tree.report_data()))
+        additional = devices(tree)
+        made = self._attester.collect(fit_to("tpm", tree.report_data(additional)))
         return pb.GetEvidenceResponse(
             statement=texts[-1],
             index=others,
@@ -82,6 +86,7 @@ class Server:
             path=tree.path(others),
             tee="tpm",
             evidence=json.dumps(made).encode(),
+            additional_evidence=additional,
         )
 
     def broker_evidence(self) -> bytes:
@@ -175,6 +180,18 @@ def test_devices_that_are_added_or_left_out(server: Server) -> None:
     reply = server.reply(server.statement())
     reply.additional_evidence = '{"sample":{}}'
     assert "tpm.quote.nonce" in failures(lambda: server.judge(reply), VerificationError)
+
+
+def test_another_machine_that_is_passed_off_as_a_device(server: Server) -> None:
+    """Two genuine pieces of two machines would make one that does not exist: of each what the policy wants."""
+
+    def devices(tree: StatementTree) -> str:
+        return json.dumps({"sample": SampleAttester().collect(device_report_data(tree.root, tree.size))})
+
+    form = server.policy.appraisal
+    policy = CallerPolicy(form.model_copy(update={"kinds": ("tpm", "sample")}), server.trust)
+    reply = server.reply(server.statement(), devices=devices)
+    assert failures(lambda: server.judge(reply, policy), VerificationError) == ["composite.kinds"]
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[" * 100_000, b"\xff"])

@@ -111,6 +111,8 @@ class Row:
     host: str
     held: tuple[str, ...]
     outcomes: dict[str, Outcome] = field(default_factory=dict)
+    not_alone: frozenset[str] = frozenset()
+    """Held layers that were not tried alone."""
 
     @property
     def claimed(self) -> frozenset[str]:
@@ -137,15 +139,21 @@ class Row:
         return layer in ATTEMPTS[self.attempt].may_stop and layer not in self.claimed
 
 
-def run_row(parent: Prepared, attempt: str, *, every_gap: bool) -> Row:
-    """Try `attempt` in every column; all-but-one where a layer that stops it is left out, or with each left out."""
+def run_row(parent: Prepared, attempt: str, *, every_gap: bool, every_layer: bool = True) -> Row:
+    """Try `attempt` in every column; all-but-one where a layer that stops it is left out, or with each left out.
+
+    Without `every_layer` only layers that are claimed to stop it are tried alone.
+    """
     row = Row(attempt, parent.profile, parent.host, parent.held)
+    if not every_layer:
+        row.not_alone = frozenset(layer for layer in row.held if not row.stops_alone(layer))
     row.outcomes[NONE] = parent.attempt(attempt)
     row.outcomes[ALL] = parent.attempt(attempt, parent.every_layer)
     for layer in parent.held:
-        alone = parent.attempt(attempt, frozenset({layer}) | row.means(layer), waive=True)
-        if layer in BY_OTHERS or layer in alone.report.layers:  # RLIMIT_NPROC alone does not bind root
-            row.outcomes[layer] = alone
+        if layer not in row.not_alone:
+            alone = parent.attempt(attempt, frozenset({layer}) | row.means(layer), waive=True)
+            if layer in BY_OTHERS or layer in alone.report.layers:  # RLIMIT_NPROC alone does not bind root
+                row.outcomes[layer] = alone
         if every_gap or layer in row.claimed:
             row.outcomes[BUT + layer] = parent.attempt(attempt, parent.every_layer - {layer}, waive=True)
     return row
@@ -162,7 +170,8 @@ def faults(row: Row) -> list[str]:
         found.append(f"with all layers: wanted it stopped, got {row.outcomes[ALL]}")
     for layer in row.held:
         alone = row.outcomes.get(layer)
-        if alone is None and not (layer == RLIMIT_THREADS and "user" not in row.host):
+        missing = alone is None and layer not in row.not_alone
+        if missing and not (layer == RLIMIT_THREADS and "user" not in row.host):
             found.append(f"{layer} alone: wanted it applied, as it is among all, got a room without it")
         if alone is not None and not row.uncertain(layer) and not row.refused_to_all:
             wanted = row.stops_alone(layer)

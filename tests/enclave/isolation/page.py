@@ -44,9 +44,9 @@ HOSTS = {
 _HEAD = """# The escape matrix
 
 What a hostile process tries once it is locked in, against every layer of its room. Written by `make escape` from a run;
-`make test` runs it again, and fails where a run and this page disagree. The attempts are functions in
-`tests/enclave/isolation/escape_*.py`, the claims are `enclave/isolation/attempts.py`, the layers
-`enclave/isolation/layers.py`, the profiles `enclave/isolation/profiles.py`.
+`make test` runs it again, of the second and third table what is claimed to stop an attempt, and fails where a run and
+this page disagree. The attempts are functions in `tests/enclave/isolation/escape_*.py`, the claims are
+`enclave/isolation/attempts.py`, the layers `enclave/isolation/layers.py`, the profiles `enclave/isolation/profiles.py`.
 
 {versions}
 
@@ -154,9 +154,13 @@ def disagreements(row: Row, page: Mapping[str, str]) -> list[str]:
 
 
 def check(parent: Prepared, attempt: str) -> None:
-    """Run a row of one of the page's tables, and hold it to the claims and to the page."""
-    row = run_row(parent, attempt, every_gap=False)
-    table = read(PAGE.read_text(), TABLES[parent.host, parent.profile.name])
+    """Run a row of one of the page's tables, and hold it to the claims and to the page.
+
+    That a layer alone does not stop more than is claimed of it is tried in the first table; `make escape` tries all.
+    """
+    key = parent.host, parent.profile.name
+    row = run_row(parent, attempt, every_gap=False, every_layer=key == next(iter(TABLES)))
+    table = read(PAGE.read_text(), TABLES[key])
     if wrong := faults(row) + disagreements(row, table.get(attempt, {})):
         pytest.fail("\n".join([attempt, *wrong]), pytrace=False)
 

@@ -25,7 +25,7 @@ from hermetic.attestation.abi.pem import MALFORMED, certificate
 from hermetic.attestation.abi.tpm import Alg, Signature
 from hermetic.attestation.collateral.bundle import MAGIC, Bundle
 from hermetic.attestation.collateral.kinds import MAX_BUNDLE_SIZE
-from hermetic.attestation.verifiers.certificates import spki
+from hermetic.attestation.verifiers.certificates import demand_readable, spki
 from hermetic.errors import InvalidRequestError, VerificationError
 
 _Kept = TypeVar("_Kept")
@@ -129,7 +129,7 @@ class Beside:
             return _kept(self.amd, amd)
         if _tried(AmdRevocationList.parse, data) is not None:
             return _kept(self.amd_crls, data)
-        other = _tried(certificate, data)
+        other = _tried(_certificate, data)
         if other is not None:
             return _kept(self.certificates, other)
         if _tried(x509.load_der_x509_crl, data) is not None:
@@ -151,6 +151,12 @@ class Beside:
 
 
 _LISTS: Final = tuple(one.name for one in dataclasses.fields(Beside) if one.name != "bundled")
+
+
+def _certificate(data: bytes) -> x509.Certificate:
+    found = certificate(data)
+    demand_readable(found)
+    return found
 
 
 def described(data: bytes) -> str:

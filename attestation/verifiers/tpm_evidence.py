@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
@@ -76,7 +77,7 @@ def _members(value: JsonValue, what: str) -> Mapping[str, JsonValue]:
 def _key(spki: bytes) -> rsa.RSAPublicKey | ec.EllipticCurvePublicKey:
     try:
         key = load_der_public_key(spki)
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise InvalidRequestError(f"ak_public: expected a SubjectPublicKeyInfo, got {error}") from error
     if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
         raise InvalidRequestError(f"ak_public: expected an RSA or EC key, got {type(key).__name__}")

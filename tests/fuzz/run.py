@@ -26,7 +26,7 @@ INSTRUMENTED: Final = (
     "hermetic.server.scanner", "hermetic.server.codec", "hermetic.server.contents", "hermetic.server.forms",
     "hermetic.server.http2", "hpack",
     "hermetic.server.dispatch", "hermetic.server.outputs", "hermetic.server.shaping", "hermetic.server.worker_link",
-    "hermetic.attestation.abi", "hermetic.attestation.collateral",
+    "hermetic.attestation.abi", "hermetic.attestation.collateral", "hermetic.attestation.stored",
     "hermetic.enclave.messages", "hermetic.enclave.manifest", "hermetic.enclave.sealed", "hermetic.server.messages",
     "hermetic.attestation.abi",
 )  # fmt: skip

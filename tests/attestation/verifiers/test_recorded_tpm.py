@@ -50,6 +50,13 @@ def test_trustee_s_sample_is_of_a_key_that_nobody_vouches_for() -> None:
     assert "tpm.ak.certificate" in failures(TRUSTEE, TrustRoots())
 
 
+def test_a_key_of_an_unknown_kind_is_refused_by_name() -> None:
+    spki = bytearray(base64.b64decode(TRUSTEE["ak_public"]))
+    at = spki.index(bytes.fromhex("2a864886f70d010101"))  # rsaEncryption
+    spki[at + 7] = 33
+    assert failures({**TRUSTEE, "ak_public": base64.b64encode(spki).decode()}, TrustRoots()) == {"tpm.structure"}
+
+
 def test_trustee_s_sample_with_any_byte_changed_has_no_signature() -> None:
     message = base64.b64decode(TRUSTEE["tpm_quote"]["message"])
     trust = provisioned(TRUSTEE)

@@ -24,6 +24,7 @@ from hermetic.errors import ConfigurationError
 
 FORMAT: Final = "hermetic-appraisal-policy/1"
 MAX_POLICY_SIZE: Final = 256 * 1024  # bytes
+MAX_DEPTH: Final = 16  # tables, lists, parts of a key
 BUILT_IN: Final = "genuine"
 """Name of the built-in form, which no file may carry."""
 
@@ -38,6 +39,8 @@ _ON_THE_WIRE: Final = {
 }
 """Kinds of evidence whose claims are called otherwise."""
 
+_QUIET: Final = re.compile(r"""#[^\n]*|"(?:[^"\\\n]|\\.)*"|'[^'\n]*'""")
+"""Comments and texts."""
 _FIELD: Final = re.compile(r"[A-Za-z0-9_]+")
 _TYPES: Final = frozenset({"str", "int", "StatusUntil", "AdvisoryUntil", "AtLeast", "FloorsForm", "TurinFloorsForm"})
 
@@ -123,10 +126,12 @@ class AppraisalPolicy(Form):
         if len(data) > MAX_POLICY_SIZE:
             raise ConfigurationError(f"appraisal policy: expected at most {MAX_POLICY_SIZE} bytes, got {len(data)}")
         try:
-            return cls.model_validate(tomllib.loads(data.decode()))
+            text = data.decode()
+            _demand_shallow(text)
+            return cls.model_validate(tomllib.loads(text))
         except ValidationError as error:
             raise ConfigurationError(f"appraisal policy: {_problems(error)}") from error
-        except ValueError as error:  # not UTF-8, or not TOML
+        except (ValueError, RecursionError) as error:  # not UTF-8, or not TOML
             raise ConfigurationError(f"appraisal policy: expected TOML, got {error}") from error
 
     def digest(self) -> bytes:
@@ -136,6 +141,16 @@ class AppraisalPolicy(Form):
     def matches(self, model: str) -> bool:
         """Whether the form is for the model called `model`."""
         return any(fnmatch.fnmatchcase(model, pattern) for pattern in self.models)
+
+
+def _demand_shallow(text: str) -> None:
+    """Raise `ValueError` for nesting that no form has: a short text of it costs a reader of TOML all memory."""
+    depth = dots = 0
+    for mark in _QUIET.sub("", text):
+        depth += (mark in "[{") - (mark in "]}")
+        dots = 0 if mark == "\n" else dots + (mark == ".")
+        if max(depth, dots) > MAX_DEPTH:
+            raise ValueError(f"tables, lists or dotted keys nested deeper than {MAX_DEPTH}")
 
 
 def _problems(error: ValidationError) -> str:

@@ -42,7 +42,10 @@ def _names_somebody(identifier: str) -> str:
 
 def _in_utc(time: datetime) -> datetime:
     # One meaning, one digest: however the file writes the time zone.
-    return time.astimezone(UTC)
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("expected a time between the years 1 and 9999, UTC") from None
 
 
 Chip: TypeAlias = Annotated[

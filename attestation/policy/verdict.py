@@ -77,7 +77,16 @@ def warnings(claims: Claims, policy: AppraisalPolicy) -> tuple[str, ...]:
         "zeroing best effort": claims.hermetic is not None and claims.hermetic.zeroing == "best effort",
         "isolation waived": claims.hermetic is not None and bool(claims.hermetic.waivers),
     }
-    return (*(text for text, holds in found.items() if holds), *_lapsing(claims, policy))
+    return (*(text for text, holds in found.items() if holds), *_unknown(claims), *_lapsing(claims, policy))
+
+
+def _unknown(claims: Claims) -> tuple[str, ...]:
+    """What nobody knows of accepted claims, because nothing came with them that says it."""
+    platforms = (kind for kind in (claims.tdx, claims.sgx) if kind is not None)
+    found = [f"{kind.kind}: TCB status unknown" for kind in platforms if kind.platform.tcb is None]
+    if claims.nvgpu is not None and claims.nvgpu.cc_state == "not evaluated":
+        found.append("nvgpu: DEVTOOLS unknown")
+    return tuple(found)
 
 
 def _lapsing(claims: Claims, policy: AppraisalPolicy) -> tuple[str, ...]:

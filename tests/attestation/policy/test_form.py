@@ -239,3 +239,28 @@ def test_a_kind_that_is_no_text_is_refused_as_a_form() -> None:
     toml = (FORMS / "production.toml").read_text()
     with pytest.raises(ConfigurationError, match="kinds"):
         AppraisalPolicy.load(toml.replace('kinds = ["tpm"]', 'kinds = [["tpm"]]'))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = " + "[" * 100_000,
+        "a = " + "{ a = " * 40_000,
+        ".".join(["a"] * 100_000) + " = 1",
+        "[" + ".".join(["a"] * 100_000) + "]",
+        "a = " + "1" * 200_000,
+        "\0",
+    ],
+    ids=["lists", "tables", "a key", "a table's name", "a number", "no text"],
+)
+def test_a_form_that_would_cost_a_reader_dearly_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError):
+        AppraisalPolicy.load(text)
+
+
+def test_marks_in_comments_and_texts_are_no_nesting() -> None:
+    text = (FORMS / "production.toml").read_text()
+    quiet = "# it's [[[[[[[[[[[[[[[[[[[[[ ..................... \"\n" + text
+    assert AppraisalPolicy.load(quiet).digest() == PRODUCTION.digest()
+    dotted = AppraisalPolicy.load(text.replace('"fraud-*"', '"......................", "[[[[[[[[[[[[[[[[[[[["'))
+    assert len(dotted.models) == len(PRODUCTION.models) + 1

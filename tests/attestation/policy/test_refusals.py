@@ -26,7 +26,7 @@ from hermetic.attestation.claims import (
     TdxClaims,
 )
 from hermetic.attestation.policy import AppraisalPolicy, appraise, judge
-from hermetic.errors import AppraisalError
+from hermetic.errors import AppraisalError, ConfigurationError
 
 FORMS = Path(__file__).parents[2] / "vectors" / "appraisal-policy"
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -328,6 +328,12 @@ class TestExpiry:
         policy, good = GOOD["tdx"]
         assert not appraise(good, policy, datetime(2040, 1, 1, tzinfo=UTC)).warnings
 
+    @pytest.mark.parametrize("time", ["9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59"])
+    def test_a_time_that_utc_does_not_have_is_refused(self, time: str) -> None:
+        text = (FORMS / "tdx.toml").read_text().replace("2027-01-31T00:00:00Z", time)
+        with pytest.raises(ConfigurationError, match="between the years 1 and 9999"):
+            AppraisalPolicy.load(text)
+
     def test_the_time_zone_of_the_file_does_not_change_the_digest(self) -> None:
         text = (FORMS / "tdx.toml").read_text()
         other = text.replace("2027-01-31T00:00:00Z", "2027-01-31T01:00:00+01:00")
@@ -368,3 +374,17 @@ class TestTogether:
         judge(checks, claims, rootless, NOW)
         assert FAIL not in {check.result for check in checks.all}
         assert "tdx.code_measured" in checks.not_evaluated
+
+
+def test_what_nobody_knows_is_a_warning() -> None:
+    policy, good = GOOD["tdx"]
+    assert policy.tdx is not None
+    lenient = policy.tdx.tcb.model_copy(update={"collateral": "if-given"})
+    form = policy.model_copy(update={"tdx": policy.tdx.model_copy(update={"tcb": lenient})})
+    claims = good.model_copy(update={"kinds": (platform(tcb=None)(TDX),)})
+    assert "tdx: TCB status unknown" in appraise(claims, form, NOW).warnings
+    policy, good = GOOD["nvgpu"]
+    assert policy.nvgpu is not None
+    form = policy.model_copy(update={"nvgpu": policy.nvgpu.model_copy(update={"cc_state": "any"})})
+    claims = good.model_copy(update={"kinds": (SNP, but(cc_state="not evaluated")(NVGPU))})
+    assert "nvgpu: DEVTOOLS unknown" in appraise(claims, form, NOW).warnings

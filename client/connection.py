@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from hermetic.client.guard import Guard, verified_somewhere
+from hermetic.client.guard import Guard
 from hermetic.client.handshake import Endpoint, Tls
 from hermetic.client.judgement import Proof
 from hermetic.client.policy import CallerPolicy
+from hermetic.client.verified import Prover
 from hermetic.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -43,12 +44,12 @@ def connect(
         ) from None
     if not reverify_s > 0 or not timeout_s > 0:
         raise ConfigurationError(f"connect: expected positive seconds, got {reverify_s} and {timeout_s}")
-    return VerifiedClient(Guard(_endpoints(target), tls, policy, reverify_s, timeout_s))
+    return VerifiedClient(Guard(Prover(_endpoints(target), tls, policy, timeout_s), reverify_s, timeout_s))
 
 
 def verify(target: str | Sequence[str], tls: Tls, policy: CallerPolicy, *, timeout_s: float = TIMEOUT_S) -> Proof:
     """Return what the first server of `target` that can be verified proves; raises as `connect` does."""
-    found = verified_somewhere(_endpoints(target), tls, policy, timeout_s)
+    found = Prover(_endpoints(target), tls, policy, timeout_s).first()
     found.channel.close()
     return found.proof
 

@@ -11,43 +11,47 @@ A thread of its own asks for evidence again. The states, as a caller sees them:
 import contextlib
 import threading
 import time
-from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import grpc
 
-from hermetic.client.handshake import Endpoint, Tls
-from hermetic.client.policy import CallerPolicy
-from hermetic.client.verified import Verified, verified
-from hermetic.errors import ConfigurationError, EvidenceError, HermeticError, NotReadyError
+from hermetic.client.verified import Verified
+from hermetic.errors import HermeticError, NotReadyError
 
-__all__ = ["Guard", "verified_somewhere"]
+__all__ = ["Guard", "Proving"]
 
-RETRY_S: Final = 0.5  # after a try that nobody answered
+RETRY_S: Final = 1.0  # after a try that nobody answered
 RETIRE_S: Final = 30.0  # for calls that are under way when a server has renewed its key
-ENDPOINTS_LIMIT: Final = 64
 
 _BROKEN: Final = (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN)
+
+
+class Proving(Protocol):
+    """Has servers prove what they are (verified.py)."""
+
+    def first(self) -> Verified:
+        """Return a server that is verified."""
+
+    def again(self, before: Verified) -> Verified:
+        """Return the same server or another, verified anew; one that is refused is sent nothing more."""
 
 
 class Guard:
     """Thread-safe. `close` it, or its thread goes on asking."""
 
-    def __init__(
-        self, endpoints: Sequence[Endpoint], tls: Tls, policy: CallerPolicy, reverify_s: float, timeout_s: float
-    ) -> None:
-        """Verify one of `endpoints`; raises what the last one raises where none can be verified."""
-        self._endpoints = tuple(endpoints)
-        self._tls = tls
-        self._policy = policy
+    def __init__(self, proving: Proving, reverify_s: float, timeout_s: float) -> None:
+        """Verify for the first time; raises what `proving` raises. Calls wait for a change for `timeout_s` at most."""
+        self._proving = proving
         self._reverify_s = reverify_s
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
+        self._one_at_a_time = threading.Lock()
         self._wake = threading.Event()
         self._settled = threading.Event()
         self._error: HermeticError | None = None
         self._retired: list[grpc.Channel] = []
-        self._current = verified_somewhere(self._endpoints, tls, policy, timeout_s)
+        self._retry_at = 0.0
+        self._current = proving.first()
         self._watch(self._current)
         self._settled.set()
         threading.Thread(target=self._run, name="hermetic-verify", daemon=True).start()
@@ -77,42 +81,29 @@ class Guard:
         self._end(NotReadyError("client: expected to be open, got closed"))
 
     def _run(self) -> None:
-        while not self._is_over():
-            due = self._current.at + self._reverify_s - time.monotonic()
-            woken = self._wake.wait(max(due, RETRY_S))
+        while True:
+            due = max(self._current.at + self._reverify_s, self._retry_at) - time.monotonic()
+            self._wake.wait(max(due, 0))
             if self._is_over():
                 return
-            if woken:
-                self._wake.clear()
-            with contextlib.suppress(HermeticError):  # calls are told; the thread goes on, or ends where all is closed
+            self._wake.clear()
+            with contextlib.suppress(HermeticError):  # calls are told
                 self._again()
 
     def _again(self) -> None:
-        """Verify again: stay, change over, or close."""
-        before = self._current
-        try:
-            after = self._anew(before)
-        except NotReadyError:
-            return  # nobody answers: calls fail by themselves, and `current` refuses when it is too long ago
-        except HermeticError as error:
-            self._end(error)
-            raise
-        finally:
-            self._settled.set()
-        self._change(before, after)
-
-    def _anew(self, before: Verified) -> Verified:
-        order = (before.endpoint, *(one for one in self._endpoints if one != before.endpoint))
-        try:
-            return verified(before.endpoint, self._tls, self._policy, self._timeout_s, before)
-        except EvidenceError:
-            before.channel.close()  # at once: not a byte more goes there, whatever the others say
-            if len(order) == 1:
+        """Verify again: stay, change over, or close. Where nobody answers it is tried again, after a while."""
+        with self._one_at_a_time:
+            before = self._current
+            try:
+                self._change(before, self._proving.again(before))
+            except NotReadyError:
+                self._retry_at = time.monotonic() + RETRY_S
                 raise
-        except NotReadyError:
-            if len(order) == 1:
+            except HermeticError as error:
+                self._end(error)
                 raise
-        return verified_somewhere(order[1:], self._tls, self._policy, self._timeout_s)
+            finally:
+                self._settled.set()
 
     def _change(self, before: Verified, after: Verified) -> None:
         with self._lock:
@@ -150,19 +141,3 @@ class Guard:
             channel.close()
         self._settled.set()
         self._wake.set()
-
-
-def verified_somewhere(endpoints: Sequence[Endpoint], tls: Tls, policy: CallerPolicy, timeout_s: float) -> Verified:
-    """Return the first of `endpoints` that can be verified; raises the weightiest reason where none can.
-
-    Refused evidence weighs more than no answer.
-    """
-    if not 1 <= len(endpoints) <= ENDPOINTS_LIMIT:
-        raise ConfigurationError(f"servers: expected 1 to {ENDPOINTS_LIMIT}, got {len(endpoints)}")
-    errors: list[HermeticError] = []
-    for endpoint in endpoints:
-        try:
-            return verified(endpoint, tls, policy, timeout_s)
-        except HermeticError as error:
-            errors.append(error)
-    raise next((error for error in errors if isinstance(error, EvidenceError)), errors[-1])

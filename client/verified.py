@@ -1,6 +1,10 @@
-"""One server verified once: a handshake, a channel pinned to its leaf, and evidence over that channel."""
+"""One server verified once: a handshake, a channel pinned to its leaf, and evidence over that channel.
+
+`Prover` does that for several addresses, at first and again; when it is time to is guard.py.
+"""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,10 +14,11 @@ from hermetic.client.evidence import ask, pinned_channel
 from hermetic.client.handshake import Endpoint, Leaf, Tls, handshake
 from hermetic.client.judgement import Proof
 from hermetic.client.policy import CallerPolicy
-from hermetic.errors import EvidenceError, VerificationError
+from hermetic.errors import ConfigurationError, EvidenceError, HermeticError, NotReadyError, VerificationError
 
-__all__ = ["Verified", "verified"]
+__all__ = ["Prover", "Verified", "verified"]
 
+ENDPOINTS_LIMIT: Final = 64
 TRIES: Final = 3  # a server that renews its key between handshake and answer is asked again
 PAUSE_S: Final = 0.1  # between two of them
 
@@ -28,6 +33,52 @@ class Verified:
     proof: Proof
     at: float
     """When the question was asked, monotonic seconds."""
+
+
+class Prover:
+    """Has the first of several servers that can prove it prove what it is."""
+
+    def __init__(self, endpoints: Sequence[Endpoint], tls: Tls, policy: CallerPolicy, timeout_s: float) -> None:
+        """`timeout_s` is for each step of one server; raises `ConfigurationError` for no server, or too many."""
+        if not 1 <= len(endpoints) <= ENDPOINTS_LIMIT:
+            raise ConfigurationError(f"servers: expected 1 to {ENDPOINTS_LIMIT}, got {len(endpoints)}")
+        self._endpoints = tuple(endpoints)
+        self._tls = tls
+        self._policy = policy
+        self._timeout_s = timeout_s
+
+    def first(self) -> Verified:
+        """Return the first server that is verified; raises the weightiest reason where none is.
+
+        Refused evidence weighs more than no answer.
+        """
+        return self._any_of(self._endpoints)
+
+    def again(self, before: Verified) -> Verified:
+        """Return the server of `before` verified anew, over its channel while it shows the same leaf; else another one.
+
+        A server whose evidence is refused is sent nothing more, whatever the others say. Raises as `first` does.
+        """
+        others = tuple(one for one in self._endpoints if one != before.endpoint)
+        try:
+            return verified(before.endpoint, self._tls, self._policy, self._timeout_s, before)
+        except EvidenceError:
+            before.channel.close()
+            if not others:
+                raise
+        except NotReadyError:
+            if not others:
+                raise
+        return self._any_of(others)
+
+    def _any_of(self, endpoints: Sequence[Endpoint]) -> Verified:
+        errors: list[HermeticError] = []
+        for endpoint in endpoints:
+            try:
+                return verified(endpoint, self._tls, self._policy, self._timeout_s)
+            except HermeticError as error:
+                errors.append(error)
+        raise next((error for error in errors if isinstance(error, EvidenceError)), errors[-1])
 
 
 def verified(

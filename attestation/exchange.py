@@ -15,6 +15,7 @@ import base64
 import contextlib
 import json
 import ssl
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
@@ -109,6 +110,8 @@ class BrokerClient:
         self._http = httpx.Client(
             base_url=url, verify=ssl_context, timeout=timeout_s, trust_env=False, follow_redirects=False
         )
+        self.turn: Final = threading.RLock()
+        """Held by whoever uses the connection, for a whole session: it is one at a time."""
         self._session: str | None = None
         self.last_checkpoint: bytes | None = None
         """The signed checkpoint that came with the last key release; None before one, and from Trustee."""

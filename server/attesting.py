@@ -12,7 +12,6 @@ The supervisor is the sole owner of the TPM, the event log and the broker connec
 Steps 2 to 5 are serialised: extend, quote and log snapshot belong together, and a session is one at a time.
 """
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -60,11 +59,10 @@ class Attesting:
     """This host's standing with its broker. Thread-safe."""
 
     def __init__(self, attester: CompositeAttester, broker: BrokerClient, host_claims: HostClaims) -> None:
-        """Keep the three; the attester and the broker connection are used by one thread at a time."""
+        """Keep the three; the broker's connection is used by one thread at a time, for a whole session."""
         self._attester = attester
         self._broker = broker
         self._host_claims = host_claims
-        self._lock = threading.Lock()
 
     def lease_key(self) -> str:
         """Return the key that signs the broker's leases (a JWK), which a worker is told before its lock-down.
@@ -72,7 +70,7 @@ class Attesting:
         Empty: the broker offers no leases. Evidence says which key it is, and the broker releases nothing to a worker
         that was told of another. Raises as `release_key`.
         """
-        with self._lock:
+        with self._broker.turn:
             return self._broker.lease_key() or ""
 
     def release_key(self, manifest: Manifest, worker: Applicant, *, measured: bool = True) -> Release:
@@ -81,7 +79,7 @@ class Attesting:
         Raises `BrokerRefusedError` (final) or `BrokerUnreachableError`.
         """
         digest = manifest.digest()
-        with self._lock:
+        with self._broker.turn:
             token = self._attest(worker.key, _claims(digest, worker), measured=digest if measured else None)
             jwe = self._broker.resource(manifest.key_id)
             return Release(jwe, token, self._broker.last_checkpoint, self._broker.last_lease)
@@ -91,7 +89,7 @@ class Attesting:
 
         The manifest was measured in this boot already: that stands in the evidence.
         """
-        with self._lock:
+        with self._broker.turn:
             self._attest(worker.key, _claims(manifest.digest(), worker), measured=None)
             return self._broker.renew_lease(manifest.key_id)
 
@@ -99,17 +97,17 @@ class Attesting:
         """Return a certificate chain (PEM) for the serving key: evidence binds the very key that the CSR is for."""
         jwk = ECKey.import_key(key.public_key()).as_dict(private=False)
         public: dict[str, str] = {name: str(jwk[name]) for name in ("kty", "crv", "x", "y")}
-        with self._lock:
+        with self._broker.turn:
             self._attest({**public, "alg": KEY_AGREEMENT}, {"purpose": "serving-key"}, measured=None)
             return self._broker.certify_serving_key(csr)
 
     def evidence(self, tree: StatementTree) -> tuple[str, CompositeEvidence]:
         """Return evidence for callers over a tree's root: the primary's kind, and what the whole host has made.
 
-        Raises what an attester raises, and what the broker does where an enrolment is due.
+        No session at the broker is waited for: callers are answered while it is away. Raises what an attester raises,
+        and what the broker does where there is no enrolment, and one is due.
         """
-        with self._lock:
-            return self._attester.tee, self._attester.collect(tree.device_report_data(), tree.report_data)
+        return self._attester.tee, self._attester.collect(tree.device_report_data(), tree.report_data)
 
     def _attest(self, public_key: Mapping[str, str], claims: Mapping[str, JsonValue], measured: bytes | None) -> str:
         """Run steps 2 to 5 up to the token; the caller holds the lock."""

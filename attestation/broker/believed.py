@@ -5,14 +5,13 @@ and what cannot be loaded leaves what is in use, is recorded, and shows in the m
 """
 
 import threading
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from hermetic.attestation.broker import journal
 from hermetic.attestation.broker.journal import Journal
-from hermetic.attestation.collateral import WatchedFolder, metrics, vendor_roots
+from hermetic.attestation.collateral import WatchedFolder, metrics
 from hermetic.attestation.collateral.windows import DEFAULT, Windows
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.log import NoteVerifier
@@ -36,7 +35,7 @@ class Believed:
         self, folder: Path, writer: Journal, windows: Windows = DEFAULT, signers: tuple[NoteVerifier, ...] | None = None
     ) -> None:
         """Take collateral from `folder` from now on, and record each change; raises `ConfigurationError` and others."""
-        watched = WatchedFolder(folder, _for_vouching(self._roots), windows, signers)
+        watched = WatchedFolder(folder, self._roots, windows, signers)
         with self._lock:
             self._watched, self._writer = watched, writer
 
@@ -55,7 +54,7 @@ class Believed:
                 self._record(LOADED, [])
             elif self._watched.failures != failures:
                 self._record(KEPT, [str(self._watched.problem)[: journal.MAX_REASON_LENGTH]])
-            return _only(self._roots, self._watched.trust)
+            return self._watched.trust
 
     def metrics(self, time: datetime) -> list[str]:
         """Lines of Prometheus text about the collateral; none without any."""
@@ -73,24 +72,3 @@ class Believed:
     @staticmethod
     def _named(watched: WatchedFolder) -> JsonValue:
         return {"number": watched.loaded.bundle.number, "digest": watched.loaded.bundle.digest}
-
-
-def _for_vouching(roots: TrustRoots) -> TrustRoots:
-    """`roots`, and the shipped ones of vendors that are not believed: a site has one bundle for all its brokers."""
-    shipped = vendor_roots()
-    return replace(
-        roots,
-        snp=roots.snp if roots.snp.authorities else shipped.snp,
-        dcap=roots.dcap if roots.dcap.roots else shipped.dcap,
-        nvgpu=roots.nvgpu if roots.nvgpu.device_roots else shipped.nvgpu,
-    )
-
-
-def _only(roots: TrustRoots, whole: TrustRoots) -> TrustRoots:
-    """`whole` without what is about vendors that `roots` does not believe."""
-    return replace(
-        whole,
-        snp=whole.snp if roots.snp.authorities else roots.snp,
-        dcap=whole.dcap if roots.dcap.roots else roots.dcap,
-        nvgpu=whole.nvgpu if roots.nvgpu.device_roots else roots.nvgpu,
-    )

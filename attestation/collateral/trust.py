@@ -37,8 +37,33 @@ def check_items(items: Sequence[Item], roots: TrustRoots) -> None:
 
 
 def trust(items: Sequence[Item], roots: TrustRoots, grace: Grace = NO_GRACE) -> TrustRoots:
-    """The trust `roots`, with `items` added that it vouches for; raises `VerificationError` as `check_items` does."""
-    check_items(items, roots)
+    """The trust `roots`, with `items` added; raises `VerificationError` as `check_items` does.
+
+    A bundle is for a whole site. So items of a vendor of whom `roots` believes nobody are vouched for by the shipped
+    roots, and not added.
+    """
+    known = _with_every_vendor(roots)
+    check_items(items, known)
+    whole = _with_items(known, items, grace)
+    return replace(
+        whole,
+        snp=whole.snp if roots.snp.authorities else roots.snp,
+        dcap=whole.dcap if roots.dcap.roots else roots.dcap,
+        nvgpu=whole.nvgpu if roots.nvgpu.device_roots else roots.nvgpu,
+    )
+
+
+def _with_every_vendor(roots: TrustRoots) -> TrustRoots:
+    shipped = vendor_roots()
+    return replace(
+        roots,
+        snp=roots.snp if roots.snp.authorities else shipped.snp,
+        dcap=roots.dcap if roots.dcap.roots else shipped.dcap,
+        nvgpu=roots.nvgpu if roots.nvgpu.device_roots else shipped.nvgpu,
+    )
+
+
+def _with_items(roots: TrustRoots, items: Sequence[Item], grace: Grace) -> TrustRoots:
     checks = Checks()
     collateral = _collateral(checks, items, Vouching(items, roots))
     endorsements = tuple(one.content for one in items if isinstance(one.content, AmdCertificate))

@@ -17,7 +17,7 @@ from hermetic.attestation.roots import Grace, SnpTrust, TrustRoots
 from hermetic.attestation.verifiers import nvgpu, tdx
 from hermetic.errors import ConfigurationError, VerificationError
 from tests.attestation import amd
-from tests.attestation.collateral.by_hand import VECTORS, whole
+from tests.attestation.collateral.by_hand import FORGED_VCEK, ROWS, VECTORS, whole
 from tests.attestation.verifiers.nvgpu_made import BLOCKS, NONCE, NOW, Vendor
 
 DAY = timedelta(days=1)
@@ -70,6 +70,18 @@ def test_grace_ends_by_itself_to_the_second() -> None:
     late = END + 3 * DAY
     judged(late, INTEL + LISTS)
     assert failures(late + timedelta(seconds=1), INTEL + LISTS) == {"tcb_info.time"}
+
+
+def test_a_bundle_for_a_whole_site_gives_nothing_for_vendors_that_are_not_believed() -> None:
+    shipped = vendor_roots()
+    intel_alone = TrustRoots(dcap=shipped.dcap)
+    found = BUNDLE.trust(intel_alone)
+    assert len(found.dcap.collateral) == 1
+    assert (found.snp, found.nvgpu) == (intel_alone.snp, intel_alone.nvgpu)
+    assert BUNDLE.trust(TrustRoots()) == TrustRoots()
+    forged = Bundle.load_without_asking_who_signed(whole([*ROWS[:6], FORGED_VCEK]))
+    with pytest.raises(VerificationError, match=r"item\.vouched"):  # what is not used is vouched for all the same
+        forged.trust(intel_alone)
 
 
 def test_before_its_time_nothing_has_grace() -> None:

@@ -8,7 +8,7 @@ is genuine (judging.py).
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -132,22 +132,30 @@ def _snp(data: bytes, beside: Beside) -> Stored:
 
 def _spdm(data: bytes, beside: Beside) -> Stored:
     """One NVIDIA device: its report, and its chain from beside."""
-    leaf = next((one for one in beside.certificates if _architecture(one)), None)
+    issuers = [one.issuer for one in beside.certificates]
+    leaf = next((one for one in beside.certificates if _architecture(one) and one.subject not in issuers), None)
     if leaf is None:
         wanted = "the device's chain of certificates beside its report (--endorsement)"
         return Stored("nvgpu", None, beside, FailedCheck("nvgpu.structure", wanted, "none"))
-    chain = [leaf, *(one for one in beside.certificates if one != leaf)][:MAX_CHAIN_LENGTH]
-    pem = b"".join(one.public_bytes(Encoding.PEM) for one in chain)
+    pem = b"".join(one.public_bytes(Encoding.PEM) for one in _chain(leaf, beside.certificates))
     device = {"arch": _architecture(leaf), "evidence": _base64(data), "certificate": _base64(pem)}
     return Stored("nvgpu", [device], beside)
 
 
+def _chain(leaf: x509.Certificate, certificates: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+    """The certificates above `leaf` by their names, in order; whether they are its issuers, the verifier asks."""
+    chain = [leaf]
+    while len(chain) < MAX_CHAIN_LENGTH:
+        above = next((one for one in certificates if one.subject == chain[-1].issuer and one not in chain), None)
+        if above is None:
+            break
+        chain.append(above)
+    return chain
+
+
 def _architecture(certificate: x509.Certificate) -> str | None:
     """What a device's certificate says that it is; the verifier holds that against the signed chain."""
-    try:
-        names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-    except ValueError:
-        return None
+    names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     found = _CHIP.match(str(names[0].value)) if names else None
     return None if found is None else _ARCHITECTURES[found[1]]
 

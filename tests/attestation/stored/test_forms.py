@@ -116,6 +116,17 @@ def test_too_many_files_beside_are_failures() -> None:
     assert stored.verdict(found, trust(), THEN).failed == (f"endorsement.{MAX_FILES}",)
 
 
+def test_a_device_s_chain_is_found_among_other_certificates_in_any_order() -> None:
+    blocks = read("nvgpu/hopper_580.chain.pem").split(b"-----END CERTIFICATE-----\n")[:-1]
+    chain = [block + b"-----END CERTIFICATE-----\n" for block in blocks]
+    others = [
+        read(name) for name in ("nvgpu/rim_root_wrong.crt", "tdx/intel_root.der", "tdx/intel_pck_platform_ca.der")
+    ]
+    report = read("nvgpu/hopper_580.report.hex")
+    assert failed(Case(report, (*others, *reversed(chain)))) == ()
+    assert failed(Case(report, (*others, *chain[:1], *chain[2:]))) == ("nvgpu.0.chain",)
+
+
 def test_a_hypervisor_s_table_of_certificates_vouches_like_the_certificate_in_it() -> None:
     vcek = SNP.beside[0]
     heads = [(VCEK.bytes_le, 48, len(vcek)), (bytes(16), 0, 0)]

@@ -2,8 +2,9 @@
 .PHONY: help setup demo test evidence evidence-bits conformance attacks escape gpu-memory check bench peers flood forgetting snp-speed fuzz fmt protos triton-vectors docs lock clean
 
 PY := .venv/bin/python
-# Kept low: the suite starts real servers, brokers and TPMs, and must not starve them.
-TEST_PROCESSES ?= 2
+# Kept low: the suite starts real servers, brokers and TPMs, and must not starve them. One more than a small machine has
+# cores, for a third of the time is waiting.
+TEST_PROCESSES ?= 3
 FUZZ_MINUTES ?= 5
 
 help: ## Show this list

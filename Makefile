@@ -1,5 +1,5 @@
 # Every target does its own set-up. `make test` and `make demo` are the two to start with.
-.PHONY: help setup demo test evidence evidence-bits conformance attacks escape gpu-memory check bench peers flood forgetting snp-speed fuzz fmt protos triton-vectors docs lock clean
+.PHONY: help setup demo test evidence evidence-bits conformance conformance-mutants attacks escape gpu-memory check bench peers flood forgetting snp-speed fuzz fmt protos triton-vectors docs lock clean
 
 PY := .venv/bin/python
 # Kept low: the suite starts real servers, brokers and TPMs, and must not starve them. One more than a small machine has
@@ -30,6 +30,9 @@ evidence-bits: setup ## Flip every bit that recorded GPU, SEV-SNP, TDX and SGX e
 conformance: setup ## Write the conformance corpus anew (tests/vectors/conformance, the same bytes each time) and judge it
 	$(PY) -m tests.conformance.generate
 	$(PY) -m pytest --quiet tests/conformance
+
+conformance-mutants: setup ## Switch off every check of every verifier and policy, one by one, and see the corpus notice each
+	$(PY) -m tests.conformance.mutants
 
 # No set-up: a machine with a GPU brings torch and onnxruntime, and often no network.
 gpu-memory: ## Search this machine's GPU for what should be wiped (status 3: not everything ran)

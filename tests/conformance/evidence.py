@@ -177,6 +177,9 @@ class Quotes:
         other = ec.generate_private_key(ec.SECP256R1())
         swapped = self.edited({"pointer": "/ak_public", "set": b64(spki(other.public_key()))})
         self.case("another-key", "EV-13 EV-25", ["tpm.ak.public", "tpm.quote.signature"], evidence=swapped)
+        nowhere = replace(ak_area(forge.key), unique=(b"\1" * 32, b"\1" * 32))
+        area = self.edited({"pointer": "/hermetic/ak_public_area", "set": b64(nowhere.pack())})
+        self.case("area-with-a-point-off-the-curve", "EV-13", ["tpm.ak.public"], evidence=area)
         loose = ak_area(forge.key, DEMANDED & ~Attributes.RESTRICTED)
         self.case("unrestricted", "EV-14", ["tpm.ak.attributes"], area=loose)
         self.case(

@@ -5,10 +5,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.conformance import claims, corpus, enrolment, evidence, fixed, logs, nvgpu, nvgpu_made, snp, tdx, tdx_made
+from tests.conformance import (
+    claims,
+    corpus,
+    enrolment,
+    evidence,
+    fixed,
+    logs,
+    nvgpu,
+    nvgpu_made,
+    policy,
+    snp,
+    tdx,
+    tdx_made,
+)
 from tests.conformance.build import Book
 
-PAGES = (evidence, snp, tdx, tdx_made, nvgpu, nvgpu_made, logs, enrolment, claims)
+PAGES = (evidence, snp, tdx, tdx_made, nvgpu, nvgpu_made, logs, enrolment, claims, policy)
 
 
 def made(pages: Sequence[Any] = PAGES) -> Book:

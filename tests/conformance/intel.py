@@ -14,8 +14,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from hermetic.attestation.abi import der
 from hermetic.attestation.abi.dcap import Quote
 from hermetic.attestation.abi.pck import SGX_EXTENSION
+from tests.attestation import amd
 from tests.attestation.conftest import key_usage
 
 LIFE = timedelta(days=365)
@@ -40,7 +42,8 @@ class Holder:
 def raw_signature(key: ec.EllipticCurvePrivateKey, message: bytes) -> bytes:
     """R || s of ECDSA P-256 with SHA-256."""
     r, s = decode_dss_signature(key.sign(message, ec.ECDSA(hashes.SHA256())))
-    return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+    most = 2**256 - 2**224  # a number of another curve does not fit: nobody gets as far as to verify it
+    return min(r, most).to_bytes(32, "big") + min(s, most).to_bytes(32, "big")
 
 
 def raw_public(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -51,10 +54,10 @@ def raw_public(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 def holder(
     name: str, issuer: Holder | None, now: datetime, *, ca: bool, extension: x509.ExtensionType | None = None,
-    life: tuple[datetime, datetime] | None = None, algorithm: Any = None,
+    life: tuple[datetime, datetime] | None = None, algorithm: Any = None, curve: ec.EllipticCurve | None = None,
 ) -> Holder:  # fmt: skip
     """A certificate of `issuer`, of itself without one."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = ec.generate_private_key(curve or ec.SECP256R1())
     subject = x509.Name([
         x509.NameAttribute(x509.NameOID.COMMON_NAME, name),
         x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "Not Intel: a test's"),
@@ -181,3 +184,18 @@ def text_of(answer: bytes, kind: str) -> str:
     begin = len(kind) + 4
     _, end = json.JSONDecoder().raw_decode(whole, begin)
     return whole[begin:end]
+
+
+def endless(crl: bytes, by: Holder) -> bytes:
+    """The revocation list without its next update, signed again: no library writes one."""
+    body = der.DerReader.whole(crl, der.SEQUENCE, "list").take(der.SEQUENCE, "body")
+    inner = der.DerReader(body.content, "body")
+    kept: list[bytes] = []
+    while inner.more:
+        one = inner.any("field")
+        is_second_time = one.tag == der.UTC_TIME and any(kept_one[0] == der.UTC_TIME for kept_one in kept)
+        if not is_second_time:
+            kept.append(one.raw)
+    tbs = amd.tlv(0x30, *kept)
+    algorithm = amd.tlv(0x30, amd.oid("1.2.840.10045.4.3.2"))
+    return amd.tlv(0x30, tbs, algorithm, amd.tlv(3, b"\0" + by.key.sign(tbs, ec.ECDSA(hashes.SHA256()))))

@@ -88,6 +88,9 @@ class Made:
         self.case(
             "no-identity-in-the-certificate", "GPU-25", [made.Chip(vendor, chip.own, unsaid).report()], ["nvgpu.0.fwid"]
         )
+        garbled = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.23.133.5.4.1"), b"\x30\0")
+        broken = made.holder("GH100 A01 GSP FMC LF", chip.own, ca=False, extensions=[garbled])
+        self.case("identity-that-is-none", "GPU-25", [made.Chip(vendor, chip.own, broken).report()], ["nvgpu.0.fwid"])
         self.case("other-firmware", "GPU-25", [chip.report({20: hashlib.sha384(b"other").digest()})], ["nvgpu.0.fwid"])
         self.case("no-identity-reported", "GPU-28", [chip.report({20: None})])
         self.case("unknown-mode", "GPU-30", [chip.report({36: b"\3\0"})], ["nvgpu.0.mode"])
@@ -227,6 +230,13 @@ class Made:
             says={"/nvgpu/devices/0/driver_rim": "match", "/nvgpu/devices/0/vbios_rim": "not evaluated"},
         )
         vbios = vendor.rim(VBIOS, {5: [made.BLOCKS[6]]})
+        flash = vendor.rim(VBIOS, {5: [made.BLOCKS[6]], 6: [made.BLOCKS[7]]})
+        renumbered = flash.replace(b'index="6"', b'index="9"', 1)
+        refusals = ["nvgpu.0.vbios_rim.digest", "nvgpu.0.vbios_rim.measurements"]
+        case("vbios-edited", "GPU-52", refusals, renumbered, stem="vbios")
+        begin = flash.index(b"SignatureValue>") + 15
+        broken = flash[:begin] + base64.b64encode(bytes(96)) + flash[begin + 128 :]
+        case("vbios-numbers", "GPU-54", ["nvgpu.0.vbios_rim.signature_numbers"], broken, stem="vbios")
         case("vbios", "GPU-48 GPU-60", None, rim, vbios, says={"/nvgpu/devices/0/vbios_rim": "match"})
         case("index-in-both", "GPU-60", ["nvgpu.0.rim_indexes"], rim, vendor.rim(VBIOS, {1: [made.BLOCKS[2]]}))
         case("another-value", "GPU-58", ["nvgpu.0.driver_rim.measurements"], vendor.rim(DRIVER, {0: [bytes(48)]}))
@@ -332,6 +342,11 @@ class Made:
             life=(made.NOW - day / 2, made.NOW + day),
         )
         case("newest-revokes", "GPU-65", bad, [newer, *all_good])
+        good = self.piece("driver.rim.xml", vendor.rim(DRIVER, {0: [made.BLOCKS[1]]}))
+        many = self.book.trust(
+            "made-nvidia-many", nvgpu={"device_roots": [self.root], "rim_roots": [self.rim_root], "rims": [good] * 257}
+        )
+        self.case("too-many-manifests", "GPU-6", [chip.report()], ["nvgpu.rims"], trust=many)
         trust = self.trusted("ocsp-malformed", answers=[b"\x30\0"])
         self.case("ocsp-malformed", "GPU-7", [chip.report()], ["nvgpu.ocsp.structure"], trust=trust)
         rim = vendor.rim(DRIVER, {0: [made.BLOCKS[1]]})

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from cryptography import x509
 
-from hermetic.attestation import enrolment, verifiers
+from hermetic.attestation import enrolment, policy, verifiers
 from hermetic.attestation.abi import tcg_event_log
 from hermetic.attestation.abi.amd_certificate import AmdCertificate
 from hermetic.attestation.abi.dcap_collateral import parse_files
@@ -17,10 +17,11 @@ from hermetic.attestation.abi.snp_json import Certificates
 from hermetic.attestation.checks import Checks
 from hermetic.attestation.claims import Claims, HermeticClaims
 from hermetic.attestation.evidence import device_report_data, fit_to, report_data
+from hermetic.attestation.policy import AppraisalPolicy
 from hermetic.attestation.roots import AmdAuthorities, DcapTrust, NvGpuTrust, SnpTrust, TpmTrust, TrustRoots
 from hermetic.attestation.verifiers import snp
 from hermetic.attestation.verifiers.snp_claims import snp_claims
-from hermetic.errors import EvidenceError, InvalidRequestError, VerificationError
+from hermetic.errors import AppraisalError, ConfigurationError, EvidenceError, InvalidRequestError, VerificationError
 from tests.conformance import corpus
 
 MALFORMED = "malformed"
@@ -41,7 +42,7 @@ def judge(case: Mapping[str, Any]) -> Outcome:
         said = JUDGES[case["judge"]](case)
     except EvidenceError as error:
         return Outcome("fail", sorted({one.name for one in error.failures}), {})
-    except InvalidRequestError:
+    except (InvalidRequestError, ConfigurationError):
         return Outcome("fail", [MALFORMED], {})
     return Outcome("pass", [], said)
 
@@ -120,6 +121,19 @@ def _runtime_data(case: Mapping[str, Any]) -> Mapping[str, Any]:
     return parsed.model_dump(mode="json", by_alias=True)
 
 
+def _form(case: Mapping[str, Any]) -> Mapping[str, Any]:
+    form = AppraisalPolicy.load(corpus.data(case["form"]))
+    return {"name": form.name, "digest": form.digest()}
+
+
+def _policy(case: Mapping[str, Any]) -> Mapping[str, Any]:
+    form, claims = AppraisalPolicy.load(corpus.data(case["form"])), Claims.parse(corpus.value(case["claims"]))
+    checks = Checks()
+    policy.judge(checks, claims, form, _time(case))
+    checks.raise_failures(AppraisalError)
+    return {"passed": list(checks.passed), "not_evaluated": list(checks.not_evaluated)}
+
+
 def _ek_trust(case: Mapping[str, Any]) -> enrolment.EkTrust:
     return enrolment.EkTrust(
         case["profile"], _certificates(case.get("vendors", ())), _certificates(case.get("software", ()))
@@ -156,6 +170,8 @@ JUDGES: dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
     "firmware-log": _firmware_log,
     "runtime-data": _runtime_data,
     "enrolment": _enrolment,
+    "policy": _policy,
+    "policy-form": _form,
     **dict.fromkeys(("tdx", "sgx", "nvidia", "tpm", "sample", "az-snp-vtpm", "az-tdx-vtpm"), _evidence),
 }
 

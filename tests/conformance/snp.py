@@ -146,12 +146,13 @@ def _json(book: Book) -> None:
         refusals: Any = None,
         chain: Any = vcek,
         trust: str = "amd",
+        wanted: bytes = data,
         **more: Any,
     ) -> None:
         evidence = {"attestation_report": {"$json": base, **({"edits": list(edits)} if edits else {})}, **more}
         if chain is not None:
             evidence["cert_chain"] = chain
-        book.case(PAGE, name, statements, "snp", refusals, evidence=evidence, report_data=data, trust=trust, time=NOW)
+        book.case(PAGE, name, statements, "snp", refusals, evidence=evidence, report_data=wanted, trust=trust, time=NOW)
 
     case("json", "SNP-2 SNP-3 SNP-40")
     case(
@@ -178,6 +179,7 @@ def _json(book: Book) -> None:
     case("json-missing-member", "SNP-40", {"pointer": "/measurement", "remove": True}, refusals=["snp.structure"])
     case("json-short-field", "SNP-40", {"pointer": "/measurement/0", "remove": True}, refusals=["snp.structure"])
     case("json-number-for-byte", "SNP-40", {"pointer": "/measurement/0", "set": 256}, refusals=["snp.structure"])
+    case("json-other-report-data", "SNP-60", refusals=["snp.report_data"], wanted=bytes(64))
     case("json-changed-field", "SNP-3", {"pointer": "/guest_svn", "set": 9}, refusals=["snp.signature"])
     long = [{"cert_type": "ARK", "data": [0]}] * 9
     case("json-too-many-certificates", "SNP-40", chain=long, refusals=["snp.structure"])
@@ -243,10 +245,15 @@ def _made(book: Book) -> None:
         report={"key_info": 1, "author_key_digest": b"\x44" * 48},
         says={"/snp/author_key_digest": "44" * 48},
     )
-    case("masked-chip-key", "SNP-43", refusals=["snp.report.mask_chip_key"], report={"key_info": 2})
-    case("masked-chip-id", "SNP-56", refusals=["snp.hwid"], report={"chip_id": bytes(64)})
-    case("another-chip", "SNP-56", refusals=["snp.hwid"], report={"chip_id": amd.chip_id("two")})
-    case("nobody-s-signature", "SNP-12 SNP-42", refusals=["snp.report.signing_key"], report={"key_info": 7 << 2})
+    for name, statements, refusal, report in (
+        ("masked-chip-key", "SNP-43", "snp.report.mask_chip_key", {"key_info": 2}),
+        ("masked-chip-id", "SNP-56", "snp.hwid", {"chip_id": bytes(64)}),
+        ("another-chip", "SNP-56", "snp.hwid", {"chip_id": amd.chip_id("two")}),
+        ("nobody-s-signature", "SNP-12 SNP-42", "snp.report.signing_key", {"key_info": 7 << 2}),
+        ("processor-of-another-generation", "SNP-54 SNP-28", "snp.product", {"cpuid_mod_id": 0x11}),
+        ("unknown-processor", "SNP-54 SNP-28", "snp.product", {"cpuid_fam_id": 0x1B}),
+    ):
+        case(name, statements, refusals=[refusal], report=report)
     case("another-key", "SNP-59", refusals=["snp.signature"], key=amd.signing_key(b"another"))
     tcb = amd.tcb_of(Generation.MILAN)
     case("another-tcb", "SNP-55", refusals=["snp.tcb"], report={"reported_tcb": replace(tcb, microcode=216).pack()})
@@ -265,10 +272,12 @@ def _made(book: Book) -> None:
         )
     turin = amd.tcb_of(Generation.TURIN)
     case("turin-s-fmc", "SNP-55", Generation.TURIN, ["snp.tcb"], tcb=replace(turin, fmc=0))
-    case("processor-of-another-generation", "SNP-54 SNP-28", refusals=["snp.product"], report={"cpuid_mod_id": 0x11})
-    case("unknown-processor", "SNP-54 SNP-28", refusals=["snp.product"], report={"cpuid_fam_id": 0x1B})
     case("product-of-another-generation", "SNP-54", refusals=["snp.product"], product="Genoa")
     case("vcek-by-the-asvk", "SNP-31 SNP-47", refusals=["snp.chain.signature"], issuer="asvk")
+    case("vcek-without-hwid", "SNP-56", refusals=["snp.hwid"], hwid=b"")
+    nobody = vendors[Generation.MILAN].vcek(chips[Generation.MILAN], tcb, key=_NoKey())
+    book.case(PAGE, "key-of-an-unknown-kind", "SNP-57", "snp", ["snp.key"], report=base["milan-vcek"],
+              certificates={"vcek": [source(base["milan-vcek certificate"], nobody)]}, trust="made-amd", time=LATER)  # fmt: skip
     unknown = amd.extension("1.2.3.4", b"\x05\0")
     case("unknown-extension", "SNP-35", more=(unknown,))
     case(
@@ -300,6 +309,16 @@ def _made(book: Book) -> None:
         "vlek-s-asvk-revoked", "SNP-36 SNP-53", refusals=["snp.chain.revoked"], vlek=True, crl=["made/asvk-revoked.crl"]
     )
     case("list-in-the-evidence-is-none", "SNP-50", refusals=["snp.crl.structure"], crl=[{"hex": "3000"}])
+
+
+class _NoKey:
+    """What stands in a certificate in the place of a key, and is none."""
+
+    def public_key(self) -> "_NoKey":
+        return self
+
+    def public_bytes(self, *_: Any) -> bytes:
+        return amd.tlv(0x30, amd.tlv(0x30, amd.oid("1.2.3.4")), amd.tlv(3, b"\0\1"))
 
 
 def _azure(book: Book) -> None:

@@ -102,6 +102,16 @@ def _recorded(book: Book) -> None:
     )
     book.trust("intel-2026-02", dcap={"roots": [ROOT], "collateral": ["../tdx/phala_90c06f_v5.collateral.json"]})
     add(book, "collateral-of-another-platform", "TDX-35", PHALA, "intel-2026-03", MARCH, ["tdx.collateral.platform"])
+    add(
+        book,
+        "sgx-collateral-of-another-platform",
+        "TDX-35",
+        SGX,
+        "intel-2026-03",
+        MARCH,
+        ["sgx.collateral.platform"],
+        kind="sgx",
+    )
     add(book, "collateral-of-the-other-tee", "TDX-35", PHALA, "intel-sgx", JUNE, ["tdx.collateral.platform"])
     add(book, "collateral-expired", "TDX-42 TDX-45 TDX-47", PHALA, "intel-2025-06", datetime(2027, 1, 1, tzinfo=UTC),
         [f"tdx.collateral.{one}.time" for one in ("tcb_info", "qe_identity", "root_crl", "pck_crl")])  # fmt: skip

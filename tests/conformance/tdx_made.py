@@ -8,39 +8,46 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hermetic.attestation.abi.dcap import Quote
 from tests.conformance import corpus
 from tests.conformance.build import Book, remember, source
-from tests.conformance.intel import Holder, Intel, holder, text_of
+from tests.conformance.intel import Holder, Intel, endless, holder, text_of
 from tests.conformance.tdx import JUNE, PHALA, PHALA_SET, SGX, SGX_SET, add
 
 
 def cases(book: Book) -> None:
     """All of them."""
     Made(book).cases()
+    Made(book, "sgx", SGX, SGX_SET).cases()
 
 
 @dataclass
 class Made:
-    """An Intel of our own, its platform, and collateral in pieces."""
+    """An Intel of our own, its platform, and collateral in pieces; of SGX, names begin with `sgx-`."""
 
     book: Book
+    kind: str = "tdx"
+    recorded: str = PHALA
+    published: str = PHALA_SET
     intel: Intel = field(init=False)
 
     def __post_init__(self) -> None:
-        self.intel = Intel(corpus.data(PHALA), JUNE)
-        recorded = corpus.data(PHALA_SET)
+        self.before = "" if self.kind == "tdx" else f"{self.kind}-"
+        self.intel = Intel(corpus.data(self.recorded), JUNE)
+        recorded = corpus.data(self.published)
+        self.fmspc = json.loads(text_of(recorded, "tcb_info"))["fmspc"].lower()
         self.tcb, self.qe = text_of(recorded, "tcb_info"), text_of(recorded, "qe_identity")
-        self.root = remember(self.book, "intel-root.der", self.intel.root.der)
+        self.root = remember(self.book, f"{self.before}intel-root.der", self.intel.root.der)
         self.base: dict[str, Any] = {}
-        self.book.trust("made-intel", dcap={"roots": [self.root]})
+        self.bare = self.book.trust(f"{self.before}made-intel", dcap={"roots": [self.root]})
 
     def piece(self, name: str, data: bytes) -> Any:
         """A piece of collateral: the first of its name as a file, the others as edits of that."""
         if name not in self.base:
-            self.base[name] = remember(self.book, name, data)
+            self.base[name] = remember(self.book, f"{self.before}{name}", data)
         return source(self.base[name], data)
 
     def trust(self, name: str, *, tcb: str | None = None, qe: str | None = None, root_crl: bytes | None = None, pck_crl: bytes | None = None,
@@ -55,7 +62,7 @@ class Made:
             self.piece("pck.crl", pck_crl or intel.crl(intel.ca)),
             *more,
         ]
-        return self.book.trust(f"made-intel-{name}", dcap={"roots": [self.root], "collateral": pieces})
+        return self.book.trust(f"{self.before}made-intel-{name}", dcap={"roots": [self.root], "collateral": pieces})
 
     def add(
         self,
@@ -66,18 +73,22 @@ class Made:
         quote: bytes | None = None,
         trust: str | None = None,
         time: datetime = JUNE,
+        says: Any = None,
         **how: Any,
     ) -> None:
         """A case about a quote of our platform."""
         made = quote or self.quote
+        if says is not None:
+            how["says"] = {pointer.replace("/tdx/", f"/{self.kind}/"): value for pointer, value in says.items()}
         add(
             self.book,
-            name,
+            f"{self.before}{name}",
             statements,
-            self.piece("tdx.quote", made),
+            self.piece("quote", made),
             trust or self.good,
             time,
-            refusals,
+            None if refusals is None else [one.replace("tdx.", f"{self.kind}.") for one in refusals],
+            kind=self.kind,
             data=Quote.parse(made).body.report_data,
             **how,
         )
@@ -86,13 +97,16 @@ class Made:
         """All of them."""
         self.quote = self.intel.quoted()
         self.good = self.trust("good")
-        self.add(
-            "made", "TDX-64 TDX-41 TDX-44 TDX-46 TDX-49 TDX-54 TDX-57", says={"/tdx/platform/tcb/status": "UpToDate"}
-        )
+        said = {"/tdx/debug": False, "/tdx/platform/fmspc": self.fmspc}
+        self.add("made", "TDX-64 TDX-41 TDX-43 TDX-44 TDX-46 TDX-49", says=said)
         self._platform()
         self._collateral()
         self._levels()
-        self._sgx()
+        if self.kind == "tdx":
+            self._domain()
+            self._module()
+        else:
+            self.add("debug", "TDX-65", quote=self.intel.quoted(body={48: b"\x07"}), says={"/tdx/debug": True})
 
     def _platform(self) -> None:
         intel = self.intel
@@ -105,15 +119,13 @@ class Made:
             "TDX-26",
             ["tdx.pck.names"],
             quote=intel.quoted(pck=pck, chain=[pck, strange, intel.root]),
-            trust="made-intel",
+            trust=self.bare,
         )
         broken = intel.leaf(says=intel.says.value[:-1])
         self.add("extension-malformed", "TDX-27", ["tdx.pck.extension"], quote=intel.quoted(pck=broken))
         late = intel.leaf(life=(JUNE - timedelta(days=9), JUNE - timedelta(days=1)))
         self.add("pck-ended", "TDX-25", ["tdx.pck.time"], quote=intel.quoted(pck=late))
-        self.add(
-            "qe-in-debug-mode", "TDX-31", ["tdx.qe.debug"], quote=intel.quoted(qe={48: b"\x13"}), trust="made-intel"
-        )
+        self.add("qe-in-debug-mode", "TDX-31", ["tdx.qe.debug"], quote=intel.quoted(qe={48: b"\x13"}), trust=self.bare)
         self.add("qe-names-another-key", "TDX-30", ["tdx.qe.attestation_key"], quote=intel.quoted(qe={320: bytes(32)}))
         self.add("qe-names-more", "TDX-30", ["tdx.qe.attestation_key"], quote=intel.quoted(qe={383: b"\1"}))
         self.add(
@@ -121,23 +133,41 @@ class Made:
             "TDX-22",
             ["tdx.quote.vendor"],
             quote=intel.quoted(header={12: bytes(16)}),
-            trust="made-intel",
+            trust=self.bare,
         )
+        raw = self.quote
+        spoken = {"at": len(raw), "insert": b"hello".hex()}
+        base = self.piece("quote", raw)
+        add(self.book, f"{self.before}words-behind-it", "TDX-21", {**({"file": base} if isinstance(base, str) else base), "edits": [spoken]}, self.bare, JUNE,
+            [f"{self.kind}.quote.padding"], kind=self.kind, data=Quote.parse(raw).body.report_data)  # fmt: skip
+        parsed = Quote.parse(raw)
+        at = raw.index(parsed.signature.qe_report_signature, len(parsed.signed))
+        for name, start, check in (
+            ("quote", len(parsed.signed) + 4, "tdx.quote.signature.numbers"),
+            ("qe", at, "tdx.qe.signature.numbers"),
+        ):
+            zero = raw[:start] + bytes(32) + raw[start + 32 :]
+            self.add(f"{name}-r-zero", "TDX-28" if name == "qe" else "TDX-32", [check], quote=zero, trust=self.bare)
+        other = intel.leaf(curve=ec.SECP384R1())
+        self.add("pck-on-another-curve", "TDX-29", ["tdx.qe.signature"], quote=intel.quoted(pck=other), trust=self.bare)
         unlike = intel.leaf(algorithm=hashes.SHA384())
         self.add("witness-refuses", "TDX-64", ["tdx.witness"], quote=intel.quoted(pck=unlike))
+
+    def _domain(self) -> None:
+        intel = self.intel
         self.add("debug-domain", "TDX-16 TDX-65", quote=intel.quoted(body={120: b"\1"}), says={"/tdx/debug": True})
         self.add(
             "profiled-domain",
             "TDX-15 TDX-16",
             quote=intel.quoted(body={120: b"\x20"}),
-            trust="made-intel",
+            trust=self.bare,
             says={"/tdx/debug": True, "/tdx/attributes/0": "PERF_PROF"},
         )
         self.add(
             "unknown-debug-bit",
             "TDX-15 TDX-16",
             quote=intel.quoted(body={120: b"\x80"}),
-            trust="made-intel",
+            trust=self.bare,
             says={"/tdx/debug": True, "/tdx/attributes/0": "BIT_7"},
         )
         self.add(
@@ -183,7 +213,7 @@ class Made:
                 f"{slug}-changed",
                 "TDX-41",
                 [f"{name}.signature"],
-                changed={argument: good.replace(b"2024-03-13", b"2024-03-14", 1)},
+                changed={argument: re.sub(rb'"tcbDate":"20\d\d', b'"tcbDate":"2031', good, count=1)},
             )
             refused(
                 f"{slug}-numbers",
@@ -196,11 +226,11 @@ class Made:
                 "TDX-42",
                 [f"{name}.time"],
                 changed={
-                    argument: intel.answer(kind, text.replace('"nextUpdate":"2025-07-19', '"nextUpdate":"2025-06-19'))
+                    argument: intel.answer(kind, re.sub(r'"nextUpdate":"[0-9-]+', '"nextUpdate":"2025-06-19', text))
                 },
             )
-        sgx_qe = self.qe.replace('"TD_QE"', '"QE"')
-        bundle = self.bundle(qe_identity=sgx_qe)
+        other = self.qe.replace('"TD_QE"', '"QE"') if self.kind == "tdx" else self.qe.replace('"QE"', '"TD_QE"')
+        bundle = self.bundle(qe_identity=other)
         self.add(
             "identity-of-the-other-enclave",
             "TDX-43",
@@ -212,6 +242,11 @@ class Made:
         ended = (JUNE - 9 * days, JUNE - days)
         refused("root-list-ended", "TDX-45", ["root_crl.time"], root_crl=intel.crl(intel.root, life=ended))
         refused("pck-list-ended", "TDX-47", ["pck_crl.time"], pck_crl=intel.crl(intel.ca, life=ended))
+        for name, argument, issuer in (("root_crl", "root_crl", intel.root), ("pck_crl", "pck_crl", intel.ca)):
+            forever = endless(intel.crl(issuer), issuer)
+            statement = "TDX-45" if name == "root_crl" else "TDX-47"
+            slug = f"{name.replace('_crl', '')}-list-without-an-end"
+            refused(slug, statement, [f"{name}.time"], changed={argument: forever})
         refused("pck-revoked", "TDX-48", ["revoked"], pck_crl=intel.crl(intel.ca, intel.pck))
         refused("ca-revoked", "TDX-48", ["revoked"], root_crl=intel.crl(intel.root, intel.ca))
         refused("signer-revoked", "TDX-48", ["revoked"], root_crl=intel.crl(intel.root, intel.signer))
@@ -220,12 +255,6 @@ class Made:
             "TDX-48",
             trust=self.trust("somebody-else-revoked", pck_crl=intel.crl(intel.ca, stranger.pck)),
         )
-        newer = self.tcb.replace('"issueDate":"2025-06-19', '"issueDate":"2025-06-20').replace(
-            '"tcbEvaluationDataNumber":17', '"tcbEvaluationDataNumber":18'
-        )
-        answer = self.piece("tcb-info.json", intel.answer("tcbInfo", newer.replace("T10:16:03Z", "T00:00:00Z")))
-        self.add("youngest-collateral-counts", "TDX-36", trust=self.trust("two", more=[answer]),
-                 says={"/tdx/platform/tcb/date": "2024-03-13T00:00:00Z"})  # fmt: skip
         for name, tcb, qe in (
             ("tcb-info-version-2", self.tcb.replace('"version":3', '"version":2'), None),
             ("qe-identity-version-1", None, self.qe.replace('"version":2', '"version":1')),
@@ -247,103 +276,49 @@ class Made:
     def bundled(self, name: str, members: dict[str, str]) -> str:
         """Trust in our root with one bundle."""
         file = self.piece("bundle.json", json.dumps(members).encode())
-        return self.book.trust(f"made-intel-{name}", dcap={"roots": [self.root], "collateral": [file]})
+        return self.book.trust(f"{self.before}made-intel-{name}", dcap={"roots": [self.root], "collateral": [file]})
 
     def _levels(self) -> None:
         intel = self.intel
+        for name, statement, qe in (
+            ("mr_signer", "TDX-49", {128: b"\xff"}),
+            ("prod_id", "TDX-50", {256: b"\x77\0"}),
+            ("misc_select", "TDX-51", {16: b"\1"}),
+            ("attributes", "TDX-52", {48: b"\x91"}),
+            ("level", "TDX-53", {258: b"\0\0"}),
+        ):
+            quote = intel.quoted(qe=qe)
+            self.add(f"qe-{name.replace('_', '-')}", statement, [f"tdx.qe.{name}"], quote=quote)
+        self.add("qe-attributes-that-are-masked-out", "TDX-52", quote=intel.quoted(qe={56: b"\xff"}))
+        high = re.sub(r'"pcesvn":\d+', '"pcesvn":99', self.tcb)
+        self.add("pce-svn", "TDX-59", ["tdx.tcb.level"], trust=self.trust("pce-svn", tcb=high))
 
-        def case(
-            name: str,
-            statements: str,
-            refusals: Any = None,
-            *,
-            tcb: str | None = None,
-            identity: str | None = None,
-            says: Any = None,
-            **how: Any,
-        ) -> None:
-            trust = self.trust(name, tcb=tcb, qe=identity) if tcb or identity else None
-            self.add(name, statements, refusals, trust=trust, quote=intel.quoted(**how) if how else None, says=says)
+    def _module(self) -> None:
+        intel = self.intel
 
-        case("qe-of-another-signer", "TDX-49", ["tdx.qe.mr_signer"], qe={128: b"\xff"})
-        case("qe-of-another-product", "TDX-50", ["tdx.qe.prod_id"], qe={256: b"\3\0"})
-        case("qe-misc-select", "TDX-51", ["tdx.qe.misc_select"], qe={16: b"\1"})
-        case("qe-attributes", "TDX-52", ["tdx.qe.attributes"], qe={48: b"\x91"})
-        case("qe-attributes-that-are-masked-out", "TDX-52", None, qe={56: b"\xff"})
-        case("qe-below-every-level", "TDX-53", ["tdx.qe.level"], qe={258: b"\3\0"})
-        case("module-version-2", "TDX-54", ["tdx.module.identity"], body={1: b"\2"})
-        case("module-of-another-signer", "TDX-55", ["tdx.module.mr_signer"], body={64: b"\xff"})
-        case("module-attributes", "TDX-56", ["tdx.module.attributes"], body={112: b"\1"})
-        case("module-below-every-level", "TDX-57 TDX-61", ["tdx.module.level"], body={0: b"\1"})
-        case("module-of-version-0", "TDX-58", None, body={1: b"\0"}, says={"/tdx/platform/tcb/module_status": None})
-        case("module-of-version-0-counts-with-the-platform", "TDX-58 TDX-61", ["tdx.tcb.level"], body={0: b"\1\0"})
-        case("microcode-below-every-level", "TDX-59", ["tdx.tcb.level"], body={2: b"\0"})
-        case(
-            "module-out-of-date",
-            "TDX-63",
-            None,
-            body={0: b"\3"},
-            says={"/tdx/platform/tcb/status": "OutOfDate", "/tdx/platform/tcb/platform_status": "UpToDate"},
+        def case(name: str, statements: str, refusals: Any = None, *, says: Any = None, **body: bytes) -> None:
+            quote = intel.quoted(body={int(at[1:]): put for at, put in body.items()})
+            self.add(name, statements, refusals, quote=quote, says=says)
+
+        case("module-version-2", "TDX-54", ["tdx.module.identity"], _1=b"\2")
+        case("module-of-another-signer", "TDX-55", ["tdx.module.mr_signer"], _64=b"\xff")
+        case("module-attributes", "TDX-56", ["tdx.module.attributes"], _112=b"\1")
+        case("module-below-every-level", "TDX-57 TDX-61", ["tdx.module.level"], _0=b"\1")
+        case("module-of-version-0", "TDX-58", says={"/tdx/platform/tcb/module_status": None}, _1=b"\0")
+        case("module-of-version-0-counts-with-the-platform", "TDX-58 TDX-61", ["tdx.tcb.level"], _0=b"\1\0")
+        case("microcode-below-every-level", "TDX-59", ["tdx.tcb.level"], _2=b"\0")
+        status = {"/tdx/platform/tcb/status": "OutOfDate", "/tdx/platform/tcb/platform_status": "UpToDate"}
+        case("module-out-of-date", "TDX-63", says=status, _0=b"\3")
+        old = self.trust("qe-out-of-date", qe=self.qe.replace('"UpToDate"', '"OutOfDate"'))
+        self.add("qe-out-of-date", "TDX-63", trust=old, says={"/tdx/platform/tcb/status": "OutOfDate"})
+        revoked = self.trust("qe-revoked", qe=self.qe.replace('"UpToDate"', '"Revoked"'))
+        self.add("qe-revoked", "TDX-63 TDX-64", ["tdx.witness"], trust=revoked)
+        newer = self.tcb.replace('"issueDate":"2025-06-19', '"issueDate":"2025-06-20').replace(
+            '"tcbEvaluationDataNumber":17', '"tcbEvaluationDataNumber":18'
         )
-        old = self.qe.replace('"UpToDate"', '"OutOfDate"')
-        case("qe-out-of-date", "TDX-63", None, identity=old, says={"/tdx/platform/tcb/status": "OutOfDate"})
-        revoked = self.qe.replace('"UpToDate"', '"Revoked"')
-        case("qe-revoked", "TDX-63 TDX-64", ["tdx.witness"], identity=revoked)
-        case("pce-svn", "TDX-59", ["tdx.tcb.level"], tcb=re.sub(r'"pcesvn":\d+', '"pcesvn":99', self.tcb))
-
-    def _sgx(self) -> None:
-        intel = Intel(corpus.data(SGX), JUNE)
-        root = remember(self.book, "intel-root-sgx.der", intel.root.der)
-        recorded = corpus.data(SGX_SET)
-        texts = text_of(recorded, "tcb_info"), text_of(recorded, "qe_identity")
-        names = (
-            "sgx.quote",
-            "sgx-tcb-info.json",
-            "sgx-qe-identity.json",
-            "sgx-signers.pem",
-            "sgx-root.crl",
-            "sgx-pck.crl",
-        )
-
-        def trusted(name: str, tcb: str, qe: str) -> str:
-            pieces = [
-                intel.answer("tcbInfo", tcb),
-                intel.answer("enclaveIdentity", qe),
-                intel.chain(),
-                intel.crl(intel.root),
-                intel.crl(intel.ca),
-            ]
-            files = [self.piece(one, data) for one, data in zip(names[1:], pieces, strict=True)]
-            return self.book.trust(f"made-intel-{name}", dcap={"roots": [root], "collateral": files})
-
-        good = trusted("sgx", *texts)
-
-        def case(
-            name: str, statements: str, refusals: Any = None, says: Any = None, trust: str = good, **how: Any
-        ) -> None:
-            made = intel.quoted(**how)
-            add(
-                self.book,
-                name,
-                statements,
-                self.piece(names[0], made),
-                trust,
-                JUNE,
-                refusals,
-                kind="sgx",
-                data=Quote.parse(made).body.report_data,
-                says=says,
-            )
-
-        case("sgx-made", "TDX-43 TDX-64", says={"/sgx/debug": False})
-        case("sgx-debug", "TDX-65", body={48: b"\x07"}, says={"/sgx/debug": True})
-        case("sgx-qe-level", "TDX-53", ["sgx.qe.level"], qe={258: b"\0\0"})
-        case(
-            "sgx-level",
-            "TDX-59",
-            ["sgx.tcb.level"],
-            trust=trusted("sgx-high", texts[0].replace('"pcesvn":', '"pcesvn":9'), texts[1]),
-        )
+        answer = self.piece("tcb-info.json", intel.answer("tcbInfo", newer.replace("T10:16:03Z", "T00:00:00Z")))
+        self.add("youngest-collateral-counts", "TDX-36", trust=self.trust("two", more=[answer]),
+                 says={"/tdx/platform/tcb/date": "2024-03-13T00:00:00Z"})  # fmt: skip
 
 
 def pem_of(*chain: Holder) -> bytes:

@@ -138,7 +138,7 @@ def _others(book: Book) -> None:
         statements: str,
         changed: Claims,
         refusals: Any = None,
-        form: Any = _form("snp"),
+        form: Any = STRICT_SNP,
         time: datetime = NOW,
         of: _Claims = claims,
         **more: Any,

@@ -15,7 +15,7 @@ from hermetic.attestation.evidence import device_report_data, report_data
 from hermetic.errors import BrokerRefusedError
 from tests.attestation.broker.independent_guest import hermetic_claims, make_key
 from tests.attestation.broker.test_composite import CONFIG, DIGEST, KEY, POLICY, RESOURCE
-from tests.attestation.broker.world import InThread, World
+from tests.attestation.broker.world import InThread, World, lease_key_of
 from tests.attestation.machines import Machine, vendor_of_now, write_roots
 from tests.attestation.tdx_made import RECORDED, SoftwareTdx
 
@@ -65,7 +65,7 @@ def ask(broker: InThread, attester: CompositeAttester, addition: str = "") -> No
     """Attest, with `addition` behind the devices' text, and ask for the key."""
     with broker.guest() as guest:
         challenge = guest.challenge("tdx")
-        public, hermetic = make_key("P-256")[1], hermetic_claims(DIGEST)
+        public, hermetic = make_key("P-256")[1], hermetic_claims(DIGEST, **lease_key_of(guest))
         made = attester.collect(
             device_report_data(challenge.nonce, public),
             lambda text: report_data(challenge.nonce, public, additional_evidence=text, hermetic=hermetic),

@@ -143,3 +143,23 @@ def test_a_key_that_others_may_read_and_a_file_that_is_there_are_refused(site: P
     assert run("pack", site / "1.bundle", *files, "--signer", site / "signer.key").exit_code == ExitCode.USAGE
     assert run("status", tmp_path / "nowhere").exit_code == ExitCode.USAGE
     assert run("status", site, "--at", "soon").exit_code == ExitCode.USAGE
+
+
+def test_floors_of_a_policy_are_what_amd_s_numbers_are_compared_with(imported: Path, tmp_path: Path) -> None:
+    (tmp_path / "evidence").mkdir()
+    (tmp_path / "evidence" / "epyc").write_bytes((VECTORS / "snp/genoa_v5.report.bin").read_bytes())
+    policy = ("--policy", VECTORS / "appraisal-policy/snp.toml")
+    (machine,) = good("status", imported, "--machines", tmp_path / "evidence", *policy, *AT)["machines"]
+    (short,) = machine["shortfalls"]
+    assert (short["part"], short["status"]) == ("SNP firmware", "10.0.27.27")
+    assert short["better"] == [
+        {
+            "level": "floors of the policy",
+            "date": None,
+            "short": [
+                {"component": "tee", "has": 0, "needs": 1},
+                {"component": "microcode", "has": 27, "needs": 84},
+            ],
+            "advisories_gone": [],
+        }
+    ]

@@ -50,6 +50,19 @@ def test_a_debug_domain_is_genuine_and_refused_by_the_policy() -> None:
     assert document(result)["claims"]["kinds"][0]["debug"] is True
 
 
+def test_an_option_takes_several_files_at_once_or_one_by_one() -> None:
+    tdx = VECTORS / "tdx"
+    names = ("automata_00806f.tcbinfo.json", "automata_td_qeidentity.json", "automata_pck_platform_crl.der")
+    files = [*(tdx / name for name in names), tdx / "intel_root_ca_crl.der"]
+    log, quote, at = tdx / "cos113_ccel_data.dat", tdx / "cos113_00806f_v4.quote", ("--at", "2025-07-20T00:00:00Z")
+    together = run("--evidence", quote, "--collateral", *files, "--endorsement", log, *at, "--json")
+    one_by_one = [part for file in files for part in ("--collateral", file)]
+    apart = run(*one_by_one, "--evidence", quote, f"--endorsement={log}", *at, "--json")
+    assert (together.exit_code, apart.exit_code) == (ExitCode.OK, ExitCode.OK), together.output
+    assert document(together) == document(apart)
+    assert "tdx.event_log.rtmr0" in {one["name"] for one in document(together)["checks"] if one["result"] == "pass"}
+
+
 def test_people_get_a_table_that_names_what_failed() -> None:
     result = run("--evidence", DEBUG, "--at", THEN)
     assert "fail: tdx.debug" in result.stdout

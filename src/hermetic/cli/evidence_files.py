@@ -4,9 +4,10 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from typer.core import TyperCommand
 
 from hermetic.cli import output
 from hermetic.errors import ConfigurationError
@@ -18,6 +19,8 @@ MAX_FILE_SIZE: Final = 64 * 1024 * 1024  # bytes, of each file: a bundle of coll
 _TIME: Final = re.compile(
     r"\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d))?", re.ASCII
 )  # RFC 3339 date-time, or a full-date
+
+_FOR_FILES: Final = frozenset({"--collateral", "--endorsement", "--root"})
 
 EndorsementOption = Annotated[
     list[Path] | None,
@@ -38,6 +41,34 @@ RootOption = Annotated[
 AtOption = Annotated[
     str | None, typer.Option("--at", metavar="TIME", help="Judge as of this time (RFC 3339); now when not given.")
 ]
+
+
+class SeveralFiles(TyperCommand):
+    """A command whose options for files take several at once: `--collateral a b` is `--collateral a --collateral b`.
+
+    Only beside --evidence: a command may take arguments of its own where there is no stored evidence.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer's own click, which is private
+        """Parse `args`, spread out."""
+        return super().parse_args(
+            ctx, spread(args) if "--evidence" in [one.partition("=")[0] for one in args] else args
+        )
+
+
+def spread(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with the name of an option for files before each of its files."""
+    found: list[str] = []
+    option, is_given = "", False  # for files, and whether it has one already
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        if argument.startswith("-"):
+            option, is_given = (name if name in _FOR_FILES else ""), bool(equals)
+        elif option:
+            found += [option] if is_given else []
+            is_given = True
+        found.append(argument)
+    return found
 
 
 def trusted(roots: Sequence[Path] | None) -> "TrustRoots":

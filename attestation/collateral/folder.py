@@ -93,8 +93,9 @@ def load_folder(path: Path, windows: Windows = DEFAULT, signers: Sequence[NoteVe
 class WatchedFolder:
     """A folder whose content is loaded again when it changes. Not thread-safe: one owner asks, now and then.
 
-    What cannot be loaded does not replace what is there: that ends by itself, in its own time. `problem` says what is
-    wrong, and `failures` counts; both belong into metrics and logs.
+    What cannot be loaded, or is older, does not replace what is there: that ends by itself, in its own time. `problem`
+    says what is wrong, and `failures` counts; both belong into metrics and logs. So whoever can write the folder cannot
+    take a running reader back, and an operator who goes back restarts it.
     """
 
     def __init__(
@@ -120,6 +121,8 @@ class WatchedFolder:
         self._stamp = stamp
         try:
             loaded = load_folder(self._path, self._windows, self._signers)
+            if loaded.bundle.digest != self.loaded.bundle.digest:
+                _demand_newer(loaded.bundle, self.loaded.bundle)
             trusted = loaded.trust(self._roots)
         except HermeticError as error:
             self.problem = str(error)

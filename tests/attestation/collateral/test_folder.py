@@ -152,6 +152,18 @@ def test_a_change_is_loaded_and_a_bad_one_leaves_what_was_there(tmp_path: Path) 
     assert seen(watched) == (9, 0, None)
 
 
+def test_a_running_reader_is_not_taken_back_by_who_can_write_the_folder(tmp_path: Path) -> None:
+    put(tmp_path, whole(FEWER, 8))
+    watched = WatchedFolder(tmp_path, ROOTS)
+    (tmp_path / "older").write_bytes(whole())
+    (tmp_path / "older").rename(tmp_path / "bundle")
+    assert not watched.refresh()
+    assert watched.problem is not None
+    assert "bundle.number" in watched.problem
+    assert watched.loaded.bundle.number == 8
+    assert WatchedFolder(tmp_path, ROOTS).loaded.bundle.number == 7  # after a restart
+
+
 def test_metrics_say_when_the_first_of_each_kind_ends_and_how_many_are_in_which_state(tmp_path: Path) -> None:
     put(tmp_path, whole())
     lines = metrics.loaded_lines(load_folder(tmp_path), LATER)

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 import tritonclient.grpc
 from cryptography import x509
+from typer.testing import CliRunner, Result
 
 from hermetic.attestation.server_evidence import Statement
+from hermetic.cli import build
 from hermetic.cli.exit_codes import ExitCode
 from hermetic.client import CallerPolicy, Tls, connect
 from hermetic.client.evidence import METHOD, pinned_channel
@@ -260,22 +263,26 @@ def options(place: Place) -> list[str]:
     return [*(f"--{name}={path}" for name, path in files.items()), f"--policy={folder / 'caller.toml'}"]
 
 
+def hermetic(*arguments: str) -> Result:
+    """The command, in this process."""
+    return CliRunner().invoke(build(), arguments)
+
+
 def test_the_command_shows_the_proof(place: Place) -> None:
-    shown = json.loads(
-        place.scene.run("verify", place.served.address, *options(place), "--json").partition("\n}")[0] + "\n}"
-    )
+    result = hermetic("verify", place.served.address, *options(place), "--json")
+    assert result.exit_code == ExitCode.OK, result.output
+    shown = json.loads(result.stdout)
     assert shown["verdict"] == "pass"
     assert shown["statement"]["spki-sha256"] == place.leaf().spki.hex()
     assert "tpm.quote.nonce" in [check["name"] for check in shown["checks"]]
+    assert "accepted knowingly: software TPM" in result.stderr
 
 
 def test_the_command_refuses_a_man_in_the_middle_by_name(place: Place) -> None:
-    with (
-        impostor(certified(place.scene.folder), relayed(place.served)) as (attacker, port),
-        Command(["verify", f"localhost:{port}", *options(place)]) as command,
-    ):
-        assert command.end(WAIT_S) == ExitCode.NOT_GENUINE
-        assert ATTACKS["middle"].by[0] in command.output
+    with impostor(certified(place.scene.folder), relayed(place.served)) as (attacker, port):
+        result = hermetic("verify", f"localhost:{port}", *options(place))
+        assert result.exit_code == ExitCode.NOT_GENUINE
+        assert ATTACKS["middle"].by[0] in result.stderr
         check_nothing_but_questions(attacker)
 
 
@@ -293,4 +300,16 @@ def test_a_client_that_cannot_verify_comes_in_by_the_local_door(place: Place) ->
             while ATTACKS["door"].by[0] not in door.output:
                 with contextlib.suppress(tritonclient.grpc._utils.InferenceServerException):
                     client.infer(place.network.name, question(place.network.rows()))
+        check_nothing_but_questions(attacker)
+
+
+def test_the_command_asks_a_model_of_a_server_that_has_proved_itself(place: Place, tmp_path: Path) -> None:
+    rows = place.network.rows()
+    np.save(tmp_path / "x.npy", rows)
+    given = [place.network.name, f"--input=x={tmp_path / 'x.npy'}", f"--save={tmp_path}"]
+    result = hermetic("infer", place.served.address, *given, *options(place))
+    assert result.exit_code == ExitCode.OK, result.output
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), place.network.answer(rows), rtol=1e-5, atol=1e-5)
+    with impostor(certified(place.scene.folder), relayed(place.served)) as (attacker, port):
+        assert hermetic("infer", f"localhost:{port}", *given, *options(place)).exit_code == ExitCode.NOT_GENUINE
         check_nothing_but_questions(attacker)

@@ -1,5 +1,5 @@
 # Every target does its own set-up. `make test` and `make demo` are the two to start with.
-.PHONY: help setup demo test evidence evidence-bits conformance conformance-mutants attacks escape gpu-memory check bench peers flood forgetting snp-speed fuzz fmt protos triton-vectors docs lock clean
+.PHONY: help setup demo test evidence evidence-bits conformance conformance-mutants attacks escape gpu-memory check bench peers flood forgetting verify-speed fuzz fmt protos triton-vectors docs lock clean
 
 PY := .venv/bin/python
 # Kept low: the suite starts real servers, brokers and TPMs, and must not starve them. One more than a small machine has
@@ -57,8 +57,8 @@ forgetting: setup ## Search all processes of a server for canaries after each mo
 	@mkdir -p build
 	$(PY) -m hermetic bench forget --json build/bench-forget.json --page docs/forgetting.md
 
-snp-speed: setup ## Measure one verification of each recorded piece of SEV-SNP evidence
-	$(PY) -m tests.attestation.verifiers.snp_speed
+verify-speed: setup ## Measure one verification of every kind of evidence, and write docs/verification-speed.md
+	$(PY) -m tests.attestation.verifiers.speed docs/verification-speed.md
 
 fuzz: setup ## Fuzz every decoder for FUZZ_MINUTES each, from tests/corpus on
 	$(PY) -m pip install -qq --disable-pip-version-check --no-deps --require-hashes --root-user-action=ignore -r requirements/fuzz.txt

@@ -11,7 +11,7 @@ from hermetic.attestation.abi import ccel, dcap, tcg_event_log
 from hermetic.attestation.abi.tpm import Alg
 from hermetic.enclave import messages as border
 from hermetic.server import messages as control
-from tests.fuzz import collateral, snp, stored
+from tests.fuzz import collateral, evidence, snp, stored
 from tests.fuzz.targets import SEPARATOR
 from tests.server.calls import infer_request
 from tests.server.far_side import description
@@ -183,6 +183,7 @@ SEEDS = {
     "connections": connections,
     "workers": workers,
     **collateral.SEEDS,
+    **evidence.SEEDS,
     **snp.SEEDS,
     **stored.SEEDS,
 }

@@ -16,7 +16,7 @@ from hermetic.enclave.sealed.header import parse_unverified_manifest, read_heade
 from hermetic.errors import BorderError, HermeticError, InvalidRequestError, ModelFormatError, SealedModelError
 from hermetic.server import messages as control
 from hermetic.server.http2.frames import LARGEST_FRAME
-from tests.fuzz import collateral, conversation, snp, stored
+from tests.fuzz import collateral, conversation, evidence, snp, stored
 from tests.server import hostile_front
 from tests.server.far_side import Pki
 from tests.server.reading import Readers
@@ -251,6 +251,7 @@ TARGETS: Final[dict[str, Target]] = {
     "connections": connections,
     "workers": workers,
     **collateral.TARGETS,
+    **evidence.TARGETS,
     **snp.TARGETS,
     **stored.TARGETS,
 }

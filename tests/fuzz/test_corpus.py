@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from hermetic.attestation.verifiers import VERIFIERS
+from tests.fuzz.evidence import PARSERS, WRITERS, known_evidence
 from tests.fuzz.seeds import SEEDS
 from tests.fuzz.targets import TARGETS, Target
 
@@ -24,6 +26,14 @@ def test_every_cut_of_a_seed(name: str, target: Target) -> None:
     for seed in list(SEEDS[name]())[:4]:
         for end in range(0, len(seed), max(1, len(seed) // 64)):
             target(seed[:end])
+
+
+def test_every_parser_of_evidence_has_a_target() -> None:
+    modules = {path.stem for path in (CORPUS.parents[1] / "attestation" / "abi").glob("*.py")} - {"__init__"}
+    assert modules == set(PARSERS) | WRITERS
+    assert set(PARSERS.values()) <= set(TARGETS)
+    kinds = {case["judge"] for case, _ in known_evidence()}
+    assert kinds == set(VERIFIERS), "evidence in JSON, of every kind"
 
 
 def test_the_corpus_is_small() -> None:

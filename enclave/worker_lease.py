@@ -4,7 +4,7 @@ No lease: the broker offers none, and the supervisor emulates it. Where the work
 before its lock-down, nothing is opened without a lease of that key.
 """
 
-import time
+from time import time as wall_clock
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -62,7 +62,7 @@ class WorkerLease:
         if self._expected is None:
             raise refused(Refusal.KEY, "wanted one for a new key, got one for a key that has its lease")
         thumbprint, made_wall, made_boot = self._expected
-        terms.check(self._model, thumbprint).check_times(made_wall, time.time())
+        terms.check(self._model, thumbprint).check_times(made_wall, wall_clock())
         ends = made_boot + _length_s(terms, at_most_ms)
         if ends <= boottime():
             raise refused(Refusal.OVER, f"wanted one with time left, got one that ended {boottime() - ends:.3f} s ago")
@@ -73,7 +73,7 @@ class WorkerLease:
 
 def moments() -> tuple[float, float]:
     """Return this moment by the wall clock, which only sanity is checked by, and on CLOCK_BOOTTIME, which counts."""
-    return time.time(), boottime()
+    return wall_clock(), boottime()
 
 
 def _length_s(terms: LeaseTerms, at_most_ms: int | None) -> float:

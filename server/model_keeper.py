@@ -37,7 +37,7 @@ from hermetic.server.stops import Stops
 from hermetic.server.surroundings import Surroundings
 
 UNLOAD_TIMEOUT_S: Final = 20
-AT_ONCE_S: Final = 2.0  # for a worker whose lease is over to wipe in order; it is killed then
+AT_ONCE_S: Final = 3.0  # for a worker whose lease is over to wipe in order; it is killed then
 PASSING: Final = (BrokerUnreachableError, LeaseRefusedError, WorkerLostError)
 """Why a load may fail today and work tomorrow: it is tried again. Everything else is somebody's decision."""
 

@@ -23,13 +23,14 @@ from hermetic.bench.forget.models import Model
 from hermetic.bench.forget.stage import PROCESSES, Caller, Process, Question, Stage
 from hermetic.errors import MeasurementError
 
-__all__ = ["MOMENTS", "NOT_BUILT", "Moment", "Seen", "live_controls"]
+__all__ = ["MOMENTS", "Moment", "Seen", "live_controls"]
 
 TURNS: Final = 200_000  # a second or two
 BUSY_S: Final = 0.1  # of CPU time, which a worker takes only for a request
 IN_FLIGHT_TIMEOUT_S: Final = 30
 AGAIN_TIMEOUT_S: Final = 60
 POLL_S: Final = 0.05
+CALLS_IN_FLIGHT: Final = 8  # when a lease is revoked
 DRAINED_STATUS: Final = 0
 
 
@@ -101,7 +102,7 @@ def _crashed(stage: Stage) -> list[Found]:
             raise MeasurementError(f"{model.name}: wanted an error from a worker that crashed, got an answer")
         del call
         caller.close()
-        _await_again(stage, model)
+        _await_readiness(stage, model, ready=True)
     return _everywhere_from_anew(stage)
 
 
@@ -122,6 +123,31 @@ def _unloaded(stage: Stage) -> list[Found]:
         return found + _everywhere(stage, caller, weights_of(model))
     finally:
         caller.close()
+
+
+def _revoked(stage: Stage) -> list[Found]:
+    """The first model's, under load; its worker is looked at in the moment of its end. The model comes back then."""
+    model = stage.models[0]
+    caller = stage.caller()
+    for rows in stage.plan.batches:
+        caller.ask(stage.question(model, rows))
+    gone = [*stage.asked, *stage.keys, *weights_of(model)]
+    found: list[Found] = []
+    with LastMoments([stage.worker_of(model)], lambda pid: found.extend(look("worker", [pid], gone))):
+        calls = [caller.begin(stage.question(model, 1)) for _ in range(CALLS_IN_FLIGHT)]
+        stage.revoke(model)
+    for call in calls:
+        with contextlib.suppress(grpc.RpcError):  # answered, or told that the lease is over
+            call.result()
+    del calls
+    del stage.models[:1]  # type: ignore[attr-defined]
+    caller.close()
+    _await_readiness(stage, model, ready=False)
+    found += _everywhere_from_anew(stage, weights_of(model))
+    stage.restore(model)
+    stage.models.insert(0, model)  # type: ignore[attr-defined]
+    _await_readiness(stage, model, ready=True)
+    return found
 
 
 def _drained(stage: Stage) -> list[Found]:
@@ -146,13 +172,11 @@ MOMENTS: Final = (
     Moment("a request is answered", _answered),
     Moment("a client disconnects", _disconnected),
     Moment("a worker crashed mid-request", _crashed),
+    Moment("a lease was revoked", _revoked),
     Moment("a model is unloaded", _unloaded),
     Moment("the server drained", _drained),
 )
 """In the order in which one server goes through them."""
-
-NOT_BUILT: Final = ("a lease was revoked",)
-"""Moments that do not exist yet: there are no leases."""
 
 HELD: Final = {
     (moment, "worker", "weight")
@@ -190,10 +214,10 @@ def _everywhere(stage: Stage, caller: Caller, more: Sequence[Canary] = ()) -> li
     return look_until_none(lambda: _search(stage, more), turn)
 
 
-def _everywhere_from_anew(stage: Stage) -> list[Found]:
+def _everywhere_from_anew(stage: Stage, more: Sequence[Canary] = ()) -> list[Found]:
     caller = stage.caller()
     try:
-        return _everywhere(stage, caller)
+        return _everywhere(stage, caller, more)
     finally:
         caller.close()
 
@@ -227,14 +251,14 @@ def _in_flight(stage: Stage, caller: Caller, model: Model) -> Iterator[tuple[int
         yield worker, call
 
 
-def _await_again(stage: Stage, model: Model) -> None:
-    """Wait until callers see the model again."""
+def _await_readiness(stage: Stage, model: Model, *, ready: bool) -> None:
+    """Wait until callers see the model, or see it no more."""
     client = stage.served.client()
     end = time.monotonic() + AGAIN_TIMEOUT_S
     try:
-        while not client.is_model_ready(model.name):
+        while client.is_model_ready(model.name) != ready:
             if time.monotonic() > end:
-                raise MeasurementError(f"{model.name}: wanted it again within {AGAIN_TIMEOUT_S} s, got not ready")
+                raise MeasurementError(f"{model.name}: wanted ready to be {ready} within {AGAIN_TIMEOUT_S} s")
             time.sleep(POLL_S)
     finally:
         client.close()

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from hermetic.bench.forget.canaries import KINDS
 from hermetic.bench.forget.control import MEMORY, Planted
-from hermetic.bench.forget.moments import HELD, NOT_BUILT, Seen
+from hermetic.bench.forget.moments import HELD, Seen
 from hermetic.bench.forget.stage import PROCESSES, Stage
 
 __all__ = ["BEGIN", "END", "document", "publish", "rows_of_page", "table"]
@@ -27,7 +27,6 @@ PACKAGES: Final = ("hermetic", "onnxruntime", "torch", "numpy", "grpcio", "crypt
 BEGIN: Final = "<!-- forgetting: begin -->"
 END: Final = "<!-- forgetting: end -->"
 HELD_MARK: Final = "held"
-NOT_BUILT_MARK: Final = "not built"
 
 Row = tuple[str, ...]
 
@@ -48,7 +47,6 @@ def document(
             "no such memory": [f"{one.process}: {one.memory}" for one in planted if not one.forms],
             "live": dict(live),
             "keys lie in": key_memory,
-            "not built": list(NOT_BUILT),
             "found": [f"{one.moment}: {found}" for one in seen for found in one.found],
             "models": [{"name": name, "row_bytes": 4 * columns} for name, columns in stage.plan.models],
             "rows of requests": list(stage.plan.batches),
@@ -115,8 +113,6 @@ def _rows(found: Mapping[str, Any]) -> Iterator[Row]:
                 for process in PROCESSES
             ]
             yield (moment, kind, *cells)
-    for moment in found["control"]["not built"]:
-        yield (moment, "all", *[NOT_BUILT_MARK] * len(PROCESSES))
 
 
 def _page(found: Mapping[str, Any]) -> str:

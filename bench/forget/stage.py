@@ -13,7 +13,9 @@ import numpy as np
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from hermetic.attestation.admin_client import AdminClient
 from hermetic.attestation.log import LogReader, NoteVerifier
+from hermetic.attestation.operator_settings import OperatorSettings
 from hermetic.bench.cpu_time import OTHER as SERVER
 from hermetic.bench.cpu_time import processes_by_role
 from hermetic.bench.forget.canaries import Canary, rows_of, tensor, text, weights_of
@@ -132,6 +134,24 @@ class Stage:
         if not pids or not isinstance(pids[-1], int):
             raise MeasurementError(f"the server's log: wanted the worker of {model.name}, got none")
         return pids[-1]
+
+    def revoke(self, model: Model) -> None:
+        """Revoke every lease of a model, as the broker's operator."""
+        with self._broker() as broker:
+            if not broker.revoke_leases({"model": model.name}, "bench forget"):
+                raise MeasurementError(f"{model.name}: wanted a lease to revoke, got none")
+
+    def restore(self, model: Model) -> None:
+        """Take that back, and have the model loaded again."""
+        with self._broker("rollback") as broker:
+            broker.restore_leases({"model": model.name}, "bench forget")
+        operator = self.served.client(operator=True)
+        operator.load_model(model.name)
+        operator.close()
+
+    def _broker(self, role: str | None = None) -> AdminClient:
+        operator = self.installation.folder / "authority" / "operator" / "operator.toml"
+        return OperatorSettings.load(operator).connect(role)
 
     def question(self, model: Model, rows: int, turns: int = 0) -> Question:
         """A question whose canaries are looked for from now on."""

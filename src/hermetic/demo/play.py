@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from hermetic.client import Proof
 from hermetic.demo import models
@@ -21,6 +21,7 @@ from hermetic.provision.demo import DEMO_PUBLISHERS
 
 FILES_ASKED: Final = 60  # files of this repository whose type is detected
 LOG_TIMEOUT_S: Final = 60
+_MS_IN_MINUTE: Final = 60_000
 
 Say = Callable[[str], None]
 
@@ -53,7 +54,7 @@ class ModelReport:
     name: str
     format: str
     verdict: str = "not asked"
-    lease: str = "until unload"
+    lease: str = "none"
     load_ms: float = 0.0
     answers: int = 0
     p50_ms: float = 0.0
@@ -203,6 +204,15 @@ def _read_verdicts(installation: Path, report: Report) -> None:
             for entry in report.models:
                 if f"models/{entry.name}/" in json.dumps(record["fields"]):
                     entry.verdict = f"{report.tee}: {record['fields']['outcome']}"
+                    entry.lease = _shown(record["fields"]["lease"])
+
+
+def _shown(lease: Mapping[str, Any] | None) -> str:
+    """A lease of the broker's log in words: how long, and how much longer where the broker is away."""
+    if lease is None:
+        return "none"
+    length_min, grace_min = (lease[name] / _MS_IN_MINUTE for name in ("length_ms", "grace_ms"))
+    return f"{length_min:g} min + {grace_min:g}"
 
 
 def _hidden(path: Path, repository: Path) -> bool:

@@ -18,7 +18,7 @@ from jwcrypto import jwe, jwk
 
 from hermetic.attestation.attesters.tpm import TpmAttester
 from hermetic.attestation.evidence import JsonObject, fit_to, report_data
-from hermetic.attestation.exchange import BrokerClient, Challenge
+from hermetic.attestation.exchange import NO_SUCH_PATH, BrokerClient, Challenge
 from hermetic.attestation.testing.sample import SampleAttester
 from hermetic.attestation.testing.software_tpm import SoftwareTpm, SoftwareTpmCa
 from hermetic.errors import BrokerRefusedError, BrokerUnreachableError, InvalidRequestError
@@ -66,6 +66,15 @@ def test_a_key_is_released(broker: InThread, client: BrokerClient) -> None:
     after = client.last_checkpoint
     assert before is None
     assert (after or b"").startswith(b"example.test/broker\n")
+
+
+def test_a_broker_that_knows_no_leases_is_told_apart(broker: InThread) -> None:
+    """The admin listener is one: what it says of an unknown path is what Trustee says."""
+    with BrokerClient(broker.admin_url, broker.world.context("operator")) as client:
+        assert client.lease_key() is None
+        with pytest.raises(BrokerRefusedError) as caught:
+            client.lease_events(-1, 0)
+    assert caught.value.variant in NO_SUCH_PATH
 
 
 def test_a_denial_is_final(broker: InThread, client: BrokerClient) -> None:

@@ -15,6 +15,7 @@ from hermetic.attestation.broker.kek import load_kek
 from hermetic.attestation.log import NoteSigner, NoteVerifier
 from hermetic.attestation.operator_settings import OperatorSettings
 from hermetic.attestation.policy import AppraisalPolicy
+from hermetic.client import CallerPolicy
 from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.enclave.sealed.publisher_key import PublisherKey
 from hermetic.errors import ConfigurationError
@@ -71,6 +72,16 @@ def test_the_policy_loads_and_trusts_exactly_the_publishers_that_the_host_trusts
     assert policy.hermetic.trusted_publishers == (trusted.digest().hex(),)
     assert policy.client_certificate == (ROLES["host"].spiffe(_domain(installation)),)
     assert policy.allow_unmeasured_code == (installation == "demo")
+
+
+@BOTH
+def test_what_a_caller_demands_loads_and_is_the_same_but_for_the_name(folder: Path, installation: str) -> None:
+    demanded = CallerPolicy.load(folder / "client/caller.toml")
+    broker = AppraisalPolicy.load((folder / "broker/policies/default.toml").read_bytes())
+    names = demanded.appraisal.client_certificate
+    assert demanded.appraisal.model_copy(update={"client_certificate": broker.client_certificate}) == broker
+    assert names == (("localhost", "127.0.0.1") if installation == "demo" else ("inference.hospital.example",))
+    assert demanded.trust.tpm.ak_cas == (_certificate(folder / "broker/ak-ca.pem"),)
 
 
 @BOTH
@@ -261,6 +272,8 @@ def test_every_kind_has_a_configuration_that_loads(tmp_path: Path, names: Names,
     write(tmp_path, Plan(names, "example.org", tee=tee, devices=devices))
     server = ServerConfig.load(tmp_path / "server/server.toml")
     broker = BrokerConfig.load(tmp_path / "broker/broker.toml")
+    demanded = CallerPolicy.load(tmp_path / "client/caller.toml")
+    assert bool(demanded.trust.snp.authorities) == (tee == "snp")
     policy = AppraisalPolicy.load((tmp_path / "broker/policies/default.toml").read_bytes())
     assert (server.attestation.tee, server.attestation.devices) == (tee, devices)
     assert policy.kinds == ((tee, "nvgpu") if devices == "nvidia" else (tee,))

@@ -18,8 +18,9 @@ demo: setup ## Seal, attest, release the keys, serve and answer, end to end
 	@$(PY) -m hermetic demo --folder demo
 
 # The suite starts Python some thousand times: compiled once, also where the environment says not to write byte code.
+# Threads of plain models that tests compare with would wait for each other, and take cores from the rest.
 test: setup ## Run everything that needs no special hardware
-	PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 evidence: setup ## Judge all recorded evidence and every manipulation of it, and write docs/evidence.md and docs/refusals.md
 	$(PY) -m tests.attestation.stored.page

@@ -7,6 +7,8 @@ kept beside it, so that the demo can compare.
 
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -59,6 +61,17 @@ class Trained:
         return float((self.probabilities.argmax(-1) == self.labels).mean())
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """So small a network is not worth sharing: threads would spend their time, and others' cores, on each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def train() -> Trained:
     """Train the classifier: a second of work, the same weights each time on one kind of machine."""
     torch.manual_seed(SEED)
@@ -69,11 +82,12 @@ def train() -> Trained:
     seen = x[:TRAINING_ROWS]
     network = Classifier(seen.mean(0), seen.std(0))
     optimiser = torch.optim.Adam(network.layers.parameters(), LEARNING_RATE)
-    for _ in range(EPOCHS):
-        optimiser.zero_grad()
-        loss = torch.nn.functional.nll_loss(torch.log(network(seen) + 1e-9), y[:TRAINING_ROWS])
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+    with _one_thread():
+        for _ in range(EPOCHS):
+            optimiser.zero_grad()
+            loss = torch.nn.functional.nll_loss(torch.log(network(seen) + 1e-9), y[:TRAINING_ROWS])
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
     network.eval()
     held_out = x[TRAINING_ROWS:]
     with torch.no_grad():

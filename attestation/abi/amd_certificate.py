@@ -77,13 +77,7 @@ class AmdCertificate:
     def parse(cls, data: bytes) -> Self:
         """Read a certificate; raises `InvalidRequestError`."""
         what = "AMD certificate"
-        if len(data) > MAX_CERTIFICATE_SIZE:
-            raise InvalidRequestError(f"{what}: expected at most {MAX_CERTIFICATE_SIZE} bytes, got {len(data)}")
-        outer = DerReader.whole(data, der.SEQUENCE, what)
-        tbs = outer.take(der.SEQUENCE, "signed part")
-        _demand_pss(outer, what)
-        signature = outer.bits("signature")
-        outer.end()
+        tbs, signature = _signed(data, MAX_CERTIFICATE_SIZE, what)
         fields = DerReader(tbs.content, what)
         version = fields.enter(0xA0, "version")
         if version.integer("version") != X509_V3:
@@ -156,13 +150,7 @@ class AmdRevocationList:
     def parse(cls, data: bytes) -> Self:
         """Read a CRL; raises `InvalidRequestError`, also for one that does not say when the next comes."""
         what = "AMD revocation list"
-        if len(data) > MAX_CRL_SIZE:
-            raise InvalidRequestError(f"{what}: expected at most {MAX_CRL_SIZE} bytes, got {len(data)}")
-        outer = DerReader.whole(data, der.SEQUENCE, what)
-        tbs = outer.take(der.SEQUENCE, "signed part")
-        _demand_pss(outer, what)
-        signature = outer.bits("signature")
-        outer.end()
+        tbs, signature = _signed(data, MAX_CRL_SIZE, what)
         fields = DerReader(tbs.content, what)
         if fields.integer("version") != CRL_V2:
             raise InvalidRequestError(f"{what}: expected version 2, got another")
@@ -174,6 +162,18 @@ class AmdRevocationList:
             _extensions(fields.enter(0xA0, "extensions"), what, frozenset())
         fields.end()
         return cls(tbs.raw, signature, issuer, start, end, revoked)
+
+
+def _signed(data: bytes, limit: int, what: str) -> tuple[der.Element, bytes]:
+    """What is signed, and the signature: the outermost form of certificates and lists alike."""
+    if len(data) > limit:
+        raise InvalidRequestError(f"{what}: expected at most {limit} bytes, got {len(data)}")
+    outer = DerReader.whole(data, der.SEQUENCE, what)
+    signed = outer.take(der.SEQUENCE, "signed part")
+    _demand_pss(outer, what)
+    signature = outer.bits("signature")
+    outer.end()
+    return signed, signature
 
 
 def _demand_pss(fields: DerReader, what: str) -> None:

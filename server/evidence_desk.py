@@ -15,10 +15,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, Protocol
 
+from pydantic import ValidationError
+
 from hermetic.attestation.attesters.composite import CompositeEvidence
 from hermetic.attestation.server_evidence import StatementTree
 from hermetic.enclave.messages import Frame
-from hermetic.errors import BorderError, HermeticError, NotReadyError
+from hermetic.errors import BorderError, ConfigurationError, HermeticError, NotReadyError
 from hermetic.server import documents
 from hermetic.server.command_desk import Commanding
 from hermetic.server.event_loop import Event
@@ -108,8 +110,13 @@ class EvidenceDesk:
             self._busy = False
             return
         self._next = self._clock() + self._interval_s
+        try:
+            standing = self._standing()
+        except ValidationError as error:  # a name of the operator's that no statement holds
+            self._refuse(asked, ConfigurationError(f"evidence: {error.error_count()} facts do not fit a statement"))
+            return
         self.quotes += 1
-        self._loop.in_thread(partial(self._make, asked, self._standing()))
+        self._loop.in_thread(partial(self._make, asked, standing))
 
     def _make(self, asked: list[Question], standing: Standing) -> Event:
         """Make the evidence; beside the loop."""
@@ -129,9 +136,13 @@ class EvidenceDesk:
         return partial(self._answer, asked, batch)
 
     def _answer(self, asked: list[Question], batch: EvidenceBatch) -> None:
-        self.answered += len(asked)
         for front_end, places in self._places(asked).items():
-            document = documents.in_memory(documents.encoded(batch.part(places)))
+            try:
+                document = documents.in_memory(documents.encoded(batch.part(places)))
+            except (BorderError, OSError) as error:  # too large, or no room
+                self._tell(front_end, places, error)
+                continue
+            self.answered += len(places)
             try:
                 front_end.send(EvidenceReply(), (document,))
             finally:
@@ -139,11 +150,15 @@ class EvidenceDesk:
         self._done()
 
     def _refuse(self, asked: list[Question], error: HermeticError) -> None:
-        self.failed += len(asked)
         for front_end, places in self._places(asked).items():
-            reply: Frame = EvidenceReply(ids=tuple(places), error=type(error).__name__, text=str(error)[:ERROR_LIMIT])
-            front_end.send(reply)
+            self._tell(front_end, places, error)
         self._done()
+
+    def _tell(self, front_end: Commanding, places: dict[int, int], error: Exception) -> None:
+        """Say why there is no evidence."""
+        self.failed += len(places)
+        reply: Frame = EvidenceReply(ids=tuple(places), error=type(error).__name__, text=str(error)[:ERROR_LIMIT])
+        front_end.send(reply)
 
     def _places(self, asked: list[Question]) -> dict[Commanding, dict[int, int]]:
         """Return, for each front end that still lives, its questions' numbers and places."""

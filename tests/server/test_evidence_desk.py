@@ -179,3 +179,22 @@ def test_when_everybody_has_gone_no_quote_is_made(place: Desk) -> None:
     place.ask(again, 1)
     place.loop.run()
     assert len(again.batches) == 1
+
+
+def test_facts_that_no_statement_holds_are_an_answer_and_no_end_of_the_server(place: Desk) -> None:
+    place.desk._standing = lambda: Standing(**{**STANDING.model_dump(), "waivers": ("not a name",)})
+    front_end = FrontEnd()
+    place.ask(front_end, 1)
+    assert [one.error for one in front_end.refusals] == ["ConfigurationError"]
+    assert not place.trees
+
+
+def test_evidence_that_is_too_large_is_an_answer_and_no_end_of_the_server(
+    place: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "DOCUMENT_LIMIT", 100)
+    front_end = FrontEnd()
+    place.ask(front_end, 1)
+    place.loop.run()
+    assert [one.error for one in front_end.refusals] == ["BorderError"]
+    assert (place.desk.answered, place.desk.failed) == (0, 1)

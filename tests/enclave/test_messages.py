@@ -129,4 +129,4 @@ def test_no_two_kinds_are_alike() -> None:
         for value in vars(messages).values()
         if isinstance(value, type) and issubclass(value, messages.Frame) and value is not messages.Frame
     ]
-    assert len(kinds) == len(set(kinds)) == 9
+    assert len(kinds) == len(set(kinds)) == 13

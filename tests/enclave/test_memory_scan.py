@@ -1,8 +1,6 @@
 """The scanner finds what is there, in every kind of memory, and does not find what is not."""
 
 import base64
-import ctypes
-import mmap
 import os
 import subprocess
 import sys
@@ -81,16 +79,23 @@ def test_it_finds_other_forms(planted: int) -> None:
 def test_it_finds_each_one_wherever_it_lies(length: int) -> None:
     """Only every eighth byte is looked at, or fewer where a canary is short: a word of each lies at one of them."""
     random = np.random.default_rng(length)
-    memory = mmap.mmap(-1, 1 << 20)
-    begin = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     canaries, wanted = {}, set()
+    memory = os.memfd_create("planted")
+    os.ftruncate(memory, 1 << 20)
     for number in range(16):
         zeros = 3 if number % 2 else 0
         canaries[str(number)] = random.integers(1, 256, length - zeros, np.uint8).tobytes() + bytes(zeros)
         at = 8192 * number + 4091 + number  # across the end of a page, whose neighbours hold nothing
-        memory[at : at + length] = canaries[str(number)]
-        wanted.add((str(number), begin + at))
-    assert wanted <= {(hit.canary, hit.address) for hit in scan(os.getpid(), canaries).hits}
+        os.pwrite(memory, canaries[str(number)], at)
+        wanted.add((str(number), at))
+    holder = subprocess.Popen(["sleep", "1000"], pass_fds=(memory,))  # a small process, and its memfd from 0 on
+    try:
+        hits = scan(holder.pid, canaries).hits
+    finally:
+        os.close(memory)
+        holder.kill()
+        holder.wait(20)
+    assert wanted <= {(hit.canary, hit.address) for hit in hits if hit.region.startswith("/memfd:planted")}
 
 
 @pytest.mark.parametrize("canary", [b"four", bytes(32), b""])

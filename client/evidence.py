@@ -1,5 +1,6 @@
 """Ask for evidence over a channel, and judge what comes: the one RPC that goes to a server that is not verified yet."""
 
+import json
 import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -19,6 +20,12 @@ __all__ = ["METHOD", "ask", "pinned_channel"]
 METHOD: Final = "/hermetic.v1.Attestation/GetEvidence"
 MESSAGE_LIMIT: Final = (1 << 31) - 1  # bytes, as Triton's own clients have it
 
+_SERVICE, _, _NAME = METHOD.removeprefix("/").partition("/")
+_SERVICE_CONFIG: Final = json.dumps(
+    {"methodConfig": [{"name": [{"service": _SERVICE, "method": _NAME}], "maxResponseMessageBytes": REPLY_LIMIT}]}
+)
+"""gRPC refuses a longer answer to the one question that is asked before anything is proved, and does not read it."""
+
 _REFUSED: Final = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
 
 
@@ -29,6 +36,8 @@ def pinned_channel(endpoint: Endpoint, leaf: Leaf, tls: Tls) -> grpc.Channel:
     options: list[tuple[str, str | int]] = [
         ("grpc.max_send_message_length", MESSAGE_LIMIT),
         ("grpc.max_receive_message_length", MESSAGE_LIMIT),
+        ("grpc.service_config", _SERVICE_CONFIG),
+        ("grpc.service_config_disable_resolution", 1),  # no name server changes it
         ("grpc.enable_http_proxy", 0),
         ("grpc.use_local_subchannel_pool", 1),  # a connection of our own: it ends when the channel is closed
     ]
@@ -50,18 +59,14 @@ def ask(
     `VerificationError` or `AppraisalError` where the answer does not convince.
     """
     nonce = secrets.token_bytes(NONCE_SIZE)
-    get_evidence = channel.unary_unary(METHOD, pb.GetEvidenceRequest.SerializeToString, _parsed)
+    get_evidence = channel.unary_unary(
+        METHOD, pb.GetEvidenceRequest.SerializeToString, pb.GetEvidenceResponse.FromString
+    )
     try:
         reply = get_evidence(pb.GetEvidenceRequest(nonce=nonce), timeout=timeout_s)
     except grpc.RpcError as error:
         raise _error(error) from None
     return verify_reply(reply, nonce, leaf.spki, leaf.name, policy, clock())
-
-
-def _parsed(message: bytes) -> pb.GetEvidenceResponse:
-    if len(message) > REPLY_LIMIT:
-        raise ValueError(f"reply: expected at most {REPLY_LIMIT} bytes, got {len(message)}")
-    return pb.GetEvidenceResponse.FromString(message)
 
 
 def _error(error: grpc.RpcError) -> Exception:

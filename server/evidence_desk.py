@@ -19,7 +19,6 @@ from pydantic import ValidationError
 
 from hermetic.attestation.attesters.composite import CompositeEvidence
 from hermetic.attestation.server_evidence import StatementTree
-from hermetic.enclave.messages import Frame
 from hermetic.errors import BorderError, ConfigurationError, HermeticError, NotReadyError
 from hermetic.server import documents
 from hermetic.server.command_desk import Commanding
@@ -27,7 +26,7 @@ from hermetic.server.event_loop import Event
 from hermetic.server.evidence_batch import BATCH_LIMIT, Evidence, EvidenceBatch, Standing
 from hermetic.server.evidence_rpc import WAITING_LIMIT
 from hermetic.server.metrics import EvidenceCounts
-from hermetic.server.shared_messages import ERROR_LIMIT, AskEvidence, EvidenceReply
+from hermetic.server.shared_messages import ERROR_LIMIT, EVIDENCE_IDS, AskEvidence, EvidenceReply
 
 Attest = Callable[[StatementTree], tuple[str, CompositeEvidence]]
 """Makes evidence over a tree's root: the primary's kind, and what it is. May block."""
@@ -157,8 +156,9 @@ class EvidenceDesk:
     def _tell(self, front_end: Commanding, places: dict[int, int], error: Exception) -> None:
         """Say why there is no evidence."""
         self.failed += len(places)
-        reply: Frame = EvidenceReply(ids=tuple(places), error=type(error).__name__, text=str(error)[:ERROR_LIMIT])
-        front_end.send(reply)
+        numbers, name, text = tuple(places), type(error).__name__, str(error)[:ERROR_LIMIT]
+        for at in range(0, len(numbers), EVIDENCE_IDS):
+            front_end.send(EvidenceReply(ids=numbers[at : at + EVIDENCE_IDS], error=name, text=text))
 
     def _places(self, asked: list[Question]) -> dict[Commanding, dict[int, int]]:
         """Return, for each front end that still lives, its questions' numbers and places."""

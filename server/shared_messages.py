@@ -15,11 +15,11 @@ from hermetic.server.trace_rules import LogRules, TraceChange
 TALLY_TEXT_LIMIT: Final = 24 * 1024  # characters of a part of a tally: JSON inside JSON at most doubles
 ERROR_LIMIT: Final = 1024  # characters of why something is refused
 
-EVIDENCE_IDS: Final = 4096  # questions that one frame answers
+EVIDENCE_IDS: Final = 1024  # questions that one frame answers: the longest numbers fit in it
 
 TRACES_IN_FRAME: Final = 32  # traces of at most 1.4 kB each
 
-Number = Annotated[int, Field(ge=1)]
+Number = Annotated[int, Field(ge=1, lt=1 << 63)]  # bounded: the answer, which has it too, must fit in a frame
 Nanoseconds = Annotated[int, Field(ge=0, lt=1 << 63)]
 Moment = Literal[
     "REQUEST_START",

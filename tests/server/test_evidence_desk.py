@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from hermetic.attestation import evidence
 from hermetic.attestation.attesters.composite import CompositeEvidence
@@ -15,7 +16,7 @@ from hermetic.server import documents
 from hermetic.server.evidence_batch import Answers, EvidenceBatch, Standing
 from hermetic.server.evidence_desk import EvidenceDesk
 from hermetic.server.evidence_rpc import WAITING_LIMIT
-from hermetic.server.shared_messages import AskEvidence, EvidenceReply
+from hermetic.server.shared_messages import ERROR_LIMIT, AskEvidence, EvidenceReply
 
 INTERVAL_S = 0.25
 STANDING = Standing(
@@ -198,3 +199,22 @@ def test_evidence_that_is_too_large_is_an_answer_and_no_end_of_the_server(
     place.loop.run()
     assert [one.error for one in front_end.refusals] == ["BorderError"]
     assert (place.desk.answered, place.desk.failed) == (0, 1)
+
+
+def test_a_front_end_with_the_longest_numbers_is_told_in_frames_that_it_can_take() -> None:
+    """Its numbers are its own: they must not make a frame that ends the supervisor."""
+    desk, front_end = Desk(), FrontEnd()
+    asked = [AskEvidence(id=(1 << 63) - 1 - place, nonce="00" * 32) for place in range(WAITING_LIMIT)]
+    desk.desk.attest = None
+    for one in asked:
+        desk.desk.take(front_end, one)
+    while sum(len(reply.ids) for reply in front_end.refusals) < WAITING_LIMIT:
+        desk.loop.run()
+        desk.loop.pass_time(INTERVAL_S)
+    for reply in front_end.refusals:
+        reply.model_copy(update={"text": "\x01" * ERROR_LIMIT}).encode()  # six bytes each
+
+
+def test_a_number_that_no_answer_could_repeat_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        AskEvidence(id=1 << 63, nonce="00" * 32)

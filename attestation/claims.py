@@ -57,7 +57,7 @@ class TpmClaims(_Facts):
     debug: Literal[False] = False  # a TPM has no debug mode
     checks: tuple[str, ...] = Field(max_length=MAX_NAMES)
     software: bool  # the AK certificate says that the EK is of a software TPM: proves the protocol, not hardware
-    enrolled: Literal["certificate", "provisioned", "hardware-report"]
+    enrolled: Literal["certificate", "provisioned", "hardware-report", "nobody"]
     ak_name: str | None  # hex of nameAlg || digest; None where no certificate vouches for the AK
     ak_spki: Sha256Hex
     ek: Sha256Hex | None  # SHA-256 of the EK's SubjectPublicKeyInfo; None where no certificate vouches for the AK

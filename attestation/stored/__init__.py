@@ -3,6 +3,7 @@
     beside.py     what lies beside evidence: certificates, collateral, lists, logs
     forms.py      which kind the evidence is, and the JSON in which that kind travels
     tpm_parts.py  a TPM's quote in the parts that tpm2-tools writes
+    unvouched.py  a TPM's quote without anybody who vouches for its key: for the built-in form alone
     trusted.py    whom to trust: the vendors whose roots are shipped, or the roots that somebody names
     judging.py    the verifier of each kind, given what lay beside
     verdict.py    all of it as one verdict: checks, claims, policy

@@ -20,7 +20,7 @@ from hermetic.attestation.checks import Checks
 from hermetic.attestation.claims import Claims
 from hermetic.attestation.evidence import JsonValue, fit
 from hermetic.attestation.roots import TrustRoots, intel
-from hermetic.attestation.stored import tpm_parts
+from hermetic.attestation.stored import tpm_parts, unvouched
 from hermetic.attestation.stored.beside import KNOWN, Beside
 from hermetic.attestation.stored.forms import Stored, endorsement_of, manifest_of, recognise_form
 from hermetic.attestation.verifiers import azure_snp, azure_tdx, nvgpu, sgx, snp, tdx, tpm
@@ -47,12 +47,18 @@ def recognise(evidence: bytes, endorsements: Sequence[bytes] = (), collateral: S
 
 
 def judge(
-    checks: Checks, stored: Stored, trust: TrustRoots, time: datetime, report_data: bytes | None = None
+    checks: Checks,
+    stored: Stored,
+    trust: TrustRoots,
+    time: datetime,
+    report_data: bytes | None = None,
+    *,
+    vouched: bool = True,
 ) -> Claims | None:
     """Record every check of `stored` at `time` (aware) in `checks`; its claims, None where one failed or it has none.
 
     `report_data` is what the evidence must be bound to (a nonce, for TPMs and NVIDIA's devices); None where nobody
-    knows: that is then not evaluated.
+    knows: that is then not evaluated. Without `vouched` so is the chain of a TPM's key that came without one.
     """
     for name, got in stored.beside.unreadable:
         checks.fail(name, KNOWN, got)
@@ -66,8 +72,10 @@ def judge(
     if stored.kind in ALONE:
         _judge_alone(checks, stored, given, time)
         return None
+    is_unvouched = not vouched and stored.kind == "tpm" and unvouched.is_unvouched(stored.evidence, given)
+    judged_by = unvouched.judge if is_unvouched else _JUDGES[stored.kind]
     try:
-        claims = _JUDGES[stored.kind](checks, stored.evidence, _fitted(stored.kind, report_data), given, time)
+        claims = judged_by(checks, stored.evidence, _fitted(stored.kind, report_data), given, time)
     except VerificationError:
         return None  # every failure stands in `checks`
     return None if checks.failed else claims

@@ -62,7 +62,7 @@ def verdict(
 ) -> Verdict:
     """The verdict on `stored` at `time` (aware) under `policy`; raises nothing for what the evidence holds."""
     checks = Checks()
-    claims = judge(checks, stored, trust, time, report_data)
+    claims = judge(checks, stored, trust, time, report_data, vouched=not policy.is_built_in)
     genuine = not checks.failed and (claims is not None or stored.kind in ALONE)
     if claims is not None:
         judge_stored(checks, claims, policy, time)

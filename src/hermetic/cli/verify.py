@@ -83,6 +83,8 @@ def _verify_stored(given: _Stored, *, as_json: bool) -> int:
     endorsements, collateral = evidence_files.read_all(given.endorsement), evidence_files.read_all(given.collateral)
     found = stored.recognise(data, endorsements, collateral)
     verdict = stored.verdict(found, evidence_files.trusted(given.root), time, form, wanted)
+    if verdict.claims is not None and verdict.claims.tpm is not None and verdict.claims.tpm.enrolled == "nobody":
+        output.warn("nobody vouches for the key of this TPM: a pass says that the quote is whole, not whose it is")
     return show(verdict, given.evidence, time, as_json=as_json)
 
 

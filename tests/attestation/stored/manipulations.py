@@ -403,7 +403,6 @@ def _tpm() -> Cases:
         R_ZERO: quoted("signature", lambda d: d[:6] + bytes(len(d) - 6)),
         R_BIG: quoted("signature", lambda d: d[:6] + b"\xff" * (len(d) - 6)),
         OTHER: TPM.but(beside=(read("tpm/keylime_akpub.pem"),)),
-        NOBODY: TPM.but(beside=()),
         CUT: quoted("message", lambda d: d[:-1]),
         MORE: quoted("message", lambda d: d + b"\x5a"),
         VERSION: quoted("message", lambda d: placed(d, 4, b"\x80\x17")),

@@ -5,8 +5,10 @@ Not here: what is there, which is the evidence's matter.
 """
 
 import hashlib
+import select
 import socket
 import ssl
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -104,13 +106,33 @@ def handshake(endpoint: Endpoint, tls: Tls, timeout_s: float) -> Leaf:
     try:
         with (
             socket.create_connection((endpoint.host, endpoint.port), timeout_s) as plain,
-            context.wrap_socket(plain, server_hostname=name) as connection,
+            context.wrap_socket(plain, server_hostname=name, do_handshake_on_connect=False) as connection,
         ):
+            _shake_hands(connection, time.monotonic() + timeout_s)
             return leaf_of(connection.getpeercert(binary_form=True), connection.selected_alpn_protocol(), name)
     except ssl.SSLError as error:
         raise refused(endpoint, name, error) from None
     except OSError as error:
         raise NotReadyError(f"server {endpoint}: expected an answer within {timeout_s:g} s, got {error}") from None
+
+
+def _shake_hands(connection: ssl.SSLSocket, deadline: float) -> None:
+    """Complete the handshake by `deadline` (monotonic seconds), however slowly bytes come; raises `OSError`."""
+    connection.settimeout(0)
+    waits = select.poll()
+    waits.register(connection, select.POLLIN)
+    while True:
+        try:
+            connection.do_handshake()
+        except ssl.SSLWantReadError:
+            waits.modify(connection, select.POLLIN)
+        except ssl.SSLWantWriteError:
+            waits.modify(connection, select.POLLOUT)
+        else:
+            return
+        left_s = deadline - time.monotonic()
+        if left_s <= 0 or not waits.poll(1000 * left_s):
+            raise TimeoutError("an unfinished handshake")
 
 
 def leaf_of(der: bytes | None, protocol: str | None, name: str) -> Leaf:

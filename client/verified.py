@@ -62,17 +62,14 @@ class Prover:
         others = tuple(one for one in self._endpoints if one != before.endpoint)
         try:
             return verified(before.endpoint, self._tls, self._policy, self._timeout_s, before)
-        except EvidenceError:
+        except EvidenceError as error:
             before.channel.close()
-            if not others:
-                raise
-        except NotReadyError:
-            if not others:
-                raise
-        return self._any_of(others)
+            return self._any_of(others, error)
+        except NotReadyError as error:
+            return self._any_of(others, error)
 
-    def _any_of(self, endpoints: Sequence[Endpoint]) -> Verified:
-        errors: list[HermeticError] = []
+    def _any_of(self, endpoints: Sequence[Endpoint], *before: HermeticError) -> Verified:
+        errors: list[HermeticError] = list(before)
         for endpoint in endpoints:
             try:
                 return verified(endpoint, self._tls, self._policy, self._timeout_s)

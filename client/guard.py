@@ -4,7 +4,8 @@ A thread of its own asks for evidence again. The states, as a caller sees them:
 
     verified   calls go out over the channel that was verified last
     changing   the connection broke or shows another key: calls wait until the server has been verified anew
-    stale      nobody has answered for too long: calls are refused, and the server is asked again and again
+    stale      nobody has answered for too long: calls are refused, those under way cancelled, and the server is asked
+               again and again, over a new connection
     closed     evidence was refused, or the caller has closed it: for good
 """
 
@@ -16,7 +17,7 @@ from typing import Final, Protocol
 import grpc
 
 from hermetic.client.verified import Verified
-from hermetic.errors import HermeticError, NotReadyError
+from hermetic.errors import FailedCheck, HermeticError, NotReadyError, VerificationError
 
 __all__ = ["Guard", "Proving"]
 
@@ -51,6 +52,7 @@ class Guard:
         self._error: HermeticError | None = None
         self._retired: list[grpc.Channel] = []
         self._retry_at = 0.0
+        self._cut_off = False  # what was verified last is too old, and its channel closed
         self._current = proving.first()
         self._watch(self._current)
         self._settled.set()
@@ -64,12 +66,17 @@ class Guard:
             if self._error is not None:
                 raise self._error
             age = time.monotonic() - self._current.at
-            if age > self._reverify_s + self._timeout_s:
+            if self._cut_off or age > self._limit_s:
                 raise NotReadyError(
                     f"server {self._current.endpoint}: expected a proof of the last {self._reverify_s:g} s, "
                     f"got none for {age:.1f} s"
                 )
             return self._current
+
+    @property
+    def _limit_s(self) -> float:
+        """The age at which a proof is none any more."""
+        return self._reverify_s + self._timeout_s
 
     def verify_now(self) -> Verified:
         """Verify once more, before the time; raises what the server's answer raises."""
@@ -95,22 +102,36 @@ class Guard:
         with self._one_at_a_time:
             before = self._current
             try:
-                self._change(before, self._proving.again(before))
+                self._change(before, self._proving.first() if self._cut_off else self._proving.again(before))
             except NotReadyError:
                 self._retry_at = time.monotonic() + RETRY_S
+                self._cut_off_if_stale(before)
                 raise
             except HermeticError as error:
                 self._end(error)
                 raise
+            except Exception as error:  # nobody would ask any more
+                fault = VerificationError(
+                    [FailedCheck("evidence.judged", "an answer", f"{type(error).__name__}: {error}")]
+                )
+                self._end(fault)
+                raise fault from error
             finally:
                 self._settled.set()
+
+    def _cut_off_if_stale(self, before: Verified) -> None:
+        """Cancel what is under way: a server that does not answer for its state is not to be sent more of a stream."""
+        if time.monotonic() - before.at > self._limit_s:
+            with self._lock:
+                self._cut_off = True
+            before.channel.close()
 
     def _change(self, before: Verified, after: Verified) -> None:
         with self._lock:
             if self._error is not None:  # closed meanwhile
                 after.channel.close()
                 return
-            self._current = after
+            self._current, self._cut_off = after, False
             if after.channel is before.channel:
                 return
             self._retired.append(before.channel)

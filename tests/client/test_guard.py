@@ -13,7 +13,7 @@ from hermetic.client.guard import Guard
 from hermetic.client.handshake import Endpoint, Leaf
 from hermetic.client.judgement import Proof
 from hermetic.client.verified import Verified
-from hermetic.errors import AppraisalError, FailedCheck, HermeticError, NotReadyError
+from hermetic.errors import AppraisalError, FailedCheck, HermeticError, NotReadyError, VerificationError
 
 LONG_S = 1000.0
 WAIT_S = 30.0
@@ -54,10 +54,13 @@ class Servers:
         at = time.monotonic() - self.age_s
         return Verified(Endpoint("server", 1), leaf, self.channel, cast("Proof", None), at)
 
+    def fails(self, error: Exception) -> None:
+        self.outcomes.append(cast("HermeticError", error))
+
     def again(self, before: Verified) -> Verified:
         outcome = self.outcomes.pop(0) if self.outcomes else self.channel
         self.asked.release()
-        if isinstance(outcome, HermeticError):
+        if isinstance(outcome, Exception):
             raise outcome
         self.channel = outcome
         return self.first()
@@ -121,8 +124,29 @@ def test_calls_are_refused_where_the_proof_is_too_old(servers: Servers) -> None:
         _ = guard.current
     assert servers.asked.acquire(timeout=WAIT_S)
     servers.age_s = 0.0  # it comes back, and is verified
-    assert servers.asked.acquire(timeout=WAIT_S)
-    assert not servers.channel.closed.is_set()
+    guard.verify_now()
+    assert guard.current.channel is servers.channel
+    guard.close()
+
+
+def test_what_is_under_way_ends_with_a_proof_that_is_too_old(servers: Servers) -> None:
+    """A server that answers for its state no more is asked over a new connection; the old one carries nothing."""
+    servers.outcomes, servers.age_s = [NotReadyError("away")], LONG_S
+    before = servers.channel
+    guard = Guard(servers, 0.5, 0.5)
+    assert before.closed.wait(WAIT_S)
+    servers.channel, servers.age_s = Channel(), 0.0
+    assert guard.verify_now().channel is servers.channel
+    assert guard.current.channel is not before
+    guard.close()
+
+
+def test_a_fault_while_an_answer_is_judged_closes(servers: Servers) -> None:
+    servers.fails(ValueError("of ours"))
+    guard = Guard(servers, 0.01, WAIT_S)
+    assert servers.channel.closed.wait(WAIT_S)
+    with pytest.raises(VerificationError, match="of ours"):
+        _ = guard.current
     guard.close()
 
 

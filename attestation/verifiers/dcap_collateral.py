@@ -3,6 +3,7 @@
 Not here: what the collateral says of the platform's state (dcap_tcb.py), whether that state is acceptable (policies).
 """
 
+import dataclasses
 from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -28,7 +29,10 @@ ones. Intel's lists have 3 KB, and none more than `MAX_FILE_SIZE` of abi/."""
 
 
 def choose(checks: Checks, kind: str, collateral: Sequence[Collateral], platform: Platform) -> Collateral | None:
-    """The youngest of `collateral` that is for `platform`; None where none was given, or none fits."""
+    """The youngest of `collateral` that is for `platform`; None where none was given, or none fits.
+
+    A site has lists of several CAs. Those of other CAs say nothing here, and their end is not the end of this one.
+    """
     if not collateral:
         checks.skip(f"{kind}.collateral", "no collateral was given")
         return None
@@ -36,7 +40,11 @@ def choose(checks: Checks, kind: str, collateral: Sequence[Collateral], platform
     fitting = [one for one in collateral if (one.tcb_info.id, one.tcb_info.fmspc, one.tcb_info.pceId) == wanted]
     got = sorted({f"{one.tcb_info.id} {one.tcb_info.fmspc} {one.tcb_info.pceId}" for one in collateral})
     checks.demand(f"{kind}.collateral.platform", bool(fitting), " ".join(wanted), got)
-    return max(fitting, key=lambda one: one.tcb_info.issueDate, default=None)
+    found = max(fitting, key=lambda one: one.tcb_info.issueDate, default=None)
+    if found is None:
+        return None
+    lists = tuple(one for one in found.pck_crls if one.issuer == platform.chain[0].issuer)
+    return dataclasses.replace(found, pck_crls=lists or found.pck_crls)
 
 
 def check_collateral(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hermetic.attestation import verifiers
+from hermetic.attestation.abi.dcap_collateral import Collateral
 from hermetic.attestation.abi.snp import Generation
 from hermetic.attestation.checks import Checks
 from hermetic.attestation.claims import Claims
@@ -58,6 +59,16 @@ def test_in_grace_the_claims_name_what_has_ended() -> None:
         "tcb_info.time.grace", "qe_identity.time.grace", "pck_crl.time.grace",
     }  # fmt: skip
     assert "tdx.witness" in claims.tdx.checks  # asked as of the last moment at which all was in its time
+
+
+def test_a_list_of_another_ca_that_has_ended_stops_no_platform() -> None:
+    other = Collateral.parse((VECTORS / "sgx/phala_00a067_v3.collateral.json").read_bytes())  # ended in 2025
+    trust = BUNDLE.trust(vendor_roots())
+    both = tuple(replace(one, pck_crls=(*other.pck_crls, *one.pck_crls)) for one in trust.dcap.collateral)
+    claims = tdx.judge(Checks(), QUOTE, None, replace(trust, dcap=replace(trust.dcap, collateral=both)), END - DAY)
+    assert claims.tdx is not None
+    assert "tdx.witness" in claims.tdx.checks
+    assert claims.tdx.platform == judged(END - DAY, "").tdx.platform  # type: ignore[union-attr]
 
 
 def test_lists_of_what_was_taken_back_have_no_grace_that_is_not_their_own() -> None:

@@ -165,7 +165,8 @@ class Broker:
             raise Refusal(
                 Variant.POLICY_DENY, "serving certificate: expected a broker that issues them, got one that does not"
             )
-        return self._serving.certify(csr_pem, attested, caller.identity)
+        revoked = self._holdings.leases.against_host(attested, caller.identity)
+        return self._serving.certify(csr_pem, attested, caller.identity, revoked)
 
     def attested(self, session_id: str | None, bearer: str | None, caller: Caller) -> Attested:
         """What the caller's session established, else what its token stands for; raises `Refusal`."""
@@ -212,6 +213,8 @@ class Broker:
             asker = Asker(attested, caller.identity, resource, key.model)
             holding = self._holdings.leases.draw_up(asker, policy.lengths)
             failed = self._holdings.leases.enter(holding)
+        elif not failed:
+            failed = self._holdings.leases.against_host(attested, caller.identity)
         facts = {"outcome": "refused" if failed else outcome, "reasons": journal.reasons(failed),
                  "lease": None if failed else journal.lease_fields(holding)}  # fmt: skip
         try:

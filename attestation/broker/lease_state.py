@@ -4,7 +4,7 @@ A lease is held until its length and grace are over; a revocation stands until i
 what is durable, is leases.py's.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Literal, cast, get_args
@@ -52,11 +52,13 @@ class Target:
 
     def concerns(self, holding: "Holding") -> bool:
         """Whether a lease is one of those that it ends."""
-        if self.kind == "server":
-            return self.name == holding.client_name
-        if self.kind == "chip":
-            return self.name in holding.terms.chips
+        if self.kind != "model":
+            return self.concerns_host(holding.client_name, holding.terms.chips)
         return self.name == holding.terms.model.name and self.version in (0, holding.terms.model.version)
+
+    def concerns_host(self, client_name: str | None, chips: Collection[str]) -> bool:
+        """Whether it is the server of this name, or one of these chips."""
+        return (self.kind == "server" and self.name == client_name) or (self.kind == "chip" and self.name in chips)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,10 @@ class LeaseState:
     def against(self, holding: Holding) -> list[Target]:
         """What is revoked that a new lease would come under."""
         return sorted(target for target in self.revoked if target.concerns(holding))
+
+    def against_host(self, client_name: str | None, chips: Collection[str]) -> list[Target]:
+        """What is revoked of a host, whatever it asks for."""
+        return sorted(target for target in self.revoked if target.concerns_host(client_name, chips))
 
     def forget_ended(self, now: datetime) -> None:
         """Forget leases that are over, and events that concern none that might still be held."""

@@ -7,7 +7,7 @@ moment between finds it. Revocations and their cursors are the log's. Thread-saf
 
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -97,8 +97,7 @@ class Leases:
         with self._mutex:
             self._state.forget_ended(self._clock())
             if against := self._state.against(holding):
-                shown = ", ".join(f"{target.kind} {target.name}" for target in against)
-                return (FailedCheck("release.revoked", "nothing revoked", shown),)
+                return _revoked(against)
             held = self._state.holdings.values()
             if len(held) >= self._limits.most:
                 raise Refusal(Variant.TOO_MANY_REQUESTS, f"leases: expected at most {self._limits.most} held")
@@ -107,6 +106,11 @@ class Leases:
                 raise Refusal(Variant.TOO_MANY_REQUESTS, f"leases: expected at most {most} held by one client")
             self._state.enter(holding)
         return ()
+
+    def against_host(self, attested: Attested, client: ClientIdentity | None) -> tuple[FailedCheck, ...]:
+        """Say what is revoked of the host of a session: it gets nothing, with a lease or without."""
+        with self._mutex:
+            return _revoked(self._state.against_host(None if client is None else client.name, chips(attested.claims)))
 
     def strike(self, holding: Holding) -> None:
         """The lease never left: its record could not be written."""
@@ -165,6 +169,11 @@ class Leases:
     def _write(self, kind: str, target: Target, reason: str, client: JsonValue) -> int:
         fields: Mapping[str, JsonValue] = {"client": client, "target": target.to_json(), "reason": reason}
         return self._log.write(kind, fields)
+
+
+def _revoked(against: Sequence[Target]) -> tuple[FailedCheck, ...]:
+    shown = ", ".join(f"{target.kind} {target.name}" for target in against)
+    return (FailedCheck("release.revoked", "nothing revoked", shown),) if against else ()
 
 
 def _key(client: ClientIdentity | None) -> tuple[str, str] | None:

@@ -1,6 +1,6 @@
 """The desk that hands out serving certificates: appraise, record, sign (docs/spec/key-broker.md, section 3.2)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -14,7 +14,7 @@ from hermetic.attestation.broker.serving_ca import ServingAuthority, ServingName
 from hermetic.attestation.broker.sessions import Attested
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.policy import AppraisalPolicy, appraise
-from hermetic.errors import AppraisalError, HermeticError, InvalidRequestError
+from hermetic.errors import AppraisalError, FailedCheck, HermeticError, InvalidRequestError
 
 CURRENT_FORM: Final = "0.4.0"
 SERVING_PURPOSE: Final = "serving-key"
@@ -36,9 +36,20 @@ class ServingDesk:
         self._log = log
         self._clock = clock
 
-    def certify(self, csr_pem: str, attested: Attested, client: ClientIdentity | None) -> bytes:
-        """A certificate chain for the attested key, PEM; the record is durable before the signature is made."""
+    def certify(
+        self,
+        csr_pem: str,
+        attested: Attested,
+        client: ClientIdentity | None,
+        revoked: Sequence[FailedCheck] = (),
+    ) -> bytes:
+        """A certificate chain for the attested key, PEM; the record is durable before the signature is made.
+
+        `revoked` says what is revoked of the host: then there is none.
+        """
         try:
+            if revoked:
+                raise AppraisalError(revoked)
             if attested.version != CURRENT_FORM:
                 raise InvalidRequestError(f"session: expected the form {CURRENT_FORM}, got {attested.version}")
             key = verify_request(csr_pem, attested.tee_key.public_key)

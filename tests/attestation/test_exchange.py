@@ -160,6 +160,23 @@ class TestServingCertificates:
         with pytest.raises(BrokerRefusedError, match="expected the purpose serving-key, got model"):
             client.certify_serving_key(csr(key))
 
+    def test_a_revoked_server_is_certified_no_more(self, broker: InThread, client: BrokerClient) -> None:
+        """Also in a session from before: callers that verify nothing rely on this certificate."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        server = {"server": "spiffe://example.test/host/first"}
+        claims = hermetic_claims(bytes(32), purpose="serving-key")
+        attest(client, SampleAttester(), ec_jwk(key.public_key()), claims)
+        with broker.operator() as operator:
+            operator.revoke_leases(server, "stolen")
+        try:
+            with pytest.raises(BrokerRefusedError, match=r"release\.revoked"):
+                client.certify_serving_key(csr(key))
+            assert broker.world.outcomes("broker.serving-certificate")[-1] == "refused"
+        finally:
+            with broker.operator(role="rollback") as operator:
+                operator.restore_leases(server, "found")
+        client.certify_serving_key(csr(key))
+
     def test_a_csr_that_its_key_did_not_sign_is_refused(self, client: BrokerClient) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         claims = hermetic_claims(bytes(32), purpose="serving-key")

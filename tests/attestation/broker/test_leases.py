@@ -145,6 +145,19 @@ def test_a_revocation_ends_what_it_names_and_stands_until_it_is_restored(
             operate(broker, "restore_leases", target, "not my role")
 
 
+def test_a_revoked_server_gets_no_key_of_another_kind_either(world: World) -> None:
+    with world.start() as broker, guest_of(broker) as guest:
+        operate(broker, "upload_plain_secret", "kbs:///plain/a/b", b"secret")
+        operate(broker, "revoke_leases", {"server": HOST}, "stolen")
+        guest.handshake(hermetic_claims(DIGEST))
+        response = guest.resource("plain/a/b")
+        assert response.status_code == 401
+        assert "release.revoked" in response.json()["detail"]
+        assert world.outcomes("broker.release")[-1] == "refused"
+        operate(broker, "restore_leases", {"server": HOST}, "found", role="rollback")
+        assert guest.resource("plain/a/b").status_code == 200
+
+
 def test_leases_revocations_and_cursors_outlive_the_broker(lasting: World) -> None:
     with lasting.start() as broker, guest_of(broker) as guest:
         held = leased(guest, upload(broker, "kept"))["jti"]

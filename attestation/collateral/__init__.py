@@ -10,7 +10,7 @@ from hermetic.attestation.collateral.bundle import Bundle, pack, read_signers
 from hermetic.attestation.collateral.folder import Imported, Loaded, WatchedFolder, import_bundle, load_folder
 from hermetic.attestation.collateral.items import Item
 from hermetic.attestation.collateral.machines import Inventory, Machine, of_evidence
-from hermetic.attestation.collateral.recognise import newest, recognise
+from hermetic.attestation.collateral.recognise import holds_only_roots, newest, recognise
 from hermetic.attestation.collateral.status import Status, status
 from hermetic.attestation.collateral.trust import check_items, trust, vendor_roots
 from hermetic.attestation.collateral.windows import Windows
@@ -26,6 +26,7 @@ __all__ = [
     "WatchedFolder",
     "Windows",
     "check_items",
+    "holds_only_roots",
     "import_bundle",
     "load_folder",
     "newest",

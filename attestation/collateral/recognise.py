@@ -30,6 +30,7 @@ from hermetic.errors import InvalidRequestError
 _IN_DER: Final[tuple[Kind, ...]] = ("vcek", "vlek", "amd-crl", "pck-crl", "ocsp")
 """What a file in DER may be, and in which order that is tried: their forms exclude each other."""
 _IN_A_HEADER: Final = b"-----BEGIN%20CERTIFICATE-----"  # Intel's answers carry their chains so
+_BLOCK: Final = re.compile(r"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]*)-----END CERTIFICATE-----", re.ASCII)
 _CRL: Final = re.compile(rb"-----BEGIN X509 CRL-----([A-Za-z0-9+/=\s]*)-----END X509 CRL-----\s*")
 
 
@@ -44,6 +45,23 @@ def recognise(data: bytes, roots: TrustRoots, source: str = "") -> tuple[Item, .
         return _read(data, roots, source)
     except (InvalidRequestError, UnsupportedAlgorithm, RecursionError, *MALFORMED) as error:
         raise InvalidRequestError(f"{source or 'file'}: expected collateral, got something else: {error}") from error
+
+
+def holds_only_roots(data: bytes, roots: TrustRoots) -> bool:
+    """Whether a file has nothing in it but certificates (DER, PEM) of authorities that `roots` believes already.
+
+    Vendors hand them out beside what they sign; they are no collateral, and a bundle brings none.
+    """
+    amd = (one for authorities in roots.snp.authorities for one in (authorities.ark, authorities.ask, authorities.asvk))
+    others = (*roots.dcap.roots, *roots.nvgpu.device_roots, *roots.nvgpu.rim_roots)
+    known = {*(one.der for one in amd), *(one.public_bytes(Encoding.DER) for one in others)}
+    if data in known:
+        return True
+    try:
+        found = [base64.b64decode("".join(one.split())) for one in _BLOCK.findall(data.decode("ascii"))]
+    except ValueError:
+        return False
+    return bool(found) and known.issuperset(found) and not _BLOCK.sub("", data.decode("ascii")).strip()
 
 
 def newest(items: Iterable[Item]) -> tuple[Item, ...]:

@@ -11,6 +11,7 @@ from hermetic.cli import build
 from hermetic.cli.exit_codes import ExitCode
 
 VECTORS = Path(__file__).parents[1] / "vectors"
+SHIPPED = Path(__file__).parents[2] / "attestation" / "roots" / "nvidia"
 INTEL = (
     "tdx/ars_90c06f.tcbinfo.json", "tdx/ars_td_qeidentity.json", "tdx/ars_pck_platform_crl.der",
     "tdx/ars_root_ca_crl.der", "tdx/ars_tcb_signing_chain.pem", "tdx/intel_pck_platform_ca.der",
@@ -90,6 +91,27 @@ def test_items_that_no_vendor_vouches_for_are_not_even_packed(site: Path, tmp_pa
     assert unknown.exit_code == ExitCode.USAGE
     assert "expected collateral" in " ".join(unknown.stderr.split())
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["tdx/intel_root.der", "snp/ask_ark_milan.pem", "snp/ask_ark_turin_vlek.pem", "nvgpu/device_root.pem"]
+)
+def test_roots_that_every_verifier_has_are_left_out_and_said_so(name: str, site: Path, tmp_path: Path) -> None:
+    root = VECTORS / name
+    if name.startswith("nvgpu"):
+        root = tmp_path / "device_root.pem"
+        root.write_bytes((SHIPPED / "device_identity_ca.pem").read_bytes())
+    key = ("--signer", site / "signer.key")
+    packed = run("pack", tmp_path / "b", root, *vectors(*OTHERS), *key, "--json")
+    assert packed.exit_code == ExitCode.OK, packed.stderr
+    assert len(json.loads(packed.stdout)["items"]) == len(OTHERS)
+    assert f"left out, it is shipped with every verifier: {root.name}" in " ".join(packed.stderr.split())
+
+
+def test_a_root_of_somebody_else_is_not_left_out_but_refused(site: Path, tmp_path: Path) -> None:
+    key = ("--signer", site / "signer.key")
+    refused = run("pack", tmp_path / "b", *vectors("nvgpu/rim_root_wrong.crt", *OTHERS), *key)
+    assert (refused.exit_code, "item.vouched" in refused.stderr) == (ExitCode.NOT_GENUINE, True)
 
 
 def test_what_has_ended_is_imported_with_a_warning(site: Path, tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 # Every target does its own set-up. `make test` and `make demo` are the two to start with.
-.PHONY: help setup demo test evidence evidence-bits conformance conformance-mutants attacks escape gpu-memory check bench peers flood forgetting verify-speed fuzz fmt protos triton-vectors docs lock clean
+.PHONY: help setup compiled demo test test-compiled evidence evidence-bits conformance conformance-mutants attacks escape gpu-memory check bench peers flood forgetting verify-speed fuzz fmt protos triton-vectors docs lock clean
 
 PY := .venv/bin/python
 # Kept low: the suite starts real servers, brokers and TPMs, and must not starve them. One more than a small machine has
@@ -19,11 +19,16 @@ demo: setup ## Seal, attest, release the keys, serve and answer, end to end
 
 # The suite starts Python some thousand times: compiled once, also where the environment says not to write byte code.
 # Threads of plain models that tests compare with would wait for each other, and take cores from the rest.
-test: setup ## Run everything that needs no special hardware
+test: compiled ## Run everything that needs no special hardware
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 evidence: setup ## Judge all recorded evidence and every manipulation of it, and write docs/evidence.md and docs/refusals.md
 	$(PY) -m tests.attestation.stored.page
+
+# One process: those of xdist would run the source. Left out: what traces the source, and what changes a constant of it.
+test-compiled: compiled ## Run unit tests of the request path on the compiled modules themselves
+	$(PY) -m hermetic.compiled pytest tests/server tests/enclave/test_batch_runner.py tests/enclave/test_channel.py \
+	    --ignore tests/server/test_foreign.py --deselect tests/server/test_ordering.py::test_early_answers_are_bounded_whatever_a_worker_makes_of_them
 
 evidence-bits: setup ## Flip every bit that recorded GPU, SEV-SNP, TDX and SGX evidence signs, and see each refused (minutes)
 	$(PY) -m pytest -n $(TEST_PROCESSES) $(wildcard tests/attestation/verifiers/*_bits.py)
@@ -39,7 +44,10 @@ conformance-mutants: setup ## Switch off every check of every verifier and polic
 gpu-memory: ## Search this machine's GPU for what should be wiped (status 3: not everything ran)
 	PYTHONPATH=src $(if $(wildcard $(PY)),$(PY),python3) -m tests.hardware.gpu_memory --json build/gpu-memory.json
 
-bench: setup ## Measure the server beside what gRPC and the model allow
+compiled: setup ## Compile the modules that every request passes (a minute or two, once for a state of the source)
+	@$(PY) hatch_build.py
+
+bench: compiled ## Measure the server beside what gRPC and the model allow
 	@mkdir -p build
 	$(PY) -m hermetic bench quick --json build/bench-quick.json
 	$(PY) -m hermetic bench unseal --json build/bench-unseal.json
@@ -50,11 +58,11 @@ attacks: setup ## Write docs/attacks.md: attacks on a caller's trust, and what r
 escape: setup ## Try every escape from a locked room against every layer, all but one too, and write docs/escape-matrix.md
 	$(PY) -m tests.enclave.isolation.page docs/escape-matrix.md
 
-flood: setup ## Attack a server in every way we know, beside a client that behaves
+flood: compiled ## Attack a server in every way we know, beside a client that behaves
 	@mkdir -p build
 	$(PY) -m hermetic bench flood --json build/bench-flood.json
 
-forgetting: setup ## Search all processes of a server for canaries after each moment, and write docs/forgetting.md (as root)
+forgetting: compiled ## Search all processes of a server for canaries after each moment, and write docs/forgetting.md (as root)
 	@mkdir -p build
 	$(PY) -m hermetic bench forget --json build/bench-forget.json --page docs/forgetting.md
 
@@ -66,7 +74,7 @@ fuzz: setup ## Fuzz every decoder for FUZZ_MINUTES each, from tests/corpus on
 	$(PY) -m tests.fuzz.run --minutes $(FUZZ_MINUTES)
 	$(PY) -m tests.fuzz.hostile_worker --minutes $(FUZZ_MINUTES)
 
-peers: setup ## Measure beside Triton, KServe and MLServer, and write docs/performance.md (half an hour, a quiet machine)
+peers: compiled ## Measure beside Triton, KServe and MLServer, and write docs/performance.md (half an hour, a quiet machine)
 	@mkdir -p build
 	$(PY) -m hermetic bench peers --json build/bench-peers.json
 	$(PY) -m hermetic bench peers --servers hermetic,triton --json build/bench-peers-perf-analyzer.json \

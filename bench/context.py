@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from hermetic import compiled
+
 PACKAGES: Final = ("hermetic", "grpcio", "protobuf", "numpy", "onnx", "onnxruntime", "cryptography", "torch")
 GIT_TIMEOUT_S: Final = 10
 
@@ -25,6 +27,7 @@ def context() -> dict[str, Any]:
             "load_average": [round(load, 2) for load in os.getloadavg()],
         },
         "versions": {"python": platform.python_version(), **_versions()},
+        "request_path": "source" if compiled.why_not() else "compiled",
         "git_revision": git_revision(Path(__file__).resolve().parent),
     }
 

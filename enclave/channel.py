@@ -14,6 +14,8 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import Final, Self
 
+from mypy_extensions import mypyc_attr
+
 from hermetic.enclave.messages import CONTROL_FRAME_LIMIT, DATA_FRAME_LIMIT
 from hermetic.errors import BorderClosedError, BorderError
 
@@ -23,6 +25,7 @@ DESCRIPTORS_LIMIT: Final = 4  # descriptors beside one frame
 _NOT_RESIZABLE: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Channel:
     """One end of a SEQPACKET socket pair. Closing is the owner's business; use as a context manager or `close`."""
 

@@ -46,7 +46,7 @@ from hermetic.enclave.messages import (
     decode_control,
 )
 from hermetic.enclave.pulse import Observation, Wrist
-from hermetic.enclave.zero_on_free import environment, interpreter
+from hermetic.enclave.zero_on_free import environment, program
 from hermetic.errors import BorderError, HermeticError, WorkerLostError, WorkerStoppedError
 
 __all__ = ["Observation", "Worker", "WorkerSettings", "data_channel", "pin", "shared_memory"]
@@ -370,7 +370,7 @@ def _spawner() -> ThreadPoolExecutor:
 
 
 def _spawn(control: int, cores: tuple[int, ...]) -> subprocess.Popen[bytes]:
-    command = [*interpreter(), "-m", "hermetic.enclave.worker", str(control), str(os.getpid())]
+    command = [*program("hermetic.enclave.worker"), str(control), str(os.getpid())]
     process = subprocess.Popen(
         command,
         env=environment(),

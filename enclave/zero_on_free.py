@@ -85,6 +85,11 @@ def interpreter() -> list[str]:
     return [sys.executable, "-s", "-P", "-B"]
 
 
+def program(module: str) -> list[str]:
+    """Return the command that starts one of our programs: on compiled modules, where there are any (ADR 0142)."""
+    return [*interpreter(), "-m", "hermetic.compiled", module]
+
+
 def status() -> Zeroing:
     """Look at freed memory, and return whether it is overwritten here and by what."""
     by, why = _in_force()

@@ -21,6 +21,8 @@ Moments are monotonic seconds. Priorities, time-outs and preferred sizes are que
 from collections.abc import Sequence
 from typing import Final, Generic
 
+from mypy_extensions import mypyc_attr
+
 from hermetic.errors import HermeticError, InvalidRequestError, OverloadedError
 from hermetic.server.slots import (
     FORMING,
@@ -39,6 +41,7 @@ from hermetic.server.waiting import Waiting
 TENANTS_SHARE: Final = 8  # such a part of the places in a full queue each tenant may have beyond it
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Batcher(Generic[EntryT]):
     """Buffers and waiting requests of one model version, over all of its instances."""
 

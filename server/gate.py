@@ -17,6 +17,8 @@ from collections.abc import Callable, Hashable, Mapping
 from types import MappingProxyType
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from hermetic.errors import (
     AccessDeniedError,
     CancelledError,
@@ -54,6 +56,7 @@ class Caller:
         self.deafness = deafness
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Request:
     """One call on its way through the gate; what a handler works with. The transport's listener for this call."""
 

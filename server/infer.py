@@ -9,6 +9,8 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from hermetic.enclave.zero_on_free import wipe_immutable_bytes_that_nobody_else_holds
 from hermetic.errors import HermeticError, InvalidRequestError, QueueRefusedError
 from hermetic.server.asking import Asking
@@ -25,6 +27,7 @@ from hermetic.server.work import Work
 _NS: Final = 1_000_000_000
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Inference(Work):
     """One request between its arrival and its answer."""
 

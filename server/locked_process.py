@@ -11,7 +11,7 @@ from hermetic.enclave.isolation import cgroup
 from hermetic.enclave.isolation.cgroup import Cgroup
 from hermetic.enclave.isolation.profiles import PROFILES
 from hermetic.enclave.messages import Frame, LockdownReport, decode_control
-from hermetic.enclave.zero_on_free import interpreter
+from hermetic.enclave.zero_on_free import program
 from hermetic.errors import BorderError, WorkerLostError
 from hermetic.server.messages import Listening
 
@@ -28,7 +28,7 @@ class LockedProcess:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         with theirs:
             self._process = subprocess.Popen(
-                [*interpreter(), "-m", module, str(theirs.fileno())],
+                [*program(module), str(theirs.fileno())],
                 env=environment,
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,

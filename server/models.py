@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Final, NamedTuple, Protocol
 
+from mypy_extensions import mypyc_attr
+
 from hermetic.enclave.buffers import row_bytes
 from hermetic.enclave.messages import ModelDescription
 from hermetic.errors import (
@@ -69,6 +71,7 @@ class LinkPlace(NamedTuple):
     lose: Callable[[HermeticError], None]
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class ServedModel:
     """One generation of a model version, which has, or had, workers, each behind one of `links`."""
 
@@ -120,6 +123,7 @@ def reply_row_bytes(settings: ModelReady) -> int:
     return one if one * rows > SMALL_REPLY else 0
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Models:
     """All model versions by name; `changed` is called whenever what `resolve` answers may have changed."""
 

@@ -6,6 +6,8 @@ A buffer is *free*, *forming* (requests are being added), or *running* (the work
 from collections.abc import Sequence
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
+from mypy_extensions import mypyc_attr
+
 from hermetic.errors import HermeticError
 
 FREE: Final = 0
@@ -33,6 +35,7 @@ class Wishes(NamedTuple):
 NO_WISHES: Final = Wishes()
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Entry:
     """One request's rows: `lengths` in bytes per input; once placed, `offsets` say where they lie in `slot`.
 

@@ -3,6 +3,8 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 
+from mypy_extensions import mypyc_attr
+
 from hermetic.errors import HermeticError
 from hermetic.server.contents import Buffer
 from hermetic.server.outputs import Output
@@ -10,6 +12,7 @@ from hermetic.server.slots import NO_WISHES, Entry, Key, Wishes
 from hermetic.server.wiping import wipe
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Work(Entry):
     """A request between its arrival and its answer. `raw`: the bytes of each input, until they are copied."""
 

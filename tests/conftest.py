@@ -8,6 +8,8 @@ from typing import Final
 import pytest
 from hypothesis import settings
 
+from hermetic import compiled
+
 # The same examples every time, and no verdict by the clock: `make test` must say the same of the same code.
 # New examples are looked for by hand, with `--hypothesis-profile default`.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -16,6 +18,12 @@ settings.load_profile("repeatable")
 # Of several processes each takes the next whole file (`--dist loadfile --no-loadscope-reorder`). Files that start whole
 # servers come first, those of small tests last: so no process is left alone with a long file at the end.
 LONG_FIRST: Final = ("tests/flows", "tests/bench", "tests/enclave", "tests/server")
+
+
+def pytest_report_header() -> str:
+    """Say what front ends and workers run on: what is tested is what is said here."""
+    why = compiled.why_not()
+    return f"request path: {'source, ' + why if why else 'compiled'}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,13 +8,15 @@ import runpy
 import sys
 from typing import NoReturn
 
-from hermetic.bench.variants.patches import FRONT_END, HERMETIC, WORKER, apply
+from hermetic.bench.variants.patches import COMPILED, FRONT_END, HERMETIC, WORKER, apply
 from hermetic.errors import ConfigurationError
 
 
 def main(arguments: list[str]) -> NoReturn:
     """Apply the variant, then run the module's own main function."""
     variant, _, module, *rest = arguments
+    if module == COMPILED:  # nothing can be replaced in compiled modules: a variant runs the source
+        module, *rest = rest
     if module == FRONT_END:
         from hermetic.server import frontend
 

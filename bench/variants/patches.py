@@ -52,6 +52,7 @@ ISOLATION_AND_WIPING: Final = JOINED.join((LOCK_DOWN, ZERO_ON_FREE, WIPING))
 EVERYTHING: Final = JOINED.join((ISOLATION_AND_WIPING, RECORDS, MUTUAL_TLS))
 
 HERMETIC: Final = "hermetic"
+COMPILED: Final = "hermetic.compiled"
 FRONT_END: Final = "hermetic.server.frontend"
 WORKER: Final = "hermetic.enclave.worker"
 MODEL_INFER: Final = "/inference.GRPCInferenceService/ModelInfer"

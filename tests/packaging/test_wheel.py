@@ -29,9 +29,10 @@ def _in_wheel(name: str) -> str | None:
     return f"hermetic/{name}" if name.partition("/")[0] in ROOMS else None
 
 
-def _wheel(source: Path, destination: Path, compiler: str = "cc") -> Path:
+def _wheel(source: Path, destination: Path, compiler: str = "cc", compiled: str = "0") -> Path:
     build = "from hatchling.build import build_wheel; import sys; print(build_wheel(sys.argv[1]))"
-    command, environ = [sys.executable, "-c", build, str(destination)], os.environ | {"CC": compiler}
+    command = [sys.executable, "-c", build, str(destination)]
+    environ = os.environ | {"CC": compiler, "HERMETIC_BUILD_COMPILED": compiled}
     subprocess.run(command, cwd=source, check=True, capture_output=True, env=environ)
     (wheel,) = destination.glob("*.whl")
     return wheel
@@ -106,3 +107,32 @@ def test_every_room_is_a_link_to_the_folder_at_the_top(room: str) -> None:
     link = ROOT / "src" / "hermetic" / room
     assert link.is_symlink()
     assert link.readlink() == Path("../..") / room
+
+
+def test_compiled_modules_are_in_the_wheel_and_bind_it_to_this_python(checkout: Path, tmp_path: Path) -> None:
+    """One module for all: every one of them takes a minute."""
+    names = checkout / "src/hermetic/compiled/modules.txt"
+    kept = names.read_text()
+    names.write_text("hermetic.server.http2.frames\n")
+    try:
+        wheel = _wheel(checkout, tmp_path, compiled="1")
+    finally:
+        names.write_text(kept)
+    python = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    assert wheel.name.split("-")[2:4] == [python, python]
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    run = (
+        "from hermetic import compiled; print(compiled.why_not()); compiled.use();"
+        "import hermetic.server.http2.frames as f; print(f.__file__)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", run],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path / "installed",
+        env={"PYTHONPATH": str(tmp_path / "installed")},
+    ).stdout.splitlines()
+    assert said[0] == ""
+    assert said[1].startswith(str(tmp_path / "installed/hermetic/compiled/lib/"))

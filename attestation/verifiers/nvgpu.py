@@ -15,7 +15,7 @@ from hermetic.attestation.claims import Claims, NvGpuClaims
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.roots import TrustRoots
 from hermetic.attestation.verifiers.nvgpu_device import check_device
-from hermetic.attestation.verifiers.nvgpu_evidence import NvGpuEvidence
+from hermetic.attestation.verifiers.nvgpu_evidence import NONCE, NvGpuEvidence
 from hermetic.attestation.verifiers.nvgpu_rim import check_collateral
 from hermetic.attestation.verifiers.nvgpu_set import check_set, check_statement
 from hermetic.errors import FailedCheck, InvalidRequestError, VerificationError
@@ -35,8 +35,8 @@ def judge(checks: Checks, evidence: JsonValue, report_data: bytes | None, trust:
     """As `verify`; every check that is made, passed, failed or not evaluated, is recorded in `checks`.
 
     `report_data` is None for stored evidence whose challenge is not known. Then each report must carry the nonce that
-    its file states beside it, else the first one's; and a device that is there several times is no failure: what was
-    stored may be any collection of reports, while what answers a challenge is one machine.
+    its file states beside it, else the first one's, and all the same one; and a device that is there several times is
+    no failure: a file may hold one device's reports, while what answers a challenge is one machine.
     """
     # (1) The evidence has the right form.
     try:
@@ -47,6 +47,8 @@ def judge(checks: Checks, evidence: JsonValue, report_data: bytes | None, trust:
     checks.hold("nvgpu.structure")
     if report_data is None:
         checks.skip("nvgpu.nonce_length", "no nonce is wanted")
+        carried = sorted({one.report[NONCE].hex() for one in parsed.devices})
+        checks.demand("nvgpu.one_nonce", len(carried) == 1, "one nonce in all reports", carried)
     else:
         checks.equal("nvgpu.nonce_length", NONCE_SIZE, len(report_data))
     collateral = check_collateral(checks, trust.nvgpu)

@@ -56,7 +56,15 @@ class TestWithoutAChallenge:
 
     def test_all_reports_must_carry_one_nonce(self) -> None:
         evidence = [device(report(name), chain(name)) for name in ("hopper_535", "hopper_580")]
-        assert "nvgpu.1.report.nonce" in failures(evidence, None)
+        assert {"nvgpu.1.report.nonce", "nvgpu.one_nonce"} <= failures(evidence, None)
+
+    def test_reports_for_two_nonces_are_no_set_though_each_states_its_own(self) -> None:
+        ours, elsewhere = (
+            evidence_of({"evidence": f"{name}.json"}) for name in ("multi_gpu_hopper", "multi_switch_ls10")
+        )
+        found = failures([*ours, elsewhere[0]], None)
+        assert "nvgpu.one_nonce" in found
+        assert not {name for name in found if name.endswith("report.nonce")}
 
     def test_a_device_that_is_there_four_times_is_shown_and_not_refused(self) -> None:
         evidence = evidence_of({"evidence": "multi_switch_ls10.json"})

@@ -98,12 +98,15 @@ class FrontEndChannels:
             front_end.channel.shut()
 
     def finish(self) -> None:
-        """Answer the batches that already wait, and let go of every front end."""
+        """Answer the batches that already wait, unless all is over, and let go of every front end."""
+        over = select.poll()
+        over.register(self._ended, select.POLLIN)
         for descriptor, front_end in list(self._front_ends.items()):
             waiting = select.poll()
             waiting.register(descriptor, select.POLLIN)
             for _ in range(DRAIN_LIMIT):
-                if descriptor not in self._front_ends or not waiting.poll(0):
+                # What is computed lies in memory that a front end sees, whether it hears of that or not.
+                if descriptor not in self._front_ends or over.poll(0) or not waiting.poll(0):
                     break
                 self._serve_one(descriptor)
             if descriptor in self._front_ends:

@@ -99,6 +99,10 @@ class _KernelTimer:
     """A POSIX timer on CLOCK_BOOTTIME that raises SIGALRM, whose default ends the process. Source: timer_create(2)."""
 
     def __init__(self) -> None:
+        # Whoever started us may have had it ignored or held back, and both are inherited.
+        if signal.getsignal(signal.SIGALRM) is signal.SIG_IGN:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
         self._libc = ctypes.CDLL(None, use_errno=True)
         event = (ctypes.c_char * _SIGEVENT_BYTES)()
         # struct sigevent: the value's 8 bytes, sigev_signo, sigev_notify.

@@ -259,10 +259,18 @@ class TestOnAClockOfItsOwn:
             lease.take(BROKER.sign(LeaseTerms.model_validate(terms)), None)
         assert lease.timer.left_s <= ends
 
-    def test_the_kernel_ends_a_process_whose_thread_cannot(self) -> None:
-        """A process that arms its lease, and whose thread does nothing at its end."""
+    @pytest.mark.parametrize(
+        "inherited",
+        [
+            "pass",
+            "signal.signal(signal.SIGALRM, signal.SIG_IGN)",
+            "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})",
+        ],
+    )
+    def test_the_kernel_ends_a_process_whose_thread_cannot(self, inherited: str) -> None:
+        """A process that arms its lease, and whose thread does nothing at its end; whatever it was started with."""
         program = (
-            "import signal\n"
+            f"import signal\n{inherited}\n"
             "from hermetic.enclave import lease_timer as module\n"
             "module.FORCED_AFTER_S = 0.05\n"
             "timer = module.LeaseTimer()\n"

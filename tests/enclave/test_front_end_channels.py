@@ -42,12 +42,13 @@ class Scene:
         self.theirs = stack.enter_context(theirs)
         self.ended = os.eventfd(0, os.EFD_CLOEXEC)
         stack.callback(os.close, self.ended)
-        self.seams: Any = Seams()
+        self.seams = Seams()
+        seams: Any = self.seams
         description: Any = None
         end = Channel.of_descriptor(ours.detach())
         stack.callback(end.close)
-        self.channels = FrontEndChannels(self.seams, description, control, {}, self.seams, self.ended)
-        self.channels._front_ends[end.fileno()] = _FrontEnd(0, end, self.seams)
+        self.channels = FrontEndChannels(seams, description, control, {}, seams, self.ended)
+        self.channels._front_ends[end.fileno()] = _FrontEnd(0, end, seams)
         self.channels._poll.register(end.fileno())
         for _ in range(BATCHES):
             self.theirs.send(b"batch")

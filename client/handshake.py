@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hermetic.errors import ConfigurationError, FailedCheck, NotReadyError, VerificationError
@@ -139,7 +140,10 @@ def leaf_of(der: bytes | None, protocol: str | None, name: str) -> Leaf:
     """Return the leaf of a connection whose handshake is complete; raises `VerificationError`."""
     if der is None or protocol != PROTOCOL:
         raise VerificationError([FailedCheck("tls", f"a certificate, and the protocol {PROTOCOL}", str(protocol))])
-    return Leaf.of(x509.load_der_x509_certificate(der), name)
+    try:
+        return Leaf.of(x509.load_der_x509_certificate(der), name)
+    except (ValueError, UnsupportedAlgorithm) as error:  # what the TLS library took
+        raise VerificationError([FailedCheck("tls", "a certificate that can be read", str(error))]) from None
 
 
 def refused(endpoint: Endpoint, name: str, error: ssl.SSLError) -> VerificationError:

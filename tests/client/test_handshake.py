@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hermetic.client.handshake import Endpoint, Tls, handshake
-from hermetic.errors import NotReadyError
+from hermetic.client.handshake import Endpoint, Tls, handshake, leaf_of
+from hermetic.errors import NotReadyError, VerificationError
 
 TRICKLE_S = 0.05
 PIECES = 1000  # the most that are sent, so that a failure ends too
@@ -40,3 +40,9 @@ def test_a_server_that_trickles_is_given_up_in_time(monkeypatch: pytest.MonkeyPa
             given_up.set()
             thread.join()
     assert len(sent) < PIECES
+
+
+@pytest.mark.parametrize("der", [None, b"", b"\x30\x00"])
+def test_a_certificate_that_cannot_be_read_is_refused(der: bytes | None) -> None:
+    with pytest.raises(VerificationError, match=r"^tls: "):
+        leaf_of(der, "h2", "localhost")

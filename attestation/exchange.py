@@ -279,7 +279,7 @@ def _error_body(answer: Answer) -> tuple[str, str]:
     """The variant and detail of a refusal; Trustee sets no content type on it, so only the body is looked at."""
     try:
         body = json.loads(answer.content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "Unknown", answer.content[:MAX_REFUSAL_TEXT].decode("utf-8", "replace")
     if not isinstance(body, dict):
         return "Unknown", str(body)[:MAX_REFUSAL_TEXT]
@@ -289,7 +289,7 @@ def _error_body(answer: Answer) -> tuple[str, str]:
 def _object(answer: Answer) -> dict[str, JsonValue]:
     try:
         value = json.loads(answer.content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BrokerUnreachableError(f"answer: expected a JSON object, got {len(answer.content)} bytes") from error
     if not isinstance(value, dict):
         raise BrokerUnreachableError(f"answer: expected a JSON object, got {type(value).__name__}")

@@ -154,13 +154,16 @@ def _runtime_claims(statement: Statement) -> HermeticClaims:
 
 
 def _check_manifests(checks: Checks, statement: Statement, claims: Claims, policy: CallerPolicy) -> None:
-    """Every model that is served is one that the policy names, and was measured before its key came."""
+    """Every model that is served is one that the policy names, and was measured before its key came.
+
+    Evidence without a log of ours measures none: there the report data covers the statement, as at the broker.
+    """
     wanted = policy.appraisal.hermetic.manifest_digest
     served = set(statement.manifests)
     if wanted != "any":
         checks.demand("evidence.manifests", served <= set(wanted), wanted, statement.manifests)
     tpm = claims.tpm
-    if tpm is not None:
+    if tpm is not None and (tpm.enrolled != "hardware-report" or tpm.log_pcr is not None):
         checks.demand("evidence.measured", served <= set(tpm.manifests), statement.manifests, tpm.manifests)
 
 

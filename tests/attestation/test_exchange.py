@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
+import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -66,6 +67,17 @@ def test_a_key_is_released(broker: InThread, client: BrokerClient) -> None:
     after = client.last_checkpoint
     assert before is None
     assert (after or b"").startswith(b"example.test/broker\n")
+
+
+@pytest.mark.parametrize("status", [200, 401])
+def test_an_answer_of_many_brackets_is_none(status: int) -> None:
+    """No fault of ours: a server whose loop meets one ends."""
+    brackets = httpx.MockTransport(lambda _: httpx.Response(status, content=b"[" * 1_000_000))
+    client = BrokerClient("https://broker.test", ssl.create_default_context())
+    client._http.close()
+    client._http = httpx.Client(base_url="https://broker.test", transport=brackets)
+    with client, pytest.raises(BrokerUnreachableError if status == httpx.codes.OK else BrokerRefusedError):
+        client.lease_key()
 
 
 def test_a_broker_that_knows_no_leases_is_told_apart(broker: InThread) -> None:

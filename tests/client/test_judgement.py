@@ -9,11 +9,13 @@ import pytest
 
 from hermetic.attestation import evidence, verifiers
 from hermetic.attestation.attesters.tpm import TpmAttester
+from hermetic.attestation.claims import Claims
 from hermetic.attestation.evidence import JsonValue, fit_to
 from hermetic.attestation.policy import AppraisalPolicy
 from hermetic.attestation.roots import TrustRoots
 from hermetic.attestation.server_evidence import Statement, StatementTree, device_report_data, leaf
 from hermetic.attestation.testing.sample import SampleAttester
+from hermetic.attestation.verifiers import composite
 from hermetic.client.judgement import Proof, verify_reply
 from hermetic.client.policy import CallerPolicy
 from hermetic.errors import AppraisalError, EvidenceError, VerificationError
@@ -234,3 +236,24 @@ def test_a_server_that_the_policy_does_not_accept(server: Server, change: dict[s
 def test_policies_that_do_not_say_which_profile(server: Server) -> None:
     reply = server.reply(server.statement(policies=()))
     assert failures(lambda: server.judge(reply), VerificationError) == ["evidence.policies"]
+
+
+def test_a_processor_that_vouches_for_its_vtpm_has_no_log_of_manifests(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Azure's kinds: the report data covers the statement, and with it the manifests. Any other TPM has a log."""
+    policy = CallerPolicy(
+        AppraisalPolicy.load(POLICY.replace("provisioned_ak = false", "provisioned_ak = true")), server.trust
+    )
+    reply = server.reply(server.statement(manifests=(MANIFEST,)))
+    assert failures(lambda: server.judge(reply, policy), AppraisalError) == ["evidence.measured"]
+    real = composite.verify
+
+    def beside_a_processor(*arguments: Any) -> tuple[Claims, ...]:
+        (claims,) = real(*arguments)
+        assert claims.tpm is not None
+        vtpm = {"enrolled": "hardware-report", "log_pcr": None, "log_base": None, "manifests": ()}
+        return (claims.model_copy(update={"kinds": (claims.tpm.model_copy(update=vtpm),)}),)
+
+    monkeypatch.setattr(composite, "verify", beside_a_processor)
+    assert server.judge(reply, policy).statement.manifests == (MANIFEST,)

@@ -24,7 +24,11 @@ __all__ = ["Guard", "Proving"]
 RETRY_S: Final = 1.0  # after a try that nobody answered
 RETIRE_S: Final = 30.0  # for calls that are under way when a server has renewed its key
 
-_BROKEN: Final = (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN)
+_BROKEN: Final = (
+    grpc.ChannelConnectivity.IDLE,  # a connection that is cut: the next call would make another, without a word
+    grpc.ChannelConnectivity.TRANSIENT_FAILURE,
+    grpc.ChannelConnectivity.SHUTDOWN,
+)
 
 
 class Proving(Protocol):

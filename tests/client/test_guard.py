@@ -35,9 +35,9 @@ class Channel:
     def unary_unary(self, method: str, **_: Any) -> Callable[[str], str]:
         return lambda message: f"{id(self)} {method} {message}"
 
-    def breaks(self) -> None:
+    def breaks(self, state: grpc.ChannelConnectivity = grpc.ChannelConnectivity.TRANSIENT_FAILURE) -> None:
         for tell in self.states:
-            tell(grpc.ChannelConnectivity.TRANSIENT_FAILURE)
+            tell(state)
 
 
 class Servers:
@@ -94,11 +94,12 @@ def test_refused_evidence_closes_everything_for_good(servers: Servers) -> None:
         _ = guard.current
 
 
-def test_a_broken_connection_is_verified_before_the_next_call(servers: Servers) -> None:
+@pytest.mark.parametrize("state", ["IDLE", "TRANSIENT_FAILURE", "SHUTDOWN"])
+def test_a_broken_connection_is_verified_before_the_next_call(servers: Servers, state: str) -> None:
     guard = Guard(servers, LONG_S, WAIT_S)
     first, second = servers.channel, Channel()
     servers.outcomes = [second]
-    first.breaks()
+    first.breaks(grpc.ChannelConnectivity[state])
     assert guard.current.channel is second  # it has waited for that
     guard.close()
     assert first.closed.is_set()

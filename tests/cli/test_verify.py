@@ -63,6 +63,19 @@ def test_an_option_takes_several_files_at_once_or_one_by_one() -> None:
     assert "tdx.event_log.rtmr0" in {one["name"] for one in document(together)["checks"] if one["result"] == "pass"}
 
 
+def test_a_tpm_s_key_for_which_nobody_vouches_is_warned_of_and_fails_with_a_policy(tmp_path: Path) -> None:
+    quote, key = VECTORS / "tpm/tpm_evidence.json", VECTORS / "tpm/tpm_evidence.akpub.pem"
+    bare, vouched = run("--evidence", quote, "--json"), run("--evidence", quote, "--endorsement", key, "--json")
+    assert (bare.exit_code, document(bare)["claims"]["kinds"][0]["enrolled"]) == (ExitCode.OK, "nobody")
+    assert "nobody vouches for the key" in " ".join(bare.stderr.split())
+    assert "nobody vouches" not in " ".join(vouched.stderr.split())
+    form = tmp_path / "own.toml"
+    made = CliRunner().invoke(build(), ["policy", "propose", str(quote), "--endorsement", str(key), "-o", str(form)])
+    assert made.exit_code == ExitCode.OK
+    assert run("--evidence", quote, "--endorsement", key, "--policy", form).exit_code == ExitCode.OK
+    assert run("--evidence", quote, "--policy", form).exit_code == ExitCode.NOT_GENUINE
+
+
 def test_people_get_a_table_that_names_what_failed() -> None:
     result = run("--evidence", DEBUG, "--at", THEN)
     assert "fail: tdx.debug" in result.stdout

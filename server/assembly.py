@@ -23,6 +23,8 @@ from hermetic.errors import ConfigurationError
 from hermetic.server.attesting import Attesting
 from hermetic.server.catalogue import Catalogue
 from hermetic.server.config import Broker, ServerConfig, read_text
+from hermetic.server.cores import cores_here
+from hermetic.server.cpu_plan import front_end_spin_us
 from hermetic.server.epoch_changes import first_epoch
 from hermetic.server.evidence_sources import attester_of
 from hermetic.server.lease_events import WAIT_S, LeaseEvents
@@ -150,4 +152,5 @@ def _front_end_settings(config: ServerConfig, epoch: Epoch, serving_key: Serving
         waived=tuple(name for name in config.isolation.waived if name in PROPERTIES),
         uid=config.isolation.uid,
         gid=config.isolation.gid,
+        spin_us=front_end_spin_us(cores_here(), config.cpu, config.front_ends),
     )

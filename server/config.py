@@ -222,6 +222,7 @@ class CpuSettings(Section):
     pinning: Literal["auto", "on", "off"] = "auto"
     spinning: Literal["auto", "on", "off"] = "auto"
     front_end_cores: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    front_end_spin_us: Annotated[int, Field(ge=0, le=10_000)] = 400
 
 
 class RepositorySettings(Section):

@@ -11,6 +11,8 @@ The rules, measured on two cores (docs/performance.md) unless they say otherwise
   end then has two, for its one thread and for what the kernel does for its sockets (reasoned, not measured).
 - A worker is given its next batch while it runs one, unless cores are so few that front end and worker would only take
   turns: then larger batches cost less. On two cores that is one batch at a time.
+- A front end with at most one call open waits actively for a moment before it sleeps (ADR 0143), where there is a core
+  beside those of front ends: with so little to do, a core is idle.
 - A CPU quota (cgroup) below the number of cores is time shared out over all of them: then nothing is pinned.
 """
 
@@ -22,7 +24,7 @@ from hermetic.attestation.evidence import JsonValue
 from hermetic.errors import ConfigurationError
 from hermetic.server.config import CpuSettings, ModelSettings
 
-__all__ = ["UNPLANNED", "Cores", "CpuPlan", "Place"]
+__all__ = ["UNPLANNED", "Cores", "CpuPlan", "Place", "front_end_spin_us"]
 
 AUTO_THREADS_LIMIT: Final = 16  # threads that a worker gets unasked: more seldom help one batch
 FRONT_END_CORES: Final = 2  # cores of one front end that is pinned
@@ -65,6 +67,11 @@ class Place:
 
 
 UNPLANNED: Final = Place()
+
+
+def front_end_spin_us(cores: Cores, settings: CpuSettings, front_ends: int) -> int:
+    """For how long a front end waits actively, in microseconds; 0: not at all."""
+    return settings.front_end_spin_us if cores.count > front_ends else 0
 
 
 @dataclass(slots=True)
@@ -144,6 +151,7 @@ class CpuPlan:
             "threads-per-worker": self._threads,
             "batches-in-flight": self._batches,
             "spinning": self._spinning,
+            "front-end-spin-us": front_end_spin_us(self.cores, self.settings, self.front_ends),
             "pinned": self._pinned,
             "front-end-cores": [list(place.cores) for place in self._front_end_places],
         }

@@ -41,6 +41,7 @@ from hermetic.server.reader import Reader
 from hermetic.server.settings import FRONT_END_THREADS, FrontEndSettings
 
 LAST_RECORDS_S: Final = 10.0  # seconds for the last records to become durable
+MICROSECONDS: Final = 1e6
 COLLECT_AFTER: Final = 50_000  # new objects between two looks for cycles
 
 
@@ -107,8 +108,14 @@ def _collect_seldom() -> None:
 def make_transport(settings: FrontEndSettings, credentials: ServingCredentials, front_end: FrontEnd) -> Http2Server:
     """Return the transport, bound to its port."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    limits = settings.epoch.limits
-    return Http2Server(f"{host}:{settings.port}", credentials, limits, front_end, reuse_port=settings.reuse_port)
+    return Http2Server(
+        f"{host}:{settings.port}",
+        credentials,
+        settings.epoch.limits,
+        front_end,
+        reuse_port=settings.reuse_port,
+        spin_s=settings.spin_us / MICROSECONDS,
+    )
 
 
 def _receive_start(supervisor: Channel) -> tuple[FrontEndSettings, bytes, Row | None]:

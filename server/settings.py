@@ -51,6 +51,7 @@ class FrontEndSettings(Section):
     waived: tuple[str, ...]
     uid: int
     gid: int
+    spin_us: Annotated[int, Field(ge=0)] = 0
 
 
 class MetricsSettings(Section):

@@ -33,6 +33,10 @@ EVENTS: Final = 128  # looked at in one turn
 NEWCOMERS_PER_TURN: Final = 4  # new connections, or steps of handshakes: each takes up to a millisecond from everybody
 NEWCOMERS_REST: Final = 2  # times as long as they took: what they leave to the others
 CANCEL_GRACE_S: Final = 5.0  # seconds for cancelled calls' last words to leave
+SPIN_CALLS: Final = (
+    2  # open calls with which waiting actively is worth while: with more there is mostly something to do
+)
+SPIN_CONNECTIONS: Final = 16  # connections that are looked through for them
 PAUSE_S: Final = 0.1  # seconds without new connections, where there are no descriptors left
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _log: Final = logging.getLogger(__name__)
@@ -49,8 +53,11 @@ class Http2Server:
         application: Application,
         *,
         reuse_port: bool = False,
+        spin_s: float = 0.0,
     ) -> None:
         """Listen on `address` (host:port); credentials None is plaintext, for tests.
+
+        `spin_s`: with few calls open, the loop asks again and again for so long before it sleeps (ADR 0143).
 
         Raises `ConfigurationError` where the address cannot be had.
         """
@@ -60,6 +67,7 @@ class Http2Server:
         self.metadata_read = application.metadata_read
         self._credentials = credentials
         self._keeping = Keeping(limits)
+        self._spin_s = spin_s
         self._timers = Timers()
         self._deadlines = Deadlines()
         self._epoll = select.epoll()
@@ -191,11 +199,27 @@ class Http2Server:
 
     def _turn(self, wait_s: float) -> None:
         """Read whatever has come, or comes within `wait_s` seconds."""
-        for descriptor, events in self._epoll.poll(wait_s, EVENTS):
+        for descriptor, events in self._spin(wait_s) or self._epoll.poll(wait_s, EVENTS):
             try:
                 self._take(descriptor, events)
             except Exception:  # noqa: BLE001 - nothing may end the loop
                 _log.exception("front loop")
+
+    def _spin(self, wait_s: float) -> list[tuple[int, int]]:
+        """Wait actively, where that is worth while, and return what has come: a thread that sleeps wakes up cold."""
+        spin_s = min(self._spin_s, wait_s)
+        if spin_s <= 0 or not self._has_few_calls():
+            return []
+        until = time.monotonic() + spin_s
+        found = self._epoll.poll(0, EVENTS)
+        while not found and time.monotonic() < until:
+            found = self._epoll.poll(0, EVENTS)
+        return found
+
+    def _has_few_calls(self) -> bool:
+        if len(self._connections) > SPIN_CONNECTIONS:
+            return False
+        return sum(len(connection.streams) for connection in self._connections.values()) <= SPIN_CALLS
 
     def _take(self, descriptor: int, events: int) -> None:
         connection = self._connections.get(descriptor)

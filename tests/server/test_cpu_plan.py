@@ -7,7 +7,7 @@ import pytest
 
 from hermetic.errors import ConfigurationError
 from hermetic.server.config import CpuSettings, ModelSettings
-from hermetic.server.cpu_plan import AUTO_THREADS_LIMIT, Cores, CpuPlan, Place
+from hermetic.server.cpu_plan import AUTO_THREADS_LIMIT, Cores, CpuPlan, Place, front_end_spin_us
 
 AUTO = ModelSettings()
 
@@ -159,6 +159,16 @@ def test_the_decisions_can_be_shown() -> None:
         "threads-per-worker": 1,
         "batches-in-flight": 1,
         "spinning": False,
+        "front-end-spin-us": 0,
         "pinned": False,
         "front-end-cores": [[]],
     }
+
+
+@pytest.mark.parametrize(
+    ("cores", "front_ends", "wanted"),
+    [(machine(1), 1, 0), (machine(2), 1, 400), (machine(2), 2, 0), (machine(2, 1.5), 1, 0)],
+)
+def test_a_front_end_waits_actively_where_a_core_is_left(cores: Cores, front_ends: int, wanted: int) -> None:
+    assert front_end_spin_us(cores, CpuSettings(), front_ends) == wanted
+    assert front_end_spin_us(cores, CpuSettings(front_end_spin_us=0), front_ends) == 0

@@ -89,8 +89,8 @@ def test_what_waits_too_long_is_refused_in_tritons_words_and_counted(side: FarSi
     with side.channel_as(side.pki.infer) as channel, side.channel_as(side.pki.observe) as observer:
         runs = send(channel, request(name, 1, 0, 0, 0))
         worker.batch()
+        patient = send(channel, request(name, 3, 0, 0, 0))  # before the late ones, so that it waits longer than they do
         late = [send(channel, request(name, 2, 0, 0, 0, timeout=20_000)) for _ in range(3)]
-        patient = send(channel, request(name, 3, 0, 0, 0))
         for call in late:
             error = call.exception(timeout=TIMEOUT_S)
             assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, "Request timeout expired")

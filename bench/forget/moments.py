@@ -106,13 +106,17 @@ def _crashed(stage: Stage) -> list[Found]:
     return _everywhere_from_anew(stage)
 
 
-def _unloaded(stage: Stage) -> list[Found]:
-    """The first model; its worker is looked at in the moment of its end."""
-    model = stage.models[0]
-    caller = stage.caller()
+def _first_asked(stage: Stage) -> tuple[Model, Caller, list[Canary]]:
+    """The first model, after a batch of each size; the caller who asked; what is to be gone with its worker."""
+    model, caller = stage.models[0], stage.caller()
     for rows in stage.plan.batches:
         caller.ask(stage.question(model, rows))
-    gone = [*stage.asked, *stage.keys, *weights_of(model)]
+    return model, caller, [*stage.asked, *stage.keys, *weights_of(model)]
+
+
+def _unloaded(stage: Stage) -> list[Found]:
+    """The first model; its worker is looked at in the moment of its end."""
+    model, caller, gone = _first_asked(stage)
     found: list[Found] = []
     with LastMoments([stage.worker_of(model)], lambda pid: found.extend(look("worker", [pid], gone))):
         operator = stage.served.client(operator=True)
@@ -127,11 +131,7 @@ def _unloaded(stage: Stage) -> list[Found]:
 
 def _revoked(stage: Stage) -> list[Found]:
     """The first model's, under load; its worker is looked at in the moment of its end. The model comes back then."""
-    model = stage.models[0]
-    caller = stage.caller()
-    for rows in stage.plan.batches:
-        caller.ask(stage.question(model, rows))
-    gone = [*stage.asked, *stage.keys, *weights_of(model)]
+    model, caller, gone = _first_asked(stage)
     found: list[Found] = []
     with LastMoments([stage.worker_of(model)], lambda pid: found.extend(look("worker", [pid], gone))):
         calls = [caller.begin(stage.question(model, 1)) for _ in range(CALLS_IN_FLIGHT)]

@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from tritonclient.utils import InferenceServerException
 
+from hermetic import compiled
 from hermetic.enclave.isolation import cgroup
 from hermetic.enclave.zero_on_free_library import LIBRARY
 from hermetic.provision.authority import new_key
@@ -175,6 +176,14 @@ def test_the_serving_key_is_not_on_disk(house: House) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------- rooms
+
+
+def test_front_end_and_worker_run_what_was_compiled_of_this_source(house: House) -> None:
+    """And the source, where nothing was: the suite's header says which of the two is tested."""
+    for name in (FRONT_END, WORKER):
+        (pid,) = house.served.children(name)
+        maps = Path(f"/proc/{pid}/maps").read_text()
+        assert ("__mypyc" in maps) == (not compiled.why_not()), name
 
 
 def status_of(pid: int) -> dict[str, str]:

@@ -17,7 +17,6 @@ from hermetic.attestation.broker.admin_tokens import AdminToken, AdminTokens
 from hermetic.attestation.broker.broker import Caller
 from hermetic.attestation.broker.floors import Floors
 from hermetic.attestation.broker.journal import Journal
-from hermetic.attestation.broker.key_file import model_facts
 from hermetic.attestation.broker.key_store import (
     MAX_NAME_LENGTH,
     MAX_SECRET_BYTES,
@@ -30,6 +29,7 @@ from hermetic.attestation.broker.key_store import (
 from hermetic.attestation.broker.lease_state import Target
 from hermetic.attestation.broker.leases import Leases
 from hermetic.attestation.broker.refusals import Refusal, Variant
+from hermetic.attestation.broker.stores.key_file import model_facts
 from hermetic.attestation.claims import Profile
 from hermetic.attestation.evidence import JsonValue
 from hermetic.errors import InvalidRequestError

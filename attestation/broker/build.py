@@ -32,11 +32,9 @@ from hermetic.attestation.broker.believed import Believed
 from hermetic.attestation.broker.broker import Broker, Holdings, Rules
 from hermetic.attestation.broker.config import BrokerConfig, Listener, ServingNamesOf
 from hermetic.attestation.broker.counts import Counts
-from hermetic.attestation.broker.file_key_store import FileKeyStore
 from hermetic.attestation.broker.floors import Floors
 from hermetic.attestation.broker.http import Door
 from hermetic.attestation.broker.journal import Journal, Standing
-from hermetic.attestation.broker.kek import load_kek
 from hermetic.attestation.broker.lease_feed import LeaseFeed
 from hermetic.attestation.broker.leases import LeaseLengths, LeaseLimits, Leases
 from hermetic.attestation.broker.listener import Endpoint, Listeners
@@ -45,6 +43,8 @@ from hermetic.attestation.broker.release import ModelPolicy, Policies, SecretPol
 from hermetic.attestation.broker.serving import ServingDesk
 from hermetic.attestation.broker.serving_ca import ServingAuthority, ServingNames
 from hermetic.attestation.broker.sessions import SessionLimits, SessionTable
+from hermetic.attestation.broker.stores.folder import FolderKeyStore
+from hermetic.attestation.broker.stores.local_kek import load_kek
 from hermetic.attestation.broker.tls import server_context
 from hermetic.attestation.broker.token import TokenSigner
 from hermetic.attestation.collateral import read_signers
@@ -93,7 +93,7 @@ def build(
     with contextlib.ExitStack() as undo:
         log = undo.enter_context(_open_log(config, clock))
         store = config.key_store
-        keys = FileKeyStore(store.folder, load_kek(store.kek, store.folder, credentials))
+        keys = FolderKeyStore(store.folder, load_kek(store.kek, store.folder, credentials))
         undo.callback(keys.close)
         writer = Journal(log)
         standing = _replay(config, clock)
@@ -120,7 +120,7 @@ def build(
 class _Stores:
     """What both listeners share."""
 
-    keys: FileKeyStore
+    keys: FolderKeyStore
     floors: Floors
     leases: Leases
     log: Journal

@@ -197,7 +197,7 @@ def _seal(installation: Installation, model: Model) -> bytes:
 
 
 def _keys(kek: bytes, models: Mapping[str, bytes]) -> list[Canary]:
-    """The keys of the models, the key that wraps them in the broker, and what is derived from it (broker/kek.py)."""
+    """The keys of the models, the key that wraps them in the broker, and what is derived of it (local_kek.py)."""
     keys = [Canary.of("key", f"model key of {name}", key) for name, key in models.items()]
     keys.append(Canary.of("key", "key-encryption key", kek))
     for use in ("wrap", "facts"):

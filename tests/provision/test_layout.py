@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from hermetic.attestation.broker.config import BrokerConfig
-from hermetic.attestation.broker.kek import load_kek
+from hermetic.attestation.broker.stores.local_kek import load_kek
 from hermetic.attestation.log import NoteSigner, NoteVerifier
 from hermetic.attestation.operator_settings import OperatorSettings
 from hermetic.attestation.policy import AppraisalPolicy

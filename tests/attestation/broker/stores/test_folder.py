@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from hermetic.attestation.broker.file_key_store import FileKeyStore
-from hermetic.attestation.broker.kek import Kek, load_kek
 from hermetic.attestation.broker.key_store import KeyExistsError, ModelFacts, ResourcePath, StoredKey
+from hermetic.attestation.broker.stores.folder import FolderKeyStore
+from hermetic.attestation.broker.stores.local_kek import Kek, load_kek
 from hermetic.errors import ConfigurationError, InvalidRequestError, KeyStoreError
 
 SECRET = bytes(range(100, 132))
@@ -31,13 +31,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(folder: Path) -> Iterator[FileKeyStore]:
-    opened = FileKeyStore(folder, kek())
+def store(folder: Path) -> Iterator[FolderKeyStore]:
+    opened = FolderKeyStore(folder, kek())
     yield opened
     opened.close()
 
 
-def unwrapped(store: FileKeyStore, resource: ResourcePath = RESOURCE) -> bytes:
+def unwrapped(store: FolderKeyStore, resource: ResourcePath = RESOURCE) -> bytes:
     with store.unwrap(resource) as buffer, buffer.view as view:
         return bytes(view)
 
@@ -46,12 +46,12 @@ def file_of(folder: Path, resource: ResourcePath = RESOURCE) -> Path:
     return folder / resource.repository / resource.type / f"{resource.tag}.key"
 
 
-def reopened(store: FileKeyStore, folder: Path, other: Kek | None = None) -> FileKeyStore:
+def reopened(store: FolderKeyStore, folder: Path, other: Kek | None = None) -> FolderKeyStore:
     store.close()
-    return FileKeyStore(folder, other or kek())
+    return FolderKeyStore(folder, other or kek())
 
 
-def test_a_key_comes_back(store: FileKeyStore, folder: Path) -> None:
+def test_a_key_comes_back(store: FolderKeyStore, folder: Path) -> None:
     store.create(KEY, memoryview(SECRET))
     again = reopened(store, folder)
     assert again.find(RESOURCE) == KEY
@@ -60,7 +60,7 @@ def test_a_key_comes_back(store: FileKeyStore, folder: Path) -> None:
     assert again.find(ResourcePath("models", "key", "m-2")) is None
 
 
-def test_the_file_is_its_owners_and_holds_no_secret(store: FileKeyStore, folder: Path) -> None:
+def test_the_file_is_its_owners_and_holds_no_secret(store: FolderKeyStore, folder: Path) -> None:
     store.create(KEY, memoryview(SECRET))
     data = file_of(folder).read_bytes()
     assert SECRET not in data
@@ -68,7 +68,7 @@ def test_the_file_is_its_owners_and_holds_no_secret(store: FileKeyStore, folder:
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_an_existing_key_stays(store: FileKeyStore, folder: Path) -> None:
+def test_an_existing_key_stays(store: FolderKeyStore, folder: Path) -> None:
     store.create(KEY, memoryview(SECRET))
     before = file_of(folder).read_bytes()
     with pytest.raises(KeyExistsError, match="models/key/m-1"):
@@ -77,7 +77,7 @@ def test_an_existing_key_stays(store: FileKeyStore, folder: Path) -> None:
     assert [path.name for path in file_of(folder).parent.iterdir()] == ["m-1.key"]
 
 
-def test_every_changed_byte_is_refused(store: FileKeyStore, folder: Path) -> None:
+def test_every_changed_byte_is_refused(store: FolderKeyStore, folder: Path) -> None:
     store.create(KEY, memoryview(SECRET))
     path = file_of(folder)
     good = path.read_bytes()
@@ -91,7 +91,7 @@ def test_every_changed_byte_is_refused(store: FileKeyStore, folder: Path) -> Non
             unwrapped(store)
 
 
-def test_facts_cannot_be_changed_without_the_kek(store: FileKeyStore, folder: Path) -> None:
+def test_facts_cannot_be_changed_without_the_kek(store: FolderKeyStore, folder: Path) -> None:
     """The attack: raise the version of an old key, or let another manifest have it."""
     store.create(KEY, memoryview(SECRET))
     path = file_of(folder)
@@ -104,7 +104,7 @@ def test_facts_cannot_be_changed_without_the_kek(store: FileKeyStore, folder: Pa
         reopened(store, folder)
 
 
-def test_a_key_cannot_take_anothers_place(store: FileKeyStore, folder: Path) -> None:
+def test_a_key_cannot_take_anothers_place(store: FolderKeyStore, folder: Path) -> None:
     store.create(KEY, memoryview(SECRET))
     other = ResourcePath("models", "key", "m-2")
     file_of(folder, other).write_bytes(file_of(folder).read_bytes())
@@ -112,13 +112,13 @@ def test_a_key_cannot_take_anothers_place(store: FileKeyStore, folder: Path) -> 
         reopened(store, folder)
 
 
-def test_another_kek_opens_nothing(store: FileKeyStore, folder: Path) -> None:
+def test_another_kek_opens_nothing(store: FolderKeyStore, folder: Path) -> None:
     store.create(KEY, memoryview(SECRET))
     with pytest.raises(KeyStoreError, match="expected a key wrapped by the KEK"):
         reopened(store, folder, Kek(bytes(32)))
 
 
-def test_a_symlink_is_not_followed(store: FileKeyStore, folder: Path, tmp_path: Path) -> None:
+def test_a_symlink_is_not_followed(store: FolderKeyStore, folder: Path, tmp_path: Path) -> None:
     store.create(KEY, memoryview(SECRET))
     path = file_of(folder)
     path.rename(tmp_path / "moved")
@@ -127,7 +127,7 @@ def test_a_symlink_is_not_followed(store: FileKeyStore, folder: Path, tmp_path: 
         unwrapped(store)
 
 
-def test_a_draft_that_a_crash_left_is_no_key(store: FileKeyStore, folder: Path) -> None:
+def test_a_draft_that_a_crash_left_is_no_key(store: FolderKeyStore, folder: Path) -> None:
     store.create(KEY, memoryview(SECRET))
     draft = file_of(folder).with_name(".m-2.0123456789abcdef.key")
     draft.write_bytes(b"half a key")
@@ -136,9 +136,9 @@ def test_a_draft_that_a_crash_left_is_no_key(store: FileKeyStore, folder: Path) 
     assert not draft.exists()
 
 
-def test_a_store_is_opened_by_one_process(store: FileKeyStore, folder: Path) -> None:
+def test_a_store_is_opened_by_one_process(store: FolderKeyStore, folder: Path) -> None:
     with pytest.raises(KeyStoreError, match="another process"):
-        FileKeyStore(folder, kek())
+        FolderKeyStore(folder, kek())
 
 
 @pytest.mark.parametrize("path", ["a/b", "a/b/c/d", "/a/b", "../b/c", "a/b/.c", "a/b/c\n", "a/b/" + "c" * 129, "a//c"])
@@ -149,7 +149,7 @@ def test_paths_that_are_none(path: str) -> None:
 
 def test_the_vector_opens() -> None:
     """docs/spec/key-broker.md, section 8: a file made once, from then on the format."""
-    from hermetic.attestation.broker import key_file
+    from hermetic.attestation.broker.stores import key_file
 
     vector = json.loads((VECTORS / "wrapped-key.json").read_text())
     data = bytes.fromhex(vector["file"])
@@ -163,7 +163,7 @@ def test_the_vector_opens() -> None:
     assert again == data
 
 
-VECTORS = Path(__file__).parents[2] / "vectors" / "key-broker"
+VECTORS = Path(__file__).parents[3] / "vectors" / "key-broker"
 
 
 class TestKekSources:
@@ -238,8 +238,8 @@ CRASH = """
 import os, sys
 from datetime import UTC, datetime
 from pathlib import Path
-from hermetic.attestation.broker.file_key_store import FileKeyStore
-from hermetic.attestation.broker.kek import Kek
+from hermetic.attestation.broker.stores.folder import FolderKeyStore
+from hermetic.attestation.broker.stores.local_kek import Kek
 from hermetic.attestation.broker.key_store import ResourcePath, StoredKey
 
 calls = int(sys.argv[2])
@@ -249,7 +249,7 @@ def killer(event, arguments):
         calls -= 1
         if calls == 0:
             os.kill(os.getpid(), 9)
-store = FileKeyStore(Path(sys.argv[1]), Kek(bytes(range(32))))
+store = FolderKeyStore(Path(sys.argv[1]), Kek(bytes(range(32))))
 sys.addaudithook(killer)
 key = StoredKey(ResourcePath("models", "key", "m-1"), None, "production", datetime.now(UTC))
 store.create(key, memoryview(bytes(range(100, 132))))
@@ -262,7 +262,7 @@ def test_a_crash_leaves_a_whole_key_or_none(folder: Path, call: int) -> None:
     """Killed at each file operation in turn; what was acknowledged is there, and nothing is half there."""
     command = [sys.executable, "-c", CRASH, str(folder), str(call)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-    store = FileKeyStore(folder, kek())
+    store = FolderKeyStore(folder, kek())
     try:
         found = store.list()
         if "created" in done.stdout:

@@ -1,6 +1,6 @@
 """The format hermetic-wrapped-key/1: facts, their authentication code, and a wrapped secret. Bytes in, bytes out.
 
-Files, names and durability are file_key_store.py's.
+Files, names and durability are stores/folder.py's.
 """
 
 import hmac
@@ -12,7 +12,6 @@ from typing import Final
 
 import rfc8785
 
-from hermetic.attestation.broker.kek import NONCE_BYTES, TAG_BYTES, Kek
 from hermetic.attestation.broker.key_store import (
     MAX_NAME_LENGTH,
     MAX_SECRET_BYTES,
@@ -20,6 +19,7 @@ from hermetic.attestation.broker.key_store import (
     ResourcePath,
     StoredKey,
 )
+from hermetic.attestation.broker.stores.local_kek import NONCE_BYTES, TAG_BYTES, Kek
 from hermetic.attestation.broker.strict_json import exactly, json_object, parse_object, text
 from hermetic.attestation.claims import Profile
 from hermetic.attestation.evidence import JsonValue

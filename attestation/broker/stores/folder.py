@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from hermetic.attestation.broker import key_file
-from hermetic.attestation.broker.kek import NONCE_BYTES, Kek
 from hermetic.attestation.broker.key_store import KeyExistsError, ResourcePath, StoredKey
+from hermetic.attestation.broker.stores import key_file
+from hermetic.attestation.broker.stores.local_kek import NONCE_BYTES, Kek
 from hermetic.attestation.key_memory import KeyMemory
 from hermetic.errors import InvalidRequestError, KeyStoreError
 
@@ -25,7 +25,7 @@ _UNFINISHED: Final = "."
 """What a file's name begins with until it is whole; no tag begins so."""
 
 
-class FileKeyStore:
+class FolderKeyStore:
     """A `KeyStore` in a folder. Thread-safe; one process at a time (flock)."""
 
     def __init__(self, folder: Path, kek: Kek) -> None:

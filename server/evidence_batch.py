@@ -79,6 +79,11 @@ class Answers:
             collateral=map(base64.b64decode, made.collateral),
         ).SerializeToString()
 
+    @property
+    def size(self) -> int:
+        """How long a reply is, at least, in bytes."""
+        return len(self._common)
+
     def reply(self, number: int, nonce: str) -> bytes:
         """Return the serialised reply to the question `number`; raises `LogError` for a place outside the tree."""
         index = self._batch.places[number]

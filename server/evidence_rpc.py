@@ -52,6 +52,7 @@ class EvidenceRpcs:
         for number in batch.places:
             request, nonce = self._take(number)
             try:
+                request.take_reply(answers.size)  # many times what was asked with: who reads none gets no more
                 request.reply(answers.reply(number, nonce))
             except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
                 request.fail(error)

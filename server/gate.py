@@ -161,6 +161,14 @@ class Request:
             self._gate.accounts.add(self._usage, self._expected)
             self._bytes_held += self._expected
 
+    def take_reply(self, size: int) -> None:
+        """Count a reply of `size` bytes before it is made; `OverloadedError` where too many are left unread."""
+        if self._usage is not None and not self.ended:
+            more = REPLY_COPIES * size - self._expected
+            self._gate.accounts.take(self._usage, more)
+            self._expected += more
+            self._bytes_held += more
+
     def reply(self, message: bytes, *, secret: bool = False) -> None:
         """Answer with `message` and status OK. A `secret` one is overwritten when it was copied."""
         if self.ended:

@@ -25,6 +25,11 @@ class Asked:
         self.caller = caller
         self.replies: list[pb.GetEvidenceResponse] = []
         self.errors: list[BaseException] = []
+        self.room = 1 << 20
+
+    def take_reply(self, size: int) -> None:
+        if size > self.room:
+            raise OverloadedError("bytes in flight of this client")
 
     def reply(self, message: bytes) -> None:
         self.replies.append(pb.GetEvidenceResponse.FromString(message))
@@ -93,6 +98,14 @@ def test_waiting_is_bounded_for_one_caller_and_for_all(side: Side) -> None:
         side.ask("somebody else")
     side.answer(0)
     side.ask("alice")
+
+
+def test_a_reply_for_which_there_is_no_room_is_not_made(side: Side) -> None:
+    first, second = side.ask(), side.ask()
+    first.room = 4
+    side.answer(0, 1)
+    assert isinstance(first.errors[0], OverloadedError)
+    assert (len(first.replies), len(second.replies)) == (0, 1)
 
 
 def test_a_refusal_reaches_those_that_it_is_for(side: Side) -> None:

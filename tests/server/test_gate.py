@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from hermetic.errors import OverloadedError
 from hermetic.server.access import RULES, AccessTable
 from hermetic.server.audit import Journal
 from hermetic.server.config import Limits
@@ -151,6 +152,27 @@ def test_what_is_in_flight_is_given_back_once(gate: Gate, peer: Peer, handled: H
     call.listener.sent(delivered=True)
     assert gate.accounts.bytes_in_flight == 0
     assert gate.ended() == {(LIVE, Code.OK): 1}
+
+
+def test_a_reply_that_must_fit_is_counted_once_or_refused(pki: Pki, handled: Handled, peer: Peer) -> None:
+    authorities = {"clients": pki.authority.pem.decode()}
+    limits = Limits(message_bytes=1000, bytes_in_flight_per_client=1000, bytes_in_flight=2000)
+    access = AccessTable(pki.rules(), authorities)
+    gate = Gate(dict.fromkeys(RULES, handled), Identities(authorities), access, limits, Journal(lambda _: True, 1000))
+    calls = [NotedCall(peer) for _ in range(3)]
+    for call in calls:
+        ask(gate, call)
+    first, second, third = handled.requests
+    first.take_reply(400)
+    first.reply(b"y" * 400)
+    assert gate.accounts.bytes_in_flight == 3 + 2 * 400
+    with pytest.raises(OverloadedError, match="bytes in flight of this client"):
+        second.take_reply(400)
+    assert gate.accounts.bytes_in_flight == 3 + 2 * 400
+    first.sent(delivered=True)
+    third.take_reply(400)
+    third.reply(b"y" * 401)
+    assert gate.accounts.bytes_in_flight == 2 + 2 * 401
 
 
 def test_a_cancelled_call_tells_its_handler_and_no_one_else(gate: Gate, peer: Peer, handled: Handled) -> None:

@@ -16,7 +16,7 @@ from hermetic.attestation.broker import journal
 from hermetic.attestation.broker.admin_tokens import AdminToken, AdminTokens
 from hermetic.attestation.broker.broker import Caller
 from hermetic.attestation.broker.floors import Floors
-from hermetic.attestation.broker.journal import Journal
+from hermetic.attestation.broker.journal import Entry, Journal, Standing
 from hermetic.attestation.broker.key_store import (
     MAX_NAME_LENGTH,
     MAX_SECRET_BYTES,
@@ -67,17 +67,15 @@ class Admin:
         log: Journal,
         *,
         profile: Profile,
-        spent: Mapping[str, int],
         clock: Callable[[], datetime],
     ) -> None:
-        """`spent` is what the log says of earlier runs (`journal.replay`)."""
+        """`log` knows which tokens are spent."""
         self._tokens = tokens
         self._keys = keys
         self._floors = floors
         self._leases = leases
         self._log = log
         self._profile = profile
-        self._spent = dict(spent)
         self._clock = clock
         self._mutex = threading.Lock()
 
@@ -141,7 +139,6 @@ class Admin:
     def _authorise(self, request: Request) -> AdminToken:
         """Verify the token, spend it durably, then ask whether its role may do this."""
         token = self._tokens.verify(request.bearer)
-        self._check_unspent(token)
         allowed = self._tokens.allows(token, request.path)
         fields: dict[str, JsonValue] = {
             "client": journal.client_fields(request.caller.identity),
@@ -154,18 +151,21 @@ class Admin:
             "outcome": "allowed" if allowed else "refused",
             "reasons": [] if allowed else [f"role {token.role} has no rule for this path"],
         }
-        self._log.write(journal.ADMIN, fields)
-        self._spent[journal.spent_key(token.issuer, token.id)] = token.expires
+
+        def act(standing: Standing) -> tuple[Entry, None]:
+            self._check_unspent(standing, token)
+            return Entry(journal.ADMIN, fields), None
+
+        self._log.decide(act)
         if not allowed:
             raise Refusal(Variant.ADMIN_ACCESS, f"role {token.role}: expected a rule that allows {request.path}")
         return token
 
-    def _check_unspent(self, token: AdminToken) -> None:
-        now = self._clock().timestamp()
-        self._spent = {key: ends for key, ends in self._spent.items() if ends > now}
-        if journal.spent_key(token.issuer, token.id) in self._spent:
+    def _check_unspent(self, standing: Standing, token: AdminToken) -> None:
+        standing.forget_ended(self._clock())
+        if journal.spent_key(token.issuer, token.id) in standing.spent:
             raise Refusal(Variant.ADMIN_ACCESS, "token: expected one not used yet, got a used one")
-        if len(self._spent) >= MAX_SPENT:
+        if len(standing.spent) >= MAX_SPENT:
             raise Refusal(Variant.TOO_MANY_REQUESTS, f"tokens: expected at most {MAX_SPENT} used ones still alive")
 
     def _clash(self, resource: ResourcePath, model: ModelFacts | None) -> Refusal | None:

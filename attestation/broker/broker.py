@@ -6,20 +6,20 @@ decision is durable in the log before it has any effect.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from hermetic.attestation.broker import journal
 from hermetic.attestation.broker.counts import Counts
-from hermetic.attestation.broker.floors import Floors, newest_settled
+from hermetic.attestation.broker.floors import newest_settled
 from hermetic.attestation.broker.identity import ClientIdentity
-from hermetic.attestation.broker.journal import Journal
+from hermetic.attestation.broker.journal import Entry, Journal, Standing
 from hermetic.attestation.broker.jwe import encrypt
 from hermetic.attestation.broker.key_store import KeyStore, ResourcePath, StoredKey
 from hermetic.attestation.broker.lease_state import Holding
-from hermetic.attestation.broker.leases import Asker, Leases
+from hermetic.attestation.broker.leases import Asker, Leases, against_host
 from hermetic.attestation.broker.protocol import OUR_ADDITIONS, parse_attestation, parse_auth
 from hermetic.attestation.broker.refusals import Refusal, Variant
 from hermetic.attestation.broker.release import Asked, ModelPolicy, Policies, refusals
@@ -89,11 +89,10 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What the broker keeps: sessions, keys, floors, leases, the log, its tokens' signing key, and what it counts."""
+    """What the broker keeps: sessions, keys, leases, the log, its tokens' signing key, and what it counts."""
 
     sessions: SessionTable
     keys: KeyStore
-    floors: Floors
     journal: Journal
     signer: TokenSigner
     counts: Counts
@@ -165,8 +164,7 @@ class Broker:
             raise Refusal(
                 Variant.POLICY_DENY, "serving certificate: expected a broker that issues them, got one that does not"
             )
-        revoked = self._holdings.leases.against_host(attested, caller.identity)
-        return self._serving.certify(csr_pem, attested, caller.identity, revoked)
+        return self._serving.certify(csr_pem, attested, caller.identity)
 
     def attested(self, session_id: str | None, bearer: str | None, caller: Caller) -> Attested:
         """What the caller's session established, else what its token stands for; raises `Refusal`."""
@@ -207,22 +205,16 @@ class Broker:
             raise Refusal(Variant.INVALID_PATH, str(error)) from error
         key = self._holdings.keys.find(resource)
         policy = None if key is None else self._rules.policies.choose(key)
-        failed = _MISSING if key is None else refusals(self._asked(key, attested.claims, policy), policy)
-        holding = None
-        if key is not None and key.model is not None and policy is not None and not failed:
-            asker = Asker(attested, caller.identity, resource, key.model)
-            holding = self._holdings.leases.draw_up(asker, policy.lengths)
-            failed = self._holdings.leases.enter(holding)
-        elif not failed:
-            failed = self._holdings.leases.against_host(attested, caller.identity)
-        facts = {"outcome": "refused" if failed else outcome, "reasons": journal.reasons(failed),
-                 "lease": None if failed else journal.lease_fields(holding)}  # fmt: skip
-        try:
-            index = self._log_release(resource, key, policy, facts, attested, caller)
-        except BaseException:
-            if holding is not None:
-                self._holdings.leases.strike(holding)
-            raise
+        asking = _Asking(resource, key, policy, attested, caller)
+
+        def act(standing: Standing) -> tuple[Entry, tuple[Sequence[FailedCheck], Holding | None]]:
+            failed, holding = self._weigh(standing, asking)
+            facts = {"outcome": "refused" if failed else outcome, "reasons": journal.reasons(failed),
+                     "lease": journal.lease_fields(holding)}  # fmt: skip
+            return _release_entry(asking, facts), (failed, holding)
+
+        index, (failed, holding) = self._holdings.journal.decide(act)
+        self._holdings.counts.released("refused" if failed else outcome)
         if key is None:
             raise Refusal(Variant.PLUGIN_INTERNAL, f"Plugin internal error: no such resource: {resource}")
         if failed:
@@ -230,9 +222,23 @@ class Broker:
             raise Refusal(Variant.POLICY_DENY, f"Access denied by policy (decision {index}): {reasons}")
         return _Decided(resource, attested, holding, index)
 
-    def _asked(self, key: StoredKey, claims: Claims, policy: ModelPolicy | None) -> Asked:
+    def _weigh(self, standing: Standing, asking: "_Asking") -> tuple[Sequence[FailedCheck], Holding | None]:
+        """Every check that speaks against the release, or the lease that goes with it; None for a plain secret."""
+        key, policy = asking.key, asking.policy
+        if key is None:
+            return _MISSING, None
+        if failed := refusals(self._asked(standing, key, asking.attested.claims, policy), policy):
+            return failed, None
+        if key.model is None or policy is None:
+            return against_host(standing, asking.attested, asking.caller.identity), None
+        asker = Asker(asking.attested, asking.caller.identity, asking.resource, key.model)
+        holding = self._holdings.leases.draw_up(asker, policy.lengths)
+        failed = self._holdings.leases.refusals(standing, holding)
+        return failed, None if failed else holding
+
+    def _asked(self, standing: Standing, key: StoredKey, claims: Claims, policy: ModelPolicy | None) -> Asked:
         model, now = key.model, self._clock()
-        floor = 0 if model is None else self._holdings.floors.of(model.name)
+        floor = 0 if model is None else standing.floor(model.name)
         settled = 0
         if model is not None and policy is not None and policy.rollback == "latest-only":
             settled = newest_settled(self._holdings.keys.list(), model.name, now, policy.roll_over)
@@ -249,30 +255,32 @@ class Broker:
         }
         self._holdings.journal.write(journal.ATTEST, fixed | dict(facts))
 
-    def _log_release(
-        self,
-        resource: ResourcePath,
-        key: StoredKey | None,
-        policy: ModelPolicy | None,
-        facts: Mapping[str, JsonValue],
-        attested: Attested,
-        caller: Caller,
-    ) -> int:
-        fields: dict[str, JsonValue] = {
-            "client": journal.client_fields(caller.identity),
-            "resource": str(resource),
-            **facts,
-            "model": journal.model_fields(None if key is None else key.model),
-            "key": attested.tee_key.thumbprint(),
-            "policy": None if policy is None else policy.form.name,
-            "policy_digest": None if policy is None else policy.form.digest().hex(),
-            "warnings": []
-            if policy is None or facts["outcome"] == "refused"
-            else list(warnings(attested.claims, policy.form)),
-        }
-        index = self._holdings.journal.write(journal.RELEASE, fields)
-        self._holdings.counts.released(str(fields["outcome"]))
-        return index
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """Who asks for which key, and the policy that it has."""
+
+    resource: ResourcePath
+    key: StoredKey | None
+    policy: ModelPolicy | None
+    attested: Attested
+    caller: Caller
+
+
+def _release_entry(asking: _Asking, facts: Mapping[str, JsonValue]) -> Entry:
+    key, policy, claims = asking.key, asking.policy, asking.attested.claims
+    accepted = policy is not None and facts["outcome"] != "refused"
+    fields: dict[str, JsonValue] = {
+        "client": journal.client_fields(asking.caller.identity),
+        "resource": str(asking.resource),
+        **facts,
+        "model": journal.model_fields(None if key is None else key.model),
+        "key": asking.attested.tee_key.thumbprint(),
+        "policy": None if policy is None else policy.form.name,
+        "policy_digest": None if policy is None else policy.form.digest().hex(),
+        "warnings": list(warnings(claims, policy.form)) if policy is not None and accepted else [],
+    }
+    return Entry(journal.RELEASE, fields)
 
 
 _MISSING: Final = (FailedCheck("release.resource", "a stored key", "none"),)

@@ -34,7 +34,7 @@ from hermetic.attestation.broker.config import BrokerConfig, Listener, ServingNa
 from hermetic.attestation.broker.counts import Counts
 from hermetic.attestation.broker.floors import Floors
 from hermetic.attestation.broker.http import Door
-from hermetic.attestation.broker.journal import Journal, Standing
+from hermetic.attestation.broker.journal import Journal
 from hermetic.attestation.broker.lease_feed import LeaseFeed
 from hermetic.attestation.broker.leases import LeaseLengths, LeaseLimits, Leases
 from hermetic.attestation.broker.listener import Endpoint, Listeners
@@ -43,6 +43,8 @@ from hermetic.attestation.broker.release import ModelPolicy, Policies, SecretPol
 from hermetic.attestation.broker.serving import ServingDesk
 from hermetic.attestation.broker.serving_ca import ServingAuthority, ServingNames
 from hermetic.attestation.broker.sessions import SessionLimits, SessionTable
+from hermetic.attestation.broker.state.folder import FolderLedger
+from hermetic.attestation.broker.state.ledger import Ledger
 from hermetic.attestation.broker.stores.folder import FolderKeyStore
 from hermetic.attestation.broker.stores.local_kek import load_kek
 from hermetic.attestation.broker.tls import server_context
@@ -91,20 +93,18 @@ def build(
     freed memory overwritten, and by what.
     """
     with contextlib.ExitStack() as undo:
-        log = undo.enter_context(_open_log(config, clock))
+        writer = Journal(_ledger(config, undo, clock), clock)
         store = config.key_store
         keys = FolderKeyStore(store.folder, load_kek(store.kek, store.folder, credentials))
         undo.callback(keys.close)
-        writer = Journal(log)
-        standing = _replay(config, clock)
-        floors = Floors(standing.floors, writer)
+        floors = Floors(writer)
         believed, counts = _believed(config, writer), Counts()
         token_key = _token_key(config)
-        leases = _leases(config, standing, writer, token_key, clock)
+        leases = _leases(config, writer, token_key, clock)
         stores = _Stores(keys, floors, leases, writer, believed, counts)
         endpoints = [
             _public(config, stores, token_key, clock),
-            _admin(config, stores, standing, clock),
+            _admin(config, stores, clock),
         ]
         listeners = Listeners(endpoints, config.limits)
         undo.callback(listeners.close)
@@ -128,21 +128,15 @@ class _Stores:
     counts: Counts
 
 
-def _open_log(config: BrokerConfig, clock: Clock) -> Log:
+def _ledger(config: BrokerConfig, undo: contextlib.ExitStack, clock: Clock) -> Ledger:
     signer = NoteSigner.parse(_read(config.log.key).decode("ascii"))
-    return Log.open(config.log.folder, config.log.origin, signer, now=clock)
+    log = undo.enter_context(Log.open(config.log.folder, config.log.origin, signer, now=clock))
+    return FolderLedger(log, lambda: LogReader(config.log.folder, signer.verifier(), config.log.origin).records())
 
 
-def _replay(config: BrokerConfig, clock: Clock) -> Standing:
-    verifier = NoteSigner.parse(_read(config.log.key).decode("ascii")).verifier()
-    return journal.replay(LogReader(config.log.folder, verifier, config.log.origin).records(), clock())
-
-
-def _leases(
-    config: BrokerConfig, standing: Standing, writer: Journal, key: ec.EllipticCurvePrivateKey, clock: Clock
-) -> Leases:
+def _leases(config: BrokerConfig, writer: Journal, key: ec.EllipticCurvePrivateKey, clock: Clock) -> Leases:
     limits = LeaseLimits(config.limits.leases, config.limits.leases_per_client)
-    return Leases(standing.leases, writer, LeaseSigner(key), limits, issuer=config.tokens.issuer, clock=clock)
+    return Leases(writer, LeaseSigner(key), limits, issuer=config.tokens.issuer, clock=clock)
 
 
 def _public(config: BrokerConfig, stores: _Stores, token_key: ec.EllipticCurvePrivateKey, clock: Clock) -> Endpoint:
@@ -150,7 +144,7 @@ def _public(config: BrokerConfig, stores: _Stores, token_key: ec.EllipticCurvePr
     life = timedelta(seconds=limits.session_s)
     sessions = SessionTable(SessionLimits(limits.sessions, limits.sessions_per_client, life), clock)
     signer = _token_signer(config, token_key, clock)
-    holdings = Holdings(sessions, stores.keys, stores.floors, writer, signer, stores.counts, stores.leases)
+    holdings = Holdings(sessions, stores.keys, writer, signer, stores.counts, stores.leases)
     rules = Rules(config.profile, stores.believed.trust, _policies(config))
     broker = Broker(rules, holdings, _serving_desk(config, writer, clock), clock)
     feed = LeaseFeed(stores.leases, limits.lease_polls)
@@ -159,21 +153,12 @@ def _public(config: BrokerConfig, stores: _Stores, token_key: ec.EllipticCurvePr
     return Endpoint(config.public.host, config.public.port, _tls(config, config.public), app, feed.end)
 
 
-def _admin(config: BrokerConfig, stores: _Stores, standing: Standing, clock: Clock) -> Endpoint:
+def _admin(config: BrokerConfig, stores: _Stores, clock: Clock) -> Endpoint:
     settings = config.admin
     issuers = [Issuer(one.name, one.audience, _issuer_key(one.public_key)) for one in settings.issuers]
     rules = [AclRule.parse(rule.role, rule.allowed) for rule in settings.acl]
     tokens = AdminTokens(issuers, rules, life_s=settings.token_life_s, leeway_s=settings.leeway_s, clock=clock)
-    admin = Admin(
-        tokens,
-        stores.keys,
-        stores.floors,
-        stores.leases,
-        stores.log,
-        profile=config.profile,
-        spent=standing.spent,
-        clock=clock,
-    )
+    admin = Admin(tokens, stores.keys, stores.floors, stores.leases, stores.log, profile=config.profile, clock=clock)
 
     def page() -> str:
         return _page(stores.believed, stores.counts, clock)

@@ -7,16 +7,21 @@ cookie.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Any, Final, Generic, TypeVar
 
 from hermetic.attestation.broker.identity import ClientIdentity
 from hermetic.attestation.broker.key_store import ModelFacts
 from hermetic.attestation.broker.lease_state import Holding, LeaseState, Target
+from hermetic.attestation.broker.state.ledger import Ledger, LoggedRecord
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.lease import LeaseTerms
+from hermetic.attestation.log.record import encode_record
 from hermetic.errors import FailedCheck, HermeticError, LeaseRefusedError, LogError
 
 STARTED: Final = "broker.started"
@@ -31,6 +36,9 @@ COLLATERAL: Final = "broker.collateral"
 LEASE_REVOKED: Final = "broker.lease-revoked"
 LEASE_RESTORED: Final = "broker.lease-restored"
 
+MAX_BATCH: Final = 256
+"""Most decisions that become durable together: as many as one frame of the log holds."""
+
 MAX_REASONS: Final = 32
 """Most reasons that a record lists."""
 
@@ -38,26 +46,7 @@ MAX_REASON_LENGTH: Final = 500
 """Longest reason, in characters."""
 
 
-class DecisionLog(Protocol):
-    """What is needed of `hermetic.attestation.log.Log`."""
-
-    def append(self, record: Mapping[str, object]) -> int:
-        """Make `record` durable, then return its index; raises `LogError`."""
-
-    def checkpoint(self) -> bytes:
-        """The newest durable checkpoint, a signed note."""
-
-
-class LoggedRecord(Protocol):
-    """What is needed of `hermetic.attestation.log.Record`."""
-
-    @property
-    def kind(self) -> str:
-        """The record's kind."""
-
-    @property
-    def fields(self) -> Mapping[str, JsonValue]:
-        """Its fields."""
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -68,22 +57,27 @@ class Standing:
     spent: dict[str, int] = field(default_factory=dict)
     leases: LeaseState = field(default_factory=LeaseState)
 
+    def floor(self, name: str) -> int:
+        """The floor of `name`; 0 where there is none, which every version is above."""
+        return self.floors.get(name, 0)
 
-def replay(records: Iterable[LoggedRecord], now: datetime) -> Standing:
-    """Add up the records of earlier runs; raises `LogError` for one that does not say what it must."""
-    standing = Standing()
-    for index, record in enumerate(records):
+    def apply(self, record: LoggedRecord, index: int) -> None:
+        """Add the record at `index`; raises `LogError` for one that does not say what it must."""
         if record.kind == FLOOR:
-            standing.floors[_text(record, "name")] = _number(record, "to")
-        elif record.kind == ADMIN and (ends := _number(record, "expires")) > now.timestamp():
-            standing.spent[spent_key(_text(record, "issuer"), _text(record, "jti"))] = ends
+            self.floors[_text(record, "name")] = _number(record, "to")
+        elif record.kind == ADMIN:
+            self.spent[spent_key(_text(record, "issuer"), _text(record, "jti"))] = _number(record, "expires")
         else:
-            _replay_lease(standing.leases, record, index)
-    standing.leases.forget_ended(now)
-    return standing
+            _apply_lease(self.leases, record, index)
+
+    def forget_ended(self, now: datetime) -> None:
+        """Forget tokens and leases that are over."""
+        moment = now.timestamp()
+        self.spent = {key: ends for key, ends in self.spent.items() if ends > moment}
+        self.leases.forget_ended(now)
 
 
-def _replay_lease(leases: LeaseState, record: LoggedRecord, index: int) -> None:
+def _apply_lease(leases: LeaseState, record: LoggedRecord, index: int) -> None:
     if record.kind == RELEASE and record.fields.get("lease") is not None:
         leases.enter(_holding(record))
     elif record.kind in (LEASE_REVOKED, LEASE_RESTORED):
@@ -114,20 +108,169 @@ def spent_key(issuer: str, token_id: str) -> str:
     return hashlib.sha256(f"{len(issuer)}:{issuer}{token_id}".encode()).hexdigest()
 
 
-class Journal:
-    """Appends the broker's records. Thread-safe as far as the log is; `write` orders nothing by itself."""
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record that is to be written."""
 
-    def __init__(self, log: DecisionLog) -> None:
-        """`log` is open for writing."""
-        self._log = log
+    kind: str
+    fields: Mapping[str, JsonValue]
+    time: str = ""
+
+
+Act = Callable[[Standing], tuple[Entry, T]]
+"""A decision: sees what every record before it adds up to, returns its own record, and what came of it. It is quick,
+changes nothing else, and raises where there is to be no record."""
+
+
+class _Waiting(Generic[T]):
+    """One caller's act in the queue, and what became of it."""
+
+    def __init__(self, act: Act[T]) -> None:
+        self.act = act
+        self.drawn: tuple[int, T] | None = None
+        self.error: Exception | None = None
+        self.done = False
+
+
+class Journal:
+    """The broker's decisions, one after the other, over all processes that share the ledger. Thread-safe.
+
+    What many threads decide at once is made durable together: whoever has the turn commits what the others queued.
+    """
+
+    def __init__(self, ledger: Ledger, clock: Callable[[], datetime]) -> None:
+        """`ledger` is open for writing; what it holds is read and added up now. Raises `LogError`."""
+        self._ledger = ledger
+        self._clock = clock
+        self._turn = threading.RLock()  # held while something becomes durable
+        self._state = threading.Lock()  # held while the standing changes, never while a disk is waited for
+        self._queue: deque[_Waiting[Any]] = deque()
+        self._standing = Standing()
+        self._durable = 0  # records that are known to be durable, and stand
+        self._next = 0  # where the record that is being drawn will stand
+        self._told = -1  # cursor of the newest revocation that the watchers were told of
+        self._stale = False  # what stands may hold records that are not durable
+        self._watchers: set[Callable[[], None]] = set()
+        self.refresh()
+        with self._state:
+            self._standing.forget_ended(clock())
+
+    def decide(self, act: Act[T]) -> tuple[int, T]:
+        """Run `act` on what stands, and make its record durable; returns the record's index and what came of it.
+
+        Nothing is recorded between what the act saw and its record, by no process. Raises what the act raises, and
+        `LogError` where the record is not durable: then the broker must not act.
+        """
+        waiting = _Waiting(act)
+        self._queue.append(waiting)
+        with self._turn:
+            while not waiting.done:
+                self._commit_queued()
+        if waiting.error is not None:
+            raise waiting.error
+        if waiting.drawn is None:
+            raise LogError("the commit was interrupted")
+        return waiting.drawn
 
     def write(self, kind: str, fields: Mapping[str, JsonValue]) -> int:
-        """Append one record; its index, once it is durable. Raises `LogError`: then the broker must not act."""
-        return self._log.append({"kind": kind, "fields": dict(fields)})
+        """Append one record that depends on nothing; its index, once it is durable. Raises `LogError`."""
+        return self.decide(lambda _: (Entry(kind, fields), None))[0]
 
     def checkpoint(self) -> bytes:
         """A signed checkpoint that covers every record written so far."""
-        return self._log.checkpoint()
+        return self._ledger.checkpoint()
+
+    def refresh(self) -> None:
+        """Take in what other processes have recorded; raises `LogError`."""
+        with self._turn:
+            self._begin_again_if_stale()
+            self._take_in(self._ledger.news())
+            self._stale = False
+            self._tell()
+
+    @contextmanager
+    def standing(self) -> Iterator[tuple[Standing, int]]:
+        """What stands as far as this process knows, and how many records of that are durable: to look at, briefly."""
+        with self._state:
+            yield self._standing, self._durable
+
+    def watch(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called, by whatever thread, after each revocation that is durable."""
+        with self._state:
+            self._watchers.add(tell)
+
+    def forget(self, tell: Callable[[], None]) -> None:
+        """Call it no more."""
+        with self._state:
+            self._watchers.discard(tell)
+
+    def close(self) -> None:
+        """Close the ledger."""
+        with self._turn:
+            self._ledger.close()
+
+    def _commit_queued(self) -> None:
+        """Decide and commit what is queued; every caller in it learns what became of its act."""
+        batch = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
+
+        def draw(news: Sequence[LoggedRecord], size: int) -> list[bytes]:
+            self._take_in(news)
+            with self._state:
+                self._next = size
+                return [entry for waiting in batch if (entry := self._draw(waiting)) is not None]
+
+        try:
+            self._begin_again_if_stale()
+            self._ledger.commit(draw)
+            with self._state:
+                self._durable = self._next
+            self._stale = False
+        except HermeticError as error:
+            for waiting in batch:
+                waiting.error = waiting.error or error
+        finally:
+            for waiting in batch:
+                waiting.done = True
+        self._tell()
+
+    def _begin_again_if_stale(self) -> None:
+        """After a commit that failed nobody knows what is durable: add everything up anew."""
+        if self._stale:
+            self._ledger.rewind()
+            with self._state:
+                self._standing, self._durable = Standing(), 0
+
+    def _take_in(self, news: Sequence[LoggedRecord]) -> None:
+        self._stale = True
+        with self._state:
+            for record in news:
+                self._standing.apply(record, self._durable)
+                self._durable += 1
+
+    def _tell(self) -> None:
+        """Tell the watchers of a revocation that is durable, where there is a new one."""
+        with self._state:
+            events = self._standing.leases.events
+            newest = events[-1].cursor if events else -1
+            if newest <= self._told or newest >= self._durable:
+                return
+            self._told = newest
+            watchers = tuple(self._watchers)
+        for tell in watchers:
+            tell()
+
+    def _draw(self, waiting: _Waiting[Any]) -> bytes | None:
+        """The act's record, encoded, and added to what stands; None where it raised."""
+        try:
+            entry, value = waiting.act(self._standing)
+            encoded = encode_record({"kind": entry.kind, "fields": dict(entry.fields)}, self._clock())
+            self._standing.apply(entry, self._next)
+        except Exception as error:  # noqa: BLE001 - it is raised again in the thread whose act it was
+            waiting.error = error
+            return None
+        waiting.drawn = (self._next, value)
+        self._next += 1
+        return encoded
 
 
 def client_fields(identity: ClientIdentity | None) -> JsonValue:

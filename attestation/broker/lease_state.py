@@ -4,6 +4,8 @@ A lease is held until its length and grace are over; a revocation stands until i
 what is durable, is leases.py's.
 """
 
+import heapq
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -88,6 +90,11 @@ class Event:
     target: Target
     holdings: tuple[Holding, ...]
 
+    @property
+    def ends(self) -> datetime:
+        """When none of its leases could be held any more."""
+        return max(holding.ends for holding in self.holdings)
+
     def of(self, client: tuple[str, str]) -> list[JsonValue]:
         """The ids of the leases that are this client's."""
         return [holding.terms.jti for holding in self.holdings if holding.client == client]
@@ -100,16 +107,28 @@ class LeaseState:
     holdings: dict[str, Holding] = field(default_factory=dict)
     revoked: dict[Target, str] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
+    _held: Counter[tuple[str, str] | None] = field(default_factory=Counter)
+    _ends: list[tuple[datetime, str]] = field(default_factory=list)  # a heap, also of ids that are gone
 
     def enter(self, holding: Holding) -> None:
         """A lease is issued."""
         self.holdings[holding.terms.jti] = holding
+        self._held[holding.client] += 1
+        heapq.heappush(self._ends, (holding.ends, holding.terms.jti))
+
+    def held_by(self, client: tuple[str, str] | None) -> int:
+        """How many leases a client holds."""
+        return self._held[client]
+
+    def under(self, target: Target) -> tuple[Holding, ...]:
+        """The leases that a revocation of `target` ends."""
+        return tuple(holding for holding in self.holdings.values() if target.concerns(holding))
 
     def revoke(self, target: Target, reason: str, cursor: int) -> Event:
         """Something is revoked, by the record at `cursor`; the leases that it ends are gone."""
-        ended = tuple(holding for holding in self.holdings.values() if target.concerns(holding))
+        ended = self.under(target)
         for holding in ended:
-            del self.holdings[holding.terms.jti]
+            self._remove(holding.terms.jti)
         self.revoked[target] = reason
         event = Event(cursor, target, ended)
         if ended:
@@ -130,9 +149,18 @@ class LeaseState:
 
     def forget_ended(self, now: datetime) -> None:
         """Forget leases that are over, and events that concern none that might still be held."""
-        for name in [name for name, holding in self.holdings.items() if holding.ends <= now]:
-            del self.holdings[name]
-        self.events = [event for event in self.events if any(one.ends > now for one in event.holdings)]
+        while self._ends and self._ends[0][0] <= now:
+            self._remove(heapq.heappop(self._ends)[1])
+        if self.events:
+            self.events = [event for event in self.events if event.ends > now]
+
+    def _remove(self, name: str) -> None:
+        holding = self.holdings.pop(name, None)
+        if holding is None:
+            return
+        self._held[holding.client] -= 1
+        if not self._held[holding.client]:
+            del self._held[holding.client]
 
 
 def chips(claims: Claims) -> tuple[str, ...]:

@@ -1,22 +1,21 @@
 """The book of leases: issues, renews, revokes, and tells clients what was revoked (docs/spec/leases.md).
 
-A lease is entered before the record of its release is written, and the answer leaves after it: a revocation at any
-moment between finds it. Revocations and their cursors are the log's. Thread-safe; what waits for events is told by
-`watch`, and waits elsewhere (lease_feed.py).
+The record of a release holds the lease, and was decided on everything that was recorded before it: a revocation, of
+whatever process, is before it and refuses it, or after it and ends it. Revocations and their cursors are the log's.
+Thread-safe; what waits for events is told by `watch`, and waits elsewhere (lease_feed.py).
 """
 
-import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from hermetic.attestation.broker import journal
 from hermetic.attestation.broker.identity import ClientIdentity
-from hermetic.attestation.broker.journal import Journal
+from hermetic.attestation.broker.journal import Entry, Journal, Standing
 from hermetic.attestation.broker.key_store import ModelFacts, ResourcePath
-from hermetic.attestation.broker.lease_state import Holding, LeaseState, Target, chips, facts
+from hermetic.attestation.broker.lease_state import Holding, Target, chips, facts
 from hermetic.attestation.broker.refusals import Refusal, Variant
 from hermetic.attestation.broker.sessions import Attested
 from hermetic.attestation.evidence import JsonValue
@@ -54,27 +53,19 @@ class Asker:
 
 
 class Leases:
-    """Every lease of this broker that has not ended."""
+    """Every lease of this broker that has not ended, as the log has them."""
 
     def __init__(
-        self,
-        state: LeaseState,
-        log: Journal,
-        signer: LeaseSigner,
-        limits: LeaseLimits,
-        *,
-        issuer: str,
-        clock: Callable[[], datetime],
+        self, log: Journal, signer: LeaseSigner, limits: LeaseLimits, *, issuer: str, clock: Callable[[], datetime]
     ) -> None:
-        """`state` is what the log's records add up to (`journal.replay`)."""
+        """`log` adds them up."""
         self.signer: Final = signer
-        self._state = state
         self._log = log
         self._limits = limits
         self._issuer = issuer
         self._clock = clock
-        self._mutex = threading.Lock()
-        self._watchers: set[Callable[[], None]] = set()
+        self.watch: Final = log.watch
+        self.forget: Final = log.forget
 
     def draw_up(self, asker: Asker, lengths: LeaseLengths) -> Holding:
         """Return a new lease, which nobody has yet."""
@@ -92,83 +83,69 @@ class Leases:
         )
         return Holding(terms, str(asker.resource), _key(asker.client))
 
-    def enter(self, holding: Holding) -> tuple[FailedCheck, ...]:
-        """Enter a lease, unless something that it comes under is revoked: then say what. Raises `Refusal`."""
-        with self._mutex:
-            self._state.forget_ended(self._clock())
-            if against := self._state.against(holding):
-                return _revoked(against)
-            held = self._state.holdings.values()
-            if len(held) >= self._limits.most:
-                raise Refusal(Variant.TOO_MANY_REQUESTS, f"leases: expected at most {self._limits.most} held")
-            if sum(one.client == holding.client for one in held) >= self._limits.most_per_client:
-                most = self._limits.most_per_client
-                raise Refusal(Variant.TOO_MANY_REQUESTS, f"leases: expected at most {most} held by one client")
-            self._state.enter(holding)
+    def refusals(self, standing: Standing, holding: Holding) -> tuple[FailedCheck, ...]:
+        """Say what is revoked that a new lease would come under. Raises `Refusal` where there is no room for one."""
+        state = standing.leases
+        state.forget_ended(self._clock())
+        if against := state.against(holding):
+            return _revoked(against)
+        if len(state.holdings) >= self._limits.most:
+            raise Refusal(Variant.TOO_MANY_REQUESTS, f"leases: expected at most {self._limits.most} held")
+        if state.held_by(holding.client) >= self._limits.most_per_client:
+            most = self._limits.most_per_client
+            raise Refusal(Variant.TOO_MANY_REQUESTS, f"leases: expected at most {most} held by one client")
         return ()
-
-    def against_host(self, attested: Attested, client: ClientIdentity | None) -> tuple[FailedCheck, ...]:
-        """Say what is revoked of the host of a session: it gets nothing, with a lease or without."""
-        with self._mutex:
-            return _revoked(self._state.against_host(None if client is None else client.name, chips(attested.claims)))
-
-    def strike(self, holding: Holding) -> None:
-        """The lease never left: its record could not be written."""
-        with self._mutex:
-            self._state.holdings.pop(holding.terms.jti, None)
 
     def revoke(self, target: Target, reason: str, client: JsonValue) -> int:
         """End every lease under `target`, and issue no other; returns how many were ended. Durable first."""
-        with self._mutex:
-            self._state.forget_ended(self._clock())
-            cursor = self._write(journal.LEASE_REVOKED, target, reason, client)
-            event = self._state.revoke(target, reason, cursor)
-            for tell in self._watchers:
-                tell()
-        return len(event.holdings)
+
+        def act(standing: Standing) -> tuple[Entry, int]:
+            standing.leases.forget_ended(self._clock())
+            ended = standing.leases.under(target)
+            return _entry(journal.LEASE_REVOKED, target, reason, client), len(ended)
+
+        return self._log.decide(act)[1]
 
     def restore(self, target: Target, reason: str, client: JsonValue) -> None:
         """Take a revocation back; raises `Refusal` where there is none. What it ended stays ended."""
-        with self._mutex:
-            if target not in self._state.revoked:
+
+        def act(standing: Standing) -> tuple[Entry, None]:
+            if target not in standing.leases.revoked:
                 raise Refusal(Variant.INVALID_REQUEST, f"{target.kind} {target.name}: expected a revoked one")
-            self._write(journal.LEASE_RESTORED, target, reason, client)
-            self._state.restore(target)
+            return _entry(journal.LEASE_RESTORED, target, reason, client), None
+
+        self._log.decide(act)
 
     def overview(self) -> dict[str, JsonValue]:
         """What is held, and what is revoked."""
-        with self._mutex:
-            self._state.forget_ended(self._clock())
+        with self._log.standing() as (standing, _):
+            state = standing.leases
+            state.forget_ended(self._clock())
             revoked: list[JsonValue] = [
-                {**target.to_json(), "reason": reason} for target, reason in sorted(self._state.revoked.items())
+                {**target.to_json(), "reason": reason} for target, reason in sorted(state.revoked.items())
             ]
-            return {"leases": facts(self._state.holdings.values()), "revoked": revoked}
+            return {"leases": facts(state.holdings.values()), "revoked": revoked}
 
     def events(self, client: ClientIdentity, after: int) -> list[JsonValue]:
-        """What was revoked after the cursor `after` that ended leases of this client, oldest first."""
-        with self._mutex:
-            self._state.forget_ended(self._clock())
-            mine = [(event, event.of((client.issuer, client.name))) for event in self._state.events]
+        """What was durably revoked after the cursor `after` that ended leases of this client, oldest first."""
+        with self._log.standing() as (standing, durable):
+            standing.leases.forget_ended(self._clock())
+            known = [event for event in standing.leases.events if after < event.cursor < durable]
         found: list[JsonValue] = [
             {"cursor": event.cursor, "revoked": event.target.kind, "leases": ids}
-            for event, ids in mine
-            if ids and event.cursor > after
+            for event in known
+            if (ids := event.of((client.issuer, client.name)))
         ]
         return found[:MAX_EVENTS]
 
-    def watch(self, tell: Callable[[], None]) -> None:
-        """Have `tell` called, by whatever thread, after each revocation."""
-        with self._mutex:
-            self._watchers.add(tell)
 
-    def forget(self, tell: Callable[[], None]) -> None:
-        """Call it no more."""
-        with self._mutex:
-            self._watchers.discard(tell)
+def against_host(standing: Standing, attested: Attested, client: ClientIdentity | None) -> tuple[FailedCheck, ...]:
+    """Say what is revoked of the host of a session: it gets nothing, with a lease or without."""
+    return _revoked(standing.leases.against_host(None if client is None else client.name, chips(attested.claims)))
 
-    def _write(self, kind: str, target: Target, reason: str, client: JsonValue) -> int:
-        fields: Mapping[str, JsonValue] = {"client": client, "target": target.to_json(), "reason": reason}
-        return self._log.write(kind, fields)
+
+def _entry(kind: str, target: Target, reason: str, client: JsonValue) -> Entry:
+    return Entry(kind, {"client": client, "target": target.to_json(), "reason": reason})
 
 
 def _revoked(against: Sequence[Target]) -> tuple[FailedCheck, ...]:

@@ -1,6 +1,6 @@
 """The desk that hands out serving certificates: appraise, record, sign (docs/spec/key-broker.md, section 3.2)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
@@ -8,7 +8,8 @@ from cryptography import x509
 
 from hermetic.attestation.broker import journal
 from hermetic.attestation.broker.identity import ClientIdentity
-from hermetic.attestation.broker.journal import Journal
+from hermetic.attestation.broker.journal import Entry, Journal, Standing
+from hermetic.attestation.broker.leases import against_host
 from hermetic.attestation.broker.refusals import Refusal, Variant
 from hermetic.attestation.broker.serving_ca import ServingAuthority, ServingNames, verify_request
 from hermetic.attestation.broker.sessions import Attested
@@ -41,15 +42,9 @@ class ServingDesk:
         csr_pem: str,
         attested: Attested,
         client: ClientIdentity | None,
-        revoked: Sequence[FailedCheck] = (),
     ) -> bytes:
-        """A certificate chain for the attested key, PEM; the record is durable before the signature is made.
-
-        `revoked` says what is revoked of the host: then there is none.
-        """
+        """A certificate chain for the attested key, PEM; the record is durable before the signature is made."""
         try:
-            if revoked:
-                raise AppraisalError(revoked)
             if attested.version != CURRENT_FORM:
                 raise InvalidRequestError(f"session: expected the form {CURRENT_FORM}, got {attested.version}")
             key = verify_request(csr_pem, attested.tee_key.public_key)
@@ -58,8 +53,9 @@ class ServingDesk:
             appraise(attested.claims, self._form, self._clock())
         except (InvalidRequestError, AppraisalError) as error:
             self._record(attested, client, None, error)
-            raise Refusal(Variant.POLICY_DENY, f"serving certificate refused: {error}") from error
-        self._record(attested, client, names, None)
+            raise _refused(error) from error
+        if revoked := self._record(attested, client, names, None):
+            raise _refused(AppraisalError(revoked))
         return self._authority.issue(key, names, self._clock())
 
     def _check_purpose(self, attested: Attested) -> None:
@@ -71,16 +67,27 @@ class ServingDesk:
 
     def _record(
         self, attested: Attested, client: ClientIdentity | None, names: ServingNames | None, error: HermeticError | None
-    ) -> None:
+    ) -> tuple[FailedCheck, ...]:
+        """Record what was decided, durably; returns what is revoked of the host, because then it was refused."""
         shown: list[JsonValue] = [] if names is None else [names.common_name, *map(_shown, names.alternatives)]
-        fields: dict[str, JsonValue] = {
-            "client": journal.client_fields(client),
-            "outcome": "issued" if error is None else "refused",
-            "reasons": [] if error is None else journal.reason(error),
-            "key": attested.tee_key.thumbprint(),
-            "names": shown,
-        }
-        self._log.write(journal.SERVING_CERTIFICATE, fields)
+
+        def act(standing: Standing) -> tuple[Entry, tuple[FailedCheck, ...]]:
+            revoked = against_host(standing, attested, client) if error is None else ()
+            why = journal.reasons(revoked) if error is None else journal.reason(error)
+            fields: dict[str, JsonValue] = {
+                "client": journal.client_fields(client),
+                "outcome": "refused" if why else "issued",
+                "reasons": why,
+                "key": attested.tee_key.thumbprint(),
+                "names": [] if why else shown,
+            }
+            return Entry(journal.SERVING_CERTIFICATE, fields), revoked
+
+        return self._log.decide(act)[1]
+
+
+def _refused(error: HermeticError) -> Refusal:
+    return Refusal(Variant.POLICY_DENY, f"serving certificate refused: {error}")
 
 
 def _shown(name: x509.GeneralName) -> str:

@@ -131,16 +131,20 @@ class Log:
 
     def append_all(self, records: Sequence[Mapping[str, object]]) -> range:
         """Log up to 256 records side by side, with one sync; returns their indexes. Raises as `append`, for all."""
-        if not 0 < len(records) <= MAX_FRAME_ENTRIES:
-            raise LogError(f"expected 1 to {MAX_FRAME_ENTRIES} records at once, got {len(records)}")
-        waiting = _Waiting([encode_record(record, self._now()) for record in records])
+        return self.append_entries([encode_record(record, self._now()) for record in records])
+
+    def append_entries(self, entries: Sequence[bytes]) -> range:
+        """Log up to 256 records that `encode_record` has made; as `append_all`."""
+        if not 0 < len(entries) <= MAX_FRAME_ENTRIES:
+            raise LogError(f"expected 1 to {MAX_FRAME_ENTRIES} records at once, got {len(entries)}")
+        waiting = _Waiting(entries)
         self._queue.append(waiting)
         with self._commit_lock:
             while not waiting.done:
                 self._commit_queued()
         if waiting.first is None:
             raise LogError(f"nothing was logged: {waiting.error}") from waiting.error
-        return range(waiting.first, waiting.first + len(records))
+        return range(waiting.first, waiting.first + len(entries))
 
     def publish(self) -> bytes:
         """Write tiles, bundles and the checkpoint file up to the newest entry; returns the note. Raises `LogError`."""

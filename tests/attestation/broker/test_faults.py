@@ -1,7 +1,7 @@
 """When the broker's own parts fail: nothing is released, nobody learns why, nothing secret is printed, it lives on."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -9,6 +9,7 @@ import pytest
 
 from hermetic.attestation.broker.key_store import ResourcePath
 from hermetic.attestation.log import Log
+from hermetic.attestation.log.record import parse_record
 from hermetic.errors import BrokerUnreachableError, LogError
 from tests.attestation.broker.independent_guest import IndependentGuest, hermetic_claims
 from tests.attestation.broker.test_refusals import refused
@@ -20,14 +21,14 @@ class FailingLog:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.kind = ""
-        append = Log.append
+        append = Log.append_entries
 
-        def failing(log: Log, record: Mapping[str, object]) -> int:
-            if record["kind"] == self.kind:
+        def failing(log: Log, entries: Sequence[bytes]) -> range:
+            if any(parse_record(entry).kind == self.kind for entry in entries):
                 raise LogError("no space left on device")
-            return append(log, record)
+            return append(log, entries)
 
-        monkeypatch.setattr(Log, "append", failing)
+        monkeypatch.setattr(Log, "append_entries", failing)
 
 
 @pytest.fixture

@@ -173,13 +173,13 @@ def test_it_leaves_no_core_dump(world: World) -> None:
 KILLED_BETWEEN = """
 import os, sys
 from hermetic.attestation.log import Log
-append = Log.append
-def killed_after(self, record):
-    index = append(self, record)
-    if record["kind"] == {kind!r}:
+append = Log.append_entries
+def killed_after(self, entries):
+    indexes = append(self, entries)
+    if any(b'"kind":"{kind}"' in entry for entry in entries):
         os.kill(os.getpid(), 9)
-    return index
-Log.append = killed_after
+    return indexes
+Log.append_entries = killed_after
 from hermetic.cli import main
 main()
 """

@@ -1,0 +1,243 @@
+"""What a change of governance is about, and what it can say (docs/spec/governance.md, sections 1, 2, 5 and 6).
+
+Types only: each refuses what the spec does not allow. Whether a content fits what a broker has is the broker's.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from hermetic.attestation.claims import Profile
+from hermetic.attestation.evidence import canonical
+
+MAX_OPERATORS: Final = 32
+MAX_PREFIXES: Final = 64
+"""Most prefixes of one operator."""
+
+MAX_FORM: Final = 48 * 1024
+"""Longest form of a governed policy, in characters: its record must fit into the log."""
+
+MAX_MS: Final = 366 * 24 * 3600 * 1000
+MAX_NUMBER: Final = 2**53 - 1
+
+KEY_LABEL: Final = b"hermetic-governance-key/1\0"
+"""What the digest of a model's key begins with."""
+
+WHOLE: Final = ""
+"""The prefix of every name; also what is not about a name at all is covered by it alone."""
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("expected printable characters")
+    return text
+
+
+def _literal(text: str) -> str:
+    if any(mark in text for mark in "*?["):
+        raise ValueError("expected a prefix, not a pattern (*, ?, [)")
+    return text
+
+
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+OperatorName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Name = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_printable)]
+Prefix = Annotated[str, Field(max_length=256), AfterValidator(_printable), AfterValidator(_literal)]
+Resource = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9][A-Za-z0-9._-]{0,127}){2}$")]
+FormText = Annotated[str, Field(min_length=1, max_length=MAX_FORM)]
+VersionNumber = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
+
+
+class Strict(BaseModel):
+    """Immutable; unknown members are refused, and so is every value of another type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """The members as JSON has them."""
+        return self.model_dump(mode="json")
+
+
+class OfOperators(Strict):
+    """The operators themselves."""
+
+    kind: Literal["operators"] = "operators"
+
+
+class OfPolicy(Strict):
+    """The policy of a prefix of names: of models, or resource paths of secrets of no model."""
+
+    kind: Literal["policy"] = "policy"
+    of: Literal["models", "secrets", "serving-certificates"]
+    prefix: Prefix
+
+    @model_validator(mode="after")
+    def _serving_has_no_names(self) -> Self:
+        if self.of == "serving-certificates" and self.prefix != WHOLE:
+            raise ValueError('prefix: expected "" for serving certificates')
+        return self
+
+
+class OfKey(Strict):
+    """A stored key."""
+
+    kind: Literal["key"] = "key"
+    resource: Resource
+
+
+class OfFloor(Strict):
+    """The version floor of a model's name, when it is lowered."""
+
+    kind: Literal["floor"] = "floor"
+    name: Name
+
+
+Subject: TypeAlias = OfOperators | OfPolicy | OfKey | OfFloor
+
+
+class Operator(Strict):
+    """One who signs: a public key (Ed25519, hex), and the prefixes of names that they sign for."""
+
+    key: Digest  # 32 bytes in hex, as a digest is
+    name: OperatorName
+    prefixes: Annotated[tuple[Prefix, ...], Field(min_length=1, max_length=MAX_PREFIXES)]
+
+    @model_validator(mode="after")
+    def _prefixes_are_distinct(self) -> Self:
+        if list(self.prefixes) != sorted(self.prefixes):
+            raise ValueError("prefixes: expected them sorted")
+        if any(after.startswith(before) for before, after in itertools.pairwise(self.prefixes)):
+            raise ValueError("prefixes: expected none to begin with another one")
+        return self
+
+    def covers(self, name: str) -> bool:
+        """Whether this operator signs for `name`; "" is what only those for every name sign for."""
+        return any(name.startswith(prefix) for prefix in self.prefixes)
+
+
+class OperatorSet(Strict):
+    """Who signs, and how many of them it takes."""
+
+    operators: Annotated[tuple[Operator, ...], Field(min_length=1, max_length=MAX_OPERATORS)]
+    threshold: Annotated[int, Field(ge=1, le=MAX_OPERATORS)]
+
+    @model_validator(mode="after")
+    def _can_sign(self) -> Self:
+        names = [one.name for one in self.operators]
+        if names != sorted(set(names)):
+            raise ValueError("operators: expected them sorted by name, each name once")
+        if len({one.key for one in self.operators}) != len(names):
+            raise ValueError("operators: expected a key of their own for each")
+        whole = sum(one.covers(WHOLE) for one in self.operators)
+        if whole < self.threshold:
+            raise ValueError(
+                f"threshold: expected at most {whole}, the number of operators for every name, got {self.threshold}"
+            )
+        return self
+
+    @classmethod
+    def of(cls, operators: Sequence[Operator], threshold: int) -> Self:
+        """A set of these operators, in any order."""
+        return cls(operators=tuple(sorted(operators, key=lambda one: one.name)), threshold=threshold)
+
+    def find(self, name: str) -> Operator | None:
+        """The operator called `name`."""
+        return next((one for one in self.operators if one.name == name), None)
+
+
+class Form(Strict):
+    """A policy of secrets, or of serving certificates: an appraisal policy as its author wrote it."""
+
+    form: FormText
+
+
+class ModelForm(Strict):
+    """A policy of models, and how long their leases are."""
+
+    form: FormText
+    rollback: Literal["floor", "latest-only"] = "floor"
+    roll_over_s: Annotated[int, Field(ge=0, le=MAX_MS // 1000)]
+    lease_ms: Annotated[int, Field(ge=1, le=MAX_MS)]
+    grace_ms: Annotated[int, Field(ge=0, le=MAX_MS)]
+
+
+class KeyModel(Strict):
+    """Which model version a key opens."""
+
+    name: Name
+    version: VersionNumber
+    manifest_digest: Digest
+    publisher: Name
+
+
+class KeyContent(Strict):
+    """The facts of a stored key; `secret` is `secret_digest`, None where it is not known or could be guessed."""
+
+    created: Annotated[str, Field(min_length=1, max_length=64)]
+    model: KeyModel | None
+    profile: Profile
+    secret: Digest | None
+
+
+class FloorContent(Strict):
+    """A floor that is lowered; `before` is written `from`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_by_name=True, validate_by_alias=True)
+
+    before: Annotated[VersionNumber, Field(alias="from")]
+    to: VersionNumber
+
+    @model_validator(mode="after")
+    def _is_lower(self) -> Self:
+        if self.to >= self.before:
+            raise ValueError(f"to: expected below {self.before}, got {self.to}")
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """The members as JSON has them."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+Content: TypeAlias = OperatorSet | ModelForm | Form | KeyContent | FloorContent
+
+
+def content_type(subject: Subject) -> type[Content]:
+    """The type that a subject's contents have."""
+    match subject:
+        case OfOperators():
+            return OperatorSet
+        case OfPolicy(of="models"):
+            return ModelForm
+        case OfPolicy():
+            return Form
+        case OfKey():
+            return KeyContent
+        case OfFloor():
+            return FloorContent
+
+
+def signed_name(subject: Subject, content: Content) -> str:
+    """The name that an operator must sign for, to sign for this change; "" where it is about no name, or all."""
+    match subject, content:
+        case OfPolicy(of="models", prefix=prefix), _:
+            return prefix
+        case OfKey(), KeyContent(model=KeyModel(name=name)):
+            return name
+        case OfFloor(name=name), _:
+            return name
+    return WHOLE
+
+
+def secret_digest(key: bytes | bytearray | memoryview) -> str:
+    """What a change says of a model's key: 32 random bytes, which nobody finds by their digest."""
+    hashed = hashlib.sha256(KEY_LABEL)
+    hashed.update(key)
+    return hashed.hexdigest()
+
+
+def digest_of(content: Content) -> str:
+    """SHA-256 of a content's canonical JSON, hex."""
+    return hashlib.sha256(canonical(content.to_json())).hexdigest()

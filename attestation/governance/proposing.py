@@ -1,0 +1,111 @@
+"""The next change, out of what a broker says is in force (docs/spec/governance.md, section 8).
+
+What it says is believed only as far as a proposal goes: operators sign what the file says, and the broker checks that
+it follows.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Self
+
+from hermetic.attestation.evidence import JsonValue
+from hermetic.attestation.governance.change import TIME_FORMAT, Change, Statement, parse_content, parse_subject
+from hermetic.attestation.governance.contents import (
+    Content,
+    KeyContent,
+    OfKey,
+    OfOperators,
+    OperatorSet,
+    Subject,
+    digest_of,
+)
+from hermetic.errors import InvalidRequestError
+
+DEFAULT_LIFE: Final = timedelta(days=7)
+"""How long a proposal may be signed and handed in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposer:
+    """What a broker answered about its governance."""
+
+    broker: str
+    operators: OperatorSet
+    operators_digest: str
+    _versions: Mapping[Subject, tuple[int, str]]
+    _pending: Mapping[str, KeyContent]
+
+    @classmethod
+    def of_json(cls, state: Mapping[str, JsonValue]) -> Self:
+        """Read the answer of `GET /hermetic/v1/governance`; raises `InvalidRequestError`."""
+        try:
+            named = _object(state["operators"])
+            operators = parse_content(OfOperators(), named["content"])
+            versions: dict[Subject, tuple[int, str]] = {
+                parse_subject(one["subject"]): (_number(one["version"]), str(one["digest"]))
+                for one in _objects(state["in_force"])
+            }
+            if version := _number(named["version"]):
+                versions[OfOperators()] = version, str(named["digest"])
+            pending = {str(one["resource"]): _key(str(one["resource"]), one) for one in _objects(state["pending"])}
+            broker, digest = str(state["broker"]), str(named["digest"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidRequestError(f"the broker's governance: cannot read its answer: {error!r}") from error
+        if not isinstance(operators, OperatorSet):
+            raise InvalidRequestError("the broker's governance: expected operators")
+        return cls(broker, operators, digest, versions, pending)
+
+    @property
+    def pending(self) -> Sequence[str]:
+        """Resources whose keys nobody has signed for yet."""
+        return sorted(self._pending)
+
+    def key(self, resource: str, reason: str, now: datetime, life: timedelta = DEFAULT_LIFE) -> Change:
+        """A change that lets a pending key be released; raises `InvalidRequestError` where it is not pending."""
+        content = self._pending.get(resource)
+        if content is None:
+            raise InvalidRequestError(f"key {resource}: expected one that is pending, got {self.pending or 'none'}")
+        return self.change(OfKey(resource=resource), content, reason, now, life)
+
+    def change(
+        self, subject: Subject, content: Content, reason: str, now: datetime, life: timedelta = DEFAULT_LIFE
+    ) -> Change:
+        """An unsigned change of `subject` that may be handed in for `life` from `now` on."""
+        version, previous = self._versions.get(subject, (0, self.broker))
+        statement = Statement(
+            broker=self.broker,
+            operators=self.operators_digest,
+            subject=subject,
+            version=version + 1,
+            previous=previous,
+            content=digest_of(content),
+            not_after=(now + life).strftime(TIME_FORMAT),
+            reason=reason,
+        )
+        return Change(statement, content)
+
+
+def _key(resource: str, entry: Mapping[str, JsonValue]) -> KeyContent:
+    content = parse_content(OfKey(resource=resource), entry["content"])
+    if not isinstance(content, KeyContent):
+        raise InvalidRequestError(f"key {resource}: expected a key's facts")
+    return content
+
+
+def _object(value: JsonValue) -> Mapping[str, JsonValue]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"expected an object, got {type(value).__name__}")
+    return value
+
+
+def _objects(value: JsonValue) -> list[Mapping[str, JsonValue]]:
+    if not isinstance(value, list):
+        raise TypeError(f"expected a list, got {type(value).__name__}")
+    return [_object(one) for one in value]
+
+
+def _number(value: JsonValue) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"expected a number, got {type(value).__name__}")
+    return value

@@ -151,8 +151,9 @@ class FrontEnd:
         self.gate.accept(call)
 
     def after_turn(self) -> bool:
-        """Run what was put off until everything that had come was looked at; whether more was put off meanwhile."""
-        return self._put_off.run()
+        """Run what was put off until everything that had come was looked at; whether there is more to be done."""
+        inflating = self.gate.inflations.run()
+        return self._put_off.run() or inflating
 
     def tick(self) -> None:
         """Hand over records; give up on clients and workers that keep us waiting."""

@@ -125,12 +125,12 @@ class SharedUsage(Usage):
     def cancels(self, value: int) -> None:
         self._accounts.own[self._at + CANCELS] = value
 
-    def count_cancel(self, now: float, window: float) -> None:
-        """Count one cancelled call at `now`; a window is so many seconds."""
+    def count_cancel(self, now: float, window: float, calls: int = 1) -> None:
+        """Count cancelled calls at `now`; a window is so many seconds."""
         own, at = self._accounts.own, self._at
         if now * _NS - own[at + WINDOW_STARTED] >= window * _NS:
             own[at + WINDOW_STARTED], own[at + CANCELS] = int(now * _NS), 0
-        own[at + CANCELS] += 1
+        own[at + CANCELS] += calls
 
     def recent_cancels(self, now: float, window: float) -> int:
         """Return how many calls were cancelled, in all front ends, in the windows that `now` lies in."""

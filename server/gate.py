@@ -32,14 +32,13 @@ from hermetic.server.access import RULES, AccessTable, Principal, check_access, 
 from hermetic.server.audit import ANONYMOUS, NO_MODEL, Journal, dropped_record, who_part
 from hermetic.server.config import Limits, Role
 from hermetic.server.identity import Identities, Identity
-from hermetic.server.inflating import inflated
+from hermetic.server.inflating import Inflations
 from hermetic.server.intake import Intake
 from hermetic.server.limits import Accounts, Cancels, Deafness, Usage
 from hermetic.server.status import Code, Status, status_of
 from hermetic.server.transport import Call, Peer
 
 _log: Final = logging.getLogger(__name__)
-BOMB_COST: Final = 50  # cancelled calls that a message counts as which inflates to too much: it costs us as much
 REPLY_COPIES: Final = 2  # of a reply that the client has not taken: as it is, and encrypted
 _OK: Final = Status(Code.OK, "")
 
@@ -142,12 +141,24 @@ class Request:
             if message is None:
                 raise UnsupportedError("exactly one request message is required")
             if self.call.compressed:
-                message = gate.inflate(usage, message)
-                gate.accounts.take(usage, len(message) - self._bytes_held)
-                self._bytes_held = len(message)
+                gate.inflations.begin(self, usage, message)
+                return
             self.request_bytes = len(message)
             self.method.handler(self, message)
         except Exception as error:  # noqa: BLE001 - whatever a handler raises, the caller gets an answer
+            self.fail(error)
+
+    def inflated(self, message: bytes) -> None:
+        """Take the message, which came compressed: step 5."""
+        usage = self._usage
+        if self.ended or usage is None:
+            return
+        try:
+            self._gate.accounts.take(usage, len(message) - self._bytes_held)
+            self._bytes_held = len(message)
+            self.request_bytes = len(message)
+            self.method.handler(self, message)
+        except Exception as error:  # noqa: BLE001 - as above
             self.fail(error)
 
     def broken(self, error: HermeticError) -> None:
@@ -229,6 +240,7 @@ class Request:
             gate.live -= 1
             if not self.request_bytes:  # its message may not have arrived
                 gate.intake.forget(self, usage)
+                gate.inflations.forget(self, usage)
             if reply_bytes:
                 more = REPLY_COPIES * reply_bytes - self._expected
                 gate.accounts.add(usage, more)
@@ -304,7 +316,7 @@ class Gate:
         self.accounts = accounts or Accounts(limits)
         self.intake = Intake(self.accounts, limits)
         self.cancels = Cancels(limits)
-        self._message_bytes, self._inflation_ratio = limits.message_bytes, limits.inflation_ratio
+        self.inflations = Inflations(self.accounts, self.cancels, limits)
         self.live = 0
         self.undelivered = 0
         self.dropped = 0  # calls of callers that cancelled too many
@@ -354,16 +366,6 @@ class Gate:
             self.cancels.check(caller.usage, time.monotonic())
         except OverloadedError:
             caller.deafness.refused(now)
-            raise
-
-    def inflate(self, usage: Usage, message: bytes) -> bytes:
-        """Return what a message inflates to. One that is too much counts as `BOMB_COST` cancelled calls."""
-        try:
-            return inflated(message, self._message_bytes, self._inflation_ratio)
-        except OverloadedError:
-            now = time.monotonic()
-            for _ in range(BOMB_COST):
-                self.cancels.count(usage, now)
             raise
 
     def configure(self, identities: Identities, access: AccessTable, limits: Limits) -> None:

@@ -27,11 +27,11 @@ class Usage:
         self.window_started = 0.0
         self.waiting: dict[Any, Any] = {}  # in order
 
-    def count_cancel(self, now: float, window: float) -> None:
-        """Count one cancelled call at `now`; a window is so many seconds."""
+    def count_cancel(self, now: float, window: float, calls: int = 1) -> None:
+        """Count cancelled calls at `now`; a window is so many seconds."""
         if now - self.window_started >= window:
             self.window_started, self.cancels = now, 0
-        self.cancels += 1
+        self.cancels += calls
 
     def recent_cancels(self, now: float, window: float) -> int:
         """Return how many calls were cancelled in the window that `now` lies in."""
@@ -119,9 +119,9 @@ class Cancels:
         self._most = limits.cancels_per_client
         self._window = limits.cancels_window_s
 
-    def count(self, usage: Usage, now: float) -> None:
-        """Count one cancelled call at `now` (monotonic seconds)."""
-        usage.count_cancel(now, self._window)
+    def count(self, usage: Usage, now: float, calls: int = 1) -> None:
+        """Count cancelled calls, or what costs us as much as so many, at `now` (monotonic seconds)."""
+        usage.count_cancel(now, self._window, calls)
 
     def check(self, usage: Usage, now: float) -> None:
         """Raise `OverloadedError` while the identity has cancelled too many calls."""

@@ -108,19 +108,26 @@ class Stream(Request):
         self._gate.intake.arrived(self)
         if self.ended or self._usage is None:
             return
-        reserved = self._give_up_reserve()
         if message is None:
+            self._give_up_reserve()
             self._half_closed = True
             self._pump()
-            return
+        elif self.call.compressed and not self._closing_at_once:
+            self._reading = True  # the next is asked for when all of this is here
+            self._gate.inflations.begin(self, self._usage, message)
+        else:
+            self._request(message)
+
+    def inflated(self, message: bytes) -> None:
+        """Take a request, which came compressed."""
+        self._reading = False
+        self._request(message)
+
+    def _request(self, message: bytes) -> None:
+        """Take a request."""
+        reserved = self._give_up_reserve()
         if self._closing_at_once:
             wipe_immutable_bytes_that_nobody_else_holds(message)
-            return
-        try:
-            if self.call.compressed:
-                message = self._gate.inflate(self._usage, message)
-        except Exception as error:  # noqa: BLE001 - what cannot be inflated names no request to answer
-            self.fail(error)
             return
         request = StreamedRequest(self, len(message))
         self._requests += 1
@@ -339,6 +346,7 @@ class Stream(Request):
         self.ended = True
         self._gate.unsent.pop(self, None)
         self._gate.intake.forget(self, usage)
+        self._gate.inflations.forget(self, usage)
         self._streams.leave(self, usage)
         usage.requests -= 1
         self._gate.live -= 1

@@ -12,6 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Final
 
 from hermetic.bench.flood.wire import (
@@ -178,13 +179,14 @@ def slow_readers(attack: Attack) -> Iterator[None]:
 
 
 def bombs(attack: Attack) -> Iterator[None]:
-    """Send 64 KiB that gzip inflates to 64 MiB of nothing, and a little more."""
-    deflater = zlib.compressobj(9, zlib.DEFLATED, 31)
-    zeros = bytes(MIB)
-    bomb = b"".join(deflater.compress(zeros) for _ in range(70)) + deflater.flush()
+    """Send 64 KiB that inflate to 64 MiB of nothing, in turn: gzip, gzip that says it is small, and deflate."""
+    gzip, deflate = _packed_zeros(zlib.MAX_WBITS + 16), _packed_zeros(zlib.MAX_WBITS)
+    liar = gzip[:-4] + (6 * MIB).to_bytes(4, "little")  # its last field, what it inflates to
+    kinds = cycle((("gzip", gzip), ("gzip", liar), ("deflate", deflate)))
 
     def step(connection: Connection) -> None:
-        stream, opening = connection.headers(attack.method, more={"grpc-encoding": "gzip"})
+        coding, bomb = next(kinds)
+        stream, opening = connection.headers(attack.method, more={"grpc-encoding": coding})
         connection.send(opening)
         data = message(bomb, compressed=True)
         while data and stream in connection.windows and not connection.gone:
@@ -195,6 +197,13 @@ def bombs(attack: Attack) -> Iterator[None]:
         attack.counts["bombs"] += 1
 
     return _on_connections(attack, step)
+
+
+def _packed_zeros(bits: int) -> bytes:
+    """Return 70 MiB of zeros, packed; `bits` are zlib's, for the header."""
+    deflater = zlib.compressobj(9, zlib.DEFLATED, bits)
+    zeros = bytes(MIB)
+    return b"".join(deflater.compress(zeros) for _ in range(70)) + deflater.flush()
 
 
 def pings(attack: Attack) -> Iterator[None]:

@@ -92,7 +92,7 @@ def shown(value: object) -> str:
     """The text of a wanted or observed value: bytes as hex, sequences with commas, everything on one line."""
     if isinstance(value, bytes):
         return value.hex() or "nothing"
-    if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str):
+    if not isinstance(value, str | int) and isinstance(value, Sequence | set | frozenset):
         items = sorted(map(shown, value)) if isinstance(value, set | frozenset) else list(map(shown, value))
         return f"[{', '.join(items)}]"
     return " ".join(str(value).split())

@@ -13,6 +13,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, Self
 
 from hermetic.attestation.abi.strict_xml import Element, Name, canonical, parse
@@ -168,8 +169,14 @@ def _exactly(element: Element, *locals_: str) -> Sequence[Element]:
     return element.children
 
 
+@cache
+def _plain(local: str) -> Name:
+    """The name of an attribute without a namespace: one of those that are asked for here."""
+    return Name("", local)
+
+
 def _attribute(element: Element, local: str) -> str:
-    value = element.attributes.get(Name("", local))
+    value = element.attributes.get(_plain(local))
     if not value:
         raise InvalidRequestError(f"RIM: expected attribute {local} at {element.name.local}, got none")
     return value

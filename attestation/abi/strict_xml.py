@@ -33,21 +33,70 @@ class Name(NamedTuple):
     local: str
 
 
+class Shape(NamedTuple):
+    """What elements of one tag and one list of attributes have in common; worked out once for all of them."""
+
+    name: Name
+    names: tuple[Name, ...]  # of the attributes, as they stand there
+    order: tuple[int, ...]  # the canonical one of the attributes
+    template: str  # of all attributes in canonical order, with %s for each value: no name has a %
+    declares: bool  # it declares namespaces, and is none of an element's before these have been taken
+
+
+class Scope:
+    """Namespaces in scope (prefix, "" for the default one -> namespace), with the shapes that were met in it."""
+
+    __slots__ = ("_shapes", "namespaces")
+
+    def __init__(self, namespaces: Mapping[str, str]) -> None:
+        """Begin without shapes."""
+        self.namespaces = namespaces
+        self._shapes: dict[tuple[str, tuple[str, ...]], Shape] = {}
+
+    def shape(self, tag: str, written: tuple[str, ...]) -> Shape:
+        """The shape of an element as written; raises `InvalidRequestError`."""
+        found = self._shapes.get((tag, written))
+        if found is None:
+            found = self._shapes[tag, written] = self._made(tag, written)
+        return found
+
+    def _made(self, tag: str, written: tuple[str, ...]) -> Shape:
+        if any(map(_declares, written)):
+            return _DECLARES
+        names = tuple(self._expanded(one, "") for one in written)
+        if len(set(names)) != len(names):
+            raise InvalidRequestError(f"XML: expected each attribute of {tag!r} once, got one again: {written}")
+        order = tuple(sorted(range(len(names)), key=names.__getitem__))
+        template = "".join(f' {written[at]}="%s"' for at in order)
+        return Shape(self._expanded(tag, self.namespaces.get("", "")), names, order, template, declares=False)
+
+    def _expanded(self, raw: str, default: str) -> Name:
+        prefix, colon, local = raw.rpartition(":")
+        if not colon:
+            return Name(default, local)
+        if prefix not in self.namespaces or not local:
+            raise InvalidRequestError(f"XML: expected a declared prefix, got {raw!r}")
+        return Name(self.namespaces[prefix], local)
+
+
+_DECLARES: Final = Shape(Name("", ""), (), (), "", declares=True)
+
+
 @dataclass(eq=False, slots=True)
 class Element:
-    """One element; `scope` maps each prefix ("" for the default namespace) to its namespace."""
+    """One element, with the namespaces in its scope."""
 
     tag: str  # as written, with its prefix
-    name: Name
-    scope: Mapping[str, str]
-    attributes: Mapping[Name, str]
-    written: Mapping[Name, str]  # attribute -> its name as written
+    shape: Shape
+    scope: Scope
+    attributes: Mapping[Name, str]  # in the order in which they are written
     content: "list[Element | str]" = field(default_factory=list)
+    children: "list[Element]" = field(default_factory=list)  # the elements directly inside
 
     @property
-    def children(self) -> "list[Element]":
-        """The elements directly inside."""
-        return [one for one in self.content if isinstance(one, Element)]
+    def name(self) -> Name:
+        """The expanded name."""
+        return self.shape.name
 
     @property
     def text(self) -> str:
@@ -56,9 +105,11 @@ class Element:
 
     def walk(self) -> "Iterator[Element]":
         """This element and all inside."""
-        yield self
-        for child in self.children:
-            yield from child.walk()
+        waiting = [self]
+        while waiting:
+            one = waiting.pop()
+            yield one
+            waiting.extend(reversed(one.children))
 
 
 def parse(data: bytes) -> Element:
@@ -94,6 +145,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self.root: Element | None = None
+        self._outside = Scope({})
         self._open: list[Element] = []
         self._count = 0
         # A text is handed to it, so that no declaration can say another encoding.
@@ -120,13 +172,13 @@ class _Reader:
             raise InvalidRequestError(
                 f"XML: expected at most {MAX_ELEMENTS} elements, {MAX_DEPTH} deep, of {MAX_ATTRIBUTES} attributes"
             )
-        above = self._open[-1].scope if self._open else {}
-        attributes = list(zip(pairs[::2], pairs[1::2], strict=True))
-        element = _element(tag, attributes, above)
-        if self._open:
-            self._open[-1].content.append(element)
-        else:
+        above = self._open[-1] if self._open else None
+        element = _element(tag, pairs, self._outside if above is None else above.scope)
+        if above is None:
             self.root = element
+        else:
+            above.content.append(element)
+            above.children.append(element)
         self._open.append(element)
 
     def _end(self, _tag: str) -> None:
@@ -143,52 +195,41 @@ def _refused(what: str) -> Callable[..., None]:
     return refuse
 
 
-def _element(tag: str, pairs: list[tuple[str, str]], above: Mapping[str, str]) -> Element:
-    declared = {name[6:]: uri for name, uri in pairs if _declares(name)}
-    if any(not uri or prefix in {"xml", "xmlns"} for prefix, uri in declared.items()):
-        raise InvalidRequestError(f"XML: expected namespaces with a name in {tag!r}, got none or a reserved prefix")
-    scope = {**above, **declared} if declared else above
-    attributes: dict[Name, str] = {}
-    written: dict[Name, str] = {}
-    for raw, value in pairs:
-        if declared and _declares(raw):
-            continue
-        name = _expanded(raw, scope, "")
-        if name in attributes:
-            raise InvalidRequestError(f"XML: expected attribute {raw!r} once, got it again")
-        attributes[name], written[name] = value, raw
-    return Element(tag, _expanded(tag, scope, scope.get("", "")), scope, attributes, written)
+def _element(tag: str, pairs: list[str], scope: Scope) -> Element:
+    written, values = tuple(pairs[::2]), pairs[1::2]
+    shape = scope.shape(tag, written)
+    if shape.declares:
+        declared = {one[6:]: uri for one, uri in zip(written, values, strict=True) if _declares(one)}
+        if any(not uri or prefix in {"xml", "xmlns"} for prefix, uri in declared.items()):
+            raise InvalidRequestError(f"XML: expected namespaces with a name in {tag!r}, got none or a reserved prefix")
+        scope = Scope({**scope.namespaces, **declared})
+        values = [value for one, value in zip(written, values, strict=True) if not _declares(one)]
+        shape = scope.shape(tag, tuple(one for one in written if not _declares(one)))
+    return Element(tag, shape, scope, dict(zip(shape.names, values, strict=True)))
 
 
 def _declares(name: str) -> bool:
     return name.startswith("xmlns") and name[5:6] in {"", ":"}
 
 
-def _expanded(raw: str, scope: Mapping[str, str], default: str) -> Name:
-    prefix, colon, local = raw.rpartition(":")
-    if not colon:
-        return Name(default, local)
-    if prefix not in scope or not local:
-        raise InvalidRequestError(f"XML: expected a declared prefix, got {raw!r}")
-    return Name(scope[prefix], local)
-
-
 def _write(parts: list[str], element: Element, rendered: Mapping[str, str], without: Element | None) -> None:
     parts.append(f"<{element.tag}")
-    if element.scope is not rendered:
+    namespaces, shape = element.scope.namespaces, element.shape
+    if namespaces is not rendered:
         parts.extend(
             f' xmlns{":" if prefix else ""}{prefix}="{uri.translate(_ATTRIBUTE_ESCAPES)}"'
-            for prefix, uri in sorted(element.scope.items())
+            for prefix, uri in sorted(namespaces.items())
             if rendered.get(prefix) != uri
         )
-    parts.extend(
-        f' {element.written[name]}="{element.attributes[name].translate(_ATTRIBUTE_ESCAPES)}"'
-        for name in sorted(element.attributes)
-    )
+    if shape.order:
+        values = list(element.attributes.values())
+        if any(map("".join(values).__contains__, '&<"\t\n\r')):
+            values = [one.translate(_ATTRIBUTE_ESCAPES) for one in values]
+        parts.append(shape.template % tuple([values[at] for at in shape.order]))
     parts.append(">")
     for one in element.content:
         if isinstance(one, str):
             parts.append(one.translate(_TEXT_ESCAPES))
         elif one is not without:
-            _write(parts, one, element.scope, without)
+            _write(parts, one, namespaces, without)
     parts.append(f"</{element.tag}>")

@@ -28,7 +28,7 @@ from hermetic.attestation.abi.dcap_collateral import QeIdentity, TcbInfo, revoca
 from hermetic.attestation.abi.rim import Rim
 from hermetic.attestation.abi.snp import Generation, Tcb
 from hermetic.attestation.collateral.kinds import MAX_ITEM_SIZE, MAX_TEXT, Kind
-from hermetic.attestation.verifiers import certificates, dcap_chain
+from hermetic.attestation.verifiers import certificates, dcap_chain, nvgpu_rim
 from hermetic.attestation.verifiers import ocsp as revocation
 from hermetic.attestation.verifiers.snp import certified_tcb
 from hermetic.errors import InvalidRequestError
@@ -152,7 +152,7 @@ def _chain(kind: Kind, data: bytes) -> Item:
 
 
 def _rim(kind: Kind, data: bytes) -> Item:
-    rim = Rim.parse(data)
+    rim = nvgpu_rim.parse(data)
     if rim.is_vbios != (kind == "vbios-rim"):
         raise InvalidRequestError(f"{kind}: expected that, got a manifest of version {rim.version}")
     chain = tuple(map(certificates.parse, rim.certificates))

@@ -20,6 +20,9 @@ from hermetic.errors import InvalidRequestError
 MAX_CHAIN_LENGTH: Final = 5  # certificates, root included
 MAX_CERTIFICATE_SIZE: Final = 8192  # bytes of DER
 MIN_RSA_BITS: Final = 2048
+CERTIFICATES_KEPT: Final = 512
+"""Certificates that were read, so that those of a manifest are not read again for each device. At most 4 MiB. Read
+is not verified."""
 SIGNATURES_KEPT: Final = 512
 """Pairs of issuer and certificate whose signature was looked at: it does not change, and a fleet shares its issuers.
 At most 8 MiB."""
@@ -36,6 +39,7 @@ _UNDERSTOOD: Final = frozenset(
 """Extensions that may be critical. Name constraints and our ignorance of a critical extension are reasons to refuse."""
 
 
+@lru_cache(maxsize=CERTIFICATES_KEPT)
 def parse(der: bytes) -> x509.Certificate:
     """Read one certificate; raises `InvalidRequestError`."""
     if len(der) > MAX_CERTIFICATE_SIZE:
@@ -107,10 +111,9 @@ def verify_path(
 
 @lru_cache(maxsize=SIGNATURES_KEPT)
 def _issued(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
-    if issuer.subject != certificate.issuer:
-        return False
     try:
-        certificate.verify_directly_issued_by(issuer)  # knows no SHA-1 or MD5: a ValueError, and a test holds it
+        # Compares the names first. It knows no SHA-1 or MD5: a ValueError, and a test holds it.
+        certificate.verify_directly_issued_by(issuer)
     except (InvalidSignature, ValueError, TypeError):
         return False
     return True

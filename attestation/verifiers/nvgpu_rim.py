@@ -23,11 +23,12 @@ from hermetic.attestation.verifiers import ocsp as revocation
 from hermetic.errors import InvalidRequestError
 
 MAX_RIMS: Final = 256
-RIMS_KEPT: Final = 64  # parsed ones, so that the manifests of a fleet are not read again for each device
+RIMS_KEPT: Final = MAX_RIMS  # read ones, so that the manifests of a fleet are not read again for each device
 NVDEC0_INDEX: Final = 35
 """Measures the video decoder; says nothing where the report says that the decoder is off (NVIDIA's own rule)."""
 
-_parsed = lru_cache(maxsize=RIMS_KEPT)(Rim.parse)
+parse = lru_cache(maxsize=RIMS_KEPT)(Rim.parse)
+"""Read a manifest, once for whoever asks: loading collateral, and every piece of evidence after that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ def check_collateral(checks: Checks, trust: NvGpuTrust) -> Collateral:
         checks.fail("nvgpu.rims", f"at most {MAX_RIMS}", len(trust.rims))
     for index, data in enumerate(trust.rims[:MAX_RIMS]):
         try:
-            rims.append(_parsed(data))
+            rims.append(parse(data))
         except InvalidRequestError as error:
             checks.fail(f"nvgpu.rims.{index}.structure", "a reference manifest", error)
     answers = None

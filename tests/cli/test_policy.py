@@ -153,3 +153,22 @@ def test_a_file_that_is_there_is_not_written_over(tmp_path: Path) -> None:
 def test_a_policy_that_cannot_be_read_is_a_misuse(policy: Path) -> None:
     result = run("explain", MILAN, "--policy", policy)
     assert result.exit_code == ExitCode.USAGE
+
+
+def test_options_for_files_have_the_shape_that_verify_has(tmp_path: Path) -> None:
+    tdx = VECTORS / "tdx"
+    names = ("automata_00806f.tcbinfo.json", "automata_td_qeidentity.json", "automata_pck_platform_crl.der")
+    files = [*(tdx / name for name in names), tdx / "intel_root_ca_crl.der"]
+    log, quote = tdx / "cos113_ccel_data.dat", tdx / "cos113_00806f_v4.quote"
+    at = ("--at", "2025-07-20T00:00:00Z")
+    together = ("--collateral", *files, "--endorsement", log, *at)
+    apart = (*(part for file in files for part in ("--collateral", file)), f"--endorsement={log}", *at)
+    forms = [proposed(tmp_path / f"{n}.toml", quote, *how) for n, how in enumerate((together, apart))]
+    assert forms[0].read_text() == forms[1].read_text()
+    found = [explained(quote, *how, "--policy", forms[0]) for how in (together, apart)]
+    assert found[0] == found[1]
+    assert found[0][0] == ExitCode.OK
+    assert "tdx.event_log.rtmr0" in {one["name"] for one in found[0][1]["checks"] if one["result"] == "pass"}
+    # Evidence behind such an option is one of its files, and then there is none.
+    result = run("explain", "--policy", forms[0], "--collateral", *files, quote)
+    assert (result.exit_code, result.stdout) == (ExitCode.USAGE, "")

@@ -46,14 +46,21 @@ AtOption = Annotated[
 class SeveralFiles(TyperCommand):
     """A command whose options for files take several at once: `--collateral a b` is `--collateral a --collateral b`.
 
-    Only beside --evidence: a command may take arguments of its own where there is no stored evidence.
+    Evidence that is an argument, not an option, goes before them.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer's own click, which is private
         """Parse `args`, spread out."""
-        return super().parse_args(
-            ctx, spread(args) if "--evidence" in [one.partition("=")[0] for one in args] else args
-        )
+        return super().parse_args(ctx, spread(args))
+
+
+class SeveralFilesOfEvidence(SeveralFiles):
+    """As `SeveralFiles`, but only beside --evidence: without it the command takes an argument of another sense."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer's own click, which is private
+        """Parse `args`, spread out where they are of stored evidence."""
+        is_stored = "--evidence" in [one.partition("=")[0] for one in args]
+        return super().parse_args(ctx, args) if is_stored else TyperCommand.parse_args(self, ctx, args)
 
 
 def spread(arguments: Sequence[str]) -> list[str]:

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from hermetic.attestation.checks import Checks
     from hermetic.attestation.claims import Claims
 
-_Evidence = Annotated[list[Path], typer.Argument(help="Stored evidence; its kind is told by its content.")]
+_Evidence = Annotated[list[Path], typer.Argument(help="Stored evidence, before all options for files.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the command group."""
     policy = typer.Typer(no_args_is_help=True, help="Appraisal policies: what they say to evidence, and new ones.")
-    policy.command("explain")(explain)
-    policy.command("propose")(propose)
+    policy.command("explain", cls=evidence_files.SeveralFiles)(explain)
+    policy.command("propose", cls=evidence_files.SeveralFiles)(propose)
     app.add_typer(policy, name="policy")
 
 

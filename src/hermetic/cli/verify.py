@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(name="verify", cls=evidence_files.SeveralFiles)(verify)
+    app.command(name="verify", cls=evidence_files.SeveralFilesOfEvidence)(verify)
 
 
 def verify(

@@ -6,6 +6,8 @@
     with connect("inference.example:8001", tls, CallerPolicy.load(Path("caller.toml"))) as client:
         client.infer("model", inputs)      # a tritonclient.grpc.InferenceServerClient
 
+`hermetic.client.aio` is the same for asyncio.
+
 Reading order: connection.py (`connect`), guard.py (verified now, and again), handshake.py (who), evidence.py and
 judgement.py (what), policy.py (what is demanded), forward.py (the same for clients in other languages).
 """

@@ -39,20 +39,31 @@ def connect(
     try:
         from hermetic.client.triton import VerifiedClient  # noqa: PLC0415 - the bare install verifies without it
     except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"connect: expected the package tritonclient, got none ({error.name}): pip install 'tritonclient[grpc]'"
-        ) from None
-    if not reverify_s > 0 or not timeout_s > 0:
-        raise ConfigurationError(f"connect: expected positive seconds, got {reverify_s} and {timeout_s}")
-    return VerifiedClient(Guard(Prover(_endpoints(target), tls, policy, timeout_s), reverify_s, timeout_s))
+        raise missing(error) from None
+    check_times(reverify_s, timeout_s)
+    return VerifiedClient(Guard(Prover(endpoints_of(target), tls, policy, timeout_s), reverify_s, timeout_s))
 
 
 def verify(target: str | Sequence[str], tls: Tls, policy: CallerPolicy, *, timeout_s: float = TIMEOUT_S) -> Proof:
     """Return what the first server of `target` that can be verified proves; raises as `connect` does."""
-    found = Prover(_endpoints(target), tls, policy, timeout_s).first()
+    found = Prover(endpoints_of(target), tls, policy, timeout_s).first()
     found.channel.close()
     return found.proof
 
 
-def _endpoints(target: str | Sequence[str]) -> list[Endpoint]:
+def missing(error: ModuleNotFoundError) -> ConfigurationError:
+    """Return what is raised where Triton's client is not installed."""
+    return ConfigurationError(
+        f"connect: expected the package tritonclient, got none ({error.name}): pip install 'hermetic[client]'"
+    )
+
+
+def check_times(reverify_s: float, timeout_s: float) -> None:
+    """Raise `ConfigurationError` where one of them is no time."""
+    if not reverify_s > 0 or not timeout_s > 0:
+        raise ConfigurationError(f"connect: expected positive seconds, got {reverify_s} and {timeout_s}")
+
+
+def endpoints_of(target: str | Sequence[str]) -> list[Endpoint]:
+    """Return the servers that `target` names; raises `ConfigurationError`."""
     return [Endpoint.parse(one) for one in ([target] if isinstance(target, str) else target)]

@@ -15,7 +15,7 @@ from hermetic.client.policy import CallerPolicy
 from hermetic.errors import FailedCheck, NotReadyError, UnauthenticatedError, VerificationError
 from hermetic.protos.hermetic.v1 import attestation_pb2 as pb
 
-__all__ = ["METHOD", "ask", "pinned_channel"]
+__all__ = ["METHOD", "ask", "pinned_arguments", "pinned_channel"]
 
 METHOD: Final = "/hermetic.v1.Attestation/GetEvidence"
 MESSAGE_LIMIT: Final = (1 << 31) - 1  # bytes, as Triton's own clients have it
@@ -29,8 +29,18 @@ _SERVICE_CONFIG: Final = json.dumps(
 _REFUSED: Final = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
 
 
+Arguments = tuple[str, grpc.ChannelCredentials, list[tuple[str, str | int]]]
+"""Of `grpc.secure_channel`, and of its twin for asyncio."""
+
+
 def pinned_channel(endpoint: Endpoint, leaf: Leaf, tls: Tls) -> grpc.Channel:
     """Return a channel that speaks to the holder of the leaf's key, and to nobody else: it is the only trust anchor."""
+    target, credentials, options = pinned_arguments(endpoint, leaf, tls)
+    return grpc.secure_channel(target, credentials, options=options)
+
+
+def pinned_arguments(endpoint: Endpoint, leaf: Leaf, tls: Tls) -> Arguments:
+    """Return what such a channel is made of: target, credentials, options. Raises `ConfigurationError`."""
     key, chain = tls.own()
     credentials = grpc.ssl_channel_credentials(leaf.pem, key, chain)
     options: list[tuple[str, str | int]] = [
@@ -38,12 +48,14 @@ def pinned_channel(endpoint: Endpoint, leaf: Leaf, tls: Tls) -> grpc.Channel:
         ("grpc.max_receive_message_length", MESSAGE_LIMIT),
         ("grpc.service_config", _SERVICE_CONFIG),
         ("grpc.service_config_disable_resolution", 1),  # no name server changes it
+        # Whoever showed the leaf is spoken to, and nobody on the way there: not what the environment calls a proxy,
         ("grpc.enable_http_proxy", 0),
+        ("grpc.address_http_proxy_enabled_addresses", ""),
+        # nor what the name means by now.
+        ("grpc.ssl_target_name_override", leaf.name),
         ("grpc.use_local_subchannel_pool", 1),  # a connection of our own: it ends when the channel is closed
     ]
-    if leaf.name != endpoint.host:
-        options.append(("grpc.ssl_target_name_override", leaf.name))
-    return grpc.secure_channel(str(endpoint), credentials, options=options)
+    return leaf.address or f"dns:///{endpoint}", credentials, options
 
 
 def ask(

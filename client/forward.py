@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from hermetic.client.evidence import ask, pinned_channel
-from hermetic.client.handshake import Endpoint, Leaf, Tls, leaf_of, refused
+from hermetic.client.handshake import Endpoint, Leaf, Tls, address_of, leaf_of, refused
 from hermetic.client.judgement import Proof
 from hermetic.client.policy import CallerPolicy
 from hermetic.errors import ConfigurationError, HermeticError, NotReadyError, OverloadedError
@@ -165,7 +165,8 @@ class Forwarder:
             raise NotReadyError(f"server {endpoint}: expected an answer, got {str(error) or 'none'}") from None
         connection: ssl.SSLObject = writer.get_extra_info("ssl_object")
         try:
-            leaf = leaf_of(connection.getpeercert(binary_form=True), connection.selected_alpn_protocol(), name)
+            der, protocol = connection.getpeercert(binary_form=True), connection.selected_alpn_protocol()
+            leaf = leaf_of(der, protocol, name, address_of(writer.get_extra_info("peername")))
         except HermeticError:
             await _close(writer)
             raise

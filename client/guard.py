@@ -12,7 +12,7 @@ A thread of its own asks for evidence again. The states, as a caller sees them:
 import contextlib
 import threading
 import time
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import grpc
 
@@ -54,7 +54,7 @@ class Guard:
         self._wake = threading.Event()
         self._settled = threading.Event()
         self._error: HermeticError | None = None
-        self._retired: list[grpc.Channel] = []
+        self._retired: list[Any] = []
         self._retry_at = 0.0
         self._cut_off = False  # what was verified last is too old, and its channel closed
         self._current = proving.first()
@@ -76,6 +76,17 @@ class Guard:
                     f"got none for {age:.1f} s"
                 )
             return self._current
+
+    @property
+    def settled(self) -> bool:
+        """Whether `current` answers at once."""
+        return self._settled.is_set()
+
+    @property
+    def channels(self) -> list[Any]:
+        """Every channel that may be open: the last one, and those that were used before it."""
+        with self._lock:
+            return [self._current.channel, *self._retired]
 
     @property
     def _limit_s(self) -> float:
@@ -140,9 +151,14 @@ class Guard:
                 return
             self._retired.append(before.channel)
         self._watch(after)
-        timer = threading.Timer(RETIRE_S, before.channel.close)
+        timer = threading.Timer(RETIRE_S, self._forget, [before.channel])
         timer.daemon = True
         timer.start()
+
+    def _forget(self, channel: Any) -> None:  # noqa: ANN401 - grpc ships no types
+        channel.close()
+        with self._lock:
+            self._retired.remove(channel)
 
     def _watch(self, one: Verified) -> None:
         """Hear when the connection breaks: whoever answers then may be another."""
@@ -161,8 +177,7 @@ class Guard:
         with self._lock:
             if self._error is None:
                 self._error = error
-            channels = [self._current.channel, *self._retired]
-        for channel in channels:
+        for channel in self.channels:
             channel.close()
         self._settled.set()
         self._wake.set()

@@ -11,7 +11,8 @@ import ssl
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+from urllib.parse import quote
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -82,19 +83,21 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A server's certificate, verified: chain, time and name."""
+    """A server's certificate, verified: chain, time and name; and where it was shown."""
 
     pem: bytes
     spki: bytes
     """SHA-256 of its SubjectPublicKeyInfo."""
     name: str
     """The name that it was verified for."""
+    address: str = ""
+    """IP address and port of whoever showed it, as gRPC's targets have them: no name is asked about twice."""
 
     @classmethod
-    def of(cls, certificate: x509.Certificate, name: str) -> "Leaf":
+    def of(cls, certificate: x509.Certificate, name: str, address: str = "") -> "Leaf":
         """Take a certificate that was verified for `name`."""
         key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        return cls(certificate.public_bytes(Encoding.PEM), hashlib.sha256(key).digest(), name)
+        return cls(certificate.public_bytes(Encoding.PEM), hashlib.sha256(key).digest(), name, address)
 
 
 def handshake(endpoint: Endpoint, tls: Tls, timeout_s: float) -> Leaf:
@@ -110,7 +113,8 @@ def handshake(endpoint: Endpoint, tls: Tls, timeout_s: float) -> Leaf:
             context.wrap_socket(plain, server_hostname=name, do_handshake_on_connect=False) as connection,
         ):
             _shake_hands(connection, time.monotonic() + timeout_s)
-            return leaf_of(connection.getpeercert(binary_form=True), connection.selected_alpn_protocol(), name)
+            der, protocol = connection.getpeercert(binary_form=True), connection.selected_alpn_protocol()
+            return leaf_of(der, protocol, name, address_of(connection.getpeername()))
     except ssl.SSLError as error:
         raise refused(endpoint, name, error) from None
     except OSError as error:
@@ -136,14 +140,20 @@ def _shake_hands(connection: ssl.SSLSocket, deadline: float) -> None:
             raise TimeoutError("an unfinished handshake")
 
 
-def leaf_of(der: bytes | None, protocol: str | None, name: str) -> Leaf:
+def leaf_of(der: bytes | None, protocol: str | None, name: str, address: str = "") -> Leaf:
     """Return the leaf of a connection whose handshake is complete; raises `VerificationError`."""
     if der is None or protocol != PROTOCOL:
         raise VerificationError([FailedCheck("tls", f"a certificate, and the protocol {PROTOCOL}", str(protocol))])
     try:
-        return Leaf.of(x509.load_der_x509_certificate(der), name)
+        return Leaf.of(x509.load_der_x509_certificate(der), name, address)
     except (ValueError, UnsupportedAlgorithm) as error:  # what the TLS library took
         raise VerificationError([FailedCheck("tls", "a certificate that can be read", str(error))]) from None
+
+
+def address_of(peer: tuple[Any, ...]) -> str:
+    """Return the address of a connected socket as gRPC takes it: `ipv4:` or `ipv6:`, which no name server hears of."""
+    host, port = str(peer[0]), int(peer[1])
+    return f"ipv6:[{quote(host, safe=':')}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
 
 
 def refused(endpoint: Endpoint, name: str, error: ssl.SSLError) -> VerificationError:

@@ -38,10 +38,10 @@ def test_refused_evidence_weighs_more_than_no_answer(
 ) -> None:
     """Whoever asked last: else a refused server would pass for one that is away, and come back."""
 
-    def fails(endpoint: Endpoint, *_: Any) -> Verified:
+    def fails(endpoint: Endpoint, *_: Any) -> Leaf:
         raise errors[endpoint]
 
-    monkeypatch.setattr(module, "verified", fails)
+    monkeypatch.setattr(module, "handshake", fails)
     channel: Any = Channel()
     before = Verified(FIRST, Leaf(b"", b"", "first"), channel, cast("Proof", None), 0.0)
     with pytest.raises(HermeticError) as caught:

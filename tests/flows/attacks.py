@@ -5,6 +5,7 @@ Each test takes the names that it expects from here, so page and tests cannot di
 
 import ast
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,9 +13,12 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGE: Final = ROOT / "docs/attacks.md"
 
+FORMS: Final = ("connect", "aio.connect")
+
 FLOW: Final = "tests/flows/test_callers_who_verify.py"
 FRONT_ENDS: Final = "tests/flows/test_front_ends.py"
 JUDGEMENT: Final = "tests/client/test_judgement.py"
+DETOURS: Final = "tests/client/test_detours.py"
 DESK: Final = "tests/server/test_evidence_desk.py"
 RPC: Final = "tests/server/test_evidence_rpc.py"
 
@@ -26,21 +30,27 @@ The checks are those of [spec/server-evidence.md](spec/server-evidence.md) and [
 
 Attacks by processes (`tests/flows/`) first succeed against a stock client that trusts the CA alone, where one is
 possible; then they fail here, and the attacker counts that nothing but the question for evidence has reached it.
+`connect` and `aio.connect` are the two forms of `hermetic.client`, `forward` is `hermetic forward`; a dash: the attack
+is on what they share, or on the server.
 
-| attack | refused by | error | shown by |
-|---|---|---|---|
+| attack | refused by | error | callers | shown by |
+|---|---|---|---|---|
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """One attack: in words, the checks that refuse it, the error that says so, the file and name of its test."""
+    """One attack: in words, the checks that refuse it, the error that says so, the file and name of its test.
+
+    `callers` are the forms of a caller that the test attacks, each.
+    """
 
     words: str
     by: tuple[str, ...]
     error: str
     file: str
     test: str
+    callers: tuple[str, ...] = ()
 
 
 ATTACKS: Final[dict[str, Attack]] = {
@@ -50,6 +60,7 @@ ATTACKS: Final[dict[str, Attack]] = {
         "VerificationError",
         FLOW,
         "test_a_man_in_the_middle_with_a_valid_certificate",
+        FORMS,
     ),
     "disk": Attack(
         "A relay that owns a copy of every file of the server's disk: no file has the serving key",
@@ -57,6 +68,7 @@ ATTACKS: Final[dict[str, Attack]] = {
         "VerificationError",
         FLOW,
         "test_a_relay_with_a_copy_of_every_file_of_the_servers_disk",
+        FORMS,
     ),
     "key-file": Attack(
         "The same where the operator keeps the serving key in a file: the relay has the key, and the evidence says so",
@@ -64,6 +76,7 @@ ATTACKS: Final[dict[str, Attack]] = {
         "AppraisalError",
         FRONT_ENDS,
         "test_a_serving_key_from_a_file_serves_and_stands_in_the_evidence",
+        ("connect",),
     ),
     "machine": Attack(
         "A genuine machine that is another one than the policy names: a twin of the server with its own TPM",
@@ -71,6 +84,7 @@ ATTACKS: Final[dict[str, Attack]] = {
         "AppraisalError",
         FLOW,
         "test_a_policy_that_names_another_machine_refuses_this_one",
+        FORMS,
     ),
     "stale": Attack(
         "Recorded evidence, sent once more as it was",
@@ -78,6 +92,7 @@ ATTACKS: Final[dict[str, Attack]] = {
         "VerificationError",
         FLOW,
         "test_stale_evidence",
+        FORMS,
     ),
     "rewritten": Attack(
         "Recorded evidence under a statement that has been written anew: the caller's nonce, the attacker's key",
@@ -85,6 +100,7 @@ ATTACKS: Final[dict[str, Attack]] = {
         "VerificationError",
         FLOW,
         "test_stale_evidence",
+        FORMS,
     ),
     "nothing": Attack(
         "A server with a valid certificate that proves nothing",
@@ -92,6 +108,7 @@ ATTACKS: Final[dict[str, Attack]] = {
         "VerificationError",
         FLOW,
         "test_a_server_that_proves_nothing",
+        FORMS,
     ),
     "rotation": Attack(
         "In mid-session the connection is cut, and an attacker with a certified key that nobody attested answers",
@@ -99,6 +116,7 @@ ATTACKS: Final[dict[str, Attack]] = {
         "VerificationError",
         FLOW,
         "test_the_certificate_changes_in_mid_session_to_a_key_that_nobody_attested",
+        FORMS,
     ),
     "door": Attack(
         "The same behind `hermetic forward`, under a client that cannot verify",
@@ -106,6 +124,38 @@ ATTACKS: Final[dict[str, Attack]] = {
         "VerificationError",
         FLOW,
         "test_a_client_that_cannot_verify_comes_in_by_the_local_door",
+        ("forward",),
+    ),
+    "proxy": Attack(
+        "The environment names a proxy (`https_proxy`, `grpc_proxy`, `GRPC_ADDRESS_HTTP_PROXY`): it is never asked",
+        (),
+        "none: the connection is direct",
+        DETOURS,
+        "test_no_proxy_of_the_environment_is_asked",
+        FORMS,
+    ),
+    "name": Attack(
+        "The name means another address after the handshake: the channel goes to the address that was verified",
+        (),
+        "none: the name is asked about once",
+        DETOURS,
+        "test_a_name_is_asked_about_once_whatever_it_means_later",
+        FORMS,
+    ),
+    "ticket": Attack(
+        "A server gives tickets, with which a TLS session would go on past every handshake: none is used",
+        (),
+        "none: no session is resumed",
+        DETOURS,
+        "test_no_session_is_resumed",
+        FORMS,
+    ),
+    "version": Attack(
+        "A server with a valid certificate that speaks TLS 1.2",
+        ("tls",),
+        "VerificationError",
+        DETOURS,
+        "test_an_older_version_of_tls_is_refused",
     ),
     "broker-to-caller": Attack(
         "Evidence that the machine made for a key broker, offered to a caller",
@@ -171,10 +221,14 @@ ATTACKS: Final[dict[str, Attack]] = {
 def page() -> str:
     """Return what the page says."""
     rows = [
-        f"| {one.words} | {', '.join(f'`{name}`' for name in one.by)} | `{one.error}` | `{one.file}`: `{one.test}` |"
+        f"| {one.words} | {_listed(one.by)} | `{one.error}` | {_listed(one.callers)} | `{one.file}`: `{one.test}` |"
         for one in ATTACKS.values()
     ]
     return HEAD + "\n".join(rows) + "\n"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "-"
 
 
 def functions_in(file: str) -> set[str]:

@@ -4,9 +4,11 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -25,10 +27,12 @@ from hermetic.client.triton import VerifiedClient
 from hermetic.demo.processes import Command
 from hermetic.errors import EvidenceError, HermeticError, NotReadyError
 from hermetic.protos.hermetic.v1 import attestation_pb2 as pb
+from tests.flows.asyncio_client import LoopClient
 from tests.flows.attackers import Evidence, Impostor, certified, impostor, relayed, switch
 from tests.flows.attacks import ATTACKS
 from tests.flows.networks import Network, dense
 from tests.flows.scene import Running, Scene, best_tee, check_answers, question, scene, serving_certificate
+from tests.flows.tpm_tap import Tap, tap
 
 pytestmark = [
     pytest.mark.timeout(180),
@@ -41,6 +45,10 @@ INTERVAL_MS = 100
 WAIT_S = 60
 
 
+Form = Callable[..., Any]
+FORMS: dict[str, Form] = {"blocking": connect, "asyncio": LoopClient}
+
+
 @dataclass
 class Place:
     """A server that runs, and a caller's demands of it."""
@@ -50,9 +58,13 @@ class Place:
     network: Network
     policy: CallerPolicy
     tls: Tls
+    tap: Tap
+    form: Form = connect
 
     def connect(self, port: int | None = None, **options: float) -> VerifiedClient:
-        return connect(f"localhost:{port or self.served.port}", self.tls, self.policy, **options)
+        """A client of the form that the test runs with."""
+        client: VerifiedClient = self.form(f"localhost:{port or self.served.port}", self.tls, self.policy, **options)
+        return client
 
     def stock(self, port: int) -> tritonclient.grpc.InferenceServerClient:
         """A caller that believes the CA: who knows the right port does not matter, only the certificate does."""
@@ -69,8 +81,8 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[Place]:
-    with scene("tpm") as one:
+def house() -> Iterator[Place]:
+    with scene("tpm") as one, tap(one.folder, _tcti(one)) as tapped:
         network = dense(one.workshop, "shared", seed=5)
         one.seal(network)
         folder = one.folder / "client"
@@ -80,8 +92,25 @@ def place() -> Iterator[Place]:
         stapled.mkdir()
         (stapled / "bundle").write_bytes(BUNDLE)
         key = 'state_folder = "state"'
-        with one.serve([one.sealed["shared"]], replace=[(key, f'{key}\ncollateral = "{stapled}"')]) as served:
-            yield Place(one, served, network, policy, tls)
+        changes = [(key, f'{key}\ncollateral = "{stapled}"'), (_tcti(one), tapped.tcti)]
+        with one.serve([one.sealed["shared"]], replace=changes) as served:
+            yield Place(one, served, network, policy, tls, tapped)
+
+
+def _tcti(one: Scene) -> str:
+    return str(tomllib.loads((one.folder / "server" / "server.toml").read_text())["attestation"]["tcti"])
+
+
+@pytest.fixture
+def place(house: Place) -> Place:
+    """For a caller of the usual form."""
+    return house
+
+
+@pytest.fixture(params=FORMS)
+def both(house: Place, request: pytest.FixtureRequest) -> Place:
+    """For callers of both forms, one after the other: docs/attacks.md says for which attacks."""
+    return replace(house, form=FORMS[request.param])
 
 
 @contextlib.contextmanager
@@ -99,9 +128,9 @@ def check_nothing_but_questions(attacker: Impostor) -> None:
     assert set(attacker.calls) <= {METHOD}
 
 
-def test_a_client_that_connects_has_a_working_client_and_a_proof(place: Place) -> None:
-    with place.connect() as client:
-        check_answers(client, place.network)
+def test_a_client_that_connects_has_a_working_client_and_a_proof(both: Place) -> None:
+    with both.connect() as client:
+        check_answers(client, both.network)
         proof = client.proof
         assert len(proof.statement.manifests) == 1
         assert proof.claims.tpm is not None
@@ -112,43 +141,43 @@ def test_a_client_that_connects_has_a_working_client_and_a_proof(place: Place) -
         client.is_server_live()
 
 
-def test_a_man_in_the_middle_with_a_valid_certificate(place: Place) -> None:
-    with impostor(certified(place.scene.folder), relayed(place.served)) as (attacker, port):
-        place.stock(port).infer(place.network.name, question(place.network.rows()))
+def test_a_man_in_the_middle_with_a_valid_certificate(both: Place) -> None:
+    with impostor(certified(both.scene.folder), relayed(both.served)) as (attacker, port):
+        both.stock(port).infer(both.network.name, question(both.network.rows()))
         assert attacker.stolen > 0  # whoever believes the CA alone has told it everything
         attacker.stolen = 0
         attacker.calls.clear()
         with refused("middle"):
-            place.connect(port)
+            both.connect(port)
         check_nothing_but_questions(attacker)
         assert attacker.calls[METHOD] > 0
 
 
-def test_a_relay_with_a_copy_of_every_file_of_the_servers_disk(place: Place, tmp_path: Path) -> None:
+def test_a_relay_with_a_copy_of_every_file_of_the_servers_disk(both: Place, tmp_path: Path) -> None:
     """No file has the serving key. What the files have is no server's certificate."""
-    copy = shutil.copytree(place.scene.folder / "server", tmp_path / "copy")
-    leaf = serving_certificate(place.served)
+    copy = shutil.copytree(both.scene.folder / "server", tmp_path / "copy")
+    leaf = serving_certificate(both.served)
     keys = [path for path in copy.rglob("*") if path.is_file() and b"PRIVATE KEY" in path.read_bytes()]
     assert [path.name for path in keys] == ["host.key"]
     host = (copy / "host.key").read_bytes(), (copy / "host.pem").read_bytes()
-    with impostor(host, relayed(place.served)) as (attacker, port):
+    with impostor(host, relayed(both.served)) as (attacker, port):
         with refused("disk"):
-            place.connect(port)
+            both.connect(port)
         assert not attacker.calls
-    assert leaf.public_key() == serving_certificate(place.served).public_key()
+    assert leaf.public_key() == serving_certificate(both.served).public_key()
 
 
-def test_stale_evidence(place: Place) -> None:
+def test_stale_evidence(both: Place) -> None:
     """A recorded reply, as it is; then with the nonce that is asked for, and the impostor's own key."""
-    recorded = relayed(place.served)(pb.GetEvidenceRequest(nonce=b"\1" * 32).SerializeToString())
-    certificate = certified(place.scene.folder)
+    recorded = relayed(both.served)(pb.GetEvidenceRequest(nonce=b"\1" * 32).SerializeToString())
+    certificate = certified(both.scene.folder)
     with impostor(certificate, lambda _: recorded) as (attacker, port):
         with refused("stale"):
-            place.connect(port)
+            both.connect(port)
         check_nothing_but_questions(attacker)
     with impostor(certificate, rewritten(recorded, certificate[1])) as (attacker, port):
         with refused("rewritten"):
-            place.connect(port)
+            both.connect(port)
         check_nothing_but_questions(attacker)
 
 
@@ -170,31 +199,31 @@ def rewritten(recorded: bytes, certificate: bytes) -> Evidence:
     return answer
 
 
-def test_a_server_that_proves_nothing(place: Place) -> None:
+def test_a_server_that_proves_nothing(both: Place) -> None:
     def nothing(_: bytes) -> bytes:
         return b""
 
-    with impostor(certified(place.scene.folder), nothing) as (attacker, port):
+    with impostor(certified(both.scene.folder), nothing) as (attacker, port):
         with refused("nothing"):
-            place.connect(port)
+            both.connect(port)
         check_nothing_but_questions(attacker)
 
 
-def test_the_certificate_changes_in_mid_session_to_a_key_that_nobody_attested(place: Place) -> None:
+def test_the_certificate_changes_in_mid_session_to_a_key_that_nobody_attested(both: Place) -> None:
     with (
-        impostor(certified(place.scene.folder), relayed(place.served)) as (attacker, port),
-        switch(place.served.port) as between,
-        place.connect(between.port) as client,
-        place.stock(between.port) as stock,
+        impostor(certified(both.scene.folder), relayed(both.served)) as (attacker, port),
+        switch(both.served.port) as between,
+        both.connect(between.port) as client,
+        both.stock(between.port) as stock,
     ):
-        check_answers(client, place.network)
+        check_answers(client, both.network)
         assert stock.is_server_live()
         between.turn_to(port)
-        until_raises(lambda: client.infer(place.network.name, question(place.network.rows())))
+        until_raises(lambda: client.infer(both.network.name, question(both.network.rows())))
         with refused("rotation"):
-            client.infer(place.network.name, question(place.network.rows()))
+            client.infer(both.network.name, question(both.network.rows()))
         check_nothing_but_questions(attacker)
-        reach(lambda: stock.infer(place.network.name, question(place.network.rows())), attacker)
+        reach(lambda: stock.infer(both.network.name, question(both.network.rows())), attacker)
 
 
 def until_raises(call: object) -> None:
@@ -230,12 +259,13 @@ def test_the_first_endpoint_that_is_verified_is_used(place: Place) -> None:
 def test_a_thousand_callers_at_once_cost_a_quote_an_interval(place: Place) -> None:
     with pinned_channel(Endpoint("localhost", place.served.port), place.leaf(), place.tls) as channel:
         ask = channel.unary_unary(METHOD, pb.GetEvidenceRequest.SerializeToString, pb.GetEvidenceResponse.FromString)
-        began = time.monotonic()
+        began, before = time.monotonic(), place.tap.quotes
         waiting = [ask.future(pb.GetEvidenceRequest(nonce=b"%032d" % number)) for number in range(CALLERS)]
         replies = [one.result(timeout=WAIT_S) for one in waiting]
         elapsed_ms = 1000 * (time.monotonic() - began)
     quotes = {reply.evidence for reply in replies}
-    assert len(quotes) <= 1 + elapsed_ms / INTERVAL_MS
+    made = place.tap.quotes - before  # by the TPM itself
+    assert len(quotes) == made <= 1 + elapsed_ms / INTERVAL_MS
     assert max(reply.size for reply in replies) > 1
     assert {tuple(reply.collateral) for reply in replies} == {(BUNDLE,)}
 
@@ -249,12 +279,12 @@ def test_only_32_bytes_are_signed(place: Place, nonce: bytes) -> None:
         assert f"got {len(nonce)}" in caught.value.details()
 
 
-def test_a_policy_that_names_another_machine_refuses_this_one(place: Place) -> None:
-    form = place.policy.appraisal
+def test_a_policy_that_names_another_machine_refuses_this_one(both: Place) -> None:
+    form = both.policy.appraisal
     assert form.tpm is not None
     other = form.model_copy(update={"tpm": form.tpm.model_copy(update={"ek": ("ab" * 32,)})})
     with refused("machine"):
-        connect(place.served.address, place.tls, CallerPolicy(other, place.policy.trust))
+        both.form(both.served.address, both.tls, CallerPolicy(other, both.policy.trust))
 
 
 def options(place: Place) -> list[str]:

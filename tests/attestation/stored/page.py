@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from tests.attestation.stored.manipulations import KINDS, NAMES, every
+from tests.attestation.stored.cases import NAMES
+from tests.attestation.stored.manipulations import KINDS, every
 from tests.attestation.stored.policy_rules import refusing
 from tests.attestation.stored.rows import ROOT, ROWS, Row, judged
 
@@ -40,9 +41,10 @@ _REFUSALS_HEAD = """# The refusal matrix
 
 One thing is done to good evidence, and it is refused, by name. A column is a kind of evidence, a cell the checks that
 fail; `·` where there is no such thing to do (an RSA signature has no s), or nothing recorded to do it to. The good
-evidence is of real hardware, but for debug and revocation of SEV-SNP, which a chip of the tests' own signs. Written by
-`make evidence`; `make test` fails where this page and the code disagree. Every single bit of what is signed is flipped
-by `make evidence-bits`.
+evidence is of real hardware. What nobody recorded is shown on chips and vendors of the tests' own, judged by their
+roots: all of the column of Turin, debug of SEV-SNP and SGX, every revocation, and collateral of SGX that was flipped or
+lacks a part. Written by `make evidence`; `make test` fails where this page and the code disagree. Every single bit of
+what is signed is flipped by `make evidence-bits`.
 
 {versions}
 """

@@ -19,8 +19,10 @@ from hermetic.attestation.claims import Claims
 from hermetic.attestation.policy import AppraisalPolicy
 from hermetic.attestation.policy.explain import judge_stored
 from hermetic.attestation.policy.propose import propose
-from tests.attestation.stored.manipulations import AZ_SNP, AZ_TDX, GPU, GPUS, SGX, SNP, TDX, TPM, Case
+from tests.attestation.stored.cases import Case
+from tests.attestation.stored.manipulations import GPU, GPUS, SGX, SNP, TDX, TPM
 from tests.attestation.stored.rows import read, trust
+from tests.attestation.stored.vtpms import AZ_SNP, AZ_TDX
 
 VLEK: Final = Case(read("snp/milan_v3_vlek.report.bin"), (read("snp/milan_v3_vlek.vlek.der"),), at="2025-06-01")
 GOOD: Final[Mapping[str, tuple[Case, ...]]] = {

@@ -14,7 +14,8 @@ from hermetic.attestation.policy import GENUINE
 from hermetic.attestation.stored.beside import MAX_FILES, Beside
 from hermetic.attestation.stored.forms import MAX_EVIDENCE_SIZE
 from hermetic.errors import ConfigurationError
-from tests.attestation.stored.manipulations import GPUS, SNP, TDX, TPM, Case
+from tests.attestation.stored.cases import Case
+from tests.attestation.stored.manipulations import GPUS, SNP, TDX, TPM
 from tests.attestation.stored.rows import INTEL_2025_07, KEYLIME, VECTORS, read, trust
 
 BUNDLE = (VECTORS / "collateral" / "accepted.bundle").read_bytes()

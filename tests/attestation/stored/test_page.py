@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.attestation.stored.manipulations import KINDS, NAMES, every
+from tests.attestation.stored.cases import NAMES
+from tests.attestation.stored.manipulations import KINDS, every
 from tests.attestation.stored.page import EVIDENCE, REFUSALS, evidence_page, refusals_page, without_times
 
 

@@ -46,7 +46,7 @@ from hermetic.attestation.broker.sessions import SessionLimits, SessionTable
 from hermetic.attestation.broker.state.folder import FolderLedger
 from hermetic.attestation.broker.state.ledger import Ledger
 from hermetic.attestation.broker.stores.folder import FolderKeyStore
-from hermetic.attestation.broker.stores.local_kek import load_kek
+from hermetic.attestation.broker.stores.opening import open_keks
 from hermetic.attestation.broker.tls import server_context
 from hermetic.attestation.broker.token import TokenSigner
 from hermetic.attestation.collateral import read_signers
@@ -95,7 +95,8 @@ def build(
     with contextlib.ExitStack() as undo:
         writer = Journal(_ledger(config, undo, clock), clock)
         store = config.key_store
-        keys = FolderKeyStore(store.folder, load_kek(store.kek, store.folder, credentials))
+        keks = open_keks(store.kek, store.former_keks, store.folder, credentials)
+        keys = FolderKeyStore(store.folder, keks)
         undo.callback(keys.close)
         floors = Floors(writer)
         believed, counts = _believed(config, writer), Counts()
@@ -112,7 +113,10 @@ def build(
         memory = {"zeroing": zeroing, "zeroing-by": zeroing_by}
         roots = {vendor: _named(source) for vendor, source in config.roots}
         hardware = {"roots": roots, "collateral": believed.in_use()}
-        writer.write(journal.STARTED, {"profile": config.profile, "build": build_name, **memory, **hardware})
+        writer.write(
+            journal.STARTED,
+            {"profile": config.profile, "build": build_name, "keks": list(keks.identifiers), **memory, **hardware},
+        )
         return RunningBroker(config, listeners, undo.pop_all())
 
 

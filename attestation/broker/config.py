@@ -89,11 +89,15 @@ class Log(Section):
 
 
 class KeyStoreSettings(Section):
-    """Where wrapped keys lie, and the key-encryption key: `credential:NAME`, `fd:N` or `file:PATH` elsewhere."""
+    """Where wrapped keys lie, and the key-encryption key (KEK): the one line that says what opens them.
 
-    kind: Literal["file"] = "file"
+    `credential:NAME`, `fd:N` or `file:PATH` elsewhere; `pkcs11:...`; `openbao://...` (docs/spec/key-stores.md).
+    `former_keks` still open what they wrapped, until `hermetic broker kek rotate` has run.
+    """
+
     folder: Path
     kek: str
+    former_keks: tuple[str, ...] = ()
 
 
 class Trust(Section):

@@ -17,9 +17,9 @@ from starlette.routing import Route
 from hermetic.attestation.broker.broker import Caller
 from hermetic.attestation.broker.identity import client_identity
 from hermetic.attestation.broker.rates import Rates
-from hermetic.attestation.broker.refusals import Refusal, Variant
+from hermetic.attestation.broker.refusals import RETRY_AFTER_S, Refusal, Variant
 from hermetic.attestation.broker.tls import TLS_EXTENSION
-from hermetic.errors import CallerError, HermeticError
+from hermetic.errors import CallerError, HermeticError, KeyStoreUnavailableError
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -64,6 +64,7 @@ def application(routes: Mapping[tuple[str, str], Handler]) -> Starlette:
     handlers = {
         HTTPException: _unknown_path,
         CallerError: _refused,
+        KeyStoreUnavailableError: _later,
         HermeticError: _fault,
         ClientDisconnect: _gone,
         Exception: _fault,
@@ -111,6 +112,13 @@ async def _unknown_path(request: Request, _: Exception) -> Response:
 
 async def _gone(_: Request, __: Exception) -> Response:
     return Response(status_code=400)
+
+
+async def _later(request: Request, error: Exception) -> Response:
+    """What opens the keys is away: the caller may ask again; why is for our own log."""
+    _log.warning("key store unavailable: path %r: %s", request.scope["path"], error)
+    refusal = Refusal(Variant.KEY_STORE_UNAVAILABLE, "key store: it does not answer now; ask again later")
+    return JSONResponse(refusal.body(), refusal.variant.status, headers={"retry-after": str(RETRY_AFTER_S)})
 
 
 async def _fault(request: Request, error: Exception) -> Response:

@@ -7,6 +7,9 @@ from hermetic.errors import CallerError
 
 ERROR_TYPE_PREFIX: Final = "https://github.com/confidential-containers/kbs/errors/"
 
+RETRY_AFTER_S: Final = 5
+"""When to ask again where what opens the keys does not answer now, in seconds."""
+
 MAX_DETAIL: Final = 2000
 """Longest detail that is sent, in characters."""
 
@@ -27,6 +30,7 @@ class Variant(Enum):
     PAYLOAD_TOO_LARGE = ("PayloadTooLarge", 413)
     TOO_MANY_REQUESTS = ("TooManyRequests", 429)
     INTERNAL = ("InternalError", 500)
+    KEY_STORE_UNAVAILABLE = ("KeyStoreUnavailable", 503)
 
     @property
     def status(self) -> int:

@@ -200,7 +200,6 @@ def _keys(kek: bytes, models: Mapping[str, bytes]) -> list[Canary]:
     """The keys of the models, the key that wraps them in the broker, and what is derived of it (local_kek.py)."""
     keys = [Canary.of("key", f"model key of {name}", key) for name, key in models.items()]
     keys.append(Canary.of("key", "key-encryption key", kek))
-    for use in ("wrap", "facts"):
-        derived = HKDF(SHA256(), len(kek), None, f"hermetic-wrapped-key/1 {use}".encode()).derive(kek)
-        keys.append(Canary.of("key", f"key-encryption key, {use}", derived))
+    derived = HKDF(SHA256(), len(kek), None, b"hermetic-wrapped-key/2 wrap").derive(kek)
+    keys.append(Canary.of("key", "key-encryption key, wrap", derived))
     return [*keys, Canary("token", "attestation token", {"raw": EAR_START})]

@@ -17,6 +17,7 @@
     │   ├── ConfigurationError          a setting is wrong, missing or unknown
     │   ├── IsolationError              a required isolation property has no layer
     │   ├── KeyStoreError               the key store cannot do what was asked
+    │   │   └── KeyStoreUnavailableError    what opens the stored keys does not answer now
     │   ├── BrokerRefusedError          the broker decided no: final
     │   ├── BrokerUnreachableError      no answer from the broker
     │   ├── TpmError                    the TPM does not answer, or not as expected
@@ -112,6 +113,10 @@ class IsolationError(OperatorError):
 
 class KeyStoreError(OperatorError):
     """The key store cannot do what was asked."""
+
+
+class KeyStoreUnavailableError(KeyStoreError):
+    """What opens the stored keys (an HSM, a service) does not answer now, or not as it must; later it may."""
 
 
 class BrokerRefusedError(OperatorError):

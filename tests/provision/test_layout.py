@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from hermetic.attestation.broker.config import BrokerConfig
-from hermetic.attestation.broker.stores.local_kek import load_kek
+from hermetic.attestation.broker.stores.local_kek import open_local_kek
 from hermetic.attestation.log import NoteSigner, NoteVerifier
 from hermetic.attestation.operator_settings import OperatorSettings
 from hermetic.attestation.policy import AppraisalPolicy
@@ -100,7 +100,7 @@ def test_every_key_loads_where_it_will_be_used(folder: Path, installation: str) 
     for publisher in trusted.publishers:
         key = PublisherKey.load(folder / f"authority/publishers/{publisher.name}.json")
         assert key.publisher(code=publisher.code) == publisher
-    load_kek(broker.key_store.kek, broker.key_store.folder, None)
+    open_local_kek(broker.key_store.kek, broker.key_store.folder, None)
 
 
 def test_only_a_demo_trusts_a_publisher_of_programs(demo: Path, plain: Path) -> None:

@@ -1,6 +1,6 @@
-"""The format hermetic-wrapped-key/1: facts, their authentication code, and a wrapped secret. Bytes in, bytes out.
+"""The format hermetic-wrapped-key/2: facts, their authentication code, and a wrapped secret. Bytes in, bytes out.
 
-Files, names and durability are stores/folder.py's.
+Files, names and durability are stores/folder.py's, the page is docs/spec/key-stores.md.
 """
 
 import hmac
@@ -19,63 +19,62 @@ from hermetic.attestation.broker.key_store import (
     ResourcePath,
     StoredKey,
 )
-from hermetic.attestation.broker.stores.local_kek import NONCE_BYTES, TAG_BYTES, Kek
+from hermetic.attestation.broker.stores.facts_key import FactsKey
+from hermetic.attestation.broker.stores.kek import Kek, KekRing
 from hermetic.attestation.broker.strict_json import exactly, json_object, parse_object, text
 from hermetic.attestation.claims import Profile
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.key_memory import KeyMemory
 from hermetic.errors import InvalidRequestError, KeyStoreError
 
-FORMAT: Final = "hermetic-wrapped-key/1"
+FORMAT: Final = "hermetic-wrapped-key/2"
 MAX_FACTS_BYTES: Final = 8192
-MAX_FILE_BYTES: Final = MAX_FACTS_BYTES + 65 + MAX_SECRET_BYTES + TAG_BYTES
+MAX_WRAPPED_BYTES: Final = 2 * MAX_SECRET_BYTES
+"""Longest wrapped secret: base64 and what a kind of KEK puts around it."""
+
+MAX_FILE_BYTES: Final = MAX_FACTS_BYTES + 65 + MAX_WRAPPED_BYTES
 
 PROFILES: Final[tuple[Profile, ...]] = ("production", "demo")
 
-_MEMBERS: Final = ("created", "format", "kek", "model", "nonce", "profile", "resource")
+_MEMBERS: Final = ("created", "format", "kek", "model", "profile", "resource")
 _MODEL_MEMBERS: Final = ("manifest_digest", "name", "publisher", "version")
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
-_NONCE: Final = re.compile(rf"[0-9a-f]{{{2 * NONCE_BYTES}}}")
 
 
 @dataclass(frozen=True, slots=True)
 class KeyFile:
-    """A key file whose facts are authentic; the secret is still wrapped."""
+    """A key file whose facts are authentic; the secret is still wrapped, by the KEK named `kek`."""
 
     key: StoredKey
     facts: bytes
-    nonce: bytes
+    kek: str
     wrapped: bytes
 
-    def unwrap(self, kek: Kek) -> KeyMemory:
+    def unwrap(self, keks: KekRing) -> KeyMemory:
         """The secret in the clear, for the caller to wipe; raises `KeyStoreError` when it is not authentic."""
-        buffer = KeyMemory(len(self.wrapped) - TAG_BYTES)
-        try:
-            with buffer.view as view:
-                kek.unwrap_into(self.nonce, self.wrapped, self.facts, view)
-        except BaseException:
-            buffer.wipe()
-            raise
-        return buffer
+        return keks.by(self.kek).unwrap(self.wrapped, self.facts)
 
 
-def encode(key: StoredKey, secret: memoryview, nonce: bytes, kek: Kek) -> bytes:
-    """The bytes of a key file; `nonce` is 12 bytes that this KEK never saw."""
-    facts = rfc8785.dumps(_facts(key, nonce, kek)) + b"\n"
-    code = kek.facts_code(facts).hex().encode("ascii") + b"\n"
-    return facts + code + kek.wrap(nonce, secret, facts)
+def encode(key: StoredKey, secret: memoryview, kek: Kek, facts_key: FactsKey) -> bytes:
+    """The bytes of a key file; asks the KEK."""
+    facts = rfc8785.dumps(_facts(key, kek)) + b"\n"
+    wrapped = kek.wrap(secret, facts)
+    if len(wrapped) > MAX_WRAPPED_BYTES:
+        raise KeyStoreError(f"wrapped key: expected at most {MAX_WRAPPED_BYTES} bytes, got {len(wrapped)}")
+    return facts + facts_key.code(facts).hex().encode("ascii") + b"\n" + wrapped
 
 
-def decode(data: bytes, expected: ResourcePath, kek: Kek) -> KeyFile:
+def decode(data: bytes, expected: ResourcePath, facts_key: FactsKey) -> KeyFile:
     """Read a key file and authenticate its facts; raises `KeyStoreError` naming expected and got."""
     facts, code, wrapped = _split(data)
     try:
         members = parse_object(facts, "key file")
         exactly(members, "key file", _MEMBERS)
-        _check_kek(members, kek)
-        if not hmac.compare_digest(kek.facts_code(facts).hex().encode("ascii"), code):
+        if members["format"] != FORMAT:
+            raise InvalidRequestError(f"expected the format {FORMAT}, got {members['format']!r}")
+        if not hmac.compare_digest(facts_key.code(facts).hex().encode("ascii"), code):
             raise KeyStoreError(f"key file {expected}: expected authentic facts, got facts that were changed")
-        return KeyFile(_stored_key(members, expected), facts, _nonce(members), wrapped)
+        return KeyFile(_stored_key(members, expected), facts, text(members, "kek", "key file"), wrapped)
     except InvalidRequestError as error:
         raise KeyStoreError(f"key file {expected}: {error}") from error
 
@@ -92,7 +91,7 @@ def model_facts(members: Mapping[str, JsonValue]) -> ModelFacts:
     return ModelFacts(_name(members, "name"), version, digest, _name(members, "publisher"))
 
 
-def _facts(key: StoredKey, nonce: bytes, kek: Kek) -> dict[str, JsonValue]:
+def _facts(key: StoredKey, kek: Kek) -> dict[str, JsonValue]:
     return {
         "format": FORMAT,
         "resource": str(key.resource),
@@ -100,26 +99,17 @@ def _facts(key: StoredKey, nonce: bytes, kek: Kek) -> dict[str, JsonValue]:
         "profile": key.profile,
         "created": key.created.astimezone(UTC).isoformat(),
         "kek": kek.identifier,
-        "nonce": nonce.hex(),
     }
 
 
 def _split(data: bytes) -> tuple[bytes, bytes, bytes]:
     first, separator, rest = data.partition(b"\n")
     code, second_separator, wrapped = rest.partition(b"\n")
-    if not separator or not second_separator or not TAG_BYTES < len(wrapped) <= MAX_SECRET_BYTES + TAG_BYTES:
+    if not separator or not second_separator or not 0 < len(wrapped) <= MAX_WRAPPED_BYTES:
         raise KeyStoreError(
             f"key file: expected two lines and a wrapped secret, got {len(data)} bytes that are not that"
         )
     return first + b"\n", code, wrapped
-
-
-def _check_kek(members: Mapping[str, JsonValue], kek: Kek) -> None:
-    form, identifier = members["format"], members["kek"]
-    if form != FORMAT:
-        raise InvalidRequestError(f"expected the format {FORMAT}, got {form!r}")
-    if identifier != kek.identifier:
-        raise InvalidRequestError(f"expected a key wrapped by the KEK {kek.identifier}, got one by {identifier!r}")
 
 
 def _stored_key(members: Mapping[str, JsonValue], expected: ResourcePath) -> StoredKey:
@@ -132,13 +122,6 @@ def _stored_key(members: Mapping[str, JsonValue], expected: ResourcePath) -> Sto
         raise InvalidRequestError(f"expected a profile out of {PROFILES}, got {members['profile']!r}")
     created = datetime.fromisoformat(text(members, "created", "key file"))
     return StoredKey(resource, model, profile, created)
-
-
-def _nonce(members: Mapping[str, JsonValue]) -> bytes:
-    value = text(members, "nonce", "key file")
-    if not _NONCE.fullmatch(value):
-        raise InvalidRequestError(f"expected a nonce of {NONCE_BYTES} bytes in hex, got {value[:80]!r}")
-    return bytes.fromhex(value)
 
 
 def _name(members: Mapping[str, JsonValue], member: str) -> str:

@@ -1,24 +1,20 @@
-"""The key-encryption key (KEK) of a file store: where it comes from, and the two keys derived from it.
+"""A KEK in this process: read once, from a place away from the keys, and kept only as what is derived from it.
 
-    credential:NAME   a systemd credential ($CREDENTIALS_DIRECTORY/NAME)
-    fd:N              an inherited descriptor, read to its end and closed
-    file:PATH         a file that only its owner may read, neither in the store nor beside it
-
-Not here: KEKs that never leave an HSM; such a store is another `KeyStore`.
+credential:NAME   a systemd credential ($CREDENTIALS_DIRECTORY/NAME)
+fd:N              an inherited descriptor, read to its end and closed
+file:PATH         a file that only its owner may read, neither in the store nor beside it
 """
 
 import os
-import stat
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from hermetic.attestation.broker.stores.secret_source import read_credential, read_descriptor, read_owned_file
 from hermetic.attestation.key_memory import KeyMemory, wipe_bytes_that_nobody_else_holds
 from hermetic.errors import ConfigurationError, KeyStoreError
 
@@ -28,122 +24,111 @@ MAX_KEK_FILE_BYTES: Final = 2 * KEK_BYTES + 2
 
 NONCE_BYTES: Final = 12
 TAG_BYTES: Final = 16
+KINDS: Final = ("credential", "fd", "file")
 
-_LABEL: Final = "hermetic-wrapped-key/1"
+_LABEL: Final = "hermetic-wrapped-key/2"
 
 
-class Kek:
-    """What a KEK can do; the KEK itself is not kept, only the keys derived from it, in key memory.
+class LocalKek:
+    """A `Kek` whose key is in key memory. The KEK itself is not kept, only the key derived from it.
 
-    Cryptography has a key for the length of one call: `AESGCM` and `HMAC` would keep copies on the heap.
+    Cryptography has that for the length of one call: an `AESGCM` that lives on would keep a copy on the heap.
     """
 
     def __init__(self, key: bytes | bytearray) -> None:
         """`key` is 32 bytes; the caller wipes it."""
         if len(key) != KEK_BYTES:
             raise ConfigurationError(f"KEK: expected {KEK_BYTES} bytes, got {len(key)}")
-        self._memory: Final = KeyMemory(2 * KEK_BYTES)
         identifier = bytearray(KEK_BYTES)
         _derive_into(key, "id", identifier)
-        self.identifier: Final = identifier[:8].hex()
+        self._identifier: Final = f"local:{identifier[:8].hex()}"
+        self._memory: Final = KeyMemory(KEK_BYTES)
         self._wrapping: Final = self._memory.take(KEK_BYTES)
-        self._facts: Final = self._memory.take(KEK_BYTES)
         _derive_into(key, "wrap", self._wrapping)
-        _derive_into(key, "facts", self._facts)
+        self._closed = False
+
+    @property
+    def identifier(self) -> str:
+        """`local:` and 16 hex digits, derived from the KEK."""
+        return self._identifier
 
     def close(self) -> None:
-        """Wipe the keys; nothing can be wrapped or unwrapped any more."""
+        """Wipe the key; nothing can be wrapped or unwrapped any more. Can be called again."""
+        self._closed = True
         self._wrapping.release()
-        self._facts.release()
         self._memory.wipe()
 
-    def wrap(self, nonce: bytes, secret: memoryview, facts: bytes) -> bytes:
-        """AES-256-GCM of `secret` with `facts` as associated data: ciphertext and tag."""
-        return AESGCM(self._wrapping).encrypt(nonce, secret, facts)
+    def wrap(self, secret: memoryview, facts: bytes) -> bytes:
+        """Nonce, AES-256-GCM ciphertext, tag."""
+        return self.wrap_with(os.urandom(NONCE_BYTES), secret, facts)
 
-    def unwrap_into(self, nonce: bytes, wrapped: bytes, facts: bytes, into: memoryview) -> None:
-        """Decrypt into `into` (16 bytes shorter than `wrapped`); raises `KeyStoreError` when it does not verify."""
+    def wrap_with(self, nonce_never_used_before: bytes, secret: memoryview, facts: bytes) -> bytes:
+        """As `wrap`, with a nonce from the caller: for vectors."""
+        return nonce_never_used_before + AESGCM(self._key()).encrypt(nonce_never_used_before, secret, facts)
+
+    def unwrap(self, wrapped: bytes, facts: bytes) -> KeyMemory:
+        """The secret, for the caller to wipe; raises `KeyStoreError` when it does not verify."""
+        nonce, ciphertext = split(wrapped)
+        memory = KeyMemory(len(ciphertext) - TAG_BYTES)
         try:
-            AESGCM(self._wrapping).decrypt_into(nonce, wrapped, facts, into)
+            with memory.view as view:
+                AESGCM(self._key()).decrypt_into(nonce, ciphertext, facts, view)
+            return memory
         except InvalidTag as error:
-            raise KeyStoreError(
-                "wrapped key: expected an authentic ciphertext, got one that does not verify"
-            ) from error
+            memory.wipe()
+            raise not_authentic() from error
+        except BaseException:
+            memory.wipe()
+            raise
 
-    def facts_code(self, facts: bytes) -> bytes:
-        """HMAC-SHA-256 of `facts`."""
-        code = HMAC(self._facts, SHA256())
-        code.update(facts)
-        return code.finalize()
+    def _key(self) -> memoryview:
+        if self._closed:
+            raise KeyStoreError(f"{self._identifier}: expected an open key store, got a closed one")
+        return self._wrapping
 
 
-def load_kek(source: str, store: Path, credentials: Path | None) -> Kek:
+def split(wrapped: bytes) -> tuple[bytes, bytes]:
+    """Nonce, and ciphertext with its tag; raises `KeyStoreError`."""
+    if len(wrapped) <= NONCE_BYTES + TAG_BYTES:
+        raise KeyStoreError(f"wrapped key: expected more than {NONCE_BYTES + TAG_BYTES} bytes, got {len(wrapped)}")
+    return wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:]
+
+
+def not_authentic() -> KeyStoreError:
+    """What every kind of KEK says of a ciphertext that it did not make, or not with these facts."""
+    return KeyStoreError("wrapped key: expected an authentic ciphertext, got one that does not verify")
+
+
+def open_local_kek(source: str, store: Path, credentials: Path | None) -> LocalKek:
     """Read the KEK from `source`; `credentials` is systemd's folder, None without one. Raises `ConfigurationError`."""
     kind, _, where = source.partition(":")
-    reader = _READERS.get(kind)
-    if reader is None or not where:
+    if kind not in KINDS or not where:
         raise ConfigurationError(f"kek: expected credential:NAME, fd:N or file:PATH, got {source!r}")
-    try:
-        raw = reader(where, store, credentials)
-    except OSError as error:
-        raise ConfigurationError(f"kek: cannot read {source}: {error.strerror}") from error
+    raw = _read(kind, where, store, credentials)
     try:
         _decode(raw)
-        return Kek(raw)
+        return LocalKek(raw)
     finally:
         raw[:] = bytes(len(raw))
 
 
-def _from_credential(name: str, store: Path, credentials: Path | None) -> bytearray:
-    _ = store
-    if credentials is None:
-        raise ConfigurationError(f"kek: expected systemd to pass the credential {name!r}, got no CREDENTIALS_DIRECTORY")
-    if "/" in name or name.startswith("."):
-        raise ConfigurationError(f"kek: expected a credential's name, got {name!r}")
-    return _read(os.open(credentials / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), name)
+def _read(kind: str, where: str, store: Path, credentials: Path | None) -> bytearray:
+    if kind == "credential":
+        return read_credential(where, credentials, MAX_KEK_FILE_BYTES, "kek")
+    if kind == "file":
+        return read_owned_file(_away_from(store, Path(where)), MAX_KEK_FILE_BYTES, "kek")
+    if not where.isdecimal():
+        raise ConfigurationError(f"kek: expected fd:N with a number, got {where!r}")
+    return read_descriptor(int(where), MAX_KEK_FILE_BYTES, "kek")
 
 
-def _from_descriptor(number: str, store: Path, credentials: Path | None) -> bytearray:
-    _ = store, credentials
-    if not number.isdecimal():
-        raise ConfigurationError(f"kek: expected fd:N with a number, got {number!r}")
-    return _read(int(number), f"descriptor {number}")
-
-
-def _from_file(path: str, store: Path, credentials: Path | None) -> bytearray:
-    _ = credentials
-    resolved, home = Path(path).resolve(), store.resolve()
+def _away_from(store: Path, path: Path) -> Path:
+    resolved, home = path.resolve(), store.resolve()
     if resolved.is_relative_to(home) or resolved.parent == home.parent:
         raise ConfigurationError(
             f"kek: expected a file away from the key store {home}, got {resolved}, which lies beside it"
         )
-    descriptor = os.open(resolved, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-    if mode & 0o077:
-        os.close(descriptor)
-        raise ConfigurationError(f"kek: expected {resolved} to be its owner's alone, got mode {mode:04o}")
-    return _read(descriptor, str(resolved))
-
-
-_READERS: Final[dict[str, Callable[[str, Path, Path | None], bytearray]]] = {
-    "credential": _from_credential,
-    "fd": _from_descriptor,
-    "file": _from_file,
-}
-
-
-def _read(descriptor: int, name: str) -> bytearray:
-    raw = bytearray(MAX_KEK_FILE_BYTES + 1)
-    length = 0
-    try:
-        with os.fdopen(descriptor, "rb", buffering=0) as source:
-            while count := source.readinto(memoryview(raw)[length:]):
-                length += count
-        if length > MAX_KEK_FILE_BYTES:
-            raise ConfigurationError(f"kek: expected at most {MAX_KEK_FILE_BYTES} bytes in {name}, got more")
-        return raw[:length]
-    finally:
-        raw[:] = bytes(len(raw))
+    return resolved
 
 
 def _decode(raw: bytearray) -> None:

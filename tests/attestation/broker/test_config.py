@@ -29,7 +29,11 @@ def refuse(world: World, said: str, kind: type[Exception] = ConfigurationError) 
         ('dns = ["first.example.test", "localhost"]\nip = ["127.0.0.1"]', "", "at least one of dns, ip, uris"),
         ('kek = "file:elsewhere/kek"', 'kek = "file:store/kek"', "beside it"),
         ('kek = "file:elsewhere/kek"', 'kek = "file:store/keys/kek"', "beside it"),
-        ('kek = "file:elsewhere/kek"', 'kek = "elsewhere/kek"', "expected credential:NAME, fd:N or file:PATH"),
+        (
+            'kek = "file:elsewhere/kek"',
+            'kek = "elsewhere/kek"',
+            "kek: expected one of credential:, fd:, file:, pkcs11:, openbao:",
+        ),
         ("'^/kbs/v0/resource/narrow/.+$'", "'/kbs/v0/resource/narrow/.+'", "expected a pattern"),
         ("'^/kbs/v0/resource/narrow/.+$'", "'^/(narrow$'", "regular expression"),
         ('public_key = "token.pub"', 'public_key = "token.key"', "expected a public key"),

@@ -7,7 +7,7 @@ lines to stdout. It ends when its stdin closes, so none outlives the bench, howe
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -37,7 +37,7 @@ class Child:
             text=True,
         )
         try:
-            self._tell(job)
+            self.tell(job)
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -73,7 +73,8 @@ class Child:
             if stream is not None:
                 stream.close()
 
-    def _tell(self, job: Mapping[str, Any]) -> None:
+    def tell(self, job: Mapping[str, Any]) -> None:
+        """Hand it one JSON line: the job, or, to a process that takes several, the next."""
         if self._process.stdin is None:
             raise MeasurementError(f"the bench's {self._module} process has no stdin")
         try:
@@ -86,6 +87,12 @@ class Child:
         self._process.wait(EXIT_TIMEOUT_S)
         said = self._process.stderr.read().strip() if self._process.stderr is not None else ""
         return said.splitlines()[-1] if said else f"exit status {self._process.returncode}"
+
+
+def jobs_from_stdin() -> Iterator[dict[str, Any]]:
+    """Give each job that is told, in the child, until the parent closes its stdin or is gone."""
+    for line in sys.stdin:
+        yield json.loads(line)
 
 
 def job_from_stdin() -> dict[str, Any]:

@@ -15,13 +15,16 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from hermetic.bench.child import Child, job_from_stdin, say
 from hermetic.bench.cpu_time import cpu_seconds_by_role, processes_by_role
 from hermetic.bench.point import Point, percentile
 from hermetic.bench.target import Endpoint, Target, tls_files
 from hermetic.bench.traffic import METHOD, Checker, Question
+
+if TYPE_CHECKING:
+    from hermetic.bench.grpc_calls import Calls
 
 NAME: Final = "python (grpcio's completion queue, a thread for each connection, one connection unless said)"
 WARM_UP_S: Final = 0.3
@@ -48,13 +51,7 @@ class PythonLoad:
 
     def measure(self, target: Target, questions: Sequence[Question], job: Job) -> Point:
         """Return the point; errors are in it. `MeasurementError` where the client itself fails."""
-        document = {
-            "address": target.address,
-            "files": [str(path) for path in tls_files(target) or ()],
-            "processes": processes_by_role(target.pids),
-            "questions": [{"request": b64encode(q.request).decode(), "answer": q.answer} for q in questions],
-            "job": {name: getattr(job, name) for name in Job.__slots__},
-        }
+        document = {**described(target, questions), "job": {name: getattr(job, name) for name in Job.__slots__}}
         with Child("load", document) as child:
             return Point(**child.hear())
 
@@ -62,11 +59,8 @@ class PythonLoad:
 class _Loop:
     """The closed loop over one connection, as the load process runs it."""
 
-    def __init__(self, target: Target, questions: Sequence[Question], job: Job, slots: Sequence[int]) -> None:
-        # Imported here so that the parent, which only starts the process, loads no gRPC.
-        from hermetic.bench.grpc_calls import Calls
-
-        self._calls = Calls(target, METHOD)
+    def __init__(self, calls: "Calls", questions: Sequence[Question], job: Job, slots: Sequence[int]) -> None:
+        self._calls = calls
         self._job = job
         chosen = [questions[slot % len(questions)] for slot in slots]
         self._requests = [question.request for question in chosen]
@@ -89,10 +83,9 @@ class _Loop:
         return self._turn_until(time.perf_counter() + self._job.seconds if self._job.calls is None else None)
 
     def end(self) -> None:
-        """Let every call end."""
+        """Let every call end; the connection stays open."""
         while self._calls.outstanding:
             self._finish()
-        self._calls.close()
 
     def _send(self, slot: int) -> None:
         self._began[slot] = time.perf_counter()
@@ -134,11 +127,13 @@ def _point(latencies: list[float], seconds: float, errors: Counter[str]) -> Poin
     return Point(len(latencies), len(latencies) / seconds, p50, p99, dict(errors))
 
 
-def run(target: Target, processes: Mapping[str, Sequence[int]], questions: Sequence[Question], job: Job) -> Point:
-    """Warm up, measure, let every call end, and return the point."""
-    connections = min(job.connections, job.concurrency)
+def run(
+    connections: Sequence["Calls"], processes: Mapping[str, Sequence[int]], questions: Sequence[Question], job: Job
+) -> Point:
+    """Warm up, measure, let every call end, and return the point. The connections stay open."""
     loops = [
-        _Loop(target, questions, job, range(number, job.concurrency, connections)) for number in range(connections)
+        _Loop(calls, questions, job, range(number, job.concurrency, len(connections)))
+        for number, calls in enumerate(connections)
     ]
     _each(loops, _Loop.warm_up)
     cpu, client_cpu, begin = cpu_seconds_by_role(processes), time.process_time(), time.perf_counter()
@@ -166,19 +161,50 @@ def _each(loops: Sequence[_Loop], step: Callable[[_Loop], Result]) -> list[Resul
         return list(pool.map(step, loops))
 
 
-def _target(document: dict[str, Any]) -> Endpoint:
+def described(target: Target, questions: Sequence[Question]) -> dict[str, Any]:
+    """Return whom to ask what, for a process of the bench; `server_of` and `questions_of` read it there."""
+    return {
+        "address": target.address,
+        "files": [str(path) for path in tls_files(target) or ()],
+        "processes": processes_by_role(target.pids),
+        "questions": [{"request": b64encode(q.request).decode(), "answer": q.answer} for q in questions],
+    }
+
+
+def server_of(document: Mapping[str, Any]) -> Endpoint:
+    """Return whom to ask."""
     ca, certificate, key = map(Path, document["files"]) if document["files"] else (None, None, None)
     return Endpoint(document["address"], ca, certificate, key)
 
 
+def questions_of(document: Mapping[str, Any]) -> list[Question]:
+    """Return what to ask."""
+    return [Question(b64decode(q["request"]), tuple(q["answer"])) for q in document["questions"]]
+
+
+def said_of(point: Point) -> dict[str, Any]:
+    """Return the point as a process of the bench writes it."""
+    return {name: getattr(point, name) for name in Point.__slots__}
+
+
+def go_without_collections() -> None:
+    """Look for no cycles any more: nothing here makes any, and a look would be taken for the server's latency."""
+    gc.collect()
+    gc.disable()
+
+
 def main() -> None:
     """Run the job that stands on stdin and write the point to stdout."""
+    from hermetic.bench.grpc_calls import Calls  # not at the top: the parent, which only starts this, loads no gRPC
+
     document = job_from_stdin()
-    questions = [Question(b64decode(q["request"]), tuple(q["answer"])) for q in document["questions"]]
-    gc.collect()
-    gc.disable()  # nothing here makes cycles, and a collection would be taken for the server's latency
-    point = run(_target(document), document["processes"], questions, Job(**document["job"]))
-    say({name: getattr(point, name) for name in Point.__slots__})
+    go_without_collections()
+    job = Job(**document["job"])
+    connections = [Calls(server_of(document), METHOD) for _ in range(min(job.connections, job.concurrency))]
+    point = run(connections, document["processes"], questions_of(document), job)
+    for calls in connections:
+        calls.close()
+    say(said_of(point))
 
 
 if __name__ == "__main__":

@@ -20,10 +20,12 @@ COSTS: Final = "costs"
 GROWTH: Final = "growth"
 PICTURE: Final = "growth.svg"
 PROTECTION_COLUMNS: Final = (
-    *("model", "without", "callers", "front end us", "supervisor us", "worker us"),
-    *("throughput on / off", "CPU off / on"),
+    *("model", "without", "runs", "callers", "front end us", "supervisor us", "worker us"),
+    *("throughput on / off", "95 %", "CPU off / on", "95 %"),
 )
-PROTECTION_GOAL_COLUMNS: Final = ("model", "callers", "wanted", "throughput on / off", "CPU off / on", "reached")
+PROTECTION_GOAL_COLUMNS: Final = (
+    *("model", "callers", "wanted", "throughput on / off", "95 %", "CPU off / on", "95 %", "verdict"),
+)
 GROWTH_COLUMNS: Final = ("server", "size", "infer/s", "p50 ms", "p99 ms", "memory MiB", "CPU us per call")
 
 
@@ -84,24 +86,43 @@ def _costs(document: Mapping[str, Any]) -> str:
         parts += [f"**Steps in the front end at {at} callers**", table(("step", "CPU us per request"), rows)]
     by = f"Freed memory of the whole server is overwritten by: {context['zeroing_by']}."
     parts += ["**What each protection costs per request**", by, table(PROTECTION_COLUMNS, protection_rows(context))]
+    parts += [" ".join(same_again(context))]
     goals = [
-        [goal["model"], str(goal["callers"]), f"{goal['wanted']:.2f}", f"{goal['throughput']:.3f}",
-         f"{goal['cpu']:.3f}", "yes" if goal["reached"] else "**no**"]
+        [goal["model"], str(goal["callers"]), f"{goal['wanted']:.2f}", *_ratios(goal),
+         goal["verdict"] if goal["verdict"] == "reached" else f"**{goal['verdict']}**"]
         for goal in context["goals"]
     ]  # fmt: skip
     if goals:
         parts += ["**Goals: with isolation and wiping / without**", table(PROTECTION_GOAL_COLUMNS, goals)]
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 def protection_rows(context: Mapping[str, Any]) -> list[list[str]]:
     """Return the cells of the table of what protections cost, from the context of a document of costs."""
     return [
-        [cost["model"], cost["protection"].replace("+", ", "), str(cost["callers"]),
-         *(f"{cost[f'{role} us']:.0f}" for role in ("front end", "server", "worker")),
-         f"{cost['throughput']:.2f}", f"{cost['cpu']:.2f}"]
+        [cost["model"], cost["protection"].replace("+", ", "), "compiled" if cost["compiled"] else "source",
+         str(cost["callers"]), *(f"{cost[f'{role} us']:.0f}" for role in ("front end", "server", "worker")),
+         *_ratios(cost)]
         for cost in context["protections_cost"]
     ]  # fmt: skip
+
+
+def same_again(context: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each server that was started several times: by how much its starts differ."""
+    return [
+        f"{again['starts']} starts of {again['server'].replace('+', ', ')} ({again['model']}, {again['callers']} "
+        f"callers) differ by {100 * again['throughput']:.1f} % in throughput, {100 * again['cpu']:.1f} % in CPU."
+        for again in context["same_server_again"]
+    ]
+
+
+def _ratios(row: Mapping[str, Any]) -> list[str]:
+    """Return throughput and CPU time, each a ratio and its interval."""
+    return [
+        text
+        for name in ("throughput", "cpu")
+        for text in (f"{row[name]:.3f}", "-".join(f"{end:.2f}" for end in row[f"{name}_interval"]))
+    ]
 
 
 def _growth(document: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Runs a program of the server as a variant: `python -m hermetic.bench.variants VARIANT -m MODULE ARGUMENTS`.
 
-What that program starts (front ends, workers) is started as the same variant.
+What that program starts (front ends, workers) is started as the same variant, on compiled modules unless the variant
+replaces something in them.
 """
 
 import os
@@ -8,15 +9,18 @@ import runpy
 import sys
 from typing import NoReturn
 
-from hermetic.bench.variants.patches import COMPILED, FRONT_END, HERMETIC, WORKER, apply
+from hermetic import compiled
+from hermetic.bench.variants.patches import ALL, COMPILED, FRONT_END, HERMETIC, WORKER, apply, whole
 from hermetic.errors import ConfigurationError
 
 
 def main(arguments: list[str]) -> NoReturn:
     """Apply the variant, then run the module's own main function."""
     variant, _, module, *rest = arguments
-    if module == COMPILED:  # nothing can be replaced in compiled modules: a variant runs the source
+    if module == COMPILED:
         module, *rest = rest
+        if whole(variant) == ALL:
+            compiled.use()
     if module == FRONT_END:
         from hermetic.server import frontend
 

@@ -1,67 +1,116 @@
 """What does each protection cost, and each step of a request? Variants of the server in turns; nothing is timed here.
 
-Every variant is a whole server of its own; all run at the same time and take turns under load, as in quick.py. What a
-protection costs is the difference between everything on and everything but it, for a small model, where the server is
-the time, and for a wide one, where the model is. Throughput moves with whatever else the machine does; the CPU time per
-request beside it is steadier.
+Every variant is a server of its own; all run at the same time and take short turns under load, asked by one client
+(turns.py). What a protection costs is the difference between everything on and everything but it, for a small model,
+where the server is the time, and for a wide one, where the model is. A ratio has its interval beside it (paired.py),
+from rounds and, where a goal is judged, from several starts of both servers. Throughput moves with whatever else the
+machine does; the CPU time per request beside it is steadier.
+
+Front ends and workers run compiled, as the product's do; a variant that replaces something in compiled modules runs the
+source, and is compared with the whole server on the source (patches.py).
 
 What a step costs is what clocks inside the front end say (steps.py); what gRPC, TLS and the loop cost beneath them is
 the floor variant's: the same front end, answering at once. Steps and floor together are to come near what the front end
-needs for a request.
+needs for a request; all of it on the source.
 """
 
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from statistics import median
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
-from hermetic.bench import quick
 from hermetic.bench.load import Job
 from hermetic.bench.models import MLP_NAME, WIDE_NAME, mlp, mlp_rows, wide, wide_rows
+from hermetic.bench.paired import Starts
 from hermetic.bench.point import Point, check_clean
-from hermetic.bench.quick import LoadClient, Measure, Series, questions_of
+from hermetic.bench.quick import Series, questions_of
 from hermetic.bench.traffic import Question, right_reply
+from hermetic.bench.turns import WARM_UP_S, Turns
 from hermetic.bench.variants.patches import (
     ALL,
     EVERYTHING,
     FLOOR,
     ISOLATION_AND_WIPING,
     PROTECTIONS,
+    SOURCE,
     STEPS,
     TUNABLES,
     parts,
+    whole,
 )
-from hermetic.bench.variants.run import Variant, running
-from hermetic.bench.variants.steps import by_step
+from hermetic.bench.variants.run import House, Variant, house
 from hermetic.enclave import zero_on_free, zero_on_free_library
 from hermetic.errors import ConfigurationError
 
 TAKEN_AWAY: Final = (*PROTECTIONS, ISOLATION_AND_WIPING, EVERYTHING)
-FRONT_END: Final = "front end"  # cpu_time.py's word
-ROLES: Final = (FRONT_END, "server", "worker")
-CONCURRENCIES: Final = (1, 32)
-WIDE_CONCURRENCIES: Final = (8,)  # its requests are not batched: they wait for each other
-ROUNDS: Final = 5
-SECONDS: Final = 2.0
+JUDGED: Final = (ALL, ISOLATION_AND_WIPING)
 
-GOALS: Final = ((MLP_NAME, 32, 0.93), (WIDE_NAME, 8, 0.98))
-"""Model, callers, and what part of the throughput without isolation and wiping is to be left with all of it."""
+
+class Case(NamedTuple):
+    """A model and how many callers it has. What part of the throughput is to be left there, where that is a goal."""
+
+    model: str
+    callers: int
+    wanted: float | None = None
+
+
+CASES: Final = (Case(MLP_NAME, 1), Case(MLP_NAME, 32, wanted=0.93), Case(WIDE_NAME, 8, wanted=0.98))
+"""The wide model's requests are not batched: they wait for each other."""
+QUICK_CASES: Final = (Case(MLP_NAME, 8), Case(WIDE_NAME, 2))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How much is measured: `rounds` turns of `seconds` (or of `calls` calls) at each server and case.
+
+    `starts`: how often the two servers that goals are about are started.
+    """
+
+    cases: Sequence[Case] = CASES
+    rounds: int = 16
+    seconds: float = 0.35
+    calls: int | None = None
+    starts: int = 3
+
+    def job(self, callers: int) -> Job:
+        """Return what a turn is."""
+        return Job(callers, self.seconds, self.calls, WARM_UP_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One server in one case: of each start, its turns."""
+
+    server: str
+    case: Case
+    starts: Sequence[Sequence[Point]]
+
+    def numbers(self, of: Callable[[Point], float]) -> Starts:
+        """Return a number of each turn, by start."""
+        return [[of(point) for point in points] for points in self.starts]
+
+    @property
+    def series(self) -> Series:
+        """All turns of all starts."""
+        points = tuple(point for points in self.starts for point in points)
+        return Series(self.server, self.case.model, self.case.callers, points)
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Series of every variant for both models, and what the clocks have said at each concurrency."""
+    """What was measured of every server, what the clocks have said at each concurrency, and which runs compiled."""
 
-    series: Sequence[Series]
+    measured: Sequence[Measured]
     steps: Mapping[int, Mapping[str, Any]]
+    compiled: Mapping[str, bool]
 
 
 def variants(taken_away: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the servers to be compared: the whole, those without each of `taken_away` (none: of all), the floor.
 
-    Where there is no library that overwrites freed memory, the whole server is what `tunables` would be: left out.
+    The whole on the source is among them where another runs it. Where there is no library that overwrites freed memory,
+    the whole server is what `tunables` would be: left out.
     """
     strangers = {part for name in taken_away for part in parts(name)} - set(PROTECTIONS)
     if strangers:
@@ -69,7 +118,8 @@ def variants(taken_away: Sequence[str] = ()) -> tuple[str, ...]:
             f"variants: wanted some of {', '.join(TAKEN_AWAY)}, got {', '.join(sorted(strangers))}"
         )
     without = [name for name in taken_away or TAKEN_AWAY if name != TUNABLES or _has_library()]
-    return (ALL, *without, FLOOR)
+    of_source = () if taken_away and all(whole(name) == ALL for name in without) else (SOURCE, FLOOR)
+    return (ALL, *without, *of_source)
 
 
 def _has_library() -> bool:
@@ -85,135 +135,71 @@ def zeroing_by() -> str:
     return zero_on_free.PRELOAD
 
 
-def costs(
-    client: LoadClient,
-    settings: quick.Settings,
-    servers: Sequence[str],
-    on_point: Callable[[str, int, Point], None] = lambda *_: None,
-) -> Costs:
-    """Measure the servers (`variants`) in turns, then the steps, once for each concurrency."""
-    with ExitStack() as all_of_them:
-        started = {name: all_of_them.enter_context(running(name, _argument(name))) for name in servers}
-        small = {name: _measure(variant, client, settings, _small_questions(name)) for name, variant in started.items()}
-        series = quick.in_turns(small, MLP_NAME, settings, on_point)
-        asked = questions_of(wide(), wide_rows(), WIDE_NAME)
-        large = {name: _measure(variant, client, settings, asked) for name, variant in started.items() if name != FLOOR}
-        few = replace(settings, concurrencies=WIDE_CONCURRENCIES)
-        series += quick.in_turns(large, WIDE_NAME, few, on_point)
-    steps = {at: _steps(client, settings, at) for at in settings.concurrencies}
-    return Costs(series, steps)
+def costs(settings: Settings, servers: Sequence[str], on_turn: Callable[[], None] = lambda: None) -> Costs:
+    """Measure the servers (`variants`) in turns, then the steps, once for each concurrency, where `FLOOR` is asked."""
+    with house() as place:
+        with ExitStack() as all_of_them:
+            started = {
+                (name, start): all_of_them.enter_context(place.running(name, _argument(name)))
+                for start in range(settings.starts)
+                for name in servers
+                if start == 0 or name in JUDGED
+            }
+            measured = [entry for case in settings.cases for entry in _in_turns(started, case, settings, on_turn)]
+            compiled = {name: variant.compiled for (name, _), variant in started.items()}
+        at = sorted({case.callers for case in settings.cases if case.model == MLP_NAME and FLOOR in servers})
+        return Costs(measured, {callers: _steps(place, settings, callers) for callers in at}, compiled)
 
 
-def points(settings: quick.Settings, servers: Sequence[str]) -> int:
-    """Return how many points `costs` measures in turns."""
-    return settings.rounds * (len(settings.concurrencies) * len(servers) + len(WIDE_CONCURRENCIES) * (len(servers) - 1))
+def turns(settings: Settings, servers: Sequence[str]) -> int:
+    """Return how many turns `costs` takes."""
+    started = len(servers) + (settings.starts - 1) * len({*JUDGED} & {*servers})
+    floors = int(FLOOR in servers) * sum(case.model != MLP_NAME for case in settings.cases)
+    return settings.rounds * (len(settings.cases) * started - floors)
 
 
-def _small_questions(name: str) -> Sequence[Question]:
+_Started = tuple[str, int]  # a server's name, and which start of it
+
+
+def _in_turns(
+    started: Mapping[_Started, Variant], case: Case, settings: Settings, on_turn: Callable[[], None]
+) -> list[Measured]:
+    """Measure each server of the case once a round, in an order that is turned round and shifted each time."""
+    names = [key for key in started if case.model == MLP_NAME or key[0] != FLOOR]
+    points: dict[_Started, list[Point]] = {key: [] for key in names}
+    asked = {_label(key): (started[key].target, _questions(key[0], case.model)) for key in names}
+    with Turns(asked) as client:
+        for key in names:  # connect, and see every buffer once
+            client.turn(_label(key), settings.job(case.callers))
+        for turn in range(settings.rounds):
+            for key in names if turn % 2 else reversed(names):
+                point = client.turn(_label(key), settings.job(case.callers))
+                points[key].append(check_clean(point, f"{key[0]}, {case.model} at {case.callers} callers"))
+                on_turn()
+            names = names[1:] + names[:1]
+    return [
+        Measured(server, case, [points[key] for key in points if key[0] == server])
+        for server in dict.fromkeys(name for name, _ in points)
+    ]
+
+
+def _label(key: _Started) -> str:
+    return f"{key[0]} {key[1]}"
+
+
+def _questions(name: str, model: str) -> Sequence[Question]:
+    if model == WIDE_NAME:
+        return questions_of(wide(), wide_rows(), WIDE_NAME)
     questions = questions_of(mlp(), mlp_rows(), MLP_NAME)
     return questions[: 1 if name == FLOOR else None]  # one answer for everything is right for one
 
 
 def _argument(name: str) -> str:
-    return b64encode(right_reply(MLP_NAME, _small_questions(FLOOR)[0].answer)).decode() if name == FLOOR else ""
+    return b64encode(right_reply(MLP_NAME, _questions(FLOOR, MLP_NAME)[0].answer)).decode() if name == FLOOR else ""
 
 
-def _measure(variant: Variant, client: LoadClient, settings: quick.Settings, questions: Sequence[Question]) -> Measure:
-    def measure(concurrency: int) -> Point:
-        return client.measure(variant.target, questions, Job(concurrency, settings.seconds, settings.calls))
-
-    return measure
-
-
-def _steps(client: LoadClient, settings: quick.Settings, concurrency: int) -> dict[str, Any]:
-    with running(STEPS) as variant:
-        point = _measure(variant, client, settings, _small_questions(STEPS))(concurrency)
-        check_clean(point, f"{STEPS} at concurrency {concurrency}")
+def _steps(place: House, settings: Settings, callers: int) -> dict[str, Any]:
+    with place.running(STEPS) as variant, Turns({STEPS: (variant.target, _questions(STEPS, MLP_NAME))}) as client:
+        for _ in range(2):
+            check_clean(client.turn(STEPS, settings.job(callers)), f"{STEPS} at {callers} callers")
     return variant.said
-
-
-def costs_document(found: Costs, context: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the document: medians as results; what protections cost, goals, CPU times and steps in the context."""
-    from hermetic.bench.report import results, rounds
-
-    protections = _protections(found.series)
-    return {
-        "results": results(found.series),
-        "context": {
-            **context,
-            "server": ALL,
-            "zeroing_by": zeroing_by(),
-            "rounds": rounds(found.series),
-            "protections_cost": protections,
-            "goals": _goals(protections),
-            "steps_us": {str(at): _account(found.series, said, at) for at, said in found.steps.items()},
-            "clocks": {str(at): said for at, said in found.steps.items()},
-        },
-    }
-
-
-def _protections(series: Sequence[Series]) -> list[dict[str, Any]]:
-    """Return a row for each model, protection and concurrency: the whole server beside the one without.
-
-    `*_us`: CPU per request that it costs, by process. `throughput`: on / off. `cpu`: off / on, of all processes of the
-    server: what throughput would be where CPU is all that there is to wait for.
-    """
-    by_key = {(entry.model, entry.server, entry.concurrency): entry for entry in series}
-    rows = []
-    for (model, name, at), without in by_key.items():
-        whole = by_key.get((model, ALL, at))
-        if name in (ALL, FLOOR) or whole is None:
-            continue
-        of_model = [entry for entry in series if entry.model == model]
-        rows.append(
-            {
-                "model": model,
-                "protection": name,
-                "callers": at,
-                **{f"{role} us": round(_cpu(whole, role) - _cpu(without, role), 1) for role in ROLES},
-                "throughput": round(quick.ratios(of_model, ALL, name)[at], 3),
-                "cpu": round(_ratio_of_cpu(without, whole), 3),
-            }
-        )
-    return rows
-
-
-def _cpu(entry: Series, role: str) -> float:
-    return entry.median_cpu_us(role) if role in entry.points[0].cpu_us_by_role else 0.0
-
-
-def _ratio_of_cpu(without: Series, whole: Series) -> float:
-    """Return the median over the rounds of what a request takes without / with, in all processes of the server."""
-    pairs = zip(without.points, whole.points, strict=True)
-    return float(median(sum(a.cpu_us_by_role.values()) / max(1e-9, sum(b.cpu_us_by_role.values())) for a, b in pairs))
-
-
-def _goals(protections: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return each goal that was measured, and whether it is reached."""
-    return [
-        {
-            "model": model,
-            "callers": at,
-            "wanted": wanted,
-            "throughput": row["throughput"],
-            "cpu": row["cpu"],
-            "reached": row["throughput"] >= wanted,
-        }
-        for model, at, wanted in GOALS
-        for row in protections
-        if (row["model"], row["callers"], row["protection"]) == (model, at, ISOLATION_AND_WIPING)
-    ]
-
-
-def _account(series: Sequence[Series], said: Mapping[str, Any], at: int) -> dict[str, float]:
-    """Return what each step costs in the front end, what is left for the kernel and the loop, the sum, and the floor.
-
-    Clocks make everything around them slower, so what is left can come out too small.
-    """
-    by_key = {(entry.server, entry.concurrency): entry for entry in series if entry.model == MLP_NAME}
-    steps = by_step(said)
-    measured = by_key[ALL, at].median_cpu_us(FRONT_END)
-    account = {**steps, "kernel, loop and what no clock is around": round(measured - sum(steps.values()), 1)}
-    if (FLOOR, at) in by_key:
-        account["a front end that only answers"] = round(by_key[FLOOR, at].median_cpu_us(FRONT_END), 1)
-    return {**account, "measured": round(measured, 1)}

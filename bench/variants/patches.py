@@ -1,8 +1,11 @@
 """What is replaced in each variant. Every replaced name must be there: a server that has moved on is noticed.
 
 The demo's own broker refuses a server without zero-on-free or isolation, so those variants say what is not true.
+Front ends and workers run compiled, as the product's do. In compiled modules nothing can be replaced, but what they
+call of others can. Variants for which that is not enough run the source, and are compared with one that runs it too.
 
 all          nothing is replaced: what the others are compared with
+source       nothing is replaced, and nothing runs compiled; so do mutual-tls, records, floor and steps
 mutual-tls   plaintext, and every caller is the one identity of the configuration that may infer
 zero-on-free the allocators' own defaults: freed memory is not overwritten
 tunables     freed memory is overwritten by glibc, as where there is no library that does it
@@ -30,6 +33,7 @@ from hermetic.enclave.isolation import layers
 from hermetic.errors import ConfigurationError, MeasurementError
 
 ALL: Final = "all"
+SOURCE: Final = "source"
 MUTUAL_TLS: Final = "mutual-tls"
 ZERO_ON_FREE: Final = "zero-on-free"
 TUNABLES: Final = "tunables"
@@ -42,6 +46,7 @@ W_XOR_X: Final = "w-xor-x"
 LOCK_DOWN: Final = "lock-down"
 FLOOR: Final = "floor"
 STEPS: Final = "steps"
+NEED_SOURCE: Final = frozenset({SOURCE, MUTUAL_TLS, RECORDS, FLOOR, STEPS})
 PROTECTIONS: Final = (
     *(MUTUAL_TLS, RECORDS, WIPING, ZERO_ON_FREE, TUNABLES),
     *(SECCOMP, LANDLOCK, NAMESPACES, W_XOR_X, LOCK_DOWN),
@@ -74,6 +79,11 @@ def apply(variant: str, module: str) -> None:
 def parts(name: str) -> list[str]:
     """Return what is taken away in the variant of this name."""
     return name.split(JOINED)
+
+
+def whole(variant: str) -> str:
+    """Return the server in which nothing is replaced and that runs what `variant` runs: compiled modules or source."""
+    return SOURCE if NEED_SOURCE.intersection(parts(variant.partition("=")[0])) else ALL
 
 
 def swap(holder: Any, name: str, new: Any) -> Any:  # noqa: ANN401 - modules and classes, functions and values
@@ -144,6 +154,7 @@ def _without_wiping(module: str, _argument: str) -> None:
     from hermetic.server import wiping
 
     swap_everywhere(_WIPE_BYTES, getattr(zero_on_free, _WIPE_BYTES), _nothing)
+    swap_everywhere("wipe", zero_on_free.wipe, _nothing)
     swap_everywhere("wipe", wiping.wipe, _nothing)
 
 
@@ -247,6 +258,7 @@ def _steps(module: str, _argument: str) -> None:
 
 _PATCHES: Final[dict[str, Callable[[str, str], None]]] = {
     ALL: _nothing,
+    SOURCE: _nothing,
     MUTUAL_TLS: _without_mutual_tls,
     ZERO_ON_FREE: _without_zero_on_free,
     TUNABLES: _by_glibc,

@@ -139,7 +139,7 @@ class Connection:
             self.end(ErrorCode.INTERNAL_ERROR, "internal error")
         finally:
             if end:
-                plain.view[:end] = bytes(end)
+                wipe(plain.view[:end])
 
     def flush(self) -> bool:
         """Send what can be sent; False where the socket takes no more now."""

@@ -42,14 +42,17 @@ def test_what_another_python_loads_is_not_used(library: Path) -> None:
     assert ".cpython-399.so" in compiled.why_not()
 
 
-@pytest.mark.parametrize("changed", ["server/gate.py", "enclave/messages.py", "errors.py", "server/new.py"])
+CHANGED = ("server/gate.py", "enclave/messages.py", "errors.py", "server/new.py", "compiled/modules.txt")
+
+
+@pytest.mark.parametrize("changed", CHANGED)
 def test_what_was_made_of_another_source_is_not_used(
     library: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, changed: str
 ) -> None:
-    """Also where a module changed that is not compiled: others know its types."""
+    """Also where a module changed that is not compiled: others know its types; and where others are to be compiled."""
     package = tmp_path_factory.mktemp("package")
-    for file in (*NAMES, "hermetic.enclave.messages", "hermetic.errors"):
-        source = Path(*file.split(".")[1:]).with_suffix(".py")
+    modules = [*NAMES, "hermetic.enclave.messages", "hermetic.errors"]
+    for source in (*(Path(*name.split(".")[1:]).with_suffix(".py") for name in modules), Path("compiled/modules.txt")):
         (package / source).parent.mkdir(parents=True, exist_ok=True)
         (package / source).write_bytes((compiled.PACKAGE / source).read_bytes())
     record = {"suffix": SUFFIX, "source_sha256": compiled.source_digest(package)}

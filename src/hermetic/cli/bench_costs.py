@@ -1,6 +1,7 @@
 """`hermetic bench costs`, `growth` and `publish`: where the time goes, how it grows, and into the documentation."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,8 +27,9 @@ def register(bench: typer.Typer) -> None:
 def _costs(
     *,
     json_file: _Json = None,
-    rounds: _Rounds = 5,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds for each point.")] = 2.0,
+    rounds: Annotated[int, typer.Option(min=2, help="Turns of each server; intervals are made of them.")] = 16,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds for each turn.")] = 0.35,
+    starts: Annotated[int, typer.Option(min=1, help="How often the servers that goals are about are started.")] = 3,
     taken_away: Annotated[
         str, typer.Option("--without", help="Protections to take away, with commas; joined by +: together. All.")
     ] = "",
@@ -37,28 +39,38 @@ def _costs(
     from hermetic.bench import publish, report
     from hermetic.bench.context import context
     from hermetic.bench.load import PythonLoad
-    from hermetic.bench.quick import Settings
     from hermetic.bench.variants import costs
+    from hermetic.bench.variants.document import costs_document
 
-    client = PythonLoad()
-    settings = Settings((8,), 1, 0.1, 100) if quick else Settings(costs.CONCURRENCIES, rounds, seconds)
+    settings = costs.Settings(rounds=rounds, seconds=seconds, starts=starts)
+    if quick:
+        settings = costs.Settings(costs.QUICK_CASES, rounds=2, calls=50, starts=1)
     servers = costs.variants(tuple(taken_away.split(",")) if taken_away else ())
-    facts = context() | {"kind": publish.COSTS, "load_client": client.name}
+    facts = context() | {"kind": publish.COSTS, "load_client": PythonLoad.name}
     with output.progress() as progress:
-        task = progress.add_task("measuring", total=costs.points(settings, servers))
-        found = costs.costs(client, settings, servers, on_point=lambda *_: progress.update(task, advance=1))
-    document = costs.costs_document(found, facts)
+        task = progress.add_task("measuring", total=costs.turns(settings, servers))
+        found = costs.costs(settings, servers, on_turn=lambda: progress.update(task, advance=1))
+    document = costs_document(found, facts)
     _keep(document, json_file)
-    for at, account in document["context"]["steps_us"].items():
+    _show(document["context"])
+    output.stdout().print(report.machine_note(document["context"]))
+
+
+def _show(facts: Mapping[str, Any]) -> None:
+    from hermetic.bench import publish
+
+    for at, account in facts["steps_us"].items():
         _print(f"front end at {at} callers", ("step", "us"), [[step, f"{us:.1f}"] for step, us in account.items()])
-    rows = publish.protection_rows(document["context"])
+    rows = publish.protection_rows(facts)
     if rows:
         _print("what each protection costs per request", publish.PROTECTION_COLUMNS, rows)
-    for goal in document["context"]["goals"]:
-        verdict = "reached" if goal["reached"] else "NOT reached"
+    for line in publish.same_again(facts):
+        output.note(line)
+    for goal in facts["goals"]:
+        low, high = goal["throughput_interval"]
         output.note(f"{goal['model']} at {goal['callers']} callers with isolation and wiping / without: "
-                    f"{goal['throughput']} of {goal['wanted']} wanted: {verdict} (by CPU {goal['cpu']})")  # fmt: skip
-    output.stdout().print(report.machine_note(document["context"]))
+                    f"{goal['throughput']} ({low} to {high}) of {goal['wanted']} wanted: {goal['verdict']} "
+                    f"(by CPU {goal['cpu']})")  # fmt: skip
 
 
 def _growth(

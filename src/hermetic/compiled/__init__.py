@@ -21,6 +21,7 @@ from typing import Final
 PACKAGE: Final = Path(__file__).parent.parent
 LIBRARY: Final = Path(__file__).with_name("lib")
 RECORD: Final = "made_of.json"
+MODULES: Final = "modules.txt"
 ROOMS: Final = ("server", "enclave")
 """What compiled modules know the types of: a change there may make what was compiled wrong."""
 
@@ -40,9 +41,10 @@ def why_not() -> str:
 
 
 def source_digest(package: Path) -> str:
-    """SHA-256, hex, over the name and content of every source that compiled modules may depend on."""
+    """SHA-256, hex, over which modules are compiled, and every source that they may depend on, with its name."""
     digest = hashlib.sha256()
-    files = [package / "errors.py", *(file for room in ROOMS for file in (package / room).rglob("*.py"))]
+    said = [package / "compiled" / MODULES, package / "errors.py"]
+    files = [*said, *(file for room in ROOMS for file in (package / room).rglob("*.py"))]
     for file in sorted(files):
         content = file.read_bytes()
         digest.update(f"{file.relative_to(package)} {len(content)}\n".encode())

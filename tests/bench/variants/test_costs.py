@@ -1,87 +1,102 @@
-"""What `bench costs` reports, from made-up series; and one variant as it really runs, a hundred requests."""
+"""Which servers `bench costs` compares, and some of them as they really run, a few dozen requests each."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from hermetic.bench.load import PythonLoad
-from hermetic.bench.models import MLP_NAME, WIDE_NAME, wide, wide_rows
-from hermetic.bench.point import Point, check_clean
-from hermetic.bench.quick import Series, Settings, questions_of
+from hermetic import compiled
+from hermetic.bench.models import MLP_NAME, WIDE_NAME
+from hermetic.bench.point import check_clean
+from hermetic.bench.turns import Turns
 from hermetic.bench.variants.costs import (
+    CASES,
+    JUDGED,
+    QUICK_CASES,
     TAKEN_AWAY,
-    Costs,
-    _measure,
-    _small_questions,
+    Case,
+    Settings,
+    _in_turns,
+    _questions,
     _steps,
-    costs_document,
+    turns,
     variants,
 )
-from hermetic.bench.variants.patches import ALL, EVERYTHING, FLOOR, ISOLATION_AND_WIPING, RECORDS, TUNABLES
-from hermetic.bench.variants.run import running
-from hermetic.bench.variants.steps import STEPS
+from hermetic.bench.variants.patches import (
+    ALL,
+    EVERYTHING,
+    FLOOR,
+    ISOLATION_AND_WIPING,
+    RECORDS,
+    SOURCE,
+    TUNABLES,
+    whole,
+)
+from hermetic.bench.variants.run import House, Variant, house
 from hermetic.enclave.zero_on_free_library import LIBRARY
 from hermetic.errors import ConfigurationError
 
-
-def series(name: str, throughput: float, front_end: float, model: str = MLP_NAME, at: int = 8) -> Series:
-    by_role = {"front end": front_end, "server": 1.0}
-    return Series(name, model, at, (Point(10, throughput, 1.0, 2.0, {}, 5.0, front_end + 1, by_role),))
+FEW = Settings(rounds=2, calls=40, starts=1)
 
 
-def test_differences_and_the_account() -> None:
-    functions = {name: {"calls_per_request": 1.0, "us_per_request": 1.0} for name in STEPS["audit"] + STEPS["scan"]}
-    found = Costs(
-        [series(ALL, 900, 69), series(RECORDS, 1000, 62), series(FLOOR, 3000, 40)], {8: {"functions": functions}}
-    )
-    context = costs_document(found, {})["context"]
-    (cost,) = context["protections_cost"]
-    assert cost == {
-        "model": MLP_NAME, "protection": RECORDS, "callers": 8, "front end us": 7, "server us": 0, "worker us": 0,
-        "throughput": 0.9, "cpu": 0.9,
-    }  # fmt: skip
-    assert context["goals"] == []
-    account = context["steps_us"]["8"]
-    timed = len(STEPS["audit"]) + len(STEPS["scan"])
-    assert account["audit"] == len(STEPS["audit"])
-    assert account["kernel, loop and what no clock is around"] == 69 - timed
-    assert (account["a front end that only answers"], account["measured"]) == (40, 69)
-
-
-def test_goals_are_judged_for_each_model_by_itself() -> None:
-    both = [
-        series(ALL, 925, 70, at=32),
-        series(ISOLATION_AND_WIPING, 1000, 60, at=32),
-        series(ALL, 99, 70, WIDE_NAME),
-        series(ISOLATION_AND_WIPING, 100, 70, WIDE_NAME),
-    ]
-    goals = costs_document(Costs(both, {}), {})["context"]["goals"]
-    assert [(goal["model"], goal["throughput"], goal["wanted"], goal["reached"]) for goal in goals] == [
-        (MLP_NAME, 0.925, 0.93, False),
-        (WIDE_NAME, 0.99, 0.98, True),
-    ]
+@pytest.fixture(scope="module")
+def place() -> Iterator[House]:
+    with house() as made:
+        yield made
 
 
 def test_which_servers_are_compared() -> None:
-    whole, *without, floor = variants()
-    assert (whole, floor) == (ALL, FLOOR)
+    first, *without, source, floor = variants()
+    assert (first, source, floor) == (ALL, SOURCE, FLOOR)
     assert {*without} | {TUNABLES} == {*TAKEN_AWAY}
-    assert variants(["seccomp", "seccomp+wiping"]) == (ALL, "seccomp", "seccomp+wiping", FLOOR)
+    assert variants(["seccomp", "seccomp+wiping"]) == (ALL, "seccomp", "seccomp+wiping")
+    assert variants(["records"]) == (ALL, "records", SOURCE, FLOOR)
     with pytest.raises(ConfigurationError, match="got no-such-thing"):
         variants(["seccomp+no-such-thing"])
 
 
+def test_a_variant_is_compared_with_a_server_that_runs_the_same() -> None:
+    assert [whole(name) for name in (ALL, "wiping", ISOLATION_AND_WIPING, "tunables")] == [ALL] * 4
+    assert [whole(name) for name in (SOURCE, RECORDS, EVERYTHING, "floor=AAAA")] == [SOURCE] * 4
+
+
+def test_how_many_turns() -> None:
+    settings = Settings(cases=CASES, rounds=10, starts=3)
+    assert turns(settings, (ALL, ISOLATION_AND_WIPING)) == 10 * 3 * 6
+    assert turns(settings, (ALL, FLOOR)) == 10 * (2 * 4 + 3)
+    assert {case.model for case in QUICK_CASES} == {MLP_NAME, WIDE_NAME}
+    assert [case.model for case in CASES if case.wanted] == [MLP_NAME, WIDE_NAME]
+
+
 @pytest.mark.timeout(300)  # an installation, two sealings and a start
-def test_the_server_with_nothing_beside_the_whole() -> None:
+def test_what_the_goals_compare_with(place: House) -> None:
+    """Nothing of isolation and wiping is left, both models answer rightly, and what was compiled runs in both."""
+    names = {(name, 0): name for name in JUDGED}
+    with place.running(ALL) as whole_server, place.running(ISOLATION_AND_WIPING) as without:
+        started = dict(zip(names, (whole_server, without), strict=True))
+        for case in (Case(MLP_NAME, 4), Case(WIDE_NAME, 2)):
+            measured = _in_turns(started, case, FEW, lambda: None)
+            assert [(entry.server, len(entry.starts), len(entry.starts[0])) for entry in measured] == [
+                (ALL, 1, 2), (ISOLATION_AND_WIPING, 1, 2),
+            ]  # fmt: skip
+        assert [server.compiled for server in started.values()] == [not compiled.why_not()] * 2
+        assert all(unlocked(pid) for pid in without.pids), without
+        assert not any(unlocked(pid) for pid in whole_server.pids), whole_server
+
+
+@pytest.mark.timeout(300)
+def test_the_server_with_nothing_beside_the_whole(place: House) -> None:
     """The combination of all removals works: both models answer rightly in plaintext, unlocked, unwiped."""
-    settings = Settings((4,), 1, 0.1, 40)
-    with running(EVERYTHING) as variant:
-        point = _measure(variant, PythonLoad(), settings, _small_questions(EVERYTHING))(4)
-        assert check_clean(point, EVERYTHING).calls > 0
-        asked = questions_of(wide(), wide_rows(), WIDE_NAME)
-        assert check_clean(_measure(variant, PythonLoad(), settings, asked)(4), WIDE_NAME).calls > 0
-        layers = {pid: unlocked(pid) for pid in variant.target.pids}
-    assert all(layers.values()), layers
+    with place.running(EVERYTHING) as variant:
+        for model in (MLP_NAME, WIDE_NAME):
+            assert answered(variant, model)
+        assert not variant.compiled
+        assert all(unlocked(pid) for pid in variant.pids)
+
+
+def answered(variant: Variant, model: str) -> int:
+    with Turns({"it": (variant.target, _questions(ALL, model))}) as client:
+        return check_clean(client.turn("it", FEW.job(4)), model).calls
 
 
 def unlocked(pid: int) -> bool:
@@ -92,8 +107,8 @@ def unlocked(pid: int) -> bool:
     return status["Seccomp"] == "0" and LIBRARY.name not in Path(f"/proc/{pid}/maps").read_text()
 
 
-@pytest.mark.timeout(180)  # an installation, a sealing and a start
-def test_clocks_in_a_running_front_end() -> None:
-    said = _steps(PythonLoad(), Settings((8,), 1, 0.1, 100), 8)
-    assert said["requests"] >= 100
+@pytest.mark.timeout(180)  # a start
+def test_clocks_in_a_running_front_end(place: House) -> None:
+    said = _steps(place, FEW, 8)
+    assert said["requests"] >= 40
     assert said["functions"]["codec:Decoder.decode"]["calls_per_request"] > 0

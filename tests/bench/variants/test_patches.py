@@ -24,7 +24,7 @@ from hermetic.errors import ConfigurationError, MeasurementError
 ENTRY = {FRONT_END: "hermetic.server.frontend", WORKER: "hermetic.enclave.worker", HERMETIC: "hermetic.server.assembly"}
 
 
-VARIANTS = (*PROTECTIONS, ISOLATION_AND_WIPING, EVERYTHING, STEPS, "floor=AAAA", "all")
+VARIANTS = (*PROTECTIONS, ISOLATION_AND_WIPING, EVERYTHING, STEPS, "floor=AAAA", "all", "source")
 EACH_IN_A_FORK = """
 import os, sys, traceback
 import {imported}
@@ -56,8 +56,38 @@ def test_a_name_that_is_gone_is_noticed() -> None:
         swap(subprocess, "forget", None)
     with pytest.raises(MeasurementError, match="nobody uses forget any more"):
         swap_everywhere("forget", object(), None)
-    with pytest.raises(ConfigurationError, match="wanted one of all, mutual-tls"):
+    with pytest.raises(ConfigurationError, match="wanted one of all, source, mutual-tls"):
         apply("nothing-at-all", FRONT_END)
+
+
+WITHOUT_WIPING = """
+from hermetic import compiled
+compiled.use()
+from hermetic.server import frontend, wiping
+
+from hermetic.server.work import Work
+from hermetic.bench.variants.patches import FRONT_END, apply
+
+class Request(Work):
+    copied = answer = fail = None
+
+def left() -> bytes:
+    rows = bytearray(b"secret")
+    request = Request.__new__(Request)
+    request.raw = [rows]
+    request.forget_rows()
+    return bytes(rows)
+
+wiped = left()
+apply("wiping", FRONT_END)
+print(wiped == bytes(6), left() == b"secret")
+"""
+
+
+def test_what_compiled_modules_call_can_be_taken_away() -> None:
+    """Where modules are compiled, they call each other directly; what a variant replaces may be none of them."""
+    ended = subprocess.run([sys.executable, "-c", WITHOUT_WIPING], capture_output=True, text=True, check=False)
+    assert ended.stdout.split() == ["True", "True"], ended.stderr
 
 
 def test_only_the_demo_can_be_weakened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,13 @@
 import json
 import secrets
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 import grpc
 
 from hermetic.attestation.server_evidence import NONCE_SIZE
-from hermetic.client.handshake import Endpoint, Leaf, Tls
+from hermetic.client.handshake import NOW, Endpoint, Leaf, Tls
 from hermetic.client.judgement import REPLY_LIMIT, Proof, verify_reply
 from hermetic.client.policy import CallerPolicy
 from hermetic.errors import FailedCheck, NotReadyError, UnauthenticatedError, VerificationError
@@ -63,7 +63,7 @@ def ask(
     leaf: Leaf,
     policy: CallerPolicy,
     timeout_s: float,
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    clock: Callable[[], datetime] = NOW,
 ) -> Proof:
     """Have whoever holds the leaf's key prove what it is, for a nonce made now.
 

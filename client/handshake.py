@@ -18,11 +18,15 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from hermetic.attestation.clock import SteadyClock
 from hermetic.errors import ConfigurationError, FailedCheck, NotReadyError, VerificationError
 
 __all__ = ["Endpoint", "Leaf", "Tls", "handshake"]
 
 PROTOCOL: Final = "h2"  # RFC 9113 section 3.3
+NOW: Final = SteadyClock().latest
+"""What time it is for a caller: a clock that is set back makes nothing valid that had ended."""
+
 CREDENTIAL_LIMIT: Final = 1024 * 1024  # bytes of one file
 
 
@@ -145,7 +149,12 @@ def leaf_of(der: bytes | None, protocol: str | None, name: str, address: str = "
     if der is None or protocol != PROTOCOL:
         raise VerificationError([FailedCheck("tls", f"a certificate, and the protocol {PROTOCOL}", str(protocol))])
     try:
-        return Leaf.of(x509.load_der_x509_certificate(der), name, address)
+        certificate = x509.load_der_x509_certificate(der)
+        # The TLS library has looked at its time, by the machine's clock.
+        if certificate.not_valid_after_utc < (now := NOW()):
+            wanted = f"a certificate that has not ended by {now.isoformat()}"
+            raise VerificationError([FailedCheck("tls", wanted, certificate.not_valid_after_utc.isoformat())])
+        return Leaf.of(certificate, name, address)
     except (ValueError, UnsupportedAlgorithm) as error:  # what the TLS library took
         raise VerificationError([FailedCheck("tls", "a certificate that can be read", str(error))]) from None
 

@@ -7,7 +7,8 @@ Every worker counts its own lease (enclave/lease_timer.py), so nothing here can 
     over      the broker says no, or has revoked it: the generation stops at once, whoever asks it is told
 
 A broker without leases is emulated, and said to be: attest and get the key again at the configured interval; the
-counting is then this process' alone. Event loop's thread only, but for the renewal itself.
+counting is then this process' alone. It is by CLOCK_BOOTTIME, as a worker's: the loop's own clock stands still while
+the machine is suspended. Event loop's thread only, but for the renewal itself.
 """
 
 import random
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Literal
 
+from hermetic.attestation.clock import boottime
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.exchange import LeaseEvent
 from hermetic.enclave.supervisor import Worker
@@ -37,6 +39,9 @@ AGAIN_PART: Final = 0.05
 AGAIN_AT_LEAST_S: Final = 0.2
 AGAIN_AT_MOST_S: Final = 60.0
 """When a renewal that failed is tried again: after this part of the length, within these seconds."""
+
+SLICE_S: Final = 1.0
+"""Longest wait between two looks at the clock: how late an end is noticed after a suspend."""
 
 SELF_S: Final = 5.0  # after a lease's end, for the worker to have ended itself
 ANSWER_S: Final = 30.0  # beyond the longest batch, for a worker to make a key or take a lease
@@ -67,8 +72,9 @@ class _Ward:
 class LeaseKeeper:
     """The leases of every worker that serves."""
 
-    def __init__(self, loader: Loader, around: Surroundings) -> None:
-        """Begin with none."""
+    def __init__(self, loader: Loader, around: Surroundings, clock: Callable[[], float] = boottime) -> None:
+        """Begin with none. `clock` counts as that of `Leased`."""
+        self._clock = clock
         self._loader = loader
         self._loop = around.loop
         self._record = around.record
@@ -108,7 +114,7 @@ class LeaseKeeper:
 
     def facts(self) -> LeaseFacts:
         """What the metrics page shows."""
-        now = time.monotonic()
+        now = self._clock()
         workers = tuple(
             LeaseOfWorker(
                 name=ward.generation.key[0],
@@ -132,10 +138,19 @@ class LeaseKeeper:
             self._end(ward, f"its lease was revoked: the {self._revoked[revoked[0]]}")
             return
         part = random.uniform(RENEW_FROM, RENEW_UNTIL)  # noqa: S311 - nobody gains by knowing it
-        self._loop.call_at(leased.begun + part * leased.length_s, partial(self._renew, ward, leased))
+        self._at(leased.begun + part * leased.length_s, ward, leased, partial(self._renew, ward, leased))
         # A worker ends itself; one that a model has taken over may not. An emulated lease is counted here alone.
         late = 0.0 if leased.terms is None else SELF_S
-        self._loop.call_at(leased.over_at + late, partial(self._run_out, ward, leased))
+        self._at(leased.over_at + late, ward, leased, partial(self._run_out, ward, leased))
+
+    def _at(self, moment: float, ward: _Ward, leased: Leased, event: Callable[[], None]) -> None:
+        """Run `event` at `moment` of the clock, unless another lease is in force by then."""
+        left = moment - self._clock()
+        if left <= 0:
+            event()
+        elif self._is_current(ward, leased):
+            again = partial(self._at, moment, ward, leased, event)
+            self._loop.call_at(time.monotonic() + min(left, SLICE_S), again)
 
     def _is_current(self, ward: _Ward, leased: Leased) -> bool:
         return not self.stopped and self._wards.get(ward.worker) is ward and ward.leased is leased
@@ -172,7 +187,7 @@ class LeaseKeeper:
             self._end(ward, "its lease was not renewed: the broker's policy refuses")
             return
         again = min(max(leased.length_s * AGAIN_PART, AGAIN_AT_LEAST_S), AGAIN_AT_MOST_S)
-        self._loop.call_at(time.monotonic() + again, partial(self._renew, ward, leased))
+        self._at(self._clock() + again, ward, leased, partial(self._renew, ward, leased))
 
     # The end
 

@@ -4,12 +4,12 @@ The supervisor sees the manifest, ciphertext and a JWE that it cannot open. Step
 """
 
 import os
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from hermetic.attestation.clock import boottime
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.lease import LeaseTerms
 from hermetic.enclave.buffers import layout
@@ -36,7 +36,7 @@ PROFILE_OF_FORMAT: Final[Mapping[str, Literal["onnx-cpu", "torch-cpu"]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """The lease that a worker serves under, as this process counts it: moments are monotonic seconds.
+    """The lease that a worker serves under, as this process counts it: moments are seconds of CLOCK_BOOTTIME.
 
     `terms` is None where the broker offers no leases and this process emulates one; `lease_key` is empty then.
     """
@@ -136,7 +136,7 @@ class Loader:
         lease_key = self._attesting.lease_key()
         worker = Worker.start(self._worker_settings(settings, manifest, place, lease_key))  # 1.
         try:
-            begun = time.monotonic()
+            begun = boottime()
             applicant = Applicant(worker.public_key, worker.report, lease_key)
             release = self._attesting.release_key(manifest, applicant)  # 2. to 5.
             leased = self.leasing.of(release.lease, lease_key, begun)
@@ -167,7 +167,7 @@ class Loader:
 
         Raises as `load`, and `LeaseRefusedError` where the worker does not take it. What was in force still is then.
         """
-        begun = time.monotonic()
+        begun = boottime()
         applicant = Applicant(worker.new_lease_key(timeout_s), worker.report, leased.lease_key)
         if not leased.lease_key:
             self._attesting.release_key(manifest, applicant, measured=False)

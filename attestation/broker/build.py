@@ -7,9 +7,9 @@ runs.
 import contextlib
 import importlib.metadata
 import ipaddress
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from ssl import SSLContext
 from time import monotonic
@@ -49,6 +49,7 @@ from hermetic.attestation.broker.stores.folder import FolderKeyStore
 from hermetic.attestation.broker.stores.opening import open_keks
 from hermetic.attestation.broker.tls import server_context
 from hermetic.attestation.broker.token import TokenSigner
+from hermetic.attestation.clock import Clock, SteadyClock
 from hermetic.attestation.collateral import read_signers
 from hermetic.attestation.collateral.windows import DEFAULT, Windows
 from hermetic.attestation.demo_mark import refuse_demo
@@ -62,8 +63,6 @@ from hermetic.errors import ConfigurationError
 
 MAX_FILE_BYTES: Final = 1024 * 1024
 """Longest certificate, key or policy file, in bytes."""
-
-Clock = Callable[[], datetime]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +84,15 @@ def build(
     credentials: Path | None = None,
     zeroing: str = "best effort",
     zeroing_by: str = "nothing",
-    clock: Clock = lambda: datetime.now(UTC),
+    clock: Clock | None = None,
 ) -> RunningBroker:
     """Make everything that `config` describes, and bind its listeners; raises an `OperatorError`.
 
     `credentials` is systemd's credentials folder; `zeroing` and `zeroing_by` say whether the launcher found
-    freed memory overwritten, and by what.
+    freed memory overwritten, and by what. `clock` replaces the clocks of the machine.
     """
+    steady = SteadyClock()
+    clock, judging = (steady, steady.latest) if clock is None else (clock, clock)
     with contextlib.ExitStack() as undo:
         writer = Journal(_ledger(config, undo, clock), clock)
         store = config.key_store
@@ -104,8 +105,8 @@ def build(
         leases = _leases(config, writer, token_key, clock)
         stores = _Stores(keys, floors, leases, writer, believed, counts)
         endpoints = [
-            _public(config, stores, token_key, clock),
-            _admin(config, stores, clock),
+            _public(config, stores, token_key, clock, judging),
+            _admin(config, stores, clock, judging),
         ]
         listeners = Listeners(endpoints, config.limits)
         undo.callback(listeners.close)
@@ -143,25 +144,28 @@ def _leases(config: BrokerConfig, writer: Journal, key: ec.EllipticCurvePrivateK
     return Leases(writer, LeaseSigner(key), limits, issuer=config.tokens.issuer, clock=clock)
 
 
-def _public(config: BrokerConfig, stores: _Stores, token_key: ec.EllipticCurvePrivateKey, clock: Clock) -> Endpoint:
+def _public(
+    config: BrokerConfig, stores: _Stores, token_key: ec.EllipticCurvePrivateKey, clock: Clock, judging: Clock
+) -> Endpoint:
+    """`clock` is for what this broker issues and times itself, `judging` for what others have dated."""
     limits, writer = config.limits, stores.log
     life = timedelta(seconds=limits.session_s)
     sessions = SessionTable(SessionLimits(limits.sessions, limits.sessions_per_client, life), clock)
     signer = _token_signer(config, token_key, clock)
     holdings = Holdings(sessions, stores.keys, writer, signer, stores.counts, stores.leases)
     rules = Rules(config.profile, stores.believed.trust, _policies(config))
-    broker = Broker(rules, holdings, _serving_desk(config, writer, clock), clock)
+    broker = Broker(rules, holdings, _serving_desk(config, writer, clock), judging)
     feed = LeaseFeed(stores.leases, limits.lease_polls)
     door = _door(config, config.public)
     app = public_app(broker, _ak_desk(config, writer, clock), stores.leases, feed, door, limits.body_bytes)
     return Endpoint(config.public.host, config.public.port, _tls(config, config.public), app, feed.end)
 
 
-def _admin(config: BrokerConfig, stores: _Stores, clock: Clock) -> Endpoint:
+def _admin(config: BrokerConfig, stores: _Stores, clock: Clock, judging: Clock) -> Endpoint:
     settings = config.admin
     issuers = [Issuer(one.name, one.audience, _issuer_key(one.public_key)) for one in settings.issuers]
     rules = [AclRule.parse(rule.role, rule.allowed) for rule in settings.acl]
-    tokens = AdminTokens(issuers, rules, life_s=settings.token_life_s, leeway_s=settings.leeway_s, clock=clock)
+    tokens = AdminTokens(issuers, rules, life_s=settings.token_life_s, leeway_s=settings.leeway_s, clock=judging)
     admin = Admin(tokens, stores.keys, stores.floors, stores.leases, stores.log, profile=config.profile, clock=clock)
 
     def page() -> str:

@@ -1,12 +1,12 @@
 """Leases among doubles: when they are renewed, what a refusal means, who is told; and the emulated ones."""
 
-import time
 from collections import deque
 from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
 
+from hermetic.attestation.clock import boottime
 from hermetic.attestation.exchange import LeaseEvent
 from hermetic.attestation.lease import LeasedModel, LeaseTerms
 from hermetic.enclave.manifest import Manifest
@@ -48,7 +48,7 @@ class Leasing(LoaderDouble):
         return Leased(
             terms(self.issued) if self.offered else None,
             "a key" if self.offered else "",
-            time.monotonic(),
+            boottime(),
             self.length_s,
             GRACE_S,
         )

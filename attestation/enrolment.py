@@ -8,10 +8,10 @@ used once (broker/), the TPM's side (attesters/tpm.py).
 import base64
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Final, TypeVar
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -76,6 +76,17 @@ class PendingEnrolment:
     software: bool
     secret: bytes
     expires: datetime
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """What a broker keeps, sealed."""
+        return {"ak": self.ak.pack().hex(), "ek": self.ek.hex(), "software": self.software,
+                "secret": self.secret.hex(), "expires": self.expires.timestamp()}  # fmt: skip
+
+    @classmethod
+    def of(cls, members: Mapping[str, Any]) -> "PendingEnrolment":
+        """Read what `to_json` wrote."""
+        ak, ek, secret = (bytes.fromhex(members[name]) for name in ("ak", "ek", "secret"))
+        return cls(Public.parse(ak), ek, members["software"], secret, datetime.fromtimestamp(members["expires"], UTC))
 
 
 def challenge(

@@ -4,7 +4,6 @@ What is demanded of the keys is attestation/enrolment.py's.
 """
 
 import secrets
-import threading
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -14,23 +13,28 @@ from hermetic.attestation.broker import journal
 from hermetic.attestation.broker.identity import ClientIdentity
 from hermetic.attestation.broker.journal import Journal
 from hermetic.attestation.broker.refusals import Refusal, Variant
+from hermetic.attestation.broker.sessions import hidden
+from hermetic.attestation.broker.state.cells import Cell, Cells, NoRoomError, Room
 from hermetic.attestation.enrolment import AkCa, EkTrust, PendingEnrolment
 from hermetic.attestation.evidence import JsonValue
 from hermetic.errors import EvidenceError, HermeticError, InvalidRequestError
+
+ENROLMENT = "enrolment"
 
 
 class AkDesk:
     """Pending enrolments, and the CA that answers them. Thread-safe."""
 
-    def __init__(self, trust: EkTrust, authority: AkCa, log: Journal, clock: Callable[[], datetime], most: int) -> None:
-        """`most` is how many enrolments may wait for their answer."""
+    def __init__(
+        self, trust: EkTrust, authority: AkCa, log: Journal, cells: Cells, clock: Callable[[], datetime], most: int
+    ) -> None:
+        """`most` is how many enrolments may wait for their answer, in `cells`."""
         self._trust = trust
         self._authority = authority
         self._log = log
         self._clock = clock
-        self._most = most
-        self._mutex = threading.Lock()
-        self._pending: dict[str, tuple[str, PendingEnrolment]] = {}  # in the order of expiry: all lives are equal
+        self._cells = cells
+        self._room = Room(most, most)
 
     def challenge(
         self, members: Mapping[str, JsonValue], client: str, identity: ClientIdentity | None
@@ -58,24 +62,21 @@ class AkDesk:
         return answer
 
     def _keep(self, client: str, pending: PendingEnrolment) -> str:
-        with self._mutex:
-            now = self._clock()
-            while self._pending and next(iter(self._pending.values()))[1].expires < now:
-                self._pending.pop(next(iter(self._pending)))
-            if len(self._pending) >= self._most:
-                raise Refusal(Variant.TOO_MANY_REQUESTS, f"enrolments: expected at most {self._most} waiting")
-            name = uuid.uuid4().hex
-            self._pending[name] = (client, pending)
-            return name
+        name = uuid.uuid4().hex
+        cell = Cell(ENROLMENT, hidden(name), client, pending.expires.timestamp(), pending.to_json())
+        try:
+            self._cells.add(cell, self._room, self._clock().timestamp())
+        except NoRoomError as error:
+            raise Refusal(Variant.TOO_MANY_REQUESTS, str(error)) from error
+        return name
 
     def _take(self, name: JsonValue, client: str) -> PendingEnrolment:
         """The pending enrolment, which from now on is gone; a stranger cannot take it."""
-        with self._mutex:
-            owner, pending = self._pending.get(name, ("", None)) if isinstance(name, str) else ("", None)
-            if pending is None or owner != client:
-                raise Refusal(Variant.ATTESTATION, "enrolment: expected the id of one that waits, got another")
-            del self._pending[str(name)]
-            return pending
+        now = self._clock().timestamp()
+        cell = self._cells.read(hidden(name), now) if isinstance(name, str) else None
+        if cell is None or cell.owner != client or cell.kind != ENROLMENT or not self._cells.remove(cell):
+            raise Refusal(Variant.ATTESTATION, "enrolment: expected the id of one that waits, got another")
+        return PendingEnrolment.of(cell.value)
 
     def _record(
         self, pending: PendingEnrolment | None, identity: ClientIdentity | None, error: HermeticError | None

@@ -24,7 +24,7 @@ from hermetic.attestation.broker.protocol import OUR_ADDITIONS, parse_attestatio
 from hermetic.attestation.broker.refusals import Refusal, Variant
 from hermetic.attestation.broker.release import Asked, ModelPolicy, Policies, refusals
 from hermetic.attestation.broker.serving import ServingDesk
-from hermetic.attestation.broker.sessions import Attested, Session, SessionTable
+from hermetic.attestation.broker.sessions import Attested, Session, SessionTable, hidden
 from hermetic.attestation.broker.token import TokenSigner, submods
 from hermetic.attestation.broker.verification import served_kinds, verify_attestation
 from hermetic.attestation.claims import Claims, Profile
@@ -246,14 +246,22 @@ class Broker:
         return Asked(key, claims, self._rules.profile, floor, settled, now, lease_key)
 
     def _log_attest(self, session: Session, caller: Caller, outcome: str, facts: Mapping[str, JsonValue]) -> None:
+        attempt = hidden(session.id)
         fixed: dict[str, JsonValue] = {
             "client": journal.client_fields(caller.identity),
-            "session": hashlib.sha256(session.id.encode("ascii")).hexdigest(),
+            "session": attempt,
             "tee": session.asked.tee,
             "version": session.asked.version,
             "outcome": outcome,
         }
-        self._holdings.journal.write(journal.ATTEST, fixed | dict(facts))
+
+        def act(standing: Standing) -> tuple[Entry, None]:
+            standing.forget_attempts(self._clock())
+            if attempt in standing.attested:
+                raise Refusal(Variant.ATTESTATION, "session: expected one attempt, got a second")
+            return Entry(journal.ATTEST, fixed | dict(facts)), None
+
+        self._holdings.journal.decide(act)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,13 +38,14 @@ from hermetic.attestation.broker.journal import Journal
 from hermetic.attestation.broker.lease_feed import LeaseFeed
 from hermetic.attestation.broker.leases import LeaseLengths, LeaseLimits, Leases
 from hermetic.attestation.broker.listener import Endpoint, Listeners
-from hermetic.attestation.broker.rates import Rates
+from hermetic.attestation.broker.rates import Handshakes, Rates
 from hermetic.attestation.broker.release import ModelPolicy, Policies, SecretPolicy
 from hermetic.attestation.broker.serving import ServingDesk
 from hermetic.attestation.broker.serving_ca import ServingAuthority, ServingNames
 from hermetic.attestation.broker.sessions import SessionLimits, SessionTable
-from hermetic.attestation.broker.state.folder import FolderLedger
-from hermetic.attestation.broker.state.ledger import Ledger
+from hermetic.attestation.broker.state.cells import Cells
+from hermetic.attestation.broker.state.follower import Follower
+from hermetic.attestation.broker.state.opening import open_state
 from hermetic.attestation.broker.stores.folder import FolderKeyStore
 from hermetic.attestation.broker.stores.opening import open_keks
 from hermetic.attestation.broker.tls import server_context
@@ -55,7 +56,7 @@ from hermetic.attestation.collateral.windows import DEFAULT, Windows
 from hermetic.attestation.demo_mark import refuse_demo
 from hermetic.attestation.enrolment import AkCa, EkTrust
 from hermetic.attestation.lease import LeaseSigner
-from hermetic.attestation.log import Log, LogReader, NoteSigner
+from hermetic.attestation.log import NoteSigner
 from hermetic.attestation.policy import AppraisalPolicy
 from hermetic.attestation.roots import TpmTrust, TrustRoots
 from hermetic.attestation.roots.shipped_or_own import Source, amd_roots, intel_roots, nvidia_roots
@@ -94,7 +95,8 @@ def build(
     steady = SteadyClock()
     clock, judging = (steady, steady.latest) if clock is None else (clock, clock)
     with contextlib.ExitStack() as undo:
-        writer = Journal(_ledger(config, undo, clock), clock)
+        state = open_state(config, NoteSigner.parse(_read(config.log.key).decode("ascii")), undo, clock)
+        writer = Journal(state.ledger, clock)
         store = config.key_store
         keks = open_keks(store.kek, store.former_keks, store.folder, credentials)
         keys = FolderKeyStore(store.folder, keks)
@@ -103,7 +105,7 @@ def build(
         believed, counts = _believed(config, writer), Counts()
         token_key = _token_key(config)
         leases = _leases(config, writer, token_key, clock)
-        stores = _Stores(keys, floors, leases, writer, believed, counts)
+        stores = _Stores(keys, floors, leases, writer, state.cells, believed, counts)
         endpoints = [
             _public(config, stores, token_key, clock, judging),
             _admin(config, stores, clock, judging),
@@ -118,6 +120,8 @@ def build(
             journal.STARTED,
             {"profile": config.profile, "build": build_name, "keks": list(keks.identifiers), **memory, **hardware},
         )
+        if state.shared:
+            undo.callback(Follower(writer).close)
         return RunningBroker(config, listeners, undo.pop_all())
 
 
@@ -129,14 +133,9 @@ class _Stores:
     floors: Floors
     leases: Leases
     log: Journal
+    cells: Cells
     believed: Believed
     counts: Counts
-
-
-def _ledger(config: BrokerConfig, undo: contextlib.ExitStack, clock: Clock) -> Ledger:
-    signer = NoteSigner.parse(_read(config.log.key).decode("ascii"))
-    log = undo.enter_context(Log.open(config.log.folder, config.log.origin, signer, now=clock))
-    return FolderLedger(log, lambda: LogReader(config.log.folder, signer.verifier(), config.log.origin).records())
 
 
 def _leases(config: BrokerConfig, writer: Journal, key: ec.EllipticCurvePrivateKey, clock: Clock) -> Leases:
@@ -150,14 +149,16 @@ def _public(
     """`clock` is for what this broker issues and times itself, `judging` for what others have dated."""
     limits, writer = config.limits, stores.log
     life = timedelta(seconds=limits.session_s)
-    sessions = SessionTable(SessionLimits(limits.sessions, limits.sessions_per_client, life), clock)
+    handshakes = Handshakes(limits.handshakes_per_minute, limits.handshakes_per_second)
+    room = SessionLimits(limits.sessions, limits.sessions_per_client, life)
+    sessions = SessionTable(stores.cells, room, handshakes, clock)
     signer = _token_signer(config, token_key, clock)
     holdings = Holdings(sessions, stores.keys, writer, signer, stores.counts, stores.leases)
     rules = Rules(config.profile, stores.believed.trust, _policies(config))
     broker = Broker(rules, holdings, _serving_desk(config, writer, clock), judging)
     feed = LeaseFeed(stores.leases, limits.lease_polls)
     door = _door(config, config.public)
-    app = public_app(broker, _ak_desk(config, writer, clock), stores.leases, feed, door, limits.body_bytes)
+    app = public_app(broker, _ak_desk(config, stores, clock), stores.leases, feed, door, limits.body_bytes)
     return Endpoint(config.public.host, config.public.port, _tls(config, config.public), app, feed.end)
 
 
@@ -277,7 +278,7 @@ def _alternatives(names: ServingNamesOf) -> tuple[x509.GeneralName, ...]:
         raise ConfigurationError(f"serving_certificates.names of {names.client}: {error}") from error
 
 
-def _ak_desk(config: BrokerConfig, writer: Journal, clock: Clock) -> AkDesk | None:
+def _ak_desk(config: BrokerConfig, stores: _Stores, clock: Clock) -> AkDesk | None:
     settings = config.ak_enrolment
     if settings is None:
         return None
@@ -287,7 +288,8 @@ def _ak_desk(config: BrokerConfig, writer: Journal, clock: Clock) -> AkDesk | No
     authority = AkCa(certificate, _ec_key(settings.key), timedelta(seconds=settings.life_s))
     if authority.key.public_key() != certificate.public_key():
         raise ConfigurationError(f"{settings.certificate}: expected the certificate of {settings.key}, got another's")
-    return AkDesk(EkTrust(config.profile, vendors, software), authority, writer, clock, config.limits.enrolments)
+    trust = EkTrust(config.profile, vendors, software)
+    return AkDesk(trust, authority, stores.log, stores.cells, clock, config.limits.enrolments)
 
 
 def _all_certificates(config: BrokerConfig, paths: Iterable[Path]) -> tuple[x509.Certificate, ...]:

@@ -81,11 +81,39 @@ class Tokens(Section):
 
 
 class Log(Section):
-    """The log of decisions (docs/spec/log.md), and the key file that signs its checkpoints."""
+    """The log of decisions (docs/spec/log.md), and the key file that signs its checkpoints.
 
-    folder: Path
+    `folder` is where it lies, unless it lies in a database (`[state]`).
+    """
+
+    folder: Path | None = None
     origin: str
     key: Path
+
+
+class SqliteState(Section):
+    """State that the broker processes of one machine share: a file of SQLite's, on a local file system."""
+
+    kind: Literal["sqlite"]
+    file: Path
+
+
+class PostgresState(Section):
+    """State that broker processes of several machines share: a database of PostgreSQL's.
+
+    `host` is a name, or the folder of a socket; over a network `password_file` and `root_certificate` are needed.
+    """
+
+    kind: Literal["postgres"]
+    host: Annotated[str, Field(min_length=1)]
+    port: Annotated[int, Field(ge=1, le=65535)] = 5432
+    database: Annotated[str, Field(min_length=1)] = "hermetic"
+    user: Annotated[str, Field(min_length=1)] = "hermetic"
+    password_file: Path | None = None
+    root_certificate: Path | None = None
+
+
+State = Annotated[SqliteState | PostgresState, Field(discriminator="kind")]
 
 
 class KeyStoreSettings(Section):
@@ -190,6 +218,8 @@ class Limits(Section):
     sessions: PositiveInt = 4096
     sessions_per_client: PositiveInt = 64
     requests_per_minute: PositiveInt = 600
+    handshakes_per_minute: PositiveInt = 120
+    handshakes_per_second: PositiveInt = 1000
     session_s: Annotated[int, Field(ge=1, le=3600)] = 300
     token_s: Annotated[int, Field(ge=1, le=3600)] = 300
     enrolments: PositiveInt = 256
@@ -211,6 +241,7 @@ class BrokerConfig(Section):
     admin: Admin
     tokens: Tokens = Tokens()
     log: Log
+    state: State | None = None
     key_store: KeyStoreSettings
     trust: Trust = Trust()
     roots: Roots = Roots()
@@ -229,6 +260,14 @@ class BrokerConfig(Section):
                 raise ValueError(f'{name}: profile "demo" wanted loopback, got {host}')
         if self.profile != "demo" and self.ak_enrolment is not None and self.ak_enrolment.software_ek_authorities:
             raise ValueError('ak_enrolment.software_ek_authorities: needs profile = "demo"')
+        return self
+
+    @model_validator(mode="after")
+    def _state_fits(self) -> Self:
+        if (self.state is None) == (self.log.folder is None):
+            raise ValueError("log.folder, or [state] for a log in a database: expected one of the two")
+        if self.state is not None and self.tokens.key is None:
+            raise ValueError("tokens.key: needed with [state], because all processes sign with it")
         return self
 
     @classmethod

@@ -19,7 +19,7 @@ from hermetic.attestation.broker.identity import client_identity
 from hermetic.attestation.broker.rates import Rates
 from hermetic.attestation.broker.refusals import RETRY_AFTER_S, Refusal, Variant
 from hermetic.attestation.broker.tls import TLS_EXTENSION
-from hermetic.errors import CallerError, HermeticError, KeyStoreUnavailableError
+from hermetic.errors import CallerError, HermeticError, KeyStoreUnavailableError, SharedStateError
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -65,6 +65,7 @@ def application(routes: Mapping[tuple[str, str], Handler]) -> Starlette:
         HTTPException: _unknown_path,
         CallerError: _refused,
         KeyStoreUnavailableError: _later,
+        SharedStateError: _away,
         HermeticError: _fault,
         ClientDisconnect: _gone,
         Exception: _fault,
@@ -98,7 +99,7 @@ async def _health(_: Request) -> Response:
 
 async def _refused(_: Request, error: Exception) -> Response:
     refusal = error if isinstance(error, Refusal) else Refusal(Variant.INVALID_REQUEST, str(error))
-    return JSONResponse(refusal.body(), refusal.variant.status)
+    return JSONResponse(refusal.body(), refusal.variant.status, refusal.headers())
 
 
 async def _unknown_path(request: Request, _: Exception) -> Response:
@@ -117,8 +118,15 @@ async def _gone(_: Request, __: Exception) -> Response:
 async def _later(request: Request, error: Exception) -> Response:
     """What opens the keys is away: the caller may ask again; why is for our own log."""
     _log.warning("key store unavailable: path %r: %s", request.scope["path"], error)
-    refusal = Refusal(Variant.KEY_STORE_UNAVAILABLE, "key store: it does not answer now; ask again later")
-    return JSONResponse(refusal.body(), refusal.variant.status, headers={"retry-after": str(RETRY_AFTER_S)})
+    text = "key store: it does not answer now; ask again later"
+    return await _refused(request, Refusal(Variant.KEY_STORE_UNAVAILABLE, text, RETRY_AFTER_S))
+
+
+async def _away(request: Request, error: Exception) -> Response:
+    """What the brokers share is away: nothing was decided, or nothing that anybody may act on; ask again."""
+    _log.warning("shared state unavailable: path %r: %s", request.scope["path"], error)
+    text = "shared state: it does not answer now; ask again later"
+    return await _refused(request, Refusal(Variant.STATE_UNAVAILABLE, text, RETRY_AFTER_S))
 
 
 async def _fault(request: Request, error: Exception) -> Response:

@@ -11,8 +11,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any, Final, Generic, TypeVar
 
 from hermetic.attestation.broker.identity import ClientIdentity
@@ -21,7 +21,7 @@ from hermetic.attestation.broker.lease_state import Holding, LeaseState, Target
 from hermetic.attestation.broker.state.ledger import Ledger, LoggedRecord
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.lease import LeaseTerms
-from hermetic.attestation.log.record import encode_record
+from hermetic.attestation.log.record import encode_record, timestamp
 from hermetic.errors import FailedCheck, HermeticError, LeaseRefusedError, LogError
 
 STARTED: Final = "broker.started"
@@ -39,6 +39,9 @@ LEASE_RESTORED: Final = "broker.lease-restored"
 MAX_BATCH: Final = 256
 """Most decisions that become durable together: as many as one frame of the log holds."""
 
+MAX_SESSION_LIFE: Final = timedelta(hours=1)
+"""Longest life of a session that a configuration may set."""
+
 MAX_REASONS: Final = 32
 """Most reasons that a record lists."""
 
@@ -51,11 +54,15 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Standing:
-    """What the log's records add up to: floors by name, admin tokens spent with the time they end, and leases."""
+    """What the log's records add up to: floors by name, admin tokens spent with the time they end, and leases.
+
+    `attested` has the sessions (SHA-256 of their ids) that had their one attempt, with its time, oldest first.
+    """
 
     floors: dict[str, int] = field(default_factory=dict)
     spent: dict[str, int] = field(default_factory=dict)
     leases: LeaseState = field(default_factory=LeaseState)
+    attested: dict[str, str] = field(default_factory=dict)
 
     def floor(self, name: str) -> int:
         """The floor of `name`; 0 where there is none, which every version is above."""
@@ -67,6 +74,8 @@ class Standing:
             self.floors[_text(record, "name")] = _number(record, "to")
         elif record.kind == ADMIN:
             self.spent[spent_key(_text(record, "issuer"), _text(record, "jti"))] = _number(record, "expires")
+        elif record.kind == ATTEST:
+            self.attested[_text(record, "session")] = record.time
         else:
             _apply_lease(self.leases, record, index)
 
@@ -75,6 +84,13 @@ class Standing:
         moment = now.timestamp()
         self.spent = {key: ends for key, ends in self.spent.items() if ends > moment}
         self.leases.forget_ended(now)
+        self.forget_attempts(now)
+
+    def forget_attempts(self, now: datetime) -> None:
+        """Forget attempts of sessions that cannot be alive any more."""
+        over = timestamp(now - MAX_SESSION_LIFE)
+        while self.attested and next(iter(self.attested.values())) < over:
+            del self.attested[next(iter(self.attested))]
 
 
 def _apply_lease(leases: LeaseState, record: LoggedRecord, index: int) -> None:
@@ -110,7 +126,7 @@ def spent_key(issuer: str, token_id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A record that is to be written."""
+    """A record that is to be written; its `time` is set when it is."""
 
     kind: str
     fields: Mapping[str, JsonValue]
@@ -226,8 +242,10 @@ class Journal:
                 self._durable = self._next
             self._stale = False
         except HermeticError as error:
-            for waiting in batch:
-                waiting.error = waiting.error or error
+            _fail(batch, error)
+        except BaseException:  # a bug, or the end: it rises here, and nobody else takes his decision for durable
+            _fail(batch, LogError("the commit was interrupted"))
+            raise
         finally:
             for waiting in batch:
                 waiting.done = True
@@ -263,7 +281,8 @@ class Journal:
         """The act's record, encoded, and added to what stands; None where it raised."""
         try:
             entry, value = waiting.act(self._standing)
-            encoded = encode_record({"kind": entry.kind, "fields": dict(entry.fields)}, self._clock())
+            entry = replace(entry, time=timestamp(self._clock()))
+            encoded = encode_record({"time": entry.time, "kind": entry.kind, "fields": dict(entry.fields)})
             self._standing.apply(entry, self._next)
         except Exception as error:  # noqa: BLE001 - it is raised again in the thread whose act it was
             waiting.error = error
@@ -271,6 +290,11 @@ class Journal:
         waiting.drawn = (self._next, value)
         self._next += 1
         return encoded
+
+
+def _fail(batch: Iterable[_Waiting[Any]], error: Exception) -> None:
+    for waiting in batch:
+        waiting.error = waiting.error or error
 
 
 def client_fields(identity: ClientIdentity | None) -> JsonValue:

@@ -1,11 +1,16 @@
-"""How many requests one client may make: a bucket per client, refilled steadily, in a table of bounded size."""
+"""How much is answered: requests of one client by each process, handshakes over all processes of a broker.
+
+Requests: a bucket per client, refilled steadily, in a table of bounded size; no other process is asked.
+"""
 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from hermetic.attestation.broker.refusals import Refusal, Variant
+from hermetic.attestation.broker.state.cells import Budget
 
 MAX_CLIENTS: Final = 65536
 """Most buckets kept; the one unused for longest is forgotten first, which can only favour a client."""
@@ -33,4 +38,25 @@ class Rates:
             while len(self._buckets) > MAX_CLIENTS:
                 self._buckets.popitem(last=False)
         if left < 1:
-            raise Refusal(Variant.TOO_MANY_REQUESTS, f"requests: expected at most {self._per_minute} in a minute")
+            wait_s = (1 - left) * _MINUTE_S / self._per_minute
+            text = f"requests: expected at most {self._per_minute} in a minute"
+            raise Refusal(Variant.TOO_MANY_REQUESTS, text, wait_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Handshakes:
+    """How often a handshake may begin, over all processes of the broker: of one client a minute, in all a second.
+
+    Of one client a whole minute's may come at once, in all a whole second's.
+    """
+
+    per_minute_per_client: int
+    per_second: int
+
+    def budgets(self, client: str) -> tuple[Budget, ...]:
+        """What a new session spends."""
+        mine, all_of_us = self.per_minute_per_client, self.per_second
+        return (
+            Budget(f"handshakes of {client}", f"handshakes: {mine} a minute", _MINUTE_S / mine, mine),
+            Budget("handshakes", f"handshakes in all: {all_of_us} a second", 1 / all_of_us, all_of_us),
+        )

@@ -1,5 +1,6 @@
 """What the broker answers when it says no: a variant, a status and a detail (docs/spec/key-broker.md, section 5)."""
 
+import math
 from enum import Enum
 from typing import Final
 
@@ -8,7 +9,7 @@ from hermetic.errors import CallerError
 ERROR_TYPE_PREFIX: Final = "https://github.com/confidential-containers/kbs/errors/"
 
 RETRY_AFTER_S: Final = 5
-"""When to ask again where what opens the keys does not answer now, in seconds."""
+"""When to ask again where what opens the keys, or the shared state, does not answer now, in seconds."""
 
 MAX_DETAIL: Final = 2000
 """Longest detail that is sent, in characters."""
@@ -31,6 +32,7 @@ class Variant(Enum):
     TOO_MANY_REQUESTS = ("TooManyRequests", 429)
     INTERNAL = ("InternalError", 500)
     KEY_STORE_UNAVAILABLE = ("KeyStoreUnavailable", 503)
+    STATE_UNAVAILABLE = ("StateUnavailable", 503)
 
     @property
     def status(self) -> int:
@@ -46,10 +48,15 @@ class Variant(Enum):
 class Refusal(CallerError):  # noqa: N818 - it is what the broker says, not what went wrong in it
     """The broker says no to one request; `str` is the detail that is sent."""
 
-    def __init__(self, variant: Variant, detail: str) -> None:
-        """Keep what to answer."""
+    def __init__(self, variant: Variant, detail: str, retry_after_s: float | None = None) -> None:
+        """Keep what to answer; `retry_after_s` says when to try again, where that may help."""
         self.variant = variant
+        self.retry_after_s = retry_after_s
         super().__init__(detail)
+
+    def headers(self) -> dict[str, str]:
+        """The headers of the answer: whole seconds, at least one."""
+        return {} if self.retry_after_s is None else {"retry-after": str(max(1, math.ceil(self.retry_after_s)))}
 
     def body(self) -> dict[str, str]:
         """The JSON body of the answer."""

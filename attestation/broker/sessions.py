@@ -1,28 +1,35 @@
-"""The table of sessions and their nonces (docs/spec/key-broker.md, section 2.2): bounded; a nonce is for one attempt.
+"""Sessions and their nonces (docs/spec/key-broker.md, section 2.2): bounded; a nonce is for one attempt.
 
     challenged --take--> verifying --finish--> attested        any failure, or the deadline: gone
 
-Time is the clock that is passed in; a deadline is fixed when the session begins. Not here: what evidence must say.
+They are cells, which all processes of a broker share: /auth, /attest and the key may each be another's. Time is the
+clock that is passed in; a deadline is fixed when the session begins. Not here: what evidence must say.
 """
 
 import base64
+import hashlib
 import secrets
-import threading
 import uuid
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from enum import Enum
-from typing import Final
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, cast
 
-from hermetic.attestation.broker.jwe import TeeKey
+from hermetic.attestation.broker.jwe import TeeKey, tee_key
 from hermetic.attestation.broker.protocol import AuthRequest, Version
+from hermetic.attestation.broker.rates import Handshakes
 from hermetic.attestation.broker.refusals import Refusal, Variant
+from hermetic.attestation.broker.state.cells import Cell, Cells, NoRoomError, Room
 from hermetic.attestation.broker.token import TokenClaims
 from hermetic.attestation.claims import Claims
+from hermetic.attestation.evidence import JsonValue
 
 NONCE_BYTES: Final = 32
+SESSION: Final = "session"
+
+_CHALLENGED: Final = "challenged"
+_VERIFYING: Final = "verifying"
+_ATTESTED: Final = "attested"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +42,28 @@ class Attested:
     claims: Claims
     token: TokenClaims
 
+    def to_json(self) -> dict[str, JsonValue]:
+        """What a cell holds."""
+        token: dict[str, JsonValue] = {
+            "claims": dict(self.token.claims), "id": self.token.id, "expires": self.token.expires.timestamp()
+        }  # fmt: skip
+        return {"client": self.client, "version": self.version, "key": dict(self.tee_key.jwk),
+                "claims": self.claims.to_json(), "token": token}  # fmt: skip
 
-class _State(Enum):
-    CHALLENGED = "challenged"
-    VERIFYING = "verifying"
-    ATTESTED = "attested"
+    @classmethod
+    def of(cls, members: Mapping[str, Any]) -> "Attested":
+        """Read what `to_json` wrote."""
+        token = members["token"]
+        return cls(
+            client=members["client"],
+            version=cast(Version, members["version"]),
+            tee_key=tee_key(members["key"]),
+            claims=Claims.parse(members["claims"]),
+            token=TokenClaims(token["claims"], token["id"], datetime.fromtimestamp(token["expires"], UTC)),
+        )
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Session:
     """One challenge and what came of it. `client` is the caller's key in the tables (certificate or address)."""
 
@@ -52,7 +73,7 @@ class Session:
     nonce: str
     deadline: datetime
     attested: Attested | None = None
-    state: _State = field(default=_State.CHALLENGED, repr=False)
+    cell: Cell | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,100 +88,101 @@ class SessionLimits:
 class SessionTable:
     """All sessions that are alive. Thread-safe; every refusal is a `Refusal`."""
 
-    def __init__(self, limits: SessionLimits, clock: Callable[[], datetime]) -> None:
-        """An empty table."""
-        self._limits = limits
+    def __init__(
+        self, cells: Cells, limits: SessionLimits, handshakes: Handshakes, clock: Callable[[], datetime]
+    ) -> None:
+        """`handshakes` says how often a session may begin."""
+        self._cells = cells
+        self._room = Room(limits.most, limits.most_per_client)
+        self._life = limits.life
+        self._handshakes = handshakes
         self._clock = clock
-        self._mutex = threading.Lock()
-        self._sessions: dict[str, Session] = {}  # in the order of deadlines, because all lives are equal
-        self._per_client: Counter[str] = Counter()
-        self._tokens: dict[str, Attested] = {}  # in the order of expiry, for the same reason
 
     def begin(self, asked: AuthRequest, client: str) -> Session:
         """A new session with a new nonce."""
-        with self._mutex:
-            now = self._clock()
-            self._forget_expired(now)
-            if len(self._sessions) >= self._limits.most:
-                raise Refusal(Variant.TOO_MANY_REQUESTS, f"sessions: expected at most {self._limits.most} alive")
-            if self._per_client[client] >= self._limits.most_per_client:
-                limit = self._limits.most_per_client
-                raise Refusal(Variant.TOO_MANY_REQUESTS, f"sessions: expected at most {limit} alive for one client")
-            nonce = base64.b64encode(secrets.token_bytes(NONCE_BYTES)).decode("ascii")
-            session = Session(uuid.uuid4().hex, client, asked, nonce, now + self._limits.life)
-            self._sessions[session.id] = session
-            self._per_client[client] += 1
-            return session
+        now = self._clock()
+        nonce = base64.b64encode(secrets.token_bytes(NONCE_BYTES)).decode("ascii")
+        session = Session(uuid.uuid4().hex, client, asked, nonce, now + self._life)
+        value: dict[str, JsonValue] = {
+            "state": _CHALLENGED,
+            "asked": {"version": asked.version, "tee": asked.tee, "hermetic": asked.hermetic},
+            "nonce": nonce,
+            "deadline": session.deadline.timestamp(),
+        }
+        cell = Cell(SESSION, hidden(session.id), client, session.deadline.timestamp(), value)
+        try:
+            self._cells.add(cell, self._room, now.timestamp(), self._handshakes.budgets(client))
+        except NoRoomError as error:
+            raise Refusal(Variant.TOO_MANY_REQUESTS, str(error), error.wait_s) from error
+        return session
 
     def take(self, session_id: str | None, client: str) -> Session:
         """Steps 1 to 4 of /attest: the session, either attested already or with its nonce taken by this caller."""
-        with self._mutex:
-            session = self._alive(session_id, client)
-            if session.state is _State.VERIFYING:
-                raise Refusal(Variant.ATTESTATION, "session: expected one attempt at a time, got a second")
-            if session.state is _State.CHALLENGED:
-                session.state = _State.VERIFYING
+        session, cell = self._alive(session_id, client)
+        if cell.value["state"] == _ATTESTED:
             return session
+        taken = cell.changed({**cell.value, "state": _VERIFYING})
+        # Of two that read it as it was, whatever process they are in, one puts its own in the place of that.
+        if cell.value["state"] == _VERIFYING or not self._cells.put(taken):
+            raise Refusal(Variant.ATTESTATION, "session: expected one attempt at a time, got a second")
+        return Session(session.id, client, session.asked, session.nonce, session.deadline, cell=taken)
 
     def finish(self, session: Session, attested: Attested) -> None:
-        """The attempt succeeded."""
-        with self._mutex:
-            session.attested = attested
-            session.state = _State.ATTESTED
-            self._tokens[attested.token.id] = attested
-            while len(self._tokens) > self._limits.most:
-                self._tokens.pop(next(iter(self._tokens)))
+        """The attempt succeeded; raises `Refusal` where the session is gone meanwhile."""
+        cell = _taken(session)
+        value = {**cell.value, "state": _ATTESTED, "attested": attested.to_json()}
+        ends = max(cell.expires, attested.token.expires.timestamp())
+        if not self._cells.put(cell.changed(value, alias=hidden(attested.token.id), expires=ends)):
+            raise Refusal(Variant.ATTESTATION, "session: expected one that is alive, got an expired one")
 
     def burn(self, session: Session) -> None:
         """The attempt failed: the session and its nonce are gone."""
-        with self._mutex:
-            self._remove(session)
+        self._cells.remove(_taken(session))
 
     def attested(self, session_id: str | None, client: str) -> Attested:
         """What the session of this cookie established; refused as `TokenNotFound` unless it is attested."""
-        with self._mutex:
-            try:
-                session = self._alive(session_id, client)
-            except Refusal as refusal:
-                raise Refusal(Variant.TOKEN_NOT_FOUND, str(refusal)) from refusal
-            if session.attested is None:
-                raise Refusal(Variant.TOKEN_NOT_FOUND, "session: expected an attested one, got one that is not")
-            return session.attested
+        try:
+            session, _ = self._alive(session_id, client)
+        except Refusal as refusal:
+            raise Refusal(Variant.TOKEN_NOT_FOUND, str(refusal)) from refusal
+        if session.attested is None:
+            raise Refusal(Variant.TOKEN_NOT_FOUND, "session: expected an attested one, got one that is not")
+        return session.attested
 
     def of_token(self, token_id: str, client: str) -> Attested:
         """What the token with this id stands for."""
-        with self._mutex:
-            attested = self._tokens.get(token_id)
-            if attested is None or attested.client != client:
-                raise Refusal(Variant.TOKEN_VERIFIER, "token: expected one that this broker issued to this client")
-            return attested
+        cell = self._cells.read_alias(hidden(token_id), self._clock().timestamp())
+        if cell is None or cell.owner != client or cell.value["state"] != _ATTESTED:
+            raise Refusal(Variant.TOKEN_VERIFIER, "token: expected one that this broker issued to this client")
+        return Attested.of(cast(Mapping[str, Any], cell.value["attested"]))
 
-    def counts(self) -> Mapping[str, int]:
-        """How many sessions and tokens are held, for health and tests."""
-        with self._mutex:
-            return {"sessions": len(self._sessions), "tokens": len(self._tokens)}
-
-    def _alive(self, session_id: str | None, client: str) -> Session:
+    def _alive(self, session_id: str | None, client: str) -> tuple[Session, Cell]:
         if session_id is None:
             raise Refusal(Variant.ATTESTATION, "cookie not found")
-        session = self._sessions.get(session_id)
+        now = self._clock()
+        cell = self._cells.read(hidden(session_id), now.timestamp())
         # A stranger learns nothing about whose session it is, and cannot end it.
-        if session is None or session.client != client:
-            raise Refusal(Variant.ATTESTATION, "session: expected one that is alive, got an unknown one")
-        if self._clock() >= session.deadline:
-            self._remove(session)
+        if cell is None or cell.owner != client or cell.kind != SESSION:
+            raise Refusal(Variant.ATTESTATION, "session: expected one that is alive, got an unknown or expired one")
+        session = _session(session_id, cell)
+        if now >= session.deadline:
             raise Refusal(Variant.ATTESTATION, "session: expected one that is alive, got an expired one")
-        return session
+        return session, cell
 
-    def _remove(self, session: Session) -> None:
-        if self._sessions.pop(session.id, None) is None:
-            return
-        self._per_client[session.client] -= 1
-        if not self._per_client[session.client]:
-            del self._per_client[session.client]
 
-    def _forget_expired(self, now: datetime) -> None:
-        while self._sessions and (oldest := next(iter(self._sessions.values()))).deadline <= now:
-            self._remove(oldest)
-        while self._tokens and (first := next(iter(self._tokens.values()))).token.expires <= now:
-            del self._tokens[first.token.id]
+def hidden(name: str) -> str:
+    """How an id of a session or token stands where others may read: its SHA-256, hex."""
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def _session(session_id: str, cell: Cell) -> Session:
+    value = cast(Mapping[str, Any], cell.value)
+    attested = Attested.of(value["attested"]) if value["state"] == _ATTESTED else None
+    deadline = datetime.fromtimestamp(value["deadline"], UTC)
+    return Session(session_id, cell.owner, AuthRequest(**value["asked"]), value["nonce"], deadline, attested, cell)
+
+
+def _taken(session: Session) -> Cell:
+    if session.cell is None:
+        raise Refusal(Variant.INTERNAL, "session: expected one whose nonce was taken")
+    return session.cell

@@ -13,6 +13,8 @@ from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from hermetic.errors import ConfigurationError, LogError
 
@@ -190,6 +192,10 @@ class NoteSigner:
     def sign(self, text: bytes) -> bytes:
         """The Ed25519 signature of `text`, 64 bytes."""
         return self._key.sign(text)
+
+    def derive(self, label: bytes) -> bytes:
+        """32 bytes for another use, which nobody without this key can compute: HKDF-SHA256, info = `label`."""
+        return HKDF(SHA256(), 32, None, label).derive(self._key.private_bytes_raw())
 
     def verifier(self) -> NoteVerifier:
         """The public half."""

@@ -32,9 +32,9 @@ class Record:
     fields: Mapping[str, Any]
 
 
-def encode_record(record: Mapping[str, object], now: datetime) -> bytes:
+def encode_record(record: Mapping[str, object], now: datetime | None = None) -> bytes:
     """The canonical bytes of `record`; a record without `time` gets `now`. Raises `LogError` by name of the member."""
-    members = {"time": timestamp(now), **record}
+    members = record if now is None else {"time": timestamp(now), **record}
     _check_members(members)
     try:
         data = _canonical(members)

@@ -25,6 +25,7 @@
     │   ├── DeviceError                 the GPU does not answer, has no room, or memory on it cannot be wiped
     │   ├── LeaseRefusedError           a worker's lease is missing, forged, somebody else's, or over
     │   ├── LeaseEndedError             the model's lease was revoked, refused or has run out
+    │   ├── SharedStateError            the brokers' database is away, full or locked: try again
     │   ├── LogError                    the log cannot be written or does not verify
     │   ├── WorkerLostError             a worker process ended unasked
     │   │   └── WorkerStoppedError          it took more time or CPU than its model may, and was ended for that
@@ -150,6 +151,10 @@ class LeaseRefusedError(OperatorError):
 
 class LeaseEndedError(OperatorError):
     """The model's lease was revoked, was not renewed because the broker said no, or has run out."""
+
+
+class SharedStateError(OperatorError):
+    """The database that broker processes share does not answer, or refuses: nothing was released; try again."""
 
 
 class LogError(OperatorError):

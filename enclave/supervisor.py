@@ -5,15 +5,13 @@ per worker. A worker that breaks the protocol, or does not answer in time, is ki
 model's key: it carries a JWE.
 """
 
-import contextlib
+import math
 import os
-import signal
 import subprocess
 import threading
+import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from typing import Final, Literal, Self, TypeVar
 
 from hermetic import errors
@@ -24,7 +22,6 @@ from hermetic.enclave.isolation.limits import threads_of_worker
 from hermetic.enclave.isolation.own_uid import OwnUid
 from hermetic.enclave.isolation.profiles import PROFILES
 from hermetic.enclave.isolation.properties import PROPERTIES
-from hermetic.enclave.lease_timer import ENDED_AMID_WORK_STATUS, ENDED_STATUS
 from hermetic.enclave.messages import (
     PREPACK_LIMIT_DEFAULT,
     Attach,
@@ -46,7 +43,7 @@ from hermetic.enclave.messages import (
     decode_control,
 )
 from hermetic.enclave.pulse import Observation, Wrist
-from hermetic.enclave.zero_on_free import environment, program
+from hermetic.enclave.worker_process import describe_end, pin, spawn
 from hermetic.errors import BorderError, HermeticError, WorkerLostError, WorkerStoppedError
 
 __all__ = ["Observation", "Worker", "WorkerSettings", "data_channel", "pin", "shared_memory"]
@@ -57,6 +54,7 @@ START_TIMEOUT_S: Final = 60.0
 OPEN_TIMEOUT_S: Final = 120.0
 ATTACH_TIMEOUT_S: Final = 30.0
 UNLOAD_TIMEOUT_S: Final = 20.0
+LOOK_S: Final = 0.25  # between looks at the CPU time of a load
 KILL_TIMEOUT_S: Final = 10.0  # a killed process is gone as soon as the kernel has freed its memory
 
 _SURVIVED: Final = (Attached, LeaseTaken)
@@ -140,7 +138,7 @@ class Worker:
         ours, theirs = Channel.pair()
         uid = OwnUid(settings.uid)
         with theirs:
-            process = _spawner().submit(_spawn, theirs.fileno(), settings.cores).result()
+            process = spawn(theirs.fileno(), settings.cores)
         wrist = Wrist()
         group = cgroup.around(
             process.pid,
@@ -213,15 +211,17 @@ class Worker:
         lease: str = "",
         at_most_ms: int | None = None,
         timeout_s: float = OPEN_TIMEOUT_S,
+        cpu_s: float = math.inf,
     ) -> Opened:
         """Hand over the sealed file's descriptor (read-only; it stays the caller's), its key as a JWE, and its lease.
 
         Returns when the model has given its known answers. Raises `SealedModelError`, `ModelFormatError`,
         `KnownAnswerError`, `LeaseRefusedError`, `BorderError` (the JWE is not for this worker), `WorkerStoppedError`
-        (it took longer than `timeout_s`) or `WorkerLostError`; the worker is gone then.
+        (it took longer than `timeout_s`, or more than `cpu_s` seconds of CPU over all threads, as the kernel counts
+        them) or `WorkerLostError`; the worker is gone then.
         """
         request = OpenModel(jwe=jwe, manifest_digest=manifest_digest.hex(), lease=lease, at_most_ms=at_most_ms)
-        self._opened = self._ask(request, (sealed,), Opened, timeout_s, late=WorkerStoppedError)
+        self._opened = self._ask(request, (sealed,), Opened, timeout_s, late=WorkerStoppedError, cpu_s=cpu_s)
         return self._opened
 
     def attach(
@@ -283,7 +283,7 @@ class Worker:
     def reap(self) -> str:
         """Return how a worker that has ended came to its end, and free what is left of it."""
         self._bury(KILL_TIMEOUT_S)
-        return _describe_end(self._process.returncode)
+        return describe_end(self._process.returncode)
 
     def _ask(
         self,
@@ -293,10 +293,12 @@ class Worker:
         timeout_s: float,
         *,
         late: type[WorkerLostError] = WorkerLostError,
+        cpu_s: float = math.inf,
     ) -> _Answer:
-        """Send a frame and return its answer, or raise what the worker says; `late` where it says nothing in time.
+        """Send a frame and return its answer, or raise what the worker says.
 
-        A worker that fails here is ended, and not buried: whoever owns it may still wait on `pidfd`.
+        `late` where it says nothing in time, `WorkerStoppedError` where it takes more than `cpu_s` of CPU for it. A
+        worker that fails here is ended, and not buried: whoever owns it may still wait on `pidfd`.
         """
         if not self._lock.acquire(timeout=timeout_s):
             self._end_and_wait()
@@ -306,12 +308,15 @@ class Worker:
             if self._control.has_frame():
                 raise BorderError("worker: wanted nothing unasked, got a frame")
             self._control.send(request.encode(), descriptors)
-            answer = self._receive(wanted)
+            answer = self._receive(wanted) if cpu_s == math.inf else self._receive_within(wanted, timeout_s, cpu_s)
         except TimeoutError:
             self._end_and_wait()
             raise late(f"worker {self.pid}: wanted {wanted.__name__} within {timeout_s:g} s, got nothing") from None
+        except WorkerStoppedError:
+            self._end_and_wait()
+            raise
         except (BorderError, OSError) as error:
-            end = _describe_end(self._end_and_wait())
+            end = describe_end(self._end_and_wait())
             raise WorkerLostError(f"worker {self.pid}: wanted {wanted.__name__}, got: {error}; it {end}") from None
         finally:
             self._lock.release()
@@ -320,6 +325,31 @@ class Worker:
                 self._bury(KILL_TIMEOUT_S)
             raise _REPORTED.get(answer.error, WorkerLostError)(answer.text)
         return answer
+
+    def _receive_within(self, wanted: type[_Answer], timeout_s: float, cpu_s: float) -> "_Answer | Failed":
+        """Receive, and look meanwhile at the CPU time; `TimeoutError` and `WorkerStoppedError` where it is too much."""
+        begun, end = self._cpu_s(), time.monotonic() + timeout_s
+        while True:
+            left = end - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self._control.settimeout(min(left, LOOK_S))
+            try:
+                return self._receive(wanted)
+            except TimeoutError:
+                used = self._cpu_s() - begun
+            if used > cpu_s:
+                raise WorkerStoppedError(
+                    f"worker {self.pid}: load_cpu_s: wanted at most {cpu_s:g} CPU seconds for the load, got {used:.3g}",
+                    limit="load_cpu_s",
+                )
+
+    def _cpu_s(self) -> float:
+        """Return the CPU seconds of all its threads so far; none of one that is gone, which its channel will say."""
+        try:
+            return self._wrist.observe(self.pid).cpu_s
+        except ProcessLookupError:
+            return 0.0
 
     def _receive(self, wanted: type[_Answer]) -> "_Answer | Failed":
         frame, descriptors = self._control.receive()
@@ -355,55 +385,3 @@ class Worker:
                     self._group.remove()
                 self._wrist.close()
                 os.close(self.pidfd)
-
-
-_LEASE_ENDS: Final = {
-    ENDED_STATUS: "its lease was over, and it has wiped itself",
-    ENDED_AMID_WORK_STATUS: "its lease was over amid a batch: it has overwritten the model",
-}
-
-
-@cache
-def _spawner() -> ThreadPoolExecutor:
-    """The thread that starts every worker: PR_SET_PDEATHSIG kills a process when the thread that started it ends."""
-    return ThreadPoolExecutor(1, thread_name_prefix="spawner")
-
-
-def _spawn(control: int, cores: tuple[int, ...]) -> subprocess.Popen[bytes]:
-    command = [*program("hermetic.enclave.worker"), str(control), str(os.getpid())]
-    process = subprocess.Popen(
-        command,
-        env=environment(),
-        pass_fds=(control,),
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,  # a terminal's Ctrl-C is for the supervisor, which then unloads
-    )
-    pin(process.pid, cores)
-    return process
-
-
-def pin(pid: int, cores: tuple[int, ...]) -> None:
-    """Confine a process that has just been started, while it has one thread, to these cores (none: leave it)."""
-    if cores:
-        with contextlib.suppress(ProcessLookupError):  # it has ended, and will be missed
-            os.sched_setaffinity(pid, cores)
-
-
-def _describe_end(status: int) -> str:
-    if status in _LEASE_ENDS:
-        return f"ended: {_LEASE_ENDS[status]}"
-    if status >= 0:
-        return f"ended with status {status}"
-    try:
-        name = signal.Signals(-status).name
-    except ValueError:  # a real-time signal has no name
-        name = f"signal {-status}"
-    reasons = {
-        "SIGSYS": "it made a system call that its filter forbids",
-        "SIGKILL": "killed by us, by the kernel for memory, or with its parent",
-        "SIGALRM": "its lease was over, and it could not wipe itself",
-        "SIGXFSZ": "it wrote more than it may",
-    }
-    return f"was killed by {name}" + (f": {reasons[name]}" if name in reasons else "")

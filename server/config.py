@@ -181,9 +181,10 @@ class ModelSettings(Section):
     shared memory for each front end and instance. `spinning`, and `cores` for all of its workers, go before `[cpu]`.
     `version_policy` of the highest version counts for all versions.
 
-    A worker that takes longer than `load_timeout_s`, than `batch_timeout_s` over a batch, or more CPU seconds than
-    `batch_cpu_s` ("auto": its threads times `batch_timeout_s`) over one or than `idle_cpu_s` over none, is ended; a
-    version for which that has happened `stops_allowed` times and once more is out of service (watchdog.py).
+    A worker that takes longer than `load_timeout_s` or more CPU seconds than `load_cpu_s` over its load, longer than
+    `batch_timeout_s` or more CPU seconds than `batch_cpu_s` over a batch ("auto": its threads times the former), or
+    more CPU seconds than `idle_cpu_s` over none, is ended; a version for which that has happened `stops_allowed` times
+    and once more is out of service (watchdog.py).
     """
 
     instances: Annotated[int, Field(ge=1, le=INSTANCES_LIMIT)] | None = None
@@ -198,6 +199,7 @@ class ModelSettings(Section):
     variable_tensor_bytes: PositiveInt = 4 * MIB
     memory_limit_bytes: PositiveInt = 8 * GIB
     load_timeout_s: PositiveInt = 120
+    load_cpu_s: Literal["auto"] | Seconds = "auto"
     batch_timeout_s: Seconds = 60
     batch_cpu_s: Literal["auto"] | Seconds = "auto"
     idle_cpu_s: Seconds = 10

@@ -22,6 +22,7 @@ from hermetic.server.attesting import Applicant, Attesting, Release
 from hermetic.server.config import Isolation, ModelSettings
 from hermetic.server.cpu_plan import Place
 from hermetic.server.generation import SealedFile
+from hermetic.server.watchdog import load_cpu_s
 
 CHECKPOINT_LIMIT: Final = 4096  # characters of a broker's checkpoint that a record keeps
 _MS: Final = 1000.0
@@ -149,6 +150,7 @@ class Loader:
                     lease=release.lease,
                     at_most_ms=self.leasing.at_most_ms,
                     timeout_s=settings.load_timeout_s,
+                    cpu_s=load_cpu_s(settings, place.threads),
                 )
             finally:
                 os.close(sealed)

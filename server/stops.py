@@ -48,7 +48,7 @@ class Stops:
         """Take note of a load that failed; returns the error that counts: another one where the version is out now."""
         if not isinstance(error, WorkerStoppedError):
             return error
-        self._note(generation, instance, "load_timeout_s", str(error))
+        self._note(generation, instance, error.limit, str(error))
         why = self.why_out(generation.file)
         return error if why is None else NotReadyError(f"{why}; the last: {error}")
 

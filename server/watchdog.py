@@ -10,6 +10,7 @@ its front ends wait in vain until their patience ends (`answer_within_s`, links.
     between turns, CPU         more than `idle_cpu_s` while the pulse did not change: something was left running
     over a minute, CPU         more than the runtime's threads and one core more could have used
 
+A load has bounds of its own, by the clock and in CPU time: whoever waits for it looks (enclave/supervisor.py).
 Time in which nobody looked (a stopped supervisor, a paused machine) does not count. `Watch` is pure; `Watchdog` looks.
 """
 
@@ -22,14 +23,14 @@ from hermetic.enclave.supervisor import Observation
 from hermetic.server.config import ModelSettings
 from hermetic.server.event_loop import EventLoop
 
-__all__ = ["LOOK_S", "Bounds", "Limit", "Overrun", "Watch", "Watchdog", "bounds_of"]
+__all__ = ["LOOK_S", "Bounds", "Limit", "Overrun", "Watch", "Watchdog", "bounds_of", "load_cpu_s"]
 
 LOOK_S: Final = 0.25  # seconds between looks: how late a worker may be ended
 LOOKS_COUNTED: Final = 2  # of the time since the last look, as much as so many looks are apart counts
 SHARE_WINDOW_S: Final = 60.0  # seconds over which the cores in use are averaged
 SPARE_CORES: Final = 1  # beside one for each of the runtime's threads: the interpreter's own work
 
-Limit = Literal["load_timeout_s", "batch_timeout_s", "batch_cpu_s", "idle_cpu_s", "threads"]
+Limit = Literal["load_timeout_s", "load_cpu_s", "batch_timeout_s", "batch_cpu_s", "idle_cpu_s", "threads"]
 """What was exceeded: the setting of that name (`threads`: the cores that they can use)."""
 
 
@@ -53,12 +54,18 @@ class Overrun(NamedTuple):
         """Return it as a clause."""
         what = {
             "load_timeout_s": "s for the load",
+            "load_cpu_s": "CPU seconds for the load",
             "batch_timeout_s": "s for a batch",
             "batch_cpu_s": "CPU seconds for a batch",
             "idle_cpu_s": "CPU seconds without a batch",
             "threads": "cores over a minute",
         }[self.limit]
         return f"{self.limit}: wanted at most {self.wanted:g} {what}, got {self.got:.3g}"
+
+
+def load_cpu_s(settings: ModelSettings, threads: int) -> float:
+    """Return how many CPU seconds a load may take in a worker whose runtime has so many threads."""
+    return float(settings.load_timeout_s * threads if settings.load_cpu_s == "auto" else settings.load_cpu_s)
 
 
 def bounds_of(settings: ModelSettings, threads: int) -> Bounds:

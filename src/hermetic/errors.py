@@ -46,6 +46,7 @@ Nothing here knows gRPC, HTTP or exit codes: server/status.py, attestation/broke
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 
 class HermeticError(Exception):
@@ -171,7 +172,14 @@ class WorkerLostError(OperatorError):
 
 
 class WorkerStoppedError(WorkerLostError):
-    """A worker was ended by us: a batch or the load took more time or CPU than the model may; the text says which."""
+    """A worker was ended by us: a batch or the load took more time or CPU than the model may; the text says which.
+
+    `limit`: the name of the setting, where it was the load.
+    """
+
+    def __init__(self, text: str = "", *, limit: Literal["load_timeout_s", "load_cpu_s"] = "load_timeout_s") -> None:
+        super().__init__(text)
+        self.limit: Literal["load_timeout_s", "load_cpu_s"] = limit
 
 
 class MeasurementError(OperatorError):

@@ -156,6 +156,15 @@ def test_loads_that_take_too_long_count_as_well(keeping: Keeping) -> None:
     assert [(one.limit, one.count) for one in keeping.keeper.stops.stopped()] == [("load_timeout_s", 2)]
 
 
+def test_loads_that_take_too_much_cpu_are_counted_by_that_limit(keeping: Keeping) -> None:
+    busy = WorkerStoppedError("load_cpu_s: wanted at most 7 CPU seconds for the load, got 8", limit="load_cpu_s")
+    keeping.loader.errors += [busy, busy]
+    for _ in range(2):
+        load(keeping, file_of())
+    assert [(one.limit, one.count) for one in keeping.keeper.stops.stopped()] == [("load_cpu_s", 2)]
+    assert {record["limit"] for record in keeping.recorded("worker.stopped")} == {"load_cpu_s"}
+
+
 def test_a_restart_that_takes_too_long_takes_the_others_out_too(keeping: Keeping) -> None:
     front_end = keeping.front_end(1)
     slot, _ = load(keeping, file_of(instances=2))

@@ -7,7 +7,17 @@ import pytest
 from hermetic.enclave.pulse import Observation
 from hermetic.server.config import ModelSettings
 from hermetic.server.event_loop import EventLoop
-from hermetic.server.watchdog import LOOK_S, LOOKS_COUNTED, SHARE_WINDOW_S, Bounds, Overrun, Watch, Watchdog, bounds_of
+from hermetic.server.watchdog import (
+    LOOK_S,
+    LOOKS_COUNTED,
+    SHARE_WINDOW_S,
+    Bounds,
+    Overrun,
+    Watch,
+    Watchdog,
+    bounds_of,
+    load_cpu_s,
+)
 
 BOUNDS = Bounds(batch_s=10, batch_cpu_s=15, idle_cpu_s=5, threads=2)
 IDLE, BUSY = 0, 1
@@ -72,9 +82,11 @@ def test_time_in_which_nobody_looked_does_not_count() -> None:
 def test_auto_is_what_the_threads_can_use() -> None:
     assert bounds_of(ModelSettings(), 4) == Bounds(60, 240, 10, 4)
     assert bounds_of(ModelSettings(batch_cpu_s=7), 4).batch_cpu_s == 7
+    assert load_cpu_s(ModelSettings(), 4) == 480
+    assert load_cpu_s(ModelSettings(load_cpu_s=7), 4) == 7
 
 
-@pytest.mark.parametrize("key", ["batch_timeout_s", "batch_cpu_s", "idle_cpu_s"])
+@pytest.mark.parametrize("key", ["load_cpu_s", "batch_timeout_s", "batch_cpu_s", "idle_cpu_s"])
 @pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan")])
 def test_there_is_no_way_to_be_without_a_watchdog(key: str, value: float) -> None:
     with pytest.raises(ValueError, match=key):

@@ -7,15 +7,16 @@ wipes them when they are freed.
 
 from typing import Final
 
-_ZEROS: Final = memoryview(bytes(1 << 20))
+from hermetic.enclave.zero_on_free import wipe as fill_with_zeros
+
+_ZEROS: Final = memoryview(bytes(16 << 10))
+"""Up to here a slice of zeros is quicker (0.4 us for 2 kB) than a call into the C library, which reads none."""
 
 
 def wipe(memory: memoryview) -> None:
-    """Overwrite writable `memory` with zeros. By slices of a zero buffer: 0.4 us for 2 kB, quicker than ctypes."""
+    """Overwrite writable `memory` with zeros."""
     length = len(memory)
     if length <= len(_ZEROS):
         memory[:] = _ZEROS[:length]
-        return
-    for start in range(0, length, len(_ZEROS)):
-        part = memory[start : start + len(_ZEROS)]
-        part[:] = _ZEROS[: len(part)]
+    else:
+        fill_with_zeros(memory)

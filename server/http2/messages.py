@@ -2,39 +2,34 @@
 
 A message is five octets, whether it is compressed and how long it is, and itself (gRPC's "Length-Prefixed-Message").
 Most lie whole in one frame and never come here (connection.py). What does come here is held as it is until somebody
-wants a message; only then a buffer of its own is made, which grows with it.
+wants a message and there is room for it; only then it gets memory of its size, and every piece of it is copied once.
 """
 
 from typing import Final
 
 from hermetic.enclave.zero_on_free import wipe
 from hermetic.errors import HermeticError, InvalidRequestError, OverloadedError
+from hermetic.server.http2.unfilled import Unfilled
 
 PREFIX_BYTES: Final = 5
-FIRST_BYTES: Final = 256 * 1024  # of a message's buffer, where it is as large
-GROWTH: Final = 4  # times as large is the next one
 
 
 class Incoming:
     """What has come of one stream and was not taken. `largest` bounds a message, in bytes."""
 
-    __slots__ = ("_filled", "_held", "_largest", "_message", "_packed", "_size")
+    __slots__ = ("_held", "_largest", "_message", "_packed")
 
     def __init__(self, largest: int) -> None:
         self._largest = largest
         self._held = bytearray()
-        self._message: bytearray | None = None  # once there is room for it
-        self._size = 0  # of that message, in bytes
-        self._filled = 0
+        self._message: Unfilled | None = None  # once there is room for it
         self._packed = False
 
     def put(self, data: memoryview) -> None:
         """Take what has come; it is copied."""
-        message = self._message
-        if message is not None:
-            size = min(len(data), self._size - self._filled)
-            self._put_into(message, data[:size])
-            data = data[size:]
+        if self._message is not None:
+            taken = self._message.put(data)  # not within the slice: mypyc evaluates its bounds twice
+            data = data[taken:]
         if data:
             self._held += data
 
@@ -44,7 +39,7 @@ class Incoming:
         `OverloadedError` where it is too large, `InvalidRequestError` where its prefix is none.
         """
         if self._message is not None:
-            return self._size
+            return self._message.size
         if len(self._held) < PREFIX_BYTES:
             return -1
         size = int.from_bytes(self._held[1:PREFIX_BYTES], "big")
@@ -57,18 +52,13 @@ class Incoming:
     def take(self) -> tuple[bool, bytes] | None:
         """Return the message that was announced, and whether it is compressed; None where it is not whole.
 
-        There must be room for it: what is there of it moves to a buffer of its size.
+        There must be room for it: what is there of it moves to memory of its size.
         """
-        if self._message is None:
-            self._begin()
-        message = self._message
-        if message is None or self._filled < self._size:
+        message = self._message or self._begin()
+        if message.filled < message.size:
             return None
-        whole = bytes(message)
-        wipe(message)
         self._message = None
-        self._filled = 0
-        return self._packed, whole
+        return self._packed, message.take()
 
     @property
     def begun(self) -> bool:
@@ -77,36 +67,26 @@ class Incoming:
 
     def lacks(self, size: int) -> int:
         """Return how many bytes have not come of the next message, which was announced with `size`."""
-        return size - (len(self._held) - PREFIX_BYTES if self._message is None else self._filled)
+        return size - (len(self._held) - PREFIX_BYTES if self._message is None else self._message.filled)
 
     def forget(self) -> None:
         """Overwrite what is held."""
         wipe(self._held)
         if self._message is not None:
-            wipe(memoryview(self._message)[: self._filled])  # the rest was never touched, and may be much
+            self._message.forget()
         self._held.clear()
         self._message = None
 
-    def _put_into(self, message: bytearray, data: memoryview) -> None:
-        """Take what has come of a message. Its buffer grows with it: making one of 64 MiB takes a tenth of a second."""
-        end = self._filled + len(data)
-        if end > len(message):
-            room = min(self._size, max(end, FIRST_BYTES, GROWTH * len(message)))
-            message.extend(bytes(room - len(message)))
-        message[self._filled : end] = data
-        self._filled = end
-
-    def _begin(self) -> None:
-        """Make the message's buffer, and move what has come of it."""
+    def _begin(self) -> Unfilled:
+        """Make the message's memory, and move what has come of it."""
         held = self._held
-        size = int.from_bytes(held[1:PREFIX_BYTES], "big")
-        here = min(size, len(held) - PREFIX_BYTES)
         self._packed = bool(held[0])
-        self._message, self._filled, self._size = bytearray(), 0, size
+        self._message = message = Unfilled(int.from_bytes(held[1:PREFIX_BYTES], "big"))
         with memoryview(held) as view:
-            self._put_into(self._message, view[PREFIX_BYTES : PREFIX_BYTES + here])
-        self._held = held[PREFIX_BYTES + here :]
+            end = PREFIX_BYTES + message.put(view[PREFIX_BYTES:])
+        self._held = held[end:]
         wipe(held)
+        return message
 
 
 def prefix_fault(flag: int, size: int, largest: int) -> HermeticError | None:

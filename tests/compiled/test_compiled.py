@@ -109,3 +109,28 @@ def test_no_class_of_the_product_inherits_from_a_compiled_one_that_does_not_let_
             if of in NAMES and module not in NAMES and not lets:
                 found.append(f"{module}.{name} of {of}.{base}")
     assert found == []
+
+
+PURE = {"len", "min", "max"}
+
+
+def calls_within_slices(source: str) -> list[str]:
+    """Calls in the bounds of slices of which nobody knows that a second one changes nothing."""
+    bounds = [
+        bound
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Slice)
+        for bound in (node.lower, node.upper, node.step)
+        if bound is not None
+    ]
+    calls = [node for bound in bounds for node in ast.walk(bound) if isinstance(node, ast.Call | ast.NamedExpr)]
+    return [ast.unparse(call) for call in calls if not (isinstance(call, ast.Call) and ast.unparse(call.func) in PURE)]
+
+
+def test_no_compiled_module_has_a_call_with_an_effect_within_a_slice() -> None:
+    """Mypyc evaluates such bounds twice."""
+    assert calls_within_slices("data[took(data):]") == ["took(data)"]
+    assert calls_within_slices("data[: min(len(data), 3)]") == []
+    for name in NAMES:
+        file = compiled.PACKAGE.joinpath(*name.split(".")[1:]).with_suffix(".py")
+        assert calls_within_slices(file.read_text("utf-8")) == [], name

@@ -53,11 +53,7 @@ static ul decrypt(ul session, void *in, ul in_length, void *out, ul *out_length)
   if (ordered("unplugged")) return DEVICE_REMOVED;
   if (ordered("wrong-pin")) return DEVICE_REMOVED;
   if (ordered("broken")) return DEVICE_ERROR;
-  if (ordered("hang")) {
-    close(open(ORDERS ".waiting", O_CREAT | O_WRONLY, 0600));
-    while (ordered("hang")) usleep(2000);
-    unlink(ORDERS ".waiting");
-  }
+  while (ordered("hang")) usleep(2000);
   return theirs->call[DECRYPT](session, in, in_length, out, out_length);
 }
 

@@ -10,7 +10,7 @@ from tests.attestation.broker.stores import softhsm
 from tests.attestation.broker.stores.bao import Bao
 from tests.attestation.broker.stores.softhsm import BrittleToken, SoftHsm
 
-TOKENS = ("hermetic", "twins", "bad keys", "wrong pin", "brittle", "wrong slot")
+TOKENS = ("hermetic", "twins", "twins", "bad keys", "wrong pin", "brittle")
 
 
 @pytest.fixture(scope="session")

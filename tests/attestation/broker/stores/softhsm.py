@@ -168,6 +168,6 @@ class BrittleToken:
         draft.write_text(what)
         draft.rename(self._orders)
 
-    def waits(self) -> bool:
-        """Whether a call hangs in it now."""
-        return self._orders.with_name("orders.waiting").exists()
+    def logins(self) -> int:
+        """How often it has refused the PIN."""
+        return len(self._orders.with_name("orders.logins").read_text())

@@ -10,10 +10,11 @@ from datetime import datetime
 from typing import Final
 
 from hermetic.attestation import verifiers
+from hermetic.attestation.checks import FAIL, Check, Checks
 from hermetic.attestation.claims import Claims
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.roots import TrustRoots
-from hermetic.errors import FailedCheck, VerificationError
+from hermetic.errors import VerificationError
 
 DEVICES: Final = ("nvidia",)
 """The kinds of devices. No device speaks for a machine, and no machine for a device: a TPM's quote that travels as a
@@ -36,43 +37,36 @@ def verify(
 
     Both come with the digest (48 bytes) that they must be over. Raises `VerificationError` with every failed check.
     """
+    checks = Checks()
+    claims: list[Claims] = []
     evidence, digest = primary
     beside, device_digest = devices
-    claims: list[Claims] = []
-    failures: list[FailedCheck] = []
-    with _collected(failures):
-        if tee in DEVICES:
-            raise VerificationError([FailedCheck("composite.kinds", "a machine's kind as the primary", repr(tee))])
-        claims.append(verifiers.verify(tee, evidence, digest, trust, time))
+    checks.demand("composite.kinds", tee not in DEVICES, "a machine's kind as the primary", tee)
+    if not checks.failed:
+        with _collected(checks):
+            claims.append(verifiers.verify(tee, evidence, digest, trust, time))
     if beside:
-        failures += _not_bound(failures)
+        is_bound = not any(check.name in _BINDING for check in checks.failed)
+        checks.require("composite.bound", is_bound, _VOUCHING, "primary evidence over something else")
+    believed = [name for name in DEVICES if name != "nvidia" or trust.nvgpu.device_roots]
+    wanted = f"devices out of: {', '.join(believed) or 'none, for there are no roots of any'}"
     for kind, one in sorted(beside.items()):
-        with _collected(failures):
-            _demand_device(kind, trust)
-            claims.append(verifiers.verify(kind, one, device_digest, trust, time))
-    if failures:
-        raise VerificationError(failures)
+        checks.demand("composite.kinds", kind in believed, wanted, kind)
+        if kind in believed:
+            with _collected(checks):
+                claims.append(verifiers.verify(kind, one, device_digest, trust, time))
+    checks.raise_failures(VerificationError)
     return tuple(claims)
 
 
+_VOUCHING: Final = "primary evidence over this very text of additional_evidence, this challenge and this key"
+
+
 @contextlib.contextmanager
-def _collected(failures: list[FailedCheck]) -> Iterator[None]:
+def _collected(checks: Checks) -> Iterator[None]:
+    """Inside, failures of a piece are recorded, and the next piece is looked at."""
     try:
         yield
     except VerificationError as error:
-        failures += error.failures
-
-
-def _demand_device(kind: str, trust: TrustRoots) -> None:
-    believed = [name for name in DEVICES if name != "nvidia" or trust.nvgpu.device_roots]
-    if kind not in believed:
-        wanted = f"devices out of: {', '.join(believed) or 'none, for there are no roots of any'}"
-        raise VerificationError([FailedCheck("composite.kinds", wanted, repr(kind))])
-
-
-def _not_bound(failures: list[FailedCheck]) -> list[FailedCheck]:
-    """Say by name that a primary does not vouch for the devices beside it."""
-    if not any(check.name in _BINDING for check in failures):
-        return []
-    wanted = "primary evidence over this very text of additional_evidence, this challenge and this key"
-    return [FailedCheck("composite.bound", wanted, "primary evidence over something else")]
+        for one in error.failures:
+            checks.record(Check(one.name, FAIL, one.wanted, one.got))

@@ -8,7 +8,7 @@ from tests.conformance.build import Book, b64
 
 PAGE = "claims"
 TPM, DCAP, NVGPU, DEVICE, SNP, SAMPLE, OURS = (
-    range(1, 16), range(16, 27), range(27, 32), range(32, 39), range(39, 55), range(55, 56), range(56, 65),
+    range(1, 16), range(16, 27), range(27, 32), range(32, 39), range(39, 55), range(55, 56), range(56, 66),
 )  # fmt: skip
 """Numbers of the rows of each table."""
 
@@ -90,7 +90,7 @@ def _ours(book: Book) -> None:
     full = json.loads(corpus.data("../claims/accepted-full.json"))["hermetic"]
     base = {"$json": {"file": "../claims/accepted-full.json", "decode": ["/hermetic"]}}
     rows = [f"CLM-{number}" for number in OURS]
-    profile, purpose, manifest, waivers, publishers, policies, head, zeroing, by = rows
+    profile, purpose, manifest, waivers, publishers, policies, head, zeroing, by, lease = rows
     book.case(
         PAGE,
         "ours",
@@ -111,11 +111,14 @@ def _ours(book: Book) -> None:
     book.case(
         PAGE,
         "ours-least",
-        f"{purpose} {waivers} {zeroing} {by}",
+        f"{purpose} {waivers} {zeroing} {by} {lease}",
         "runtime-data",
         claims={"profile": "production"},
-        says={"/purpose": "model", "/waivers": None, "/zeroing": None, "/zeroing-by": None},
+        says={"/purpose": "model", "/waivers": None, "/zeroing": None, "/zeroing-by": None, "/lease-key": None},
     )
+    thumbprint = "5e" * 32
+    told = {**base, "edits": [{"pointer": "/lease-key", "set": thumbprint}]}
+    book.case(PAGE, "ours-with-a-lease-key", lease, "runtime-data", claims=told, says={"/lease-key": thumbprint})
     for name, statement, edit in (
         ("no-profile", profile, {"pointer": "/profile", "remove": True}), ("another-profile", profile, {"pointer": "/profile", "set": "test"}),
         ("another-purpose", purpose, {"pointer": "/purpose", "set": "other"}), ("short-digest", manifest, {"pointer": "/manifest-digest", "set": "ab"}),
@@ -123,5 +126,8 @@ def _ours(book: Book) -> None:
         ("waiver-with-a-space", waivers, {"pointer": "/waivers", "set": ["no network"]}), ("publishers-short", publishers, {"pointer": "/trusted-publishers", "set": "ab"}),
         ("policies-as-text", policies, {"pointer": "/policies", "set": "one"}), ("log-head-as-number", head, {"pointer": "/log-head", "set": 7}),
         ("another-zeroing", zeroing, {"pointer": "/zeroing", "set": "sometimes"}), ("another-zeroing-by", by, {"pointer": "/zeroing-by", "set": "hope"}),
+        ("lease-key-in-base64", lease, {"pointer": "/lease-key", "set": "4Qk8L3VJ1nVmX0oH0eQm0mWmU0o0b4J3sV5Jw0mO8cE"}),
+        ("lease-key-short", lease, {"pointer": "/lease-key", "set": "ab" * 20}),
+        ("lease-key-in-capitals", lease, {"pointer": "/lease-key", "set": "AB" * 32}),
     ):  # fmt: skip
         book.case(PAGE, f"ours-{name}", statement, "runtime-data", ["malformed"], claims={**base, "edits": [edit]})

@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.conformance import (
     claims,
+    composite,
     corpus,
     enrolment,
     evidence,
@@ -21,7 +22,7 @@ from tests.conformance import (
 )
 from tests.conformance.build import Book
 
-PAGES = (evidence, snp, tdx, tdx_made, nvgpu, nvgpu_made, logs, enrolment, claims, policy)
+PAGES = (evidence, snp, tdx, tdx_made, nvgpu, nvgpu_made, composite, logs, enrolment, claims, policy)
 
 
 def made(pages: Sequence[Any] = PAGES) -> Book:

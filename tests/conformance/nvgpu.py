@@ -23,6 +23,7 @@ def cases(book: Book) -> None:
     book.trust("nvidia", nvgpu={"device_roots": [DEVICE_ROOT], "rim_roots": [RIM_ROOT]})
     book.trust("none")
     _recorded(book)
+    _stored(book)
 
 
 def _device(report: Any, chain: str, arch: str = "HOPPER") -> dict[str, Any]:
@@ -31,6 +32,26 @@ def _device(report: Any, chain: str, arch: str = "HOPPER") -> dict[str, Any]:
 
 def _hex(name: str, *edits: Any) -> dict[str, Any]:
     return {"file": f"../nvgpu/{name}.report.hex", "decode": ["hex"], **({"edits": list(edits)} if edits else {})}
+
+
+def _stored(book: Book) -> None:
+    """Evidence whose challenge nobody knows: there is no `report_data`."""
+    gpus, switches = "../nvgpu/multi_gpu_hopper.json", "../nvgpu/multi_switch_ls10.json"
+    first, other = ({"$json": {"file": file, "decode": ["/0"]}} for file in (gpus, switches))
+    bare = {**other, "edits": [{"pointer": "/nonce"}]}
+    wrong = [{"pointer": "/0/nonce", "set": "00" * 32}]
+    apart = ["nvgpu.topology.gpu.0", "nvgpu.topology.switch.0"]
+    for name, statements, evidence, refusals, says in (
+        ("stored-gpus", "GPU-68 GPU-69 GPU-70", {"$json": gpus}, None, {"/nvgpu/devices/3/arch": "HOPPER"}),
+        ("stored-device-four-times", "GPU-71", {"$json": switches}, None,
+         {"/nvgpu/not_evaluated/29": "nvgpu.distinct", "/nvgpu/not_evaluated/30": "nvgpu.distinct_keys"}),
+        ("stored-with-two-nonces", "GPU-69", [first, other], ["nvgpu.one_nonce", *apart], None),
+        ("stored-with-the-nonce-of-the-first", "GPU-68 GPU-69", [first, bare],
+         ["nvgpu.1.report.nonce", "nvgpu.one_nonce", *apart], None),
+        ("stored-with-another-nonce-stated", "GPU-68", {"$json": gpus, "edits": wrong}, ["nvgpu.0.report.nonce"], None),
+    ):  # fmt: skip
+        more = {} if says is None else {"says": {"/nvgpu/not_evaluated/0": "nvgpu.nonce_length", **says}}
+        book.case(PAGE, name, statements, "nvidia", refusals, evidence=evidence, trust="nvidia", time=THEN, **more)
 
 
 def _recorded(book: Book) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from functools import cache
+from functools import cache, reduce
 from typing import Any, NamedTuple
 
 from cryptography import x509
@@ -14,12 +14,14 @@ from hermetic.attestation.abi.dcap_collateral import parse_files
 from hermetic.attestation.abi.event_log import EventLog
 from hermetic.attestation.abi.snp import Generation
 from hermetic.attestation.abi.snp_json import Certificates
+from hermetic.attestation.broker.jwe import tee_key
+from hermetic.attestation.broker.protocol import Attestation
 from hermetic.attestation.checks import Checks
 from hermetic.attestation.claims import Claims, HermeticClaims
 from hermetic.attestation.evidence import device_report_data, fit_to, report_data
 from hermetic.attestation.policy import AppraisalPolicy
 from hermetic.attestation.roots import AmdAuthorities, DcapTrust, NvGpuTrust, SnpTrust, TpmTrust, TrustRoots
-from hermetic.attestation.verifiers import snp
+from hermetic.attestation.verifiers import composite, nvgpu, snp
 from hermetic.attestation.verifiers.snp_claims import snp_claims
 from hermetic.errors import AppraisalError, ConfigurationError, EvidenceError, InvalidRequestError, VerificationError
 from tests.conformance import corpus
@@ -74,8 +76,14 @@ def _claims(claims: Claims) -> Mapping[str, Any]:
 
 def _evidence(case: Mapping[str, Any]) -> Mapping[str, Any]:
     evidence, kind = corpus.value(case["evidence"]), case["judge"]
+    if "report_data" not in case:
+        return _claims(WITHOUT_CHALLENGE[kind](Checks(), evidence, None, trust(case["trust"]), _time(case)))
     wanted = bytes.fromhex(case["report_data"])
     return _claims(verifiers.VERIFIERS[kind](evidence, wanted, trust(case["trust"]), _time(case)))
+
+
+WITHOUT_CHALLENGE = {"nvidia": nvgpu.judge}
+"""Kinds of which stored evidence is judged in another way than an answer to a challenge."""
 
 
 def _snp(case: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -134,6 +142,17 @@ def _policy(case: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"passed": list(checks.passed), "not_evaluated": list(checks.not_evaluated)}
 
 
+def _composite(case: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A machine and its devices, over the digests of a key broker's challenge."""
+    given, text = case["given"], corpus.data(case["additional"]).decode()
+    key = tee_key(given["tee-pubkey"])
+    sent = Attestation("0.4.0", given["nonce"], key, corpus.value(case["evidence"]), text, given.get("hermetic"))
+    primary, devices = (sent.primary, sent.primary_digest()), (sent.devices(), sent.device_digest())
+    return _claims(
+        reduce(Claims.joined, composite.verify(case["tee"], primary, devices, trust(case["trust"]), _time(case)))
+    )
+
+
 def _ek_trust(case: Mapping[str, Any]) -> enrolment.EkTrust:
     return enrolment.EkTrust(
         case["profile"], _certificates(case.get("vendors", ())), _certificates(case.get("software", ()))
@@ -166,6 +185,7 @@ def enrolment_key() -> Any:
 JUDGES: dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
     "snp": _snp,
     "binding": _binding,
+    "composite": _composite,
     "own-log": _own_log,
     "firmware-log": _firmware_log,
     "runtime-data": _runtime_data,

@@ -13,6 +13,7 @@ from tests.conformance import corpus, runner
 ROOT = Path(__file__).resolve().parents[2]
 STATEMENT = re.compile(r"\[([A-Z]+-\d+)\]")
 FILES = corpus.index()["files"]
+NOT_OF_EVIDENCE = {"docs/spec/governance.md"}  # numbered too, and held by its own vectors
 SIZE_LIMIT = 2 * 1024 * 1024  # bytes of the corpus, the vectors that it shares not counted
 
 
@@ -42,7 +43,7 @@ def test_every_page_with_numbers_has_cases() -> None:
     numbered = {
         f"docs/spec/{path.name}" for path in (ROOT / "docs/spec").glob("*.md") if STATEMENT.search(path.read_text())
     }
-    assert numbered == {file["page"] for file in FILES}
+    assert numbered - NOT_OF_EVIDENCE == {file["page"] for file in FILES}
 
 
 def test_the_index_tells_what_is_there() -> None:

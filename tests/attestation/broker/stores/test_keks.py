@@ -180,6 +180,19 @@ def test_a_rotation_that_is_cut_off_is_run_again(tmp_path: Path, monkeypatch: py
     after.close()
 
 
+def test_a_rotation_replaces_nothing_that_it_cannot_open_again(tmp_path: Path) -> None:
+    former, folder = local(tmp_path, "former"), tmp_path / "store" / "keys"
+    store = FolderKeyStore(folder, opened(former, tmp_path))
+    store.create(stored("m-1"), memoryview(bytes(range(32))))
+    path = store.path(stored("m-1").resource)
+    before = path.read_bytes()
+    with pytest.raises(KeyStoreError, match="expected the same secret in its new wrapping, got another"):
+        rotate(folder, KekRing(GivesOthers(bytes(32)), [opened(former, tmp_path).current]))
+    assert path.read_bytes() == before
+    assert secret_of(store, stored("m-1")) == bytes(range(32))
+    store.close()
+
+
 def test_one_rotation_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     line, folder = local(tmp_path, "kek"), tmp_path / "store" / "keys"
     FolderKeyStore(folder, opened(line, tmp_path)).close()

@@ -14,8 +14,10 @@ an answer. It works towards Trustee too, which knows nothing under /hermetic/v1.
 import base64
 import contextlib
 import json
+import random
 import ssl
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
@@ -98,6 +100,15 @@ class LeaseEvent:
         return cls(cursor, revoked, tuple(map(str, leases)))
 
 
+PATIENCE_S: Final = 30
+"""Longest time that a challenge waits for a broker that says when to come again, in seconds."""
+
+JITTER: Final = 0.25
+"""Most that is waited longer than told, as a part of it."""
+
+MAX_RETRY_DIGITS: Final = 5
+
+
 class BrokerClient:
     """One key broker, spoken to over mutual TLS.
 
@@ -105,8 +116,16 @@ class BrokerClient:
     detail) and `BrokerUnreachableError` when there is no answer, or none that the protocol allows.
     """
 
-    def __init__(self, url: str, ssl_context: ssl.SSLContext, timeout_s: float = 20.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        ssl_context: ssl.SSLContext,
+        timeout_s: float = 20.0,
+        *,
+        wait: Callable[[float], None] = time.sleep,
+    ) -> None:
         """`url` is `https://host[:port]`; `ssl_context` holds the broker's CA and our client certificate."""
+        self._wait = wait
         self._http = httpx.Client(
             base_url=url, verify=ssl_context, timeout=timeout_s, trust_env=False, follow_redirects=False
         )
@@ -131,9 +150,12 @@ class BrokerClient:
         self.close()
 
     def challenge(self, tee: str, extra_params: JsonObject = DEFAULT_EXTRA_PARAMS) -> Challenge:
-        """Begin a session for evidence of the kind `tee` (RCAR's request and challenge)."""
+        """Begin a session for evidence of the kind `tee` (RCAR's request and challenge).
+
+        A broker that says when to come again (429, 503) is waited for and asked again, for `PATIENCE_S` in all.
+        """
         body: JsonValue = {"version": PROTOCOL_VERSION, "tee": tee, "extra-params": dict(extra_params)}
-        response = self._send("POST", "/kbs/v0/auth", json_body=body)
+        response = self._patiently("POST", "/kbs/v0/auth", body)
         answer = _object(response)
         nonce = answer.get("nonce")
         if not isinstance(nonce, str) or not nonce:
@@ -226,6 +248,20 @@ class BrokerClient:
         certificate = _object(self._send("POST", "/hermetic/v1/ak/certificate", json_body=proof))
         return _text(certificate, "certificate").encode("ascii")
 
+    def _patiently(self, method: str, path: str, body: JsonValue) -> Answer:
+        """Send what takes nothing away when it is refused; every other request is sent once."""
+        patience_s = float(PATIENCE_S)
+        while True:
+            try:
+                return self._send(method, path, json_body=body)
+            except BrokerUnreachableError as error:
+                if error.retry_after_s is None or error.retry_after_s > patience_s:
+                    raise
+                # By chance a little later, or all who were told the same come back in the same moment.
+                pause_s = error.retry_after_s * random.uniform(1, 1 + JITTER)  # noqa: S311 - no secret
+                patience_s -= pause_s
+                self._wait(pause_s)
+
     def _send(self, method: str, path: str, *, json_body: JsonValue = None) -> Answer:
         headers = {} if self._session is None else {"cookie": f"{SESSION_COOKIE}={self._session}"}
         return send(self._http, method, path, headers=headers, json_body=json_body)
@@ -271,8 +307,14 @@ def _raise_for_refusal(method: str, path: str, answer: Answer) -> None:
     kind, detail = _error_body(answer)
     text = f"{method} {path}: broker answered {status} {kind}: {detail}"
     if status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR:
-        raise BrokerUnreachableError(text)
+        raise BrokerUnreachableError(text, retry_after_s=_retry_after_s(answer))
     raise BrokerRefusedError(text, variant=kind)
+
+
+def _retry_after_s(answer: Answer) -> int | None:
+    """Whole seconds of Retry-After; None without it, or where it is anything else (RFC 9110 allows a date too)."""
+    value = answer.headers.get("retry-after", "")
+    return int(value) if value.isascii() and value.isdecimal() and len(value) <= MAX_RETRY_DIGITS else None
 
 
 def _error_body(answer: Answer) -> tuple[str, str]:

@@ -131,7 +131,12 @@ class BrokerRefusedError(OperatorError):
 
 
 class BrokerUnreachableError(OperatorError):
-    """The key broker did not answer."""
+    """The key broker did not answer, or not now; then `retry_after_s` is when it wants to be asked again, if it says."""
+
+    def __init__(self, text: str, *, retry_after_s: int | None = None) -> None:
+        """Keep when to ask again."""
+        self.retry_after_s = retry_after_s
+        super().__init__(text)
 
 
 class TpmError(OperatorError):

@@ -25,6 +25,8 @@ STATEMENT_S: Final = 10
 
 MAX_PASSWORD_BYTES: Final = 1024
 
+_NO_FILE: Final = "/dev/null/none"
+
 _TURN: Final = 0x6865726D_65746963
 """The advisory lock of turns: "hermetic"."""
 
@@ -56,7 +58,7 @@ class Address:
             "dbname": self.database,
             "user": self.user,
             "password": "" if self.password_file is None else _password(self.password_file),
-            "passfile": "/dev/null",
+            "passfile": _NO_FILE,
             "connect_timeout": CONNECT_S,
             "application_name": "hermetic-broker",
             "options": f"-c statement_timeout={STATEMENT_S * 1000} -c lock_timeout={round(LOCK_WAIT_S * 1000)}",
@@ -75,10 +77,15 @@ class Postgres:
         """Connect, and make the tables where they are missing; raises `ConfigurationError`, `SharedStateError`."""
         self._turns = _Connection(address, "on")
         self._shorts = _Connection(address, "off")
-        with self.turn() as rows:
-            for table in TABLES:
-                rows.ask(table.format(bytes="BYTEA"))
-            check_format(rows)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
+            with self.turn() as rows:
+                if rows.ask("SHOW fsync") != [("on",)]:
+                    raise ConfigurationError("the broker's database: expected fsync = on, or nothing is durable")
+                for table in TABLES:
+                    rows.ask(table.format(bytes="BYTEA"))
+                check_format(rows)
+            undo.pop_all()
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[Rows]:

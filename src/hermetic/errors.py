@@ -131,7 +131,7 @@ class BrokerRefusedError(OperatorError):
 
 
 class BrokerUnreachableError(OperatorError):
-    """The key broker did not answer, or not now; then `retry_after_s` is when it wants to be asked again, if it says."""
+    """The key broker did not answer, or not now; `retry_after_s` is when to ask again, where it said so."""
 
     def __init__(self, text: str, *, retry_after_s: int | None = None) -> None:
         """Keep when to ask again."""

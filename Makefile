@@ -60,7 +60,7 @@ escape: setup ## Try every escape from a locked room against every layer, all bu
 
 flood: compiled ## Attack a server in every way we know, beside a client that behaves
 	@mkdir -p build
-	$(PY) -m hermetic bench flood --json build/bench-flood.json
+	$(PY) -m hermetic bench flood --connections 10000 --json build/bench-flood.json
 
 forgetting: compiled ## Search all processes of a server for canaries after each moment, and write docs/forgetting.md (as root)
 	@mkdir -p build

@@ -14,12 +14,17 @@ from hermetic.bench.flood.wire import Door
 LOWEST_PRIORITY = 19
 
 
+def take_all_descriptors() -> None:
+    """Raise the bound on descriptors as far as this process may."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def main() -> None:
     """Attack from `start` until `end` (monotonic seconds)."""
     job = job_from_stdin()
     os.nice(LOWEST_PRIORITY)
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    take_all_descriptors()
     kind = ATTACKS[job["attack"]]
     attack = Attack(Door(*job["door"]), job["method"], bytes.fromhex(job["request"]), job["strength"])
     time.sleep(max(0.0, job["start"] - time.monotonic()))

@@ -80,7 +80,7 @@ class Outcome:
 
 def measure(names: Sequence[str], plan: Plan, on_outcome: Callable[[Outcome], None]) -> tuple[list[Outcome], Any]:
     """Return the outcome of each attack, and what protected the server."""
-    with _server() as (served, holds):
+    with server(connections=CONNECTIONS) as (served, holds):
         outcomes = []
         for name in names:
             outcomes.append(_one(served, name, plan))
@@ -98,8 +98,8 @@ def document(outcomes: Sequence[Outcome], context: Mapping[str, Any]) -> dict[st
 
 
 def _one(served: Served, name: str, plan: Plan) -> Outcome:
-    front_end = _front_end(served)
-    good, bad = _door(served, "client"), _door(served, "operator")
+    front_end = front_end_of(served)
+    good, bad = door_of(served, "client"), door_of(served, "operator")
     start = time.monotonic() + 2.0  # both processes are up by then
     attack, calm = start + plan.before_s, start + plan.before_s + plan.during_s
     end = calm + SETTLE_S + plan.after_s
@@ -124,7 +124,7 @@ def _one(served: Served, name: str, plan: Plan) -> Outcome:
     if heard["unanswered"]:
         raise MeasurementError(f"{name}: {heard['unanswered']} calls of the good client have no end")
     phases = [(start, attack), (attack, calm), (calm + SETTLE_S, end)]
-    before, during, after = (_latency(heard["samples"], *phase) for phase in phases)
+    before, during, after = (latency(heard["samples"], *phase) for phase in phases)
     return Outcome(
         name, before, during, after,
         memory_before_mib=watch.most(start, attack),
@@ -167,7 +167,8 @@ class _Watch:
             self.look()
 
 
-def _latency(samples: Sequence[tuple[float, float, str]], start: float, end: float) -> Latency:
+def latency(samples: Sequence[tuple[float, float, str]], start: float, end: float) -> Latency:
+    """Return what the calls took that were due from `start` to `end`."""
     times = sorted(1000 * took for due, took, status in samples if start <= due < end and status == "OK")
     calls = sum(1 for due, _, _ in samples if start <= due < end)
     if not times:
@@ -177,7 +178,8 @@ def _latency(samples: Sequence[tuple[float, float, str]], start: float, end: flo
 
 
 @contextmanager
-def _server() -> Iterator[tuple[Served, Any]]:
+def server(**limits: int) -> Iterator[tuple[Served, Any]]:
+    """Give a whole server with these limits, and what protects it. Operators may infer there: they attack."""
     with (
         tempfile.TemporaryDirectory(prefix="hermetic-flood-") as folder,
         install(Path(folder) / "installation") as installation,
@@ -186,7 +188,7 @@ def _server() -> Iterator[tuple[Served, Any]]:
         installation.seal(Sealable(_wide(Path(folder) / "wide"), WIDE, options=("--max-batch-size", "8")))
         path = installation.folder / "server" / "server.toml"
         text = path.read_text().replace('roles = ["operate", "observe"]', 'roles = ["infer"]')
-        path.write_text(text + f"\n[limits]\nconnections = {CONNECTIONS}\n")
+        path.write_text("\n".join((text, "[limits]", *(f"{name} = {value}" for name, value in limits.items()), "")))
         with Serving(installation) as served:
             yield served, protections(installation)
 
@@ -207,14 +209,16 @@ def _wide(folder: Path) -> Path:
     return path
 
 
-def _front_end(served: Served) -> int:
+def front_end_of(served: Served) -> int:
+    """Return the front end's process number."""
     for pid in served.pids:
         if b"hermetic.server.frontend" in Path(f"/proc/{pid}/cmdline").read_bytes():
             return pid
     raise MeasurementError("server: wanted a front end among its processes, got none")
 
 
-def _door(served: Served, who: str) -> Door:
+def door_of(served: Served, who: str) -> Door:
+    """Return how the "client" or the "operator" enters."""
     host, port = served.address.rsplit(":", 1)
     folder = served.installation.folder
     drawer = folder / "client" if who == "client" else folder / "authority" / "operator"

@@ -1,10 +1,11 @@
-"""The flood as a table."""
+"""The flood, and the crowd, as tables."""
 
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from hermetic.bench.flood.crowd import Crowd
 from hermetic.bench.flood.measure import Outcome
 
 
@@ -26,4 +27,31 @@ def flood_table(outcomes: Sequence[Outcome]) -> Table:
             f"{one.memory_after_mib:.0f}",
             ", ".join(f"{count} {what}" for what, count in one.done.items()),
         )
+    return table
+
+
+def crowd_table(crowd: Crowd) -> Table:
+    """Return one line: the good client's p99 in each phase, and what the connections took."""
+    title = f"{crowd.held} of {crowd.wanted} connections held, made in {crowd.setup_s:.0f} s"
+    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for heading in (
+        "p99 ms",
+        "while they come",
+        "beside them",
+        "after",
+        "ratio",
+        "MiB",
+        "beside them",
+        "after",
+        "KiB each",
+    ):
+        table.add_column(heading, justify="right")
+    phases = (crowd.before, crowd.coming, crowd.beside, crowd.after)
+    memory = (crowd.memory_before_mib, crowd.memory_held_mib, crowd.memory_after_mib)
+    table.add_row(
+        *(f"{phase.p99_ms:.1f}" for phase in phases),
+        f"{crowd.ratio:.1f}x",
+        *(f"{mib:.0f}" for mib in memory),
+        f"{crowd.kib_each:.0f}",
+    )
     return table

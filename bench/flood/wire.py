@@ -68,6 +68,10 @@ class Connection:
         """Close it."""
         self.close()
 
+    def fileno(self) -> int:
+        """Return its descriptor."""
+        return self._socket.fileno()
+
     def close(self) -> None:
         """Close it."""
         self._socket.close()

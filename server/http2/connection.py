@@ -30,7 +30,6 @@ PLAIN_BYTES: Final = READ_BYTES + LARGEST_FRAME + 64 * 1024  # what a turn can d
 WORTH: Final = 4  # bytes of ciphertext that a byte of plaintext pays for; eight in a record of their own are enough
 HOLLOW_BYTES: Final = 20 * 1024  # of ciphertext that brought nothing yet: a record that is not whole
 HOLLOW_RECORD_BYTES: Final = 27  # a key update, which costs as much as a frame
-LINGER_S: Final = 1.0  # seconds for a client to read what we said before we closed
 
 _KEEPALIVE_PING: Final = b"hermetic"
 _DRAIN_PING: Final = b"draining"
@@ -223,6 +222,11 @@ class Connection:
             self.reception.control.refusing = True
             self.out.control(frames.goaway(self.reception.highest, ErrorCode.NO_ERROR))
 
+    def shed(self) -> None:
+        """Give back what is needed only while something passes; nothing does."""
+        if self._session is not None:
+            self._session.shed()
+
     def ping(self, now: float) -> None:
         """Ask whether the client lives."""
         self.pinged = now
@@ -354,6 +358,6 @@ class Connection:
         for call in list(self.streams.values()):
             self._loop.guard(call.broken)
         self._loop.guard(self.out.close)
-        self._session = None  # with its keys: what is left of a connection may wait for the garbage collector
+        self._session = None  # with its keys
         wipe(self._rest)
         self._rest.clear()

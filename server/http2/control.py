@@ -31,6 +31,7 @@ class Owner(Protocol):
 class Control:
     """What both sides have agreed on. `spend` takes from the client's allowance."""
 
+    __deletable__ = ("_owner", "_spend")
     __slots__ = ("_out", "_owner", "_spend", "_streams", "acknowledged", "greeted", "refusing")
 
     def __init__(self, owner: Owner, spend: Callable[[int], None]) -> None:
@@ -39,6 +40,10 @@ class Control:
         self.acknowledged = False  # our SETTINGS are
         self.greeted = False  # the client's first SETTINGS have come
         self.refusing = False  # new streams
+
+    def forget(self) -> None:
+        """The connection is over: know it no more."""
+        del self._owner, self._spend
 
     def on_priority(self, _flags: int, stream: int, payload: memoryview) -> None:
         """Nothing: priorities are not looked at (section 5.3.2)."""

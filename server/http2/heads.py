@@ -66,7 +66,7 @@ class Head:
 class Heads:
     """Decodes the header blocks of one connection, in the order in which they come."""
 
-    __slots__ = ("_decoder", "_kept", "_largest", "_table", "_wanted", "decoded")
+    __slots__ = ("_changed", "_decoder", "_kept", "_largest", "_table", "_wanted", "decoded")
 
     def __init__(self, largest: int, wanted: Container[str]) -> None:
         """`largest`: octets of a header list (RFC 9113 section 6.5.2) that are taken.
@@ -76,7 +76,8 @@ class Heads:
         self._largest = largest
         self._wanted = wanted
         self._decoder: Decoder | None = None  # a connection that asks nothing needs none
-        self._table = _Table()
+        self._table: _Table | None = None
+        self._changed = False  # the last block has changed the table
         self._kept: dict[bytes, Head] = {}
         self.decoded = 0  # fields, of the last block; 0 where what it means was kept
 
@@ -95,7 +96,7 @@ class Heads:
         if size > self._largest:
             head.refusal = (Code.RESOURCE_EXHAUSTED, f"metadata: expected at most {self._largest} octets, got {size}")
         elif (
-            not self._table.changed
+            not self._changed
             and size <= LIST_WORTH_KEEPING
             and len(block) <= BLOCK_WORTH_KEEPING
             and min(block, default=0) >= _INDEXED
@@ -105,30 +106,31 @@ class Heads:
         return head
 
     def forget(self) -> None:
-        """Forget every field: the connection has ended, and what is left of it may wait for the garbage collector."""
+        """Forget every field: the connection has ended."""
         self._kept.clear()
-        self._table = _Table()
-        self._decoder = None
+        self._decoder = self._table = None
 
     def fields(self, block: bytes) -> Fields:
         """Return the fields of a block; `ConnectionFaultError` where the table would be lost.
 
         Every block must come here, whatever becomes of its stream.
         """
-        if self._decoder is None:
-            self._decoder = Decoder(LISTS_DECODED * self._largest)
-            self._decoder.header_table = self._table
-        self._table.changed = False
+        decoder, table = self._decoder, self._table
+        if decoder is None or table is None:
+            decoder, table = self._decoder, self._table = Decoder(LISTS_DECODED * self._largest), _Table()
+            decoder.header_table = table
+        table.changed = False
         if _TOO_MANY_UPDATES.match(block):  # each is work, and all but two mean nothing
             raise ConnectionFaultError(ErrorCode.COMPRESSION_ERROR, "header block: changes of the table's size")
         try:
-            decoded = self._decoder.decode(block, raw=True)
+            decoded = decoder.decode(block, raw=True)
             fields = [(bytes(name).decode("latin-1"), bytes(value).decode("latin-1")) for name, value in decoded]
         except OversizedHeaderListError:
             raise ConnectionFaultError(ErrorCode.ENHANCE_YOUR_CALM, "a header list without end") from None
         except HPACKError as error:
             raise ConnectionFaultError(ErrorCode.COMPRESSION_ERROR, f"header block: {type(error).__name__}") from None
-        if self._table.changed:
+        self._changed = table.changed
+        if table.changed:
             self._kept.clear()
         self.decoded = len(fields)
         return fields

@@ -11,6 +11,7 @@ from hermetic.server.http2.connection import Connection
 from hermetic.server.http2.frames import ErrorCode
 
 AGE_SPREAD: Final = 0.1  # of `connection_age_s`, either way: clients that came together need not come again together
+REST_S: Final = 0.1  # seconds without a word, and no call open: nothing passes
 GOAWAY_PATIENCE_S: Final = 1.0  # seconds for a client to answer the first GOAWAY's PING
 MILLISECONDS: Final = 1000
 _random: Final = random.SystemRandom()  # one that nobody else's use of random moves
@@ -35,6 +36,8 @@ class Keeping:
 
     def judge(self, connection: Connection, now: float) -> None:
         """Look at one connection."""
+        if connection.ready and not connection.streams and connection.heard < now - REST_S:
+            connection.shed()
         if not connection.reception.control.greeted:
             if now - connection.opened > self._handshake_s:
                 connection.lost() if not connection.ready else connection.close()

@@ -244,7 +244,8 @@ class Outgoing:
         return bool(self.plain) or any(self._can_go(call) for call in self._waiting)
 
     def close(self) -> None:
-        """Overwrite everything that was not sent."""
+        """Overwrite everything that was not sent, and know the connection no more: it would keep itself alive."""
+        self.mark = _nothing
         wipe(self.plain)
         self.plain.clear()
         for call in list(self._waiting):
@@ -354,6 +355,10 @@ class Outgoing:
         call.left()
         self._settled.append((call, True))
         self.mark()
+
+
+def _nothing() -> None:
+    """Mark nothing: the connection is over."""
 
 
 def _send(connection: socket.socket, data: memoryview) -> int:

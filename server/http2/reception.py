@@ -8,7 +8,7 @@ client that has used it up is told to calm down, and the connection is closed.
 import math
 import struct
 import time
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import Final, NamedTuple, Protocol
 
 from hermetic.server.config import Limits
@@ -64,6 +64,7 @@ class _Block(NamedTuple):
 class Reception:
     """The receiving half of one connection. Moments are of time.monotonic()."""
 
+    __deletable__ = ("_owner",)
     __slots__ = (
         "_block",
         "_calls",
@@ -97,7 +98,7 @@ class Reception:
         self.control = Control(owner, self.charge)
         self.used = time.monotonic()  # when a stream was opened last
         self.allowance = Allowance(self.used)  # the client's, once it is known who that is
-        self._handlers = (
+        self._handlers: tuple[Callable[[int, int, memoryview], None], ...] = (
             self._on_data_apart,
             self._on_headers,
             self.control.on_priority,
@@ -152,8 +153,14 @@ class Reception:
         return start
 
     def forget(self) -> None:
-        """The connection is over: nobody hears of what was not handed over."""
+        """The connection is over: nobody hears of what was not handed over.
+
+        It and we know each other no more: a circle would keep all of it until the garbage collector comes.
+        """
         self._heads.forget()
+        self.control.forget()
+        self._handlers = ()
+        del self._owner
         self._fresh.clear()
         self._early.clear()
 

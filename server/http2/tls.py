@@ -19,6 +19,7 @@ from hermetic.server.transport import Peer
 
 PROTOCOL: Final = b"h2"  # RFC 9113 section 3.3
 RECORD_BYTES: Final = 16384  # of plaintext in one record (RFC 8446 section 5.1)
+KEPT_BYTES: Final = 1024  # of ciphertext for which a connection at rest keeps room, each way
 
 _lib: Final[Any] = SSL._lib  # type: ignore[attr-defined] # noqa: SLF001 - see above
 _ffi: Final[Any] = SSL._ffi  # type: ignore[attr-defined] # noqa: SLF001
@@ -28,6 +29,8 @@ _write_bio: Final = _lib.BIO_write
 _read_bio: Final = _lib.BIO_read
 _read_plain: Final = _lib.SSL_read
 _write_plain: Final = _lib.SSL_write
+_new_bio: Final = _lib.BIO_new
+_memory: Final = _lib.BIO_s_mem
 
 
 _OURS: Final = _ffi.new("unsigned char[]", PROTOCOL)
@@ -100,19 +103,21 @@ class ServingCredentials:
 class TlsSession:
     """One connection's TLS. `peer` is known once `handshake` has returned True."""
 
-    __slots__ = ("_connection", "_in", "_out", "_ssl", "ended", "peer")
+    __slots__ = ("_connection", "_in", "_most", "_out", "_ssl", "ended", "peer")
 
     def __init__(self, context: SSL.Context) -> None:
         connection: Any = SSL.Connection(context, None)
         connection.set_accept_state()
         self._connection = connection
         self._ssl, self._in, self._out = connection._ssl, connection._into_ssl, connection._from_ssl  # noqa: SLF001
+        self._most = 0  # bytes that OpenSSL's own buffers of ciphertext have held at once
         self.peer = Peer(None, None)
         self.ended = False
 
     def feed(self, place: Place, size: int) -> None:
         """Take `size` bytes that have come from the network, at the start of `place`."""
         _write_bio(self._in, place.address, size)
+        self._most = max(self._most, size)
 
     def handshake(self) -> bool:
         """Go on with the handshake; whether it is complete. `TlsClosedError` where it failed."""
@@ -149,6 +154,7 @@ class TlsSession:
     def write(self, plain: bytearray) -> None:
         """Encrypt all of `plain`, which is not empty; `take` gives the records."""
         size = len(plain)
+        self._most = max(self._most, size)
         done = 0
         with _from_buffer(plain) as address:  # an error must not keep it: what is exported cannot be emptied
             while done < size:  # pyOpenSSL has it return after each record
@@ -161,6 +167,21 @@ class TlsSession:
     def take(self, place: Place) -> int:
         """Move records that are to be sent into `place`; return how many bytes, 0 where there are none."""
         return max(0, int(_read_bio(self._out, place.address, len(place.buffer))))
+
+    def shed(self) -> None:
+        """Give back the room for ciphertext, all of which was read or sent.
+
+        OpenSSL's buffers grow to the most that they ever hold, a third of a MiB each way, and stay.
+        """
+        if self._most <= KEPT_BYTES:
+            return
+        self._most = 0
+        incoming, outgoing = _new_bio(_memory()), _new_bio(_memory())
+        if _ffi.NULL in (incoming, outgoing):
+            raise MemoryError("TLS buffers")
+        _lib.SSL_set_bio(self._ssl, incoming, outgoing)  # which frees the old ones
+        self._in = self._connection._into_ssl = incoming  # noqa: SLF001
+        self._out = self._connection._from_ssl = outgoing  # noqa: SLF001
 
     def shut(self) -> None:
         """Say that nothing more follows (close_notify)."""

@@ -90,23 +90,31 @@ def _flood(
     json_file: _Json = None,
     attacks: Annotated[str, typer.Option(help="Attacks, separated by commas.")] = "all",
     seconds: Annotated[float, typer.Option(min=1.0, help="Seconds of each attack.")] = 8.0,
+    connections: Annotated[int, typer.Option(min=0, help="Hold so many idle connections at last (10000).")] = 0,
 ) -> None:
     """Attack a whole server, one way after another, beside a client that behaves; show what that client sees."""
     from hermetic.bench import report
     from hermetic.bench.context import context
-    from hermetic.bench.flood import measure
-    from hermetic.bench.flood.report import flood_table
+    from hermetic.bench.flood import crowd, measure
+    from hermetic.bench.flood.report import crowd_table, flood_table
 
     names = measure.chosen(attacks)
     facts = context()
     plan = measure.Plan(before_s=seconds / 2, during_s=seconds, after_s=seconds / 2)
+    held = None
     with output.progress() as progress:
-        task = progress.add_task("attacking", total=len(names))
+        task = progress.add_task("attacking", total=len(names) + bool(connections))
         outcomes, protections = measure.measure(names, plan, lambda _: progress.update(task, advance=1))
+        if connections:
+            held = crowd.measure_crowd(connections, seconds)
     document = measure.document(outcomes, facts | {"protections": protections})
+    if held is not None:
+        document["crowd"] = crowd.document(held)
     if json_file is not None:
         report.write_json(document, json_file)
     output.stdout().print(flood_table(outcomes))
+    if held is not None:
+        output.stdout().print(crowd_table(held))
 
 
 def _peers(

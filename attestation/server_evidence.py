@@ -7,7 +7,7 @@ Not here: how evidence is made (attesters/), whether it is genuine (verifiers/) 
 from collections.abc import Sequence
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from hermetic.attestation.claims import MAX_NAMES, Name, Sha256Hex
 from hermetic.attestation.evidence import JsonValue, canonical, jcs_digest
@@ -35,6 +35,16 @@ class Statement(BaseModel):
     policies: tuple[Name, ...] = Field(max_length=MAX_NAMES)
     waivers: tuple[Name, ...] = Field(max_length=MAX_NAMES)
     log_head: Name = Field(alias="log-head")
+
+    @model_validator(mode="after")
+    def _lists_say_nothing_twice(self) -> Self:
+        for name, values in (("manifests", self.manifests), ("policies", self.policies), ("waivers", self.waivers)):
+            if list(values) != sorted(set(values)):
+                raise ValueError(f"{name}: expected ascending order and none twice, got another")
+        named = [one.partition(":")[0] for one in self.policies]
+        if len(set(named)) != len(named):
+            raise ValueError("policies: expected each name once, got one again")
+        return self
 
     def encode(self) -> bytes:
         """The statement's canonical JSON (RFC 8785)."""

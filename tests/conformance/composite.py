@@ -66,7 +66,8 @@ class Machine:
         }
         self.roots = [self.file("machine-nvidia-root.der", _der(self.nvidia.root.certificate))]
         self.snp = {"authorities": [{"generation": "Milan", **given}]}
-        book.trust(TRUST, snp=self.snp, nvgpu={"device_roots": self.roots})
+        self.trust = f"{TRUST}-{page}"
+        book.trust(self.trust, snp=self.snp, nvgpu={"device_roots": self.roots})
 
     def file(self, name: str, data: bytes) -> str:
         """A file that is made, of this page."""
@@ -108,11 +109,11 @@ class Machine:
         digest = report_data(nonce, KEY, additional_evidence=said, hermetic=hermetic)
         return Made(self.processor(digest, chip), said)
 
-    def case(self, name: str, statements: str, made: Made, refusals: Any = None, *, says: Any = None, trust: str = TRUST,
+    def case(self, name: str, statements: str, made: Made, refusals: Any = None, *, says: Any = None, trust: str | None = None,
              tee: str = "snp", evidence: Any = None, hermetic: Any = None) -> None:  # fmt: skip
         """A case about what a machine answered."""
         given = {"nonce": NONCE, "tee-pubkey": KEY, **({} if hermetic is None else {"hermetic": hermetic})}
-        self.book.case(self.page, name, statements, "composite", refusals, tee=tee, given=given, trust=trust, time=NOW,
+        self.book.case(self.page, name, statements, "composite", refusals, tee=tee, given=given, trust=trust or self.trust, time=NOW,
                        evidence=evidence or self.written(made.primary),
                        additional=self.piece("devices.txt", made.text.encode()) if made.text else {"hex": ""},
                        **({"says": says} if says else {}))  # fmt: skip

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conformance import (
+    callers,
     claims,
     composite,
     corpus,
@@ -22,7 +23,7 @@ from tests.conformance import (
 )
 from tests.conformance.build import Book
 
-PAGES = (evidence, snp, tdx, tdx_made, nvgpu, nvgpu_made, composite, logs, enrolment, claims, policy)
+PAGES = (evidence, snp, tdx, tdx_made, nvgpu, nvgpu_made, composite, callers, logs, enrolment, claims, policy)
 
 
 def made(pages: Sequence[Any] = PAGES) -> Book:

@@ -19,7 +19,13 @@ from hermetic.attestation.checks import Checks
 from tests.conformance import corpus, runner
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("attestation/verifiers", "attestation/enrolment.py", "attestation/testing/sample.py", "attestation/policy")
+SOURCES = (
+    "attestation/verifiers",
+    "client/judgement.py",
+    "attestation/enrolment.py",
+    "attestation/testing/sample.py",
+    "attestation/policy",
+)
 METHODS = {"demand", "equal", "fail"}
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)|(?<=pcr)\d+|(?<=rtmr)\d")
 

@@ -1,5 +1,6 @@
 """Judging a case of the corpus with our own verifiers."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache, reduce
@@ -18,12 +19,17 @@ from hermetic.attestation.broker.jwe import tee_key
 from hermetic.attestation.broker.protocol import Attestation
 from hermetic.attestation.checks import Checks
 from hermetic.attestation.claims import Claims, HermeticClaims
+from hermetic.attestation.collateral import read_signers
 from hermetic.attestation.evidence import device_report_data, fit_to, report_data
 from hermetic.attestation.policy import AppraisalPolicy
 from hermetic.attestation.roots import AmdAuthorities, DcapTrust, NvGpuTrust, SnpTrust, TpmTrust, TrustRoots
+from hermetic.attestation.server_evidence import Statement, StatementTree, leaf, verify_path
 from hermetic.attestation.verifiers import composite, nvgpu, snp
 from hermetic.attestation.verifiers.snp_claims import snp_claims
+from hermetic.client.judgement import verify_reply
+from hermetic.client.policy import CallerPolicy
 from hermetic.errors import AppraisalError, ConfigurationError, EvidenceError, InvalidRequestError, VerificationError
+from hermetic.protos.hermetic.v1.attestation_pb2 import GetEvidenceResponse
 from tests.conformance import corpus
 
 MALFORMED = "malformed"
@@ -153,6 +159,49 @@ def _composite(case: Mapping[str, Any]) -> Mapping[str, Any]:
     )
 
 
+def _statement(case: Mapping[str, Any]) -> Mapping[str, Any]:
+    return Statement.parse(corpus.data(case["statement"])).model_dump(mode="json")
+
+
+def _statement_tree(case: Mapping[str, Any]) -> Mapping[str, Any]:
+    texts = [corpus.data(one) for one in case["leaves"]]
+    tree = StatementTree([leaf(one) for one in texts])
+    paths = [tree.path(at) for at in range(tree.size)]
+    for at, path in enumerate(paths):
+        assert verify_path(texts[at], at, tree.size, path) == tree.root
+    return {
+        "root": tree.root.hex(),
+        "size": tree.size,
+        "paths": [[node.hex() for node in path] for path in paths],
+        "device": tree.device_report_data().hex(),
+        "primary": tree.report_data(case["given"]["additional-evidence"]).hex(),
+    }
+
+
+def _reply(case: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a server answered a caller, who has a policy, trust and, perhaps, signers of collateral."""
+    sent, given = case["reply"], case["given"]
+    text = (
+        json.dumps(corpus.value(sent["evidence"])).encode()
+        if "evidence" in sent
+        else corpus.data(sent["evidence_text"])
+    )
+    reply = GetEvidenceResponse(
+        statement=corpus.data(sent["statement"]),
+        index=sent["index"],
+        size=sent["size"],
+        path=list(map(bytes.fromhex, sent["path"])),
+        tee=sent["tee"],
+        evidence=text,
+        additional_evidence=corpus.data(sent.get("additional", {"hex": ""})).decode(),
+        collateral=list(_all(sent.get("collateral", ()))),
+    )
+    signers = read_signers("\n".join(given["signers"])) if "signers" in given else ()
+    form = CallerPolicy(AppraisalPolicy.load(corpus.data(case["form"])), trust(case["trust"]), signers)
+    nonce, spki = bytes.fromhex(given["nonce"]), bytes.fromhex(given["spki"])
+    return _claims(verify_reply(reply, nonce, spki, given["name"], form, _time(case)).claims)
+
+
 def _ek_trust(case: Mapping[str, Any]) -> enrolment.EkTrust:
     return enrolment.EkTrust(
         case["profile"], _certificates(case.get("vendors", ())), _certificates(case.get("software", ()))
@@ -186,6 +235,9 @@ JUDGES: dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
     "snp": _snp,
     "binding": _binding,
     "composite": _composite,
+    "statement": _statement,
+    "statement-tree": _statement_tree,
+    "reply": _reply,
     "own-log": _own_log,
     "firmware-log": _firmware_log,
     "runtime-data": _runtime_data,

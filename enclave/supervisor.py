@@ -137,6 +137,7 @@ class Worker:
         """
         ours, theirs = Channel.pair()
         uid = OwnUid(settings.uid)
+        cgroup.prepare()
         with theirs:
             process = spawn(theirs.fileno(), settings.cores)
         wrist = Wrist()

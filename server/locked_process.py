@@ -26,6 +26,7 @@ class LockedProcess:
     def __init__(self, module: str, environment: Mapping[str, str], frames: Sequence[type[Frame]]) -> None:
         """Start `python -m module`; it may send `frames` once it listens. `await_listening` comes next."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        cgroup.prepare()
         with theirs:
             self._process = subprocess.Popen(
                 [*program(module), str(theirs.fileno())],

@@ -12,10 +12,11 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final, Literal, Self
 
-__all__ = ["Bounds", "Cgroup", "around", "bounds", "delegation"]
+__all__ = ["Bounds", "Cgroup", "around", "bounds", "delegation", "prepare"]
 
 Version = Literal["v1", "v2"]
 UNLIMITED: Final = 1 << 62  # bytes: version 1 says "no limit" with a number near 2**63
@@ -59,10 +60,21 @@ def delegation(proc: Path = _PROC) -> Version:
     return _parent("memory", proc)[0].version
 
 
+@cache
+def prepare() -> None:
+    """Make the own group fit for groups below it, where the host lets us. Call it before a process is started.
+
+    Whatever this process starts is in its group at first, and in version 2 it has to be alone there to move away.
+    """
+    for controller in ("memory", "pids"):
+        with suppress(OSError):  # whoever wants a group hears why there is none
+            _ready(controller, _PROC)
+
+
 def around(process: int, memory_bytes: int, tasks: int) -> "Cgroup | None":
     """Put a process that has just been started into a group of its own; None where the host lets us make none.
 
-    The process looks for itself what bounds it, and says so in its report.
+    `prepare` was called before it was started. The process looks for itself what bounds it, and says so in its report.
     """
     try:
         group = Cgroup.make(memory_bytes, tasks)

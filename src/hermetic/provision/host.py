@@ -217,6 +217,7 @@ def _trial(kind: Kind) -> LockdownReport:
     environment = {**_search_path(), **zero_on_free.environment()}
     command = [sys.executable, "-c", _TRIAL, kind, str(TRIAL_MEMORY), str(TRIAL_THREADS)]
     pipe = subprocess.PIPE
+    cgroup.prepare()
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
         group = cgroup.around(process.pid, TRIAL_MEMORY, TRIAL_THREADS)
         try:

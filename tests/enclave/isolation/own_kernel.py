@@ -19,7 +19,8 @@ MEMORY: Final = "1G"
 START_S: Final = 150  # on a loaded machine
 _STATUS: Final = "own-kernel-status "
 _INIT: Final = """#!/bin/sh
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/mnt TMPDIR=/mnt LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 OPENBLAS_NUM_THREADS=1
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/mnt TMPDIR=/mnt LANG=C.UTF-8
+export PYTHONDONTWRITEBYTECODE=1 OPENBLAS_NUM_THREADS=1
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t tmpfs tmpfs /mnt

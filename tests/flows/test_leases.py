@@ -9,24 +9,38 @@ import json
 import os
 import select
 import signal
+import ssl
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import httpx
 import pytest
 from tritonclient.utils import InferenceServerException
 
 from hermetic.attestation.admin_client import AdminClient
+from hermetic.attestation.clock import boottime
 from hermetic.attestation.log.record import Record
 from hermetic.attestation.operator_settings import OperatorSettings
+from hermetic.demo import stage
 from hermetic.demo.forgetting import look
+from hermetic.demo.processes import Command
+from tests.attestation.broker.independent_guest import IndependentGuest
+from tests.flows.moved_clock import COMPILER, PROGRAM, MovedClock
 from tests.flows.networks import Network, dense
 from tests.flows.scene import Client, Running, Scene, best_tee, check_answers, index_of, scene
 from tests.flows.test_repository_explicit import Asking
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(COMPILER is None, reason="needs a C compiler, for a clock that moves"),
+]
 
+DAY_S = 86_400
+SESSION_S = 10
 LEASE_S, GRACE_S = 4.0, 4.0  # of the model "brief": longer than a load on a busy machine
 REVOKED_WITHIN_S = 5.0
 PATIENCE_S = 40.0
@@ -43,6 +57,8 @@ class House:
     networks: tuple[Network, Network]
     brief: Network
     operator: Client
+    broker_clock: MovedClock
+    host_clock: MovedClock
 
     def records(self, kind: str, whose: str = "server") -> list[Record]:
         return [r for r in self.scene.records(whose) if r.kind == kind]  # type: ignore[arg-type]
@@ -71,17 +87,26 @@ def _short_leases(folder: Path) -> None:
     brief = "\n".join(lines).replace('models = ["*"]', f'models = ["{BRIEF}"]')
     (folder / "broker" / "policies" / "brief.toml").write_text(brief)
     with (folder / "broker" / "broker.toml").open("a") as file:
+        file.write(f"\n[limits]\nsession_s = {SESSION_S}\ntoken_s = {SESSION_S}\n")
         file.write(f'\n[[policies]]\nfile = "policies/brief.toml"\nlease_s = {LEASE_S}\nlease_grace_s = {GRACE_S}\n')
 
 
 @pytest.fixture(scope="module")
-def house() -> Iterator[House]:
-    with scene(best_tee(), _short_leases) as place:
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """Broker and host have a wall clock each, which a test may move."""
+    clocks = tmp_path_factory.mktemp("clocks")
+    broker_clock, host_clock = MovedClock(clocks, "broker"), MovedClock(clocks, "host")
+    with contextlib.ExitStack() as resources:
+        with broker_clock.told(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stage, "Command", partial(Command, program=PROGRAM))
+            place = resources.enter_context(scene(best_tee(), _short_leases))
         networks = dense(place.workshop, "first", seed=1), dense(place.workshop, "second", seed=2)
         brief = dense(place.workshop, BRIEF, seed=3)
         files = [place.seal(network) for network in (*networks, brief)]
-        with place.serve(files) as served, served.client(operator=True) as operator:
-            yield House(place, served, networks, brief, operator)
+        with host_clock.told():
+            served = resources.enter_context(place.serve(files, program=PROGRAM))
+        operator = resources.enter_context(served.client(operator=True))
+        yield House(place, served, networks, brief, operator, broker_clock, host_clock)
 
 
 def await_ends(pidfds: Sequence[int], within_s: float) -> None:
@@ -178,6 +203,84 @@ def test_a_broker_that_is_away_for_less_than_the_grace_changes_nothing(house: Ho
         until(lambda: len(house.renewals()) > renewed)
     assert asking.errors == []
     assert [house.worker_of(network) for network in (*house.networks, house.brief)] == workers
+
+
+@contextlib.contextmanager
+def off_by(clock: MovedClock, seconds: int) -> Iterator[None]:
+    clock.move(seconds)
+    try:
+        yield
+    finally:
+        clock.move(0)
+
+
+def test_a_broker_whose_clock_is_moved_goes_on_and_forgets_nothing_that_has_expired(house: House) -> None:
+    """Its sessions and tokens end when they would have, and leases are renewed as before."""
+    with http_of(house) as http:
+        waiting, attested = IndependentGuest(http), IndependentGuest(http)
+        waiting.auth()
+        attested.handshake()
+        begun = boottime()
+        with off_by(house.broker_clock, DAY_S):
+            pass  # what others have dated ends early meanwhile; nothing is left of it when the clock is right again
+        with off_by(house.broker_clock, -DAY_S), Asking(house.served, house.brief) as asking:
+            await_renewals(house)
+        assert asking.errors == []
+        with off_by(house.broker_clock, DAY_S):
+            assert attested.resource("plain/a/b").json()["type"].endswith("PluginInternalError")  # it still counts
+        while boottime() < begun + SESSION_S + 1:  # the end of a session is what is tested
+            time.sleep(0.2)
+            waiting.lease_key()  # a connection made under a clock that is off would not pass TLS
+        with off_by(house.broker_clock, -DAY_S):
+            assert "expired" in waiting.attest().json()["detail"]
+            for bearer in (None, attested.token):
+                answer = attested.resource("plain/a/b", bearer=bearer)
+                assert answer.status_code == 401
+                assert answer.json()["type"].rpartition("/")[2] in ("TokenNotFound", "TokenVerifierError")
+
+
+def await_renewals(house: House) -> None:
+    """Wait for two more: the first may have been on its way."""
+    before = len(house.renewals())
+    until(lambda: len(house.renewals()) >= before + 2)
+
+
+def http_of(house: House) -> httpx.Client:
+    """A connection to the broker for somebody with the host's certificate."""
+    settings = tomllib.loads((house.scene.folder / "server" / "server.toml").read_text())["broker"]
+    folder = house.scene.folder / "server"
+    context = ssl.create_default_context(cafile=str(folder / settings["authority"]))
+    context.load_cert_chain(folder / settings["certificate"], folder / settings["key"])
+    return httpx.Client(base_url=settings["url"], verify=context, trust_env=False)
+
+
+@pytest.mark.parametrize(("moved", "refusal"), [(DAY_S, "lease-too-old"), (-DAY_S, "lease-from-the-future")])
+def test_a_host_whose_clock_is_moved_has_no_longer_lease(house: House, moved: int, refusal: str) -> None:
+    """The broker answers and the supervisor lives: the worker takes no lease, ends with its last one, and is wiped."""
+    before, moment = len(house.records("lease.not-renewed")), house.served.ear.now
+    pid = house.worker_of(house.brief)
+    worker = os.pidfd_open(pid)
+    with off_by(house.host_clock, moved):
+        await_ends([worker], LEASE_S + GRACE_S + REVOKED_WITHIN_S)
+        house.served.ear.wait_for(f"{BRIEF} version 1: UNAVAILABLE worker lost: ended: its lease was over", moment)
+        found = look([*house.served.pids], {BRIEF: list(house.brief.canaries)})
+        assert all(count == 0 for count in found.counts.values()), found.counts
+    os.close(worker)
+    reasons = {r.fields["reason"].partition(":")[0] for r in house.records("lease.not-renewed")[before:]}
+    assert refusal in reasons
+    house.served.ear.wait_for(f"{BRIEF} version 1: READY", moment)
+
+
+@pytest.mark.parametrize("moved", [DAY_S, -DAY_S])
+def test_a_caller_whose_clock_is_moved_believes_nobody(house: House, tmp_path: Path, moved: int) -> None:
+    """Certificates of serving keys live for less than a day: out of their time, either way."""
+    clock = MovedClock(tmp_path, "caller")
+    clock.move(moved)
+    folder = house.scene.folder / "client"
+    files = {"ca": "serving-ca.pem", "cert": "client.pem", "key": "client.key", "policy": "caller.toml"}
+    options = [f"--{name}={folder / file}" for name, file in files.items()]
+    with clock.told(), Command(["verify", house.served.address, *options], program=PROGRAM) as command:
+        command.wait_for(r"tls: ", PATIENCE_S)
 
 
 def test_past_the_grace_a_worker_ends_without_its_supervisor_and_the_model_comes_back(house: House) -> None:

@@ -106,15 +106,19 @@ class AdminClient:
     ) -> None:
         self.close()
 
-    def upload(self, key_id: str, key: bytes | bytearray | memoryview, facts: ModelKeyFacts) -> None:
-        """Store a model key (32 bytes) under `kbs:///repo/type/tag`; create-only: an existing one is never replaced."""
+    def upload(self, key_id: str, key: bytes | bytearray | memoryview, facts: ModelKeyFacts) -> str:
+        """Store a model key (32 bytes) under `kbs:///repo/type/tag`; create-only: an existing one is never replaced.
+
+        Returns "pending" where operators must sign before it is released, else "ungoverned".
+        """
         if len(key) != MODEL_KEY_BYTES:
             raise ConfigurationError(f"model key: expected {MODEL_KEY_BYTES} bytes, got {len(key)}")
-        self._call("POST", _resource_path(key_id), content=bytes(key), headers=facts.headers())
+        answer = self._call("POST", _resource_path(key_id), content=bytes(key), headers=facts.headers())
+        return str(json.loads(answer.content)["state"])
 
-    def upload_plain_secret(self, key_id: str, secret: bytes) -> None:
-        """Store a secret that belongs to no model; released only where the policy entry says `plain_secrets`."""
-        self._call("POST", _resource_path(key_id), content=secret)
+    def upload_plain_secret(self, key_id: str, secret: bytes) -> str:
+        """Store a secret that belongs to no model; returns as `upload` does."""
+        return str(json.loads(self._call("POST", _resource_path(key_id), content=secret).content)["state"])
 
     def stored_keys(self) -> list[dict[str, JsonValue]]:
         """Every stored key's facts, without the key."""
@@ -145,6 +149,14 @@ class AdminClient:
     def restore_leases(self, target: Mapping[str, JsonValue], reason: str) -> None:
         """Take a revocation back: an act of its own, with its own permission; what it ended stays ended."""
         self._call("POST", "/hermetic/v1/leases/restore", json_body={**target, "reason": reason})
+
+    def governance(self) -> dict[str, JsonValue]:
+        """Who the operators are, what is in force, what waits for signatures (docs/spec/governance.md, section 8)."""
+        return dict(json.loads(self._call("GET", "/hermetic/v1/governance").content))
+
+    def hand_in(self, change: bytes) -> dict[str, JsonValue]:
+        """Hand a signed change in: returns its `index` in the log, its `digest`, and a `checkpoint` that covers it."""
+        return dict(json.loads(self._call("POST", "/hermetic/v1/governance/changes", content=change).content))
 
     def _call(
         self,

@@ -8,7 +8,9 @@ The way of a request (docs/spec/key-broker.md):
     broker.py  verification.py  token.py       genuine? then an EAR token
     release.py  floors.py                      acceptable? decided at GET resource
     serving.py  serving_ca.py  ak.py           certificates for serving keys and attestation keys
-    admin.py  admin_tokens.py                  what operators may do
+    governed.py  configured.py                 whose policies and keys count: operators', or the configuration's
+    governance_desk.py  initial.py  record.py  changes handed in; the first operators; who changed what
+    admin.py  admin_tokens.py                  what the admin's tokens may do
     key_store.py  file_key_store.py  key_file.py  kek.py    where keys lie, wrapped
     jwe.py  ../key_memory.py                   the only moments of a key in the clear
     journal.py                                 each decision, durable before the act

@@ -7,15 +7,16 @@ serialised by one lock; HTTP is admin_app.py's.
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import unquote
 
 from hermetic.attestation.admin_client import HEADER_MANIFEST_DIGEST, HEADER_NAME, HEADER_PUBLISHER, HEADER_VERSION
 from hermetic.attestation.broker import journal
-from hermetic.attestation.broker.admin_tokens import AdminToken, AdminTokens
+from hermetic.attestation.broker.admin_tokens import AdminToken, AdminTokens, Scope
 from hermetic.attestation.broker.broker import Caller
 from hermetic.attestation.broker.floors import Floors
+from hermetic.attestation.broker.governance_desk import GovernanceDesk
 from hermetic.attestation.broker.journal import Entry, Journal, Standing
 from hermetic.attestation.broker.key_store import (
     MAX_NAME_LENGTH,
@@ -32,6 +33,7 @@ from hermetic.attestation.broker.refusals import Refusal, Variant
 from hermetic.attestation.broker.stores.key_file import model_facts
 from hermetic.attestation.claims import Profile
 from hermetic.attestation.evidence import JsonValue
+from hermetic.attestation.governance.contents import secret_digest
 from hermetic.errors import InvalidRequestError
 
 MAX_SPENT: Final = 100_000
@@ -66,80 +68,106 @@ class Admin:
         leases: Leases,
         log: Journal,
         *,
+        governance: GovernanceDesk,
         profile: Profile,
         clock: Callable[[], datetime],
     ) -> None:
-        """`log` knows which tokens are spent."""
+        """`log` knows which tokens are spent, `governance` whether operators sign."""
         self._tokens = tokens
         self._keys = keys
         self._floors = floors
         self._leases = leases
         self._log = log
+        self._governance = governance
         self._profile = profile
         self._clock = clock
         self._mutex = threading.Lock()
 
-    def upload(self, request: Request, path: str, secret: memoryview, headers: Mapping[str, str]) -> None:
-        """Store a new key, once its record is durable; raises `Refusal`."""
+    def upload(self, request: Request, path: str, secret: memoryview, headers: Mapping[str, str]) -> str:
+        """Store a new key, once its record is durable; returns its state. Raises `Refusal`."""
         with self._mutex:
-            self._authorise(request)
-            resource, model = _upload_facts(path, secret, headers)
-            error = self._clash(resource, model)
-            self._log_upload(request, resource, model, error)
+            self._authorise(request, _named(headers))
+            key = self._upload_facts(path, secret, headers)
+            error = self._clash(key.resource, key.model)
+            self._log_upload(request, key, secret, error)
             if error is not None:
                 raise error
-            self._keys.create(StoredKey(resource, model, self._profile, self._clock()), secret)
+            self._keys.create(key, secret)
+            return self._governance.states([key])[0]
 
     def keys(self, request: Request) -> list[JsonValue]:
-        """The facts of every key."""
+        """The facts of every key of a name that the token's role acts for."""
         with self._mutex:
-            self._authorise(request)
-            return [_key_facts(key) for key in self._keys.list()]
+            scope = self._authorise(request, None)
+            keys = [key for key in self._keys.list() if scope.covers("" if key.model is None else key.model.name)]
+            states = self._governance.states(keys)
+            return [{**_key_facts(key), "state": state} for key, state in zip(keys, states, strict=True)]
 
     def floors(self, request: Request) -> dict[str, int]:
-        """Every name's floor."""
+        """The floor of every name that the token's role acts for."""
         with self._mutex:
-            self._authorise(request)
-            return self._floors.all()
+            scope = self._authorise(request, None)
+            return {name: floor for name, floor in self._floors.all().items() if scope.covers(name)}
 
     def raise_floor(self, request: Request, name: str, members: Mapping[str, JsonValue]) -> int:
         """Retire every version of `name` below the member `below`."""
         with self._mutex:
-            self._authorise(request)
+            self._authorise(request, name)
             below = _version(members, {"below"})
             return self._floors.raise_to(_name(name), below, journal.client_fields(request.caller.identity))
 
     def lower_floor(self, request: Request, name: str, members: Mapping[str, JsonValue]) -> int:
-        """Let versions of `name` from the member `below` on be released again, for a recorded reason."""
+        """Let versions of `name` from the member `below` on be released again, for a recorded reason.
+
+        Not where operators govern: they sign for it.
+        """
         with self._mutex:
-            self._authorise(request)
+            self._authorise(request, name)
+            self._governance.leave_to_operators(f"floor of {name}")
             below, reason = _version(members, {"below", "reason"}), _reason(members)
             return self._floors.lower_to(_name(name), below, journal.client_fields(request.caller.identity), reason)
 
     def leases(self, request: Request) -> dict[str, JsonValue]:
         """What is leased to whom, and what is revoked."""
         with self._mutex:
-            self._authorise(request)
-            return self._leases.overview()
+            scope = self._authorise(request, None)
+            return {what: _within(scope, entries) for what, entries in self._leases.overview().items()}
 
     def revoke(self, request: Request, members: Mapping[str, JsonValue]) -> int:
         """End every lease of a model, a server or a chip, and issue no other; returns how many were ended."""
         with self._mutex:
-            self._authorise(request)
+            self._authorise(request, _text(members.get("model")))
             target, reason = _target(members), _reason(members)
             return self._leases.revoke(target, reason, journal.client_fields(request.caller.identity))
 
     def restore(self, request: Request, members: Mapping[str, JsonValue]) -> None:
         """Take a revocation back, for a recorded reason."""
         with self._mutex:
-            self._authorise(request)
+            self._authorise(request, _text(members.get("model")))
             target, reason = _target(members), _reason(members)
             self._leases.restore(target, reason, journal.client_fields(request.caller.identity))
 
-    def _authorise(self, request: Request) -> AdminToken:
-        """Verify the token, spend it durably, then ask whether its role may do this."""
+    def governance(self, request: Request) -> dict[str, JsonValue]:
+        """Who the operators are, what is in force, and what waits for signatures."""
+        with self._mutex:
+            self._authorise(request, "")
+            return self._governance.state()
+
+    def change(self, request: Request, data: bytes) -> dict[str, JsonValue]:
+        """Hand in a change; what counts are the signatures on it."""
+        with self._mutex:
+            self._authorise(request, None)
+            return self._governance.submit(data, journal.client_fields(request.caller.identity))
+
+    def _authorise(self, request: Request, about: str | None) -> Scope:
+        """Verify the token, spend it durably, then ask whether its role may do this, and for which names.
+
+        `about` is the model's name that the request is about, "" for none or all; None: a list, of what it may see.
+        """
         token = self._tokens.verify(request.bearer)
-        allowed = self._tokens.allows(token, request.path)
+        scope = self._tokens.scope(token, request.path)
+        allowed = bool(scope.prefixes) if about is None else scope.covers(about)
+        wanted = f"a rule that allows {request.path}" + (f" for {about}" if about and scope.prefixes else "")
         fields: dict[str, JsonValue] = {
             "client": journal.client_fields(request.caller.identity),
             "issuer": token.issuer,
@@ -149,7 +177,7 @@ class Admin:
             "act": request.act,
             "path": request.path[:MAX_NAME_LENGTH],
             "outcome": "allowed" if allowed else "refused",
-            "reasons": [] if allowed else [f"role {token.role} has no rule for this path"],
+            "reasons": [] if allowed else [f"role {token.role}: expected {wanted}"[:MAX_REASON]],
         }
 
         def act(standing: Standing) -> tuple[Entry, None]:
@@ -158,8 +186,8 @@ class Admin:
 
         self._log.decide(act)
         if not allowed:
-            raise Refusal(Variant.ADMIN_ACCESS, f"role {token.role}: expected a rule that allows {request.path}")
-        return token
+            raise Refusal(Variant.ADMIN_ACCESS, f"role {token.role}: expected {wanted}")
+        return scope
 
     def _check_unspent(self, standing: Standing, token: AdminToken) -> None:
         standing.forget_ended(self._clock())
@@ -179,14 +207,18 @@ class Admin:
                 return Refusal(Variant.RESOURCE_EXISTS, f"{what}: expected no key yet, got {key.resource}")
         return None
 
-    def _log_upload(
-        self, request: Request, resource: ResourcePath, model: ModelFacts | None, error: Refusal | None
-    ) -> None:
+    def _upload_facts(self, path: str, secret: memoryview, headers: Mapping[str, str]) -> StoredKey:
+        resource, model = _upload_facts(path, secret, headers)
+        return StoredKey(resource, model, self._profile, self._clock())
+
+    def _log_upload(self, request: Request, key: StoredKey, secret: memoryview, error: Refusal | None) -> None:
         fields: dict[str, JsonValue] = {
             "client": journal.client_fields(request.caller.identity),
-            "resource": str(resource),
-            "model": journal.model_fields(model),
-            "profile": self._profile,
+            "resource": str(key.resource),
+            "model": journal.model_fields(key.model),
+            "profile": key.profile,
+            "created": key.created.astimezone(UTC).isoformat(),
+            "secret": None if key.model is None else secret_digest(secret),
             "outcome": "accepted" if error is None else "refused",
             "reasons": [] if error is None else [str(error)],
         }
@@ -253,7 +285,22 @@ def _name(name: str) -> str:
     return name
 
 
-def _key_facts(key: StoredKey) -> JsonValue:
+def _named(headers: Mapping[str, str]) -> str:
+    """The model's name that an upload is about; "" for a secret of no model."""
+    return unquote(headers.get(HEADER_NAME, ""), errors="replace")
+
+
+def _text(value: JsonValue) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _within(scope: Scope, entries: JsonValue) -> list[JsonValue]:
+    """Those of the entries that are about a model's name of the scope; of what is about no model, "" alone."""
+    found = entries if isinstance(entries, list) else []
+    return [one for one in found if isinstance(one, Mapping) and scope.covers(_text(one.get("model", "")))]
+
+
+def _key_facts(key: StoredKey) -> dict[str, JsonValue]:
     return {
         "resource": str(key.resource),
         "model": journal.model_fields(key.model),

@@ -11,6 +11,7 @@ from hermetic.attestation.broker.admin import Admin
 from hermetic.attestation.broker.http import Door, Handler, application, bearer, body
 from hermetic.attestation.broker.key_store import MAX_SECRET_BYTES
 from hermetic.attestation.broker.strict_json import parse_object
+from hermetic.attestation.governance.change import MAX_CHANGE_BYTES
 
 METRICS_TYPE = "text/plain; version=0.0.4"
 MAX_BODY_BYTES = 65536
@@ -28,10 +29,10 @@ def admin_app(admin: Admin, page: Callable[[], str], door: Door) -> Starlette:
         secret = await body(request, MAX_SECRET_BYTES)
         try:
             with memoryview(secret) as view:
-                await door.run(admin.upload, question, request.path_params["path"], view, request.headers)
+                state = await door.run(admin.upload, question, request.path_params["path"], view, request.headers)
         finally:
             secret[:] = bytes(len(secret))
-        return JSONResponse({})
+        return JSONResponse({"state": state})
 
     async def keys(request: Request) -> Response:
         return JSONResponse({"keys": await door.run(admin.keys, asked(request, "list-keys"))})
@@ -65,7 +66,21 @@ def admin_app(admin: Admin, page: Callable[[], str], door: Door) -> Starlette:
         ("POST", "/hermetic/v1/floors/{name}/raise"): raise_floor,
         ("POST", "/hermetic/v1/floors/{name}/lower"): lower_floor,
     }
-    return application(routes | _lease_routes(admin, door))
+    return application(routes | _lease_routes(admin, door) | _governance_routes(admin, door))
+
+
+def _governance_routes(admin: Admin, door: Door) -> dict[tuple[str, str], Handler]:
+    async def state(request: Request) -> Response:
+        return JSONResponse(await door.run(admin.governance, _asked(door, request, "list-governance")))
+
+    async def change(request: Request) -> Response:
+        question = _asked(door, request, "hand-in-change")
+        return JSONResponse(await door.run(admin.change, question, bytes(await body(request, MAX_CHANGE_BYTES))))
+
+    return {
+        ("GET", "/hermetic/v1/governance"): state,
+        ("POST", "/hermetic/v1/governance/changes"): change,
+    }
 
 
 def _lease_routes(admin: Admin, door: Door) -> dict[tuple[str, str], Handler]:

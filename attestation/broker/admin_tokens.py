@@ -43,18 +43,19 @@ class Issuer:
 
 @dataclass(frozen=True, slots=True)
 class AclRule:
-    """A role, and the paths that it may use."""
+    """A role, the paths that it may use, and the prefixes of the models' names that it may use them for."""
 
     role: str
     allowed: re.Pattern[str]
+    names: tuple[str, ...] = ("",)
 
     @classmethod
-    def parse(cls, role: str, pattern: str) -> "AclRule":
+    def parse(cls, role: str, pattern: str, names: Sequence[str] = ("",)) -> "AclRule":
         """Read a rule; raises `ConfigurationError` unless the pattern is anchored at both ends."""
         if not pattern.startswith("^/") or not pattern.endswith("$"):
             raise ConfigurationError(f"admin acl of {role}: expected a pattern ^/...$, got {pattern!r}")
         try:
-            return cls(role, re.compile(pattern))
+            return cls(role, re.compile(pattern), tuple(names))
         except re.error as error:
             raise ConfigurationError(f"admin acl of {role}: expected a regular expression, got {error}") from error
 
@@ -67,6 +68,17 @@ class AdminToken:
     role: str
     id: str
     expires: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Prefixes of the names that a role acts for."""
+
+    prefixes: tuple[str, ...]
+
+    def covers(self, name: str) -> bool:
+        """Whether `name` is among them; "" is what is about no name, or every name."""
+        return any(name.startswith(prefix) for prefix in self.prefixes)
 
 
 class AdminTokens:
@@ -98,9 +110,10 @@ class AdminTokens:
                 return self._checked(claims, issuer)
         raise _refused("token: expected one signed by a configured issuer that it names")
 
-    def allows(self, token: AdminToken, path: str) -> bool:
-        """Whether a rule of the token's role matches the whole `path`."""
-        return any(rule.role == token.role and rule.allowed.fullmatch(path) for rule in self._rules)
+    def scope(self, token: AdminToken, path: str) -> "Scope":
+        """For which names the token's role may use the whole `path`; for none: it may not."""
+        rules = [rule for rule in self._rules if rule.role == token.role and rule.allowed.fullmatch(path)]
+        return Scope(tuple(prefix for rule in rules for prefix in rule.names))
 
     def _checked(self, claims: Mapping[str, object], issuer: Issuer) -> AdminToken:
         role, token_id = claims.get("role"), claims.get("jti")

@@ -14,6 +14,7 @@ from typing import Final
 from hermetic.attestation.broker import journal
 from hermetic.attestation.broker.counts import Counts
 from hermetic.attestation.broker.floors import newest_settled
+from hermetic.attestation.broker.governed import Rule
 from hermetic.attestation.broker.identity import ClientIdentity
 from hermetic.attestation.broker.journal import Entry, Journal, Standing
 from hermetic.attestation.broker.jwe import encrypt
@@ -22,16 +23,17 @@ from hermetic.attestation.broker.lease_state import Holding
 from hermetic.attestation.broker.leases import Asker, Leases, against_host
 from hermetic.attestation.broker.protocol import OUR_ADDITIONS, parse_attestation, parse_auth
 from hermetic.attestation.broker.refusals import Refusal, Variant
-from hermetic.attestation.broker.release import Asked, ModelPolicy, Policies, refusals
+from hermetic.attestation.broker.release import Asked, ModelPolicy, refusals
 from hermetic.attestation.broker.serving import ServingDesk
 from hermetic.attestation.broker.sessions import Attested, Session, SessionTable, hidden
 from hermetic.attestation.broker.token import TokenSigner, submods
 from hermetic.attestation.broker.verification import served_kinds, verify_attestation
 from hermetic.attestation.claims import Claims, Profile
 from hermetic.attestation.evidence import JsonValue, canonical
+from hermetic.attestation.governance.contents import secret_digest
 from hermetic.attestation.policy.verdict import warnings
 from hermetic.attestation.roots import TrustRoots
-from hermetic.errors import EvidenceError, FailedCheck, InvalidRequestError
+from hermetic.errors import EvidenceError, FailedCheck, InvalidRequestError, KeyStoreError
 
 MAX_LOGGED_CLAIMS: Final = 32 * 1024
 """Claims of at most this many canonical bytes stand in the log; of longer ones their SHA-256."""
@@ -70,21 +72,25 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class _Decided:
-    """A release that is durable: of which key, under which lease (None for a plain secret), where it stands."""
+    """A release that is durable: of which key, under which lease (None for a plain secret), where it stands.
+
+    `secret_digest` is that of the key which operators signed for, None where they signed for none.
+    """
 
     resource: ResourcePath
     attested: Attested
     holding: Holding | None
+    secret_digest: str | None
     index: int
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What decides: the profile, whose evidence is genuine at this moment, and what is acceptable."""
+    """What decides: the profile, whose evidence is genuine at this moment, and who says what is acceptable."""
 
     profile: Profile
     trust: Callable[[], TrustRoots]
-    policies: Policies
+    rule: Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +152,7 @@ class Broker:
         """GET /kbs/v0/resource/<path>: the decision, durable, then the key, and its lease where a model has it."""
         decided = self._decide(path, self.attested(session_id, bearer, caller), caller, "released")
         with self._holdings.keys.unwrap(decided.resource) as buffer, buffer.view as secret:
+            _check_secret(decided, secret)
             jwe = encrypt(secret, decided.attested.tee_key)
         lease = None if decided.holding is None else self._holdings.leases.signer.sign(decided.holding.terms)
         return Released(json.dumps(jwe).encode("ascii"), decided.index, self._holdings.journal.checkpoint(), lease)
@@ -204,29 +211,31 @@ class Broker:
         except InvalidRequestError as error:
             raise Refusal(Variant.INVALID_PATH, str(error)) from error
         key = self._holdings.keys.find(resource)
-        policy = None if key is None else self._rules.policies.choose(key)
-        asking = _Asking(resource, key, policy, attested, caller)
 
-        def act(standing: Standing) -> tuple[Entry, tuple[Sequence[FailedCheck], Holding | None]]:
+        def act(standing: Standing) -> tuple[Entry, tuple[Sequence[FailedCheck], Holding | None, str | None]]:
+            policy = None if key is None else self._rules.rule.policy(standing, key)
+            asking = _Asking(resource, key, policy, attested, caller)
             failed, holding = self._weigh(standing, asking)
             facts = {"outcome": "refused" if failed else outcome, "reasons": journal.reasons(failed),
                      "lease": journal.lease_fields(holding)}  # fmt: skip
-            return _release_entry(asking, facts), (failed, holding)
+            return _release_entry(asking, facts), (failed, holding, self._rules.rule.secret(standing, resource))
 
-        index, (failed, holding) = self._holdings.journal.decide(act)
+        index, (failed, holding, secret_digest) = self._holdings.journal.decide(act)
         self._holdings.counts.released("refused" if failed else outcome)
         if key is None:
             raise Refusal(Variant.PLUGIN_INTERNAL, f"Plugin internal error: no such resource: {resource}")
         if failed:
             reasons = "; ".join(map(str, failed))
             raise Refusal(Variant.POLICY_DENY, f"Access denied by policy (decision {index}): {reasons}")
-        return _Decided(resource, attested, holding, index)
+        return _Decided(resource, attested, holding, secret_digest, index)
 
     def _weigh(self, standing: Standing, asking: "_Asking") -> tuple[Sequence[FailedCheck], Holding | None]:
         """Every check that speaks against the release, or the lease that goes with it; None for a plain secret."""
         key, policy = asking.key, asking.policy
         if key is None:
             return _MISSING, None
+        if failed := self._rules.rule.unsigned(standing, key):
+            return failed, None
         if failed := refusals(self._asked(standing, key, asking.attested.claims, policy), policy):
             return failed, None
         if key.model is None or policy is None:
@@ -289,6 +298,12 @@ def _release_entry(asking: _Asking, facts: Mapping[str, JsonValue]) -> Entry:
         "warnings": list(warnings(claims, policy.form)) if policy is not None and accepted else [],
     }
     return Entry(journal.RELEASE, fields)
+
+
+def _check_secret(decided: _Decided, secret: memoryview) -> None:
+    """A key that another one was put in place of, by whoever has the KEK, is not what operators signed for."""
+    if decided.secret_digest is not None and secret_digest(secret) != decided.secret_digest:
+        raise KeyStoreError(f"resource {decided.resource}: expected the key that operators signed for, got another one")
 
 
 _MISSING: Final = (FailedCheck("release.resource", "a stored key", "none"),)

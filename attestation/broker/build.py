@@ -7,13 +7,13 @@ runs.
 import contextlib
 import importlib.metadata
 import ipaddress
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from ssl import SSLContext
 from time import monotonic
-from typing import Final
 
 import anyio
 from cryptography import x509
@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey
 
-from hermetic.attestation.broker import journal
+from hermetic.attestation.broker import configured, journal
 from hermetic.attestation.broker.admin import Admin
 from hermetic.attestation.broker.admin_app import admin_app
 from hermetic.attestation.broker.admin_tokens import AclRule, AdminTokens, Issuer
@@ -31,15 +31,18 @@ from hermetic.attestation.broker.app import public_app
 from hermetic.attestation.broker.believed import Believed
 from hermetic.attestation.broker.broker import Broker, Holdings, Rules
 from hermetic.attestation.broker.config import BrokerConfig, Listener, ServingNamesOf
+from hermetic.attestation.broker.configured import read
 from hermetic.attestation.broker.counts import Counts
 from hermetic.attestation.broker.floors import Floors
+from hermetic.attestation.broker.governance_desk import GovernanceDesk
+from hermetic.attestation.broker.governed import Governed, KeyState, Rule, Ungoverned
+from hermetic.attestation.broker.governed import metrics as governance_metrics
 from hermetic.attestation.broker.http import Door
 from hermetic.attestation.broker.journal import Journal
 from hermetic.attestation.broker.lease_feed import LeaseFeed
-from hermetic.attestation.broker.leases import LeaseLengths, LeaseLimits, Leases
+from hermetic.attestation.broker.leases import LeaseLimits, Leases
 from hermetic.attestation.broker.listener import Endpoint, Listeners
 from hermetic.attestation.broker.rates import Handshakes, Rates
-from hermetic.attestation.broker.release import ModelPolicy, Policies, SecretPolicy
 from hermetic.attestation.broker.serving import ServingDesk
 from hermetic.attestation.broker.serving_ca import ServingAuthority, ServingNames
 from hermetic.attestation.broker.sessions import SessionLimits, SessionTable
@@ -55,15 +58,11 @@ from hermetic.attestation.collateral import read_signers
 from hermetic.attestation.collateral.windows import DEFAULT, Windows
 from hermetic.attestation.demo_mark import refuse_demo
 from hermetic.attestation.enrolment import AkCa, EkTrust
+from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.lease import LeaseSigner
-from hermetic.attestation.log import NoteSigner
-from hermetic.attestation.policy import AppraisalPolicy
 from hermetic.attestation.roots import TpmTrust, TrustRoots
 from hermetic.attestation.roots.shipped_or_own import Source, amd_roots, intel_roots, nvidia_roots
 from hermetic.errors import ConfigurationError
-
-MAX_FILE_BYTES: Final = 1024 * 1024
-"""Longest certificate, key or policy file, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +94,9 @@ def build(
     steady = SteadyClock()
     clock, judging = (steady, steady.latest) if clock is None else (clock, clock)
     with contextlib.ExitStack() as undo:
-        state = open_state(config, NoteSigner.parse(_read(config.log.key).decode("ascii")), undo, clock)
+        state = open_state(config, configured.log_signer(config), undo, clock)
         writer = Journal(state.ledger, clock)
+        rule = _rule(config, writer)
         store = config.key_store
         keks = open_keks(store.kek, store.former_keks, store.folder, credentials)
         keys = FolderKeyStore(store.folder, keks)
@@ -105,7 +105,7 @@ def build(
         believed, counts = _believed(config, writer), Counts()
         token_key = _token_key(config)
         leases = _leases(config, writer, token_key, clock)
-        stores = _Stores(keys, floors, leases, writer, state.cells, believed, counts)
+        stores = _Stores(keys, floors, leases, writer, rule, state.cells, believed, counts)
         endpoints = [
             _public(config, stores, token_key, clock, judging),
             _admin(config, stores, clock, judging),
@@ -116,10 +116,10 @@ def build(
         memory = {"zeroing": zeroing, "zeroing-by": zeroing_by}
         roots = {vendor: _named(source) for vendor, source in config.roots}
         hardware = {"roots": roots, "collateral": believed.in_use()}
-        writer.write(
-            journal.STARTED,
-            {"profile": config.profile, "build": build_name, "keks": list(keks.identifiers), **memory, **hardware},
-        )
+        with writer.standing() as (standing, _):
+            operators: JsonValue = rule.summary(standing)
+        started: dict[str, JsonValue] = {"profile": config.profile, "build": build_name, "governance": operators}
+        writer.write(journal.STARTED, {**started, "keks": list(keks.identifiers), **memory, **hardware})
         if state.shared:
             undo.callback(Follower(writer).close)
         return RunningBroker(config, listeners, undo.pop_all())
@@ -133,9 +133,31 @@ class _Stores:
     floors: Floors
     leases: Leases
     log: Journal
+    rule: Rule
     cells: Cells
     believed: Believed
     counts: Counts
+
+
+def _rule(config: BrokerConfig, writer: Journal) -> Rule:
+    """Who decides about policies and keys. What the log says and what the configuration says must agree."""
+    with writer.standing() as (standing, _):
+        first = standing.governance.first
+    if config.governance == "none":
+        if first is not None:
+            raise ConfigurationError(
+                'governance: expected "operators", got "none": the log names operators, and no '
+                "configuration can undo that"
+            )
+        return Ungoverned(configured.policies(config), configured.serving(config))
+    if first is None:
+        raise ConfigurationError(
+            "log: expected one that names operators, got none: run `hermetic broker init`, or write "
+            'governance = "none", and nobody signs for policies and keys'
+        )
+    if first.log != config.log.origin:
+        raise ConfigurationError(f"log: expected operators of {config.log.origin}, got of {first.log}")
+    return Governed(config.profile)
 
 
 def _leases(config: BrokerConfig, writer: Journal, key: ec.EllipticCurvePrivateKey, clock: Clock) -> Leases:
@@ -154,8 +176,8 @@ def _public(
     sessions = SessionTable(stores.cells, room, handshakes, clock)
     signer = _token_signer(config, token_key, clock)
     holdings = Holdings(sessions, stores.keys, writer, signer, stores.counts, stores.leases)
-    rules = Rules(config.profile, stores.believed.trust, _policies(config))
-    broker = Broker(rules, holdings, _serving_desk(config, writer, clock), judging)
+    rules = Rules(config.profile, stores.believed.trust, stores.rule)
+    broker = Broker(rules, holdings, _serving_desk(config, stores, clock), judging)
     feed = LeaseFeed(stores.leases, limits.lease_polls)
     door = _door(config, config.public)
     app = public_app(broker, _ak_desk(config, stores, clock), stores.leases, feed, door, limits.body_bytes)
@@ -165,12 +187,21 @@ def _public(
 def _admin(config: BrokerConfig, stores: _Stores, clock: Clock, judging: Clock) -> Endpoint:
     settings = config.admin
     issuers = [Issuer(one.name, one.audience, _issuer_key(one.public_key)) for one in settings.issuers]
-    rules = [AclRule.parse(rule.role, rule.allowed) for rule in settings.acl]
+    rules = [AclRule.parse(rule.role, rule.allowed, rule.names) for rule in settings.acl]
     tokens = AdminTokens(issuers, rules, life_s=settings.token_life_s, leeway_s=settings.leeway_s, clock=judging)
-    admin = Admin(tokens, stores.keys, stores.floors, stores.leases, stores.log, profile=config.profile, clock=clock)
+    admin = Admin(
+        tokens,
+        stores.keys,
+        stores.floors,
+        stores.leases,
+        stores.log,
+        governance=GovernanceDesk(stores.rule, stores.keys, stores.log, config.profile, judging),
+        profile=config.profile,
+        clock=clock,
+    )
 
     def page() -> str:
-        return _page(stores.believed, stores.counts, clock)
+        return _page(stores, clock)
 
     app = admin_app(admin, page, _door(config, settings))
     return Endpoint(settings.host, settings.port, _tls(config, settings), app)
@@ -220,43 +251,26 @@ def _trust(config: BrokerConfig) -> TrustRoots:
 def _believed(config: BrokerConfig, writer: Journal) -> Believed:
     believed, settings = Believed(_trust(config)), config.collateral
     if settings is not None:
-        windows = DEFAULT if settings.windows is None else Windows.load(_read(settings.windows))
-        signers = None if settings.signers is None else read_signers(_text(settings.signers))
+        windows = DEFAULT if settings.windows is None else Windows.load(read(settings.windows))
+        signers = None if settings.signers is None else read_signers(configured.text(settings.signers))
         believed.watch(settings.folder, writer, windows, signers)
     return believed
 
 
-def _page(believed: Believed, counts: Counts, clock: Clock) -> str:
+def _page(stores: _Stores, clock: Clock) -> str:
     """The metrics, as Prometheus text."""
-    return "\n".join([*counts.lines(), *believed.metrics(clock())]) + "\n"
+    keys = stores.keys.list()
+    with stores.log.standing() as (standing, _):
+        states: Counter[KeyState] = Counter(stores.rule.state(standing, key) for key in keys)
+        governance = governance_metrics(stores.rule, standing, states)
+    return "\n".join([*stores.counts.lines(), *governance, *stores.believed.metrics(clock())]) + "\n"
 
 
 def _named(source: Source) -> str:
     return "own" if isinstance(source, Path) else source
 
 
-def _policies(config: BrokerConfig) -> Policies:
-    models = tuple(
-        ModelPolicy(
-            _form(config, entry.file),
-            entry.rollback,
-            timedelta(seconds=entry.roll_over_s),
-            LeaseLengths(round(1000 * entry.lease_s), round(1000 * entry.lease_grace_s)),
-        )
-        for entry in config.policies
-    )
-    secrets = tuple(SecretPolicy(entry.resource, _form(config, entry.policy)) for entry in config.plain_secrets)
-    return Policies(models, secrets)
-
-
-def _form(config: BrokerConfig, path: Path) -> AppraisalPolicy:
-    form = AppraisalPolicy.load(_read(path))
-    if form.profile == "demo" and config.profile != "demo":
-        raise ConfigurationError(f'{path}: expected a policy for profile "{config.profile}", got one for "demo"')
-    return form
-
-
-def _serving_desk(config: BrokerConfig, writer: Journal, clock: Clock) -> ServingDesk | None:
+def _serving_desk(config: BrokerConfig, stores: _Stores, clock: Clock) -> ServingDesk | None:
     settings = config.serving_certificates
     if settings is None:
         return None
@@ -264,7 +278,7 @@ def _serving_desk(config: BrokerConfig, writer: Journal, clock: Clock) -> Servin
     life = timedelta(seconds=settings.certificate_s)
     chain = _certificates(config, settings.certificates)
     authority = ServingAuthority(_ec_key(settings.key), chain, names, life, config.profile)
-    return ServingDesk(authority, _form(config, settings.policy), writer, clock)
+    return ServingDesk(authority, stores.rule.serving, stores.log, clock)
 
 
 def _alternatives(names: ServingNamesOf) -> tuple[x509.GeneralName, ...]:
@@ -299,7 +313,7 @@ def _all_certificates(config: BrokerConfig, paths: Iterable[Path]) -> tuple[x509
 def _certificates(config: BrokerConfig, path: Path) -> list[x509.Certificate]:
     """The certificates in a PEM file; outside the demo profile, none of a demo's."""
     try:
-        found = x509.load_pem_x509_certificates(_read(path))
+        found = x509.load_pem_x509_certificates(read(path))
     except ValueError as error:
         raise ConfigurationError(f"{path}: expected certificates in PEM, got {error}") from error
     return found if config.profile == "demo" else [refuse_demo(certificate, str(path)) for certificate in found]
@@ -307,7 +321,7 @@ def _certificates(config: BrokerConfig, path: Path) -> list[x509.Certificate]:
 
 def _ec_key(path: Path) -> ec.EllipticCurvePrivateKey:
     try:
-        key = load_pem_private_key(_read(path), None)
+        key = load_pem_private_key(read(path), None)
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"{path}: expected a private key in PEM, got {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
@@ -316,7 +330,7 @@ def _ec_key(path: Path) -> ec.EllipticCurvePrivateKey:
 
 
 def _issuer_key(path: Path) -> OKPKey | ECKey:
-    pem = _read(path)
+    pem = read(path)
     for kind, curve in ((OKPKey, "Ed25519"), (ECKey, "P-256")):
         try:
             key = kind.import_key(pem)
@@ -325,21 +339,3 @@ def _issuer_key(path: Path) -> OKPKey | ECKey:
         if key.curve_name == curve and not key.is_private:
             return key
     raise ConfigurationError(f"{path}: expected a public key in PEM, Ed25519 or P-256, got something else")
-
-
-def _text(path: Path) -> str:
-    try:
-        return _read(path).decode()
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path}: expected UTF-8, got {error}") from error
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigurationError(f"{path}: expected at most {MAX_FILE_BYTES} bytes, got more")
-    return data

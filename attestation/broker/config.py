@@ -56,10 +56,14 @@ class Issuer(Section):
 
 
 class Acl(Section):
-    """A role of admin tokens, and the request paths it may use: a regular expression `^/...$`."""
+    """A role of admin tokens: the request paths it may use (a regular expression `^/...$`), for which names.
+
+    `names` are prefixes of models' names; what is about no name, or every name, needs "", which is the default.
+    """
 
     role: Annotated[str, Field(min_length=1, max_length=128)]
     allowed: str
+    names: Annotated[tuple[str, ...], Field(min_length=1)] = ("",)
 
 
 class Admin(Listener):
@@ -234,9 +238,14 @@ class Limits(Section):
 
 
 class BrokerConfig(Section):
-    """The whole file. Relative paths are taken from the file's folder."""
+    """The whole file. Relative paths are taken from the file's folder.
+
+    With `governance = "operators"` policies and keys are those that the log says operators signed for, and the policies
+    here are what `hermetic broker init` begins with. With "none" they are in force, and nobody signs for anything.
+    """
 
     profile: Profile = "production"
+    governance: Literal["operators", "none"] = "operators"
     public: Public
     admin: Admin
     tokens: Tokens = Tokens()
@@ -247,7 +256,7 @@ class BrokerConfig(Section):
     roots: Roots = Roots()
     collateral: Collateral | None = None
     ak_enrolment: AkEnrolment | None = None
-    policies: tuple[Policy, ...] = Field(min_length=1)
+    policies: tuple[Policy, ...] = ()
     plain_secrets: tuple[PlainSecrets, ...] = ()
     serving_certificates: ServingCertificates | None = None
     limits: Limits = Limits()
@@ -258,6 +267,8 @@ class BrokerConfig(Section):
         for name, host in hosts.items():
             if self.profile == "demo" and host not in LOOPBACK:
                 raise ValueError(f'{name}: profile "demo" wanted loopback, got {host}')
+        if self.governance == "none" and not self.policies:
+            raise ValueError('policies: expected at least one with governance = "none"')
         if self.profile != "demo" and self.ak_enrolment is not None and self.ak_enrolment.software_ek_authorities:
             raise ValueError('ak_enrolment.software_ek_authorities: needs profile = "demo"')
         return self

@@ -20,9 +20,10 @@ from hermetic.attestation.broker.key_store import ModelFacts
 from hermetic.attestation.broker.lease_state import Holding, LeaseState, Target
 from hermetic.attestation.broker.state.ledger import Ledger, LoggedRecord
 from hermetic.attestation.evidence import JsonValue
+from hermetic.attestation.governance import Change, First, FloorContent, Governance, OfFloor
 from hermetic.attestation.lease import LeaseTerms
 from hermetic.attestation.log.record import encode_record, timestamp
-from hermetic.errors import FailedCheck, HermeticError, LeaseRefusedError, LogError
+from hermetic.errors import FailedCheck, HermeticError, InvalidRequestError, LeaseRefusedError, LogError
 
 STARTED: Final = "broker.started"
 ATTEST: Final = "broker.attest"
@@ -35,6 +36,9 @@ FLOOR: Final = "broker.floor"
 COLLATERAL: Final = "broker.collateral"
 LEASE_REVOKED: Final = "broker.lease-revoked"
 LEASE_RESTORED: Final = "broker.lease-restored"
+GOVERNANCE: Final = "broker.governance"
+CHANGE: Final = "broker.change"
+CHANGE_REFUSED: Final = "broker.change-refused"
 
 MAX_BATCH: Final = 256
 """Most decisions that become durable together: as many as one frame of the log holds."""
@@ -52,17 +56,28 @@ MAX_REASON_LENGTH: Final = 500
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What the newest accepted upload of a resource said: when, and the digest of the model's key (None: no model)."""
+
+    created: str
+    secret: str | None
+
+
 @dataclass(slots=True)
 class Standing:
-    """What the log's records add up to: floors by name, admin tokens spent with the time they end, and leases.
+    """What the log's records add up to.
 
-    `attested` has the sessions (SHA-256 of their ids) that had their one attempt, with its time, oldest first.
+    Floors by name, admin tokens spent with the time they end, leases, uploads by resource, and who governs. `attested` has
+    the sessions (SHA-256 of their ids) that had their one attempt, with its time, oldest first.
     """
 
     floors: dict[str, int] = field(default_factory=dict)
     spent: dict[str, int] = field(default_factory=dict)
     leases: LeaseState = field(default_factory=LeaseState)
     attested: dict[str, str] = field(default_factory=dict)
+    uploads: dict[str, Upload] = field(default_factory=dict)
+    governance: Governance = field(default_factory=Governance)
 
     def floor(self, name: str) -> int:
         """The floor of `name`; 0 where there is none, which every version is above."""
@@ -76,8 +91,33 @@ class Standing:
             self.spent[spent_key(_text(record, "issuer"), _text(record, "jti"))] = _number(record, "expires")
         elif record.kind == ATTEST:
             self.attested[_text(record, "session")] = record.time
+        elif record.kind == UPLOAD:
+            self._enter_upload(record)
+        elif record.kind == GOVERNANCE:
+            if self.governance.first is None:  # a second one has no effect
+                self.governance.begin(_first(record))
+        elif record.kind == CHANGE:
+            self._enter_change(record)
         else:
             _apply_lease(self.leases, record, index)
+
+    def _enter_upload(self, record: LoggedRecord) -> None:
+        created, secret = record.fields.get("created"), record.fields.get("secret")
+        if record.fields.get("outcome") == "accepted" and isinstance(created, str):
+            digest = secret if isinstance(secret, str) else None
+            self.uploads[_text(record, "resource")] = Upload(created, digest)
+
+    def _enter_change(self, record: LoggedRecord) -> None:
+        """Put a change in force, unless it does not follow: then it has no effect, whoever wrote it."""
+        try:
+            change = Change.of_json(_object(record, "change"))
+        except InvalidRequestError as error:
+            raise LogError(f"record {record.kind}: {error}") from error
+        if self.governance.first is None or self.governance.judge(change, _moment(record, "judged")):
+            return
+        self.governance.enter(change)
+        if isinstance(change.statement.subject, OfFloor) and isinstance(change.content, FloorContent):
+            self.floors[change.statement.subject.name] = change.content.to
 
     def forget_ended(self, now: datetime) -> None:
         """Forget tokens and leases that are over."""
@@ -91,6 +131,13 @@ class Standing:
         over = timestamp(now - MAX_SESSION_LIFE)
         while self.attested and next(iter(self.attested.values())) < over:
             del self.attested[next(iter(self.attested))]
+
+
+def _first(record: LoggedRecord) -> First:
+    try:
+        return First.of_json(_object(record, "first"))
+    except InvalidRequestError as error:
+        raise LogError(f"record {record.kind}: {error}") from error
 
 
 def _apply_lease(leases: LeaseState, record: LoggedRecord, index: int) -> None:
@@ -330,6 +377,16 @@ def _object(record: LoggedRecord, name: str) -> dict[str, JsonValue]:
     if not isinstance(value, dict):
         raise LogError(f"record {record.kind}: expected an object in {name!r}, got {type(value).__name__}")
     return value
+
+
+def _moment(record: LoggedRecord, name: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(_text(record, name))
+    except ValueError as error:
+        raise LogError(f"record {record.kind}: expected a moment in {name!r}, got {error}") from error
+    if moment.tzinfo is None:
+        raise LogError(f"record {record.kind}: expected a moment with its time zone in {name!r}")
+    return moment
 
 
 def _number(record: LoggedRecord, name: str) -> int:

@@ -11,10 +11,11 @@ from hermetic.attestation.broker.identity import ClientIdentity
 from hermetic.attestation.broker.journal import Entry, Journal, Standing
 from hermetic.attestation.broker.leases import against_host
 from hermetic.attestation.broker.refusals import Refusal, Variant
+from hermetic.attestation.broker.release import accepted
 from hermetic.attestation.broker.serving_ca import ServingAuthority, ServingNames, verify_request
 from hermetic.attestation.broker.sessions import Attested
 from hermetic.attestation.evidence import JsonValue
-from hermetic.attestation.policy import AppraisalPolicy, appraise
+from hermetic.attestation.policy import AppraisalPolicy
 from hermetic.errors import AppraisalError, FailedCheck, HermeticError, InvalidRequestError
 
 CURRENT_FORM: Final = "0.4.0"
@@ -27,11 +28,11 @@ class ServingDesk:
     def __init__(
         self,
         authority: ServingAuthority,
-        form: AppraisalPolicy,
+        form: Callable[[Standing], AppraisalPolicy | None],
         log: Journal,
         clock: Callable[[], datetime],
     ) -> None:
-        """`form` is what a session must meet."""
+        """`form` is what a session must meet, as of a decision; None: nothing is certified."""
         self._authority = authority
         self._form = form
         self._log = log
@@ -50,12 +51,11 @@ class ServingDesk:
             key = verify_request(csr_pem, attested.tee_key.public_key)
             names = self._authority.names_for(client)
             self._check_purpose(attested)
-            appraise(attested.claims, self._form, self._clock())
-        except (InvalidRequestError, AppraisalError) as error:
+        except InvalidRequestError as error:
             self._record(attested, client, None, error)
             raise _refused(error) from error
-        if revoked := self._record(attested, client, names, None):
-            raise _refused(AppraisalError(revoked))
+        if failed := self._record(attested, client, names, None):
+            raise _refused(AppraisalError(failed))
         return self._authority.issue(key, names, self._clock())
 
     def _check_purpose(self, attested: Attested) -> None:
@@ -68,12 +68,12 @@ class ServingDesk:
     def _record(
         self, attested: Attested, client: ClientIdentity | None, names: ServingNames | None, error: HermeticError | None
     ) -> tuple[FailedCheck, ...]:
-        """Record what was decided, durably; returns what is revoked of the host, because then it was refused."""
+        """Record what was decided, durably; returns what speaks against it: then it was refused."""
         shown: list[JsonValue] = [] if names is None else [names.common_name, *map(_shown, names.alternatives)]
 
         def act(standing: Standing) -> tuple[Entry, tuple[FailedCheck, ...]]:
-            revoked = against_host(standing, attested, client) if error is None else ()
-            why = journal.reasons(revoked) if error is None else journal.reason(error)
+            failed = self._refusals(standing, attested, client) if error is None else ()
+            why = journal.reasons(failed) if error is None else journal.reason(error)
             fields: dict[str, JsonValue] = {
                 "client": journal.client_fields(client),
                 "outcome": "refused" if why else "issued",
@@ -81,9 +81,18 @@ class ServingDesk:
                 "key": attested.tee_key.thumbprint(),
                 "names": [] if why else shown,
             }
-            return Entry(journal.SERVING_CERTIFICATE, fields), revoked
+            return Entry(journal.SERVING_CERTIFICATE, fields), failed
 
         return self._log.decide(act)[1]
+
+    def _refusals(
+        self, standing: Standing, attested: Attested, client: ClientIdentity | None
+    ) -> tuple[FailedCheck, ...]:
+        """What the policy in force says against it, else what is revoked of the host."""
+        form = self._form(standing)
+        if form is None:
+            return (FailedCheck("serving.policy", "a policy of serving certificates", "none that can be used"),)
+        return accepted(attested.claims, form, self._clock()) or against_host(standing, attested, client)
 
 
 def _refused(error: HermeticError) -> Refusal:

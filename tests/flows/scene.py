@@ -22,6 +22,7 @@ from hermetic.attestation.log.record import Record
 from hermetic.attestation.testing.software_tpm import is_installed
 from hermetic.demo.processes import Command
 from hermetic.demo.stage import START_TIMEOUT_S, Installation, Served, install
+from hermetic.provision.demo import govern as govern_demo
 from tests.flows.networks import Network
 
 COMMAND_TIMEOUT_S = 60
@@ -165,12 +166,16 @@ def best_tee() -> Tee:
 
 @contextlib.contextmanager
 def scene(
-    tee: Tee, prepare: Callable[[Path], None] = lambda _: None, *, devices: Literal["nvidia", "none"] = "none"
+    tee: Tee,
+    prepare: Callable[[Path], None] = lambda _: None,
+    *,
+    devices: Literal["nvidia", "none"] = "none",
+    govern: Callable[[Path], str | None] = govern_demo,
 ) -> Iterator[Scene]:
     """A new installation in a folder whose name is short: a software TPM's sockets live there."""
     with (
         tempfile.TemporaryDirectory(prefix="hf-") as folder,
-        install(Path(folder, "i"), tee=tee, devices=devices, prepare=prepare) as installation,
+        install(Path(folder, "i"), tee=tee, devices=devices, prepare=prepare, govern=govern) as installation,
     ):
         yield Scene(installation, Path(folder, "plain"))
 

@@ -1,6 +1,7 @@
 """`hermetic broker`: run the key broker of one configuration file; as its operator upload keys, list them, set floors.
 
-Not here: leases (broker_lease.py), and uploading while sealing, which is `hermetic seal`.
+Not here: who signs for changes (broker_governance.py), leases (broker_lease.py), and uploading while sealing, which is
+`hermetic seal`.
 """
 
 import os
@@ -11,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from hermetic.cli import broker_kek, broker_lease, output
+from hermetic.cli import broker_governance, broker_kek, broker_lease, output
 from hermetic.cli.private_memory import keep_memory_private
 
 OperatorOption = Annotated[Path, typer.Option("--operator", "-o", help="The operator's TOML file.")]
@@ -21,6 +22,7 @@ _app = typer.Typer(no_args_is_help=True)
 
 def register(app: typer.Typer) -> None:
     """Add the command group."""
+    broker_governance.register(_app)
     broker_lease.register(_app)
     broker_kek.register(_app)
     app.add_typer(_app, name="broker", help="Run the key broker, or operate one.")
@@ -41,6 +43,10 @@ def serve(
     from hermetic.attestation.broker.config import BrokerConfig
 
     settings = BrokerConfig.load(config)
+    if settings.governance == "none":
+        output.warn(
+            "ungoverned: whoever holds the admin token, or this configuration, decides alone about keys and policies"
+        )
     if settings.profile == "demo":
         output.warn("HERMETIC DEMO - NOT SECRET: this broker believes software TPMs and sample evidence")
     if zeroing.state != "enforced":
@@ -55,7 +61,7 @@ def serve(
 
     def ready() -> None:
         public, admin = broker.listeners.ports
-        facts = {"public": public, "admin": admin, "profile": settings.profile,
+        facts = {"public": public, "admin": admin, "profile": settings.profile, "governance": settings.governance,
                  "zeroing": zeroing.state, "zeroing-by": zeroing.by}  # fmt: skip
         output.show(facts, as_json=as_json, human=lambda: output.facts("key broker", facts))
 
@@ -74,8 +80,11 @@ def upload(
     version: Annotated[int, typer.Option(min=1, help="The model's version.")] = 1,
     manifest_digest: Annotated[str, typer.Option(help="SHA-256 of the model's manifest, hex.")] = "",
     publisher: Annotated[str, typer.Option(help="The model's publisher.")] = "",
+    sign_as: Annotated[
+        str | None, typer.Option(help="NAME=KEYFILE: sign for it at once, where one signature is enough.")
+    ] = None,
 ) -> None:
-    """Store a key. An existing one is never replaced."""
+    """Store a key. An existing one is never replaced. Where operators sign, it is pending until they have."""
     from hermetic.attestation.admin_client import ModelKeyFacts
     from hermetic.attestation.operator_settings import OperatorSettings
     from hermetic.errors import ConfigurationError
@@ -85,11 +94,16 @@ def upload(
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"cannot read {secret} or --manifest-digest: {error}") from error
     with OperatorSettings.load(operator).connect() as client:
+        if sign_as is not None:
+            broker_governance.demand_one_signature(client)
         if name is None:
-            client.upload_plain_secret(key_id, content)
+            state = client.upload_plain_secret(key_id, content)
         else:
-            client.upload(key_id, content, ModelKeyFacts(name, version, digest, publisher))
-    output.note(f"stored {key_id}")
+            state = client.upload(key_id, content, ModelKeyFacts(name, version, digest, publisher))
+        if sign_as is not None:
+            broker_governance.sign_key(client, key_id, sign_as)
+            state = "signed"
+    output.note(f"stored {key_id}: {state}")
 
 
 @_app.command()
@@ -100,7 +114,7 @@ def keys(operator: OperatorOption, as_json: output.JsonOption = False) -> None:
     with OperatorSettings.load(operator).connect() as client:
         found = client.stored_keys()
     rows = [[escape(str(cell)) for cell in _row(entry)] for entry in found]
-    columns = ("resource", "model", "version", "publisher", "profile", "created")
+    columns = ("resource", "model", "version", "publisher", "profile", "state")
     output.show(found, as_json=as_json, human=lambda: output.table("keys", columns, rows))
 
 
@@ -148,4 +162,4 @@ def _row(entry: Mapping[str, object]) -> tuple[object, ...]:
     model = entry.get("model")
     facts = model if isinstance(model, Mapping) else {}
     named = (facts.get("name", "(no model)"), facts.get("version", ""), facts.get("publisher", ""))
-    return entry.get("resource"), *named, entry.get("profile"), entry.get("created")
+    return entry.get("resource"), *named, entry.get("profile"), entry.get("state")

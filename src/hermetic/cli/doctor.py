@@ -26,6 +26,9 @@ def doctor(
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="Also look at the installation of this server.toml.")
     ] = None,
+    broker: Annotated[
+        Path | None, typer.Option("--broker", help="Also look at who signs for this broker.toml's policies and keys.")
+    ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
     """Tell what this host offers (TEE, TPM, GPU, isolation, memory) and what each missing piece costs.
@@ -42,6 +45,10 @@ def doctor(
     from hermetic.server.cores import cores_here
 
     findings = [*examine(), *examine_cores(cores_here())]
+    if broker is not None:
+        from hermetic.provision.brokers import examine_broker
+
+        findings += examine_broker(broker)
     waived: tuple[str, ...] = ()
     if config is not None:
         findings += examine_server(config)

@@ -47,7 +47,7 @@ def init(
 ) -> None:
     """Write private CAs, keys, requests, configurations and policies to start from."""
     from hermetic.provision.authority import Names
-    from hermetic.provision.demo import DEMO_PUBLISHERS, demo_plan
+    from hermetic.provision.demo import DEMO_PUBLISHERS, demo_plan, govern
     from hermetic.provision.layout import sign as certify
     from hermetic.provision.layout import write
     from hermetic.provision.plan import Plan
@@ -75,6 +75,8 @@ def init(
             output.warn(text)
     write(folder, plan)
     signed = certify(folder) if demo else []
+    if demo:
+        govern(folder)
     _report(folder, [str(path) for path in signed], demo=demo, as_json=as_json)
 
 
@@ -93,7 +95,8 @@ def _report(folder: Path, signed: list[str], *, demo: bool, as_json: bool) -> No
         output.note(
             f"Next: have the requests (*.csr) signed, by your own CA or by `hermetic init {folder} --sign`; then move "
             "authority/ to a machine that serves nothing, credentials/kek into a systemd credential or TPM, and the "
-            "other folders to their hosts. `hermetic doctor` looks for what was forgotten."
+            "other folders to their hosts. `hermetic doctor` looks for what was forgotten. The broker starts once "
+            "`hermetic broker init` has named who signs for its policies and keys."
         )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from hermetic.cli import output
+from hermetic.cli import broker_governance, output
 from hermetic.cli.private_memory import keep_memory_private
 from hermetic.errors import ConfigurationError
 
@@ -79,6 +79,9 @@ def seal(
         list[str] | None,
         typer.Option(help="Isolation property that this host may lack while answers are computed; repeatable."),
     ] = None,
+    sign_as: Annotated[
+        str | None, typer.Option(help="NAME=KEYFILE: sign for the key at once, where one operator's word is enough.")
+    ] = None,
     as_json: output.JsonOption = False,
 ) -> None:
     """Encrypt and sign a model into one file, with known answers inside; hand its key to the broker."""
@@ -119,7 +122,7 @@ def seal(
         trusted=None if publishers is None else read_publishers(publishers),
         note=output.note,
     )
-    with _progress() as started, _delivery(operator, key_out) as deliver:
+    with _progress() as started, _delivery(operator, key_out, sign_as) as deliver:
         manifest = publish(
             publication, answers=_locked_worker(count, waive or ()), deliver=deliver, threads=count, started=started
         )
@@ -171,7 +174,9 @@ def _progress() -> Iterator[Callable[[str, int], Callable[[int], None]]]:
 
 
 @contextlib.contextmanager
-def _delivery(operator: Path | None, key_out: Path | None) -> "Iterator[Callable[[SealedKey], None]]":
+def _delivery(
+    operator: Path | None, key_out: Path | None, sign_as: str | None
+) -> "Iterator[Callable[[SealedKey], None]]":
     """Give what takes the key: to a file, to the broker, or both. The file is gone again where anything fails."""
     from hermetic.attestation.operator_settings import OperatorSettings
 
@@ -184,7 +189,7 @@ def _delivery(operator: Path | None, key_out: Path | None) -> "Iterator[Callable
             _write_key(key_out, sealed.key)
             written = True
         if settings is not None:
-            _upload(settings, sealed)
+            _upload(settings, sealed, sign_as)
 
     try:
         yield deliver
@@ -204,13 +209,19 @@ def _write_key(path: Path, key: bytearray) -> None:
         raise ConfigurationError(f"--key-out {path}: {error.strerror}") from error
 
 
-def _upload(operator: "OperatorSettings", sealed: "SealedKey") -> None:
+def _upload(operator: "OperatorSettings", sealed: "SealedKey", sign_as: str | None) -> None:
     from hermetic.attestation.admin_client import ModelKeyFacts
 
     manifest = sealed.manifest
     facts = ModelKeyFacts(manifest.name, manifest.version, manifest.digest(), manifest.publisher)
     with operator.connect() as client:
-        client.upload(manifest.key_id, sealed.key, facts)
+        if sign_as is not None:
+            broker_governance.demand_one_signature(client)
+        state = client.upload(manifest.key_id, sealed.key, facts)
+        if sign_as is not None:
+            broker_governance.sign_key(client, manifest.key_id, sign_as)
+        elif state == "pending":
+            output.note(f"{manifest.key_id} is pending: it is released once operators have signed for it")
 
 
 def _report(target: Path, manifest: "Manifest", operator: Path | None, key_out: Path | None, *, as_json: bool) -> None:

@@ -22,6 +22,7 @@ from hermetic.demo.processes import Command
 from hermetic.errors import WorkerLostError
 from hermetic.provision.authority import Names
 from hermetic.provision.demo import DEMO_PUBLISHERS, demo_plan
+from hermetic.provision.demo import govern as govern_demo
 from hermetic.provision.layout import sign, write
 from hermetic.provision.plan import Plan
 
@@ -53,6 +54,8 @@ class Installation:
     tee: str
     weaker: Sequence[str]
     broker: Command
+    sign_as: str | None
+    """Who signs for keys in the step that uploads them, NAME=KEYFILE; None: they stay pending."""
     models: list[Sealable] = field(default_factory=list)
 
     def seal(self, model: Sealable, on_line: Say = lambda _: None) -> Path:
@@ -72,7 +75,9 @@ class Installation:
         arguments = ["seal", str(model.source), "--name", model.name, "--version", str(model.version)]
         arguments += ["--key", f"kbs:///models/{model.name}/{model.version}", "-o", str(self.sealed_file(model))]
         arguments += ["--publisher-key", str(authority / "publishers" / f"{model.publisher}.json")]
-        return [*arguments, "--operator", str(authority / "operator" / "operator.toml"), *model.options]
+        arguments += ["--operator", str(authority / "operator" / "operator.toml")]
+        signer = [] if self.sign_as is None else ["--sign-as", self.sign_as]
+        return [*arguments, *signer, *model.options]
 
     def add_to_server(self, model: Sealable) -> None:
         """Name a sealed model in the server's configuration, unless it is there."""
@@ -146,10 +151,12 @@ def install(
     tee: Literal["tpm", "snp", "sample"] | None = None,
     devices: Literal["nvidia", "none"] = "none",
     prepare: Callable[[Path], None] = lambda _: None,
+    govern: Callable[[Path], str | None] = govern_demo,
 ) -> Iterator[Installation]:
     """Make an installation in the new folder `folder`, with a running broker; stop it at the end.
 
-    `prepare` may change what is written there before the broker reads it.
+    `prepare` may change what is written there before the broker reads it, `govern` names the operators in its log, and
+    returns who signs for keys when they are uploaded.
     """
     plan = Plan(
         Names.of_demo(),
@@ -169,6 +176,7 @@ def install(
         write(folder, plan)
         sign(folder)
         prepare(folder)
+        sign_as = govern(folder)
         broker = resources.enter_context(
             Command(["broker", "serve", "--json", "--config", str(folder / "broker" / "broker.toml")])
         )
@@ -176,7 +184,7 @@ def install(
         admin = broker.wait_for(r'"admin": (\d+)', START_TIMEOUT_S)[1]
         _set_port(folder / "server" / "server.toml", public)
         _set_port(folder / "authority" / "operator" / "operator.toml", admin)
-        yield Installation(folder, plan.tee, weaker, broker)
+        yield Installation(folder, plan.tee, weaker, broker, sign_as)
 
 
 class Serving:

@@ -47,6 +47,7 @@ zeroing = "any"
 
 CONFIG = """
 profile = "{profile}"
+governance = "{governance}"
 [public]
 port = 0
 certificate = "tls.pem"
@@ -63,7 +64,10 @@ issuers = [
   {{ name = "second", audience = "broker", public_key = "second.pub" }},
 ]
 acl = [
-  {{role = "operator", allowed = '^/(kbs/v0/resource/.+|hermetic/v1/(keys|floors(/[^/]+/raise)?|leases(/revoke)?))$'}},
+  {{ role = "operator", allowed = '^/kbs/v0/resource/.+$' }},
+  {{ role = "operator", allowed = '^/hermetic/v1/(keys|floors(/[^/]+/raise)?|leases(/revoke)?)$' }},
+  {{ role = "operator", allowed = '^/hermetic/v1/governance(/changes)?$' }},
+  {{ role = "march", allowed = '^/(kbs/v0/resource/.+|hermetic/v1/(keys|floors.*|leases.*))$', names = ["march-"] }},
   {{ role = "rollback", allowed = '^/hermetic/v1/(floors/[^/]+/lower|leases/restore)$' }},
   {{ role = "narrow", allowed = '^/kbs/v0/resource/narrow/.+$' }},
 ]
@@ -137,10 +141,13 @@ class World:
 
     def write_config(
         self, *, profile: str = "demo", client_certificates: str = "required", requests_per_minute: int = 100_000,
-        change: Mapping[str, str] | None = None,
+        governance: str = "none", change: Mapping[str, str] | None = None,
     ) -> Path:  # fmt: skip
         text = CONFIG.format(
-            profile=profile, client_certificates=client_certificates, requests_per_minute=requests_per_minute
+            profile=profile,
+            client_certificates=client_certificates,
+            requests_per_minute=requests_per_minute,
+            governance=governance,
         )
         for old, new in (change or {}).items():
             assert old in text, old

@@ -1,0 +1,188 @@
+"""What rules a release besides evidence: policies and signed keys, as the log has them (docs/spec/governance.md).
+
+`Governed` reads the changes that operators signed; `Ungoverned` is a broker whose policies are its configuration's, and
+whose keys nobody signs for. Both answer from what stands at the moment of the decision. Pure; handing changes in is
+governance_desk.py's.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, timedelta
+from functools import lru_cache
+from typing import Final, Literal, Protocol
+
+from hermetic.attestation.broker.journal import Standing
+from hermetic.attestation.broker.key_store import ResourcePath, StoredKey
+from hermetic.attestation.broker.leases import LeaseLengths
+from hermetic.attestation.broker.release import ModelPolicy, Policies
+from hermetic.attestation.claims import Profile
+from hermetic.attestation.governance import Form, KeyContent, ModelForm
+from hermetic.attestation.governance.contents import KeyModel
+from hermetic.attestation.policy import AppraisalPolicy
+from hermetic.errors import ConfigurationError, FailedCheck
+
+SIGNED: Final = "release.signed"
+FORMS_KEPT: Final = 256
+"""How many forms are kept as read."""
+
+KeyState = Literal["pending", "signed", "ungoverned"]
+
+
+class Rule(Protocol):
+    """Who decides about policies and keys."""
+
+    def policy(self, standing: Standing, key: StoredKey) -> ModelPolicy | None:
+        """The policy of a stored key; None where there is none, or two that fit alike."""
+
+    def serving(self, standing: Standing) -> AppraisalPolicy | None:
+        """The policy of serving certificates."""
+
+    def unsigned(self, standing: Standing, key: StoredKey) -> tuple[FailedCheck, ...]:
+        """What speaks against a key that is not signed for; empty: it is, or nobody needs to."""
+
+    def secret(self, standing: Standing, resource: ResourcePath) -> str | None:
+        """The digest that the key in the clear must have; None where nobody signed for one."""
+
+    def state(self, standing: Standing, key: StoredKey) -> KeyState:
+        """What is said of a key."""
+
+    def summary(self, standing: Standing) -> dict[str, str | int] | None:
+        """The operators as a record names them; None where there are none."""
+
+
+class Ungoverned:
+    """A broker without operators: what its configuration says is in force, and whoever changes it changes it."""
+
+    def __init__(self, policies: Policies, serving: AppraisalPolicy | None) -> None:
+        """Both are the configuration's."""
+        self._policies = policies
+        self._serving = serving
+
+    def policy(self, _: Standing, key: StoredKey) -> ModelPolicy | None:
+        """The configuration's."""
+        return self._policies.choose(key)
+
+    def serving(self, _: Standing) -> AppraisalPolicy | None:
+        """The configuration's."""
+        return self._serving
+
+    def unsigned(self, _: Standing, __: StoredKey) -> tuple[FailedCheck, ...]:
+        """Nothing: nobody signs."""
+        return ()
+
+    def secret(self, _: Standing, __: ResourcePath) -> str | None:
+        """None: nobody signs."""
+        return None
+
+    def state(self, _: Standing, __: StoredKey) -> KeyState:
+        """Always the same."""
+        return "ungoverned"
+
+    def summary(self, _: Standing) -> dict[str, str | int] | None:
+        """Nobody."""
+        return None
+
+
+class Governed:
+    """A broker whose log names operators."""
+
+    def __init__(self, profile: Profile) -> None:
+        """`profile` is the broker's: a demo's form is none elsewhere."""
+        self._profile = profile
+
+    def policy(self, standing: Standing, key: StoredKey) -> ModelPolicy | None:
+        """The one of the longest prefix, where its form is for this name: a shorter prefix is never asked instead."""
+        if key.model is None:
+            found = standing.governance.policy_of("secrets", str(key.resource))
+            form = None if found is None else self._form(found[1].content)
+            return None if form is None else ModelPolicy(form)
+        found = standing.governance.policy_of("models", key.model.name)
+        if found is None or not isinstance(content := found[1].content, ModelForm):
+            return None
+        form = self._form(content)
+        if form is None or not form.matches(key.model.name):
+            return None
+        lengths = LeaseLengths(content.lease_ms, content.grace_ms)
+        return ModelPolicy(form, content.rollback, timedelta(seconds=content.roll_over_s), lengths)
+
+    def serving(self, standing: Standing) -> AppraisalPolicy | None:
+        """The one in force."""
+        found = standing.governance.policy_of("serving-certificates", "")
+        return None if found is None else self._form(found[1].content)
+
+    def unsigned(self, standing: Standing, key: StoredKey) -> tuple[FailedCheck, ...]:
+        """A key that is pending, or that is not the one that was signed for."""
+        if self.state(standing, key) == "signed":
+            return ()
+        signed = standing.governance.key(str(key.resource))
+        got = "a pending key" if signed is None else "a pending key: the signatures are for another one of this name"
+        wanted = f"signatures of {standing.governance.operators.threshold} operators for this key"
+        return (FailedCheck(SIGNED, wanted, got),)
+
+    def secret(self, standing: Standing, resource: ResourcePath) -> str | None:
+        """The digest in what was signed for."""
+        signed = standing.governance.key(str(resource))
+        return signed.secret if isinstance(signed, KeyContent) else None
+
+    def state(self, standing: Standing, key: StoredKey) -> KeyState:
+        """Whether exactly these facts were signed for."""
+        signed = standing.governance.key(str(key.resource))
+        return "signed" if signed == key_content(standing, key) else "pending"
+
+    def summary(self, standing: Standing) -> dict[str, str | int] | None:
+        """The broker's name, and who signs."""
+        state = standing.governance
+        return {
+            "broker": state.broker,
+            "operators": state.operators_digest,
+            "threshold": state.operators.threshold,
+            "of": len(state.operators.operators),
+        }
+
+    def _form(self, content: object) -> AppraisalPolicy | None:
+        """A form in force; None where it cannot be used here: then nothing is released by it."""
+        if not isinstance(content, Form | ModelForm):
+            return None
+        try:
+            return usable_form(content.form, self._profile)
+        except ConfigurationError:
+            return None
+
+
+def usable_form(text: str, profile: Profile) -> AppraisalPolicy:
+    """Read a form; raises `ConfigurationError` where it is malformed, or a demo's and this broker is none."""
+    form = _read(text)
+    if form.profile == "demo" and profile != "demo":
+        raise ConfigurationError(f'form {form.name}: expected one for profile "{profile}", got one for "demo"')
+    return form
+
+
+@lru_cache(maxsize=FORMS_KEPT)
+def _read(text: str) -> AppraisalPolicy:
+    return AppraisalPolicy.load(text)
+
+
+def key_content(standing: Standing, key: StoredKey) -> KeyContent:
+    """The facts of a stored key, as operators sign for them."""
+    created = key.created.astimezone(UTC).isoformat()
+    upload = standing.uploads.get(str(key.resource))
+    secret = upload.secret if upload is not None and upload.created == created else None
+    model = key.model
+    return KeyContent(
+        created=created,
+        model=None if model is None else KeyModel.model_validate(model.to_json()),
+        profile=key.profile,
+        secret=secret,
+    )
+
+
+def metrics(rule: Rule, standing: Standing, keys: Mapping[KeyState, int]) -> list[str]:
+    """Lines of Prometheus text: whether there are operators, and how many keys wait for them."""
+    governed = int(rule.summary(standing) is not None)
+    return [
+        "# HELP hermetic_broker_governed 1 where changes need operators' signatures, 0 where nobody signs",
+        "# TYPE hermetic_broker_governed gauge",
+        f"hermetic_broker_governed {governed}",
+        "# HELP hermetic_broker_keys_pending Number of keys that wait for signatures",
+        "# TYPE hermetic_broker_keys_pending gauge",
+        f"hermetic_broker_keys_pending {keys.get('pending', 0)}",
+    ]

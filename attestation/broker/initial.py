@@ -1,0 +1,36 @@
+"""`hermetic broker init`: the first operators, once for each log (docs/spec/governance.md, section 2)."""
+
+import contextlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from hermetic.attestation.broker import configured, journal
+from hermetic.attestation.broker.config import BrokerConfig
+from hermetic.attestation.broker.journal import Entry, Journal, Standing
+from hermetic.attestation.broker.state.opening import open_state
+from hermetic.attestation.governance import First, OperatorSet
+from hermetic.errors import ConfigurationError
+
+
+def fix_operators(
+    config: BrokerConfig, operators: OperatorSet, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+) -> First:
+    """Write the first operators into the log of a broker that does not run, with the policies to begin with.
+
+    Raises `ConfigurationError` where the log names operators already: from then on only they change the set.
+    """
+    if config.governance == "none":
+        raise ConfigurationError('governance: expected "operators" in the configuration, got "none"')
+    first = First.fix(config.log.origin, operators, configured.first_policies(config))
+
+    def act(standing: Standing) -> tuple[Entry, None]:
+        if standing.governance.first is not None:
+            raise ConfigurationError(
+                "log: expected one without operators, got one that names them: "
+                "a set is changed by a change that its own operators sign (hermetic broker propose operators)"
+            )
+        return Entry(journal.GOVERNANCE, {"first": first.to_json()}), None
+
+    with contextlib.ExitStack() as undo:
+        Journal(open_state(config, configured.log_signer(config), undo, clock).ledger, clock).decide(act)
+    return first

@@ -1,0 +1,63 @@
+"""What is to be said of a broker as it lies on a host: who signs for its policies and keys. Changes nothing."""
+
+import contextlib
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from hermetic.attestation.broker import journal
+from hermetic.attestation.broker.config import BrokerConfig
+from hermetic.attestation.broker.configured import log_signer
+from hermetic.attestation.broker.journal import Standing
+from hermetic.attestation.broker.state.ledger import LoggedRecord
+from hermetic.attestation.broker.state.opening import log_folder, open_state
+from hermetic.attestation.log import LogReader
+from hermetic.errors import LogError
+from hermetic.provision.host import Finding
+
+__all__ = ["examine_broker"]
+
+AREA: Final = "broker"
+NAME: Final = "governance"
+_KINDS: Final = frozenset({journal.GOVERNANCE, journal.CHANGE})
+
+
+def examine_broker(path: Path) -> list[Finding]:
+    """Whether the log of the broker at `path` names operators; raises `ConfigurationError`."""
+    config = BrokerConfig.load(path)
+    try:
+        standing = _standing(config)
+    except LogError as error:
+        return [Finding(AREA, NAME, "missing", str(error), "the broker does not start")]
+    if standing.governance.first is None:
+        if config.governance == "none":
+            cost = "whoever has the admin token or the configuration decides alone about keys and policies"
+            return [Finding(AREA, NAME, "weak", "ungoverned", cost)]
+        return [Finding(AREA, NAME, "missing", "no operators: hermetic broker init", "the broker does not start")]
+    operators = standing.governance.operators
+    names = ", ".join(one.name for one in operators.operators)
+    detail = f"{operators.threshold} of {names}; {standing.governance.broker}"
+    if operators.threshold == 1:
+        return [Finding(AREA, NAME, "weak", detail, "one person decides about keys and policies")]
+    return [Finding(AREA, NAME, "good", detail)]
+
+
+def _standing(config: BrokerConfig) -> Standing:
+    standing = Standing()
+    with contextlib.ExitStack() as undo:
+        for index, record in enumerate(_records(config, undo)):
+            if record.kind in _KINDS:
+                standing.apply(record, index)
+    return standing
+
+
+def _records(config: BrokerConfig, undo: contextlib.ExitStack) -> Iterable[LoggedRecord]:
+    """Every record, read beside a broker that may run."""
+    signer = log_signer(config)
+    if config.state is not None:
+        return open_state(config, signer, undo, lambda: datetime.now(UTC)).ledger.news()
+    folder = log_folder(config)
+    if not folder.exists():  # the broker has not run yet
+        return ()
+    return LogReader(folder, signer.verifier(), config.log.origin).records()

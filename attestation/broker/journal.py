@@ -68,8 +68,8 @@ class Upload:
 class Standing:
     """What the log's records add up to.
 
-    Floors by name, admin tokens spent with the time they end, leases, uploads by resource, and who governs. `attested` has
-    the sessions (SHA-256 of their ids) that had their one attempt, with its time, oldest first.
+    Floors by name, admin tokens spent with the time they end, leases, uploads by resource, and who governs. `attested`
+    has the sessions (SHA-256 of their ids) that had their one attempt, with its time, oldest first.
     """
 
     floors: dict[str, int] = field(default_factory=dict)

@@ -20,7 +20,7 @@ from hermetic.attestation.broker.initial import fix_operators
 from hermetic.attestation.broker.key_store import ResourcePath
 from hermetic.attestation.broker.record import governance_events
 from hermetic.attestation.broker.stores.folder import FolderKeyStore
-from hermetic.attestation.broker.stores.local_kek import load_kek
+from hermetic.attestation.broker.stores.opening import open_keks
 from hermetic.attestation.governance import (
     Change,
     First,
@@ -281,7 +281,7 @@ def test_changes_for_another_broker_are_worth_nothing_here(
 
 def test_without_operators_a_broker_does_not_start_unless_told_so(world: World) -> None:
     config = world.write_config(governance="operators")
-    with pytest.raises(ConfigurationError, match="expected a log that names operators"):
+    with pytest.raises(ConfigurationError, match="expected one that names operators"):
         build(BrokerConfig.load(config), clock=world.clock)
     world.write_config(governance="none")
     with world.start() as broker:
@@ -326,7 +326,8 @@ def test_a_key_put_in_place_of_another_is_pending_or_not_released(world: World) 
         sign_key(broker, path)
         assert released(broker, path)
     keys = world.folder / "store/keys"
-    with contextlib.closing(FolderKeyStore(keys, load_kek(f"file:{world.folder}/elsewhere/kek", keys, None))) as store:
+    keks = open_keks(f"file:{world.folder}/elsewhere/kek", (), keys, None)
+    with contextlib.closing(FolderKeyStore(keys, keks)) as store:
         stored = store.find(ResourcePath.parse(path))
         assert stored is not None
         file.unlink()

@@ -2,7 +2,7 @@
 
 Run as `python standin_worker.py DATA MEMORY ORDERS SETTINGS`: three descriptors and a JSON object with the model's
 description and layout. Its outputs are its inputs, region by region; hidden inputs are not among them. `"function"` may
-be "double" (FP32 times two), "failing", "slow", or for models of sequences "accumulate" and "countdown".
+be "double" (FP32 times two), "failing", "slow", or for models of sequences "accumulate", "countdown" and "generator".
 
 Orders come as datagrams: "hold" keeps batches, "go" answers what is kept, any name of `TRICKS` is played on the next
 batch, "exit" ends it. An order that was taken is reported as `{"obeyed": order}`, each batch that arrives as
@@ -46,18 +46,41 @@ OBSERVED = ("INPUT0", "START", "END", "READY", "CORRID", "STATE_IN")
 TYPECODES = {"FP32": "f", "INT32": "i", "UINT32": "I", "INT64": "q", "UINT64": "Q", "BOOL": "b"}
 
 
+class FailedError(Exception):
+    """A function does not like its input."""
+
+
 def accumulate(row: Row) -> dict[str, list[float]]:
     """Show what came, -1 for what the model does not have; add up."""
+    _not_negative(row)
     return {"OUTPUT0": [row.get(name, -1) for name in OBSERVED], "STATE_OUT": [row["STATE_IN"] + row["INPUT0"]]}
 
 
 def countdown(row: Row) -> dict[str, list[float]]:
     """Show the step; say FINAL when it has reached the input."""
+    _not_negative(row)
     step = row["STATE_IN"]
     return {"OUTPUT0": [step], "STATE_OUT": [step + 1], "FINAL": [step + 1 >= row["INPUT0"]]}
 
 
-FUNCTIONS: dict[str, Callable[[Row], dict[str, list[float]]]] = {"accumulate": accumulate, "countdown": countdown}
+def generator(row: Row) -> dict[str, list[float]]:
+    """The same; below 0, fail at the last step."""
+    step, last = row["STATE_IN"], abs(row["INPUT0"]) - 1
+    if row["INPUT0"] < 0 and step >= last:
+        raise FailedError
+    return {"OUTPUT0": [step], "STATE_OUT": [step + 1], "FINAL": [step >= last]}
+
+
+def _not_negative(row: Row) -> None:
+    if row["INPUT0"] < 0:
+        raise FailedError
+
+
+FUNCTIONS: dict[str, Callable[[Row], dict[str, list[float]]]] = {
+    "accumulate": accumulate,
+    "countdown": countdown,
+    "generator": generator,
+}
 
 
 def unpacked(datatype: str, data: bytes) -> list[float]:
@@ -158,10 +181,11 @@ class StandIn:
             for region, tensor in zip(self.place.inputs, batch.inputs, strict=True)
         }
         rows = len(columns["INPUT0"])
-        if any(value < 0 for value in columns["INPUT0"]):
+        try:
+            results = [function({name: column[at] for name, column in columns.items() if column}) for at in range(rows)]
+        except FailedError:
             self.data.send(encode_not_done(batch.buffer, batch.sequence, STATUS_FAILED, "negative"))
             return
-        results = [function({name: column[at] for name, column in columns.items() if column}) for at in range(rows)]
         outputs = []
         for region in self.place.outputs:
             values = [value for result in results for value in result[region.spec.name]]

@@ -20,7 +20,7 @@ from hermetic.enclave.sealed.config_pbtxt import PartialSpec, read_config
 from hermetic.server.messages import ModelReady, RepositoryEntry
 from tests.server.far_side import FarSide
 from tests.server.standin_worker import StandIn
-from tests.vectors.triton.models import CONFIGURATIONS, LABELS, VERSIONS
+from tests.vectors.triton.models import CONFIGURATIONS, ITERATIVE, LABELS, VERSIONS
 
 SETTINGS = {
     "buffers": 4,
@@ -30,9 +30,9 @@ SETTINGS = {
 }
 
 
-def described(name: str, version: int) -> ModelDescription:
-    """Return the description that the sealed file of a model would have."""
-    config = read_config(CONFIGURATIONS[name])
+def described(name: str, version: int, text: str) -> ModelDescription:
+    """Return the description that the sealed file of a model with this configuration would have."""
+    config = read_config(text)
     labels = LABELS.encode()
     file = FrontEndFile(name="labels.txt", size=len(labels), sha256=hashlib.sha256(labels).hexdigest())
     return ModelDescription(
@@ -55,10 +55,11 @@ def _specs(partial: tuple[PartialSpec, ...]) -> tuple[TensorSpec, ...]:
 
 
 @contextmanager
-def serving(side: FarSide) -> Iterator[None]:
+def serving(side: FarSide, configurations: dict[str, str] = CONFIGURATIONS) -> Iterator[None]:
     """Give the front end the repository that Triton had, and a worker for each of its models that loads."""
-    wanted = [(name, version) for name in CONFIGURATIONS for version in VERSIONS.get(name, (1,))]
-    served = [described(*each) for each in wanted if each[0] != "broken"]
+    ours = {**configurations, **{name: text for name, text in ITERATIVE.items() if name in configurations}}
+    wanted = [(name, version) for name in ours for version in VERSIONS.get(name, (1,))]
+    served = [described(*each, ours[each[0]]) for each in wanted if each[0] != "broken"]
     orders = [_serve(side, description) for description in served if description.format != "ensemble"]
     for description in served:
         if description.format == "ensemble":

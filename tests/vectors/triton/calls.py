@@ -471,6 +471,54 @@ def _stream_cases() -> list[Case]:
     ]  # fmt: skip
 
 
+def _decoupled_cases() -> list[Case]:
+    """A model that sends as many responses as it is asked for, the last of which says that it is the last."""
+    grpc_error = (("triton_grpc_error", "true"),)
+
+    def asks(count: int, *outputs: str, **changes: Any) -> pb.ModelInferRequest:
+        tensor = row(1, datatype="INT32", raw=integers(count))
+        return infer("generator", tensor, outputs=outputs, **{"id": "1", **changes})
+
+    def final(request: pb.ModelInferRequest, *, wanted: bool = True) -> pb.ModelInferRequest:
+        return with_parameters(request, triton_enable_empty_final_response=wanted)
+
+    def case(name: str, *requests: pb.ModelInferRequest, metadata: Any = ()) -> Case:
+        return Case(name, "ModelStreamInfer", requests, metadata)
+
+    def alone(name: str, request: pb.ModelInferRequest) -> Case:
+        return Case(name, "ModelInfer", (request,), ())
+
+    return [
+        case("one", asks(1)),
+        case("three", asks(3)),
+        case("many", asks(20)),
+        case("without an id", asks(2, id="")),
+        case("one, empty final response", final(asks(1))),
+        case("three, empty final response", final(asks(3))),
+        case("three, no empty final response", final(asks(3), wanted=False)),
+        case("one output of two", asks(2, "OUTPUT0")),
+        case("the flag alone", asks(2, "FINAL")),
+        case("an error at once", asks(-1)),
+        case("an error after two", asks(-3)),
+        case("an error after two, empty final response", final(asks(-3))),
+        case("an error after two, which ends the stream", asks(-3), metadata=grpc_error),
+        case("an error that would end the stream, but there is none", asks(2), metadata=grpc_error),
+        case("no such output", asks(1, "OUTPUT9")),
+        case("of another datatype", infer("generator", row(1), id="1")),
+        case("of another shape", infer("generator", row(2, datatype="INT32", raw=integers(1, 1)), id="1")),
+        case("no such version", asks(1, model_version="7")),
+        case("the flag is a number", with_parameters(asks(1), triton_enable_empty_final_response=1)),
+        case("empty final response of a model that answers once", final(infer(id="1"))),
+        alone("by ModelInfer", asks(1)),
+        alone("by ModelInfer, three", asks(3)),
+        alone("by ModelInfer, none", asks(0)),
+        alone("by ModelInfer, empty final response", final(asks(1))),
+        alone("by ModelInfer, wrong input", infer("generator", row(1), id="1")),
+        alone("by ModelInfer, no such version", asks(1, model_version="7")),
+        alone("empty final response by ModelInfer of a model that answers once", final(infer(id="1"))),
+    ]  # fmt: skip
+
+
 def _ensemble_cases() -> list[Case]:
     requests = {
         "one row": infer("chain", id="1"),
@@ -710,6 +758,7 @@ GROUPS: Final[Mapping[str, Callable[[], list[Case]]]] = {
     "policies": _policy_cases,
     "sequences": _sequence_cases,
     "streams": _stream_cases,
+    "decoupled": _decoupled_cases,
     "ensembles": _ensemble_cases,
     "statistics": _statistics_cases,
     "settings": _settings_cases,

@@ -42,10 +42,11 @@ class TritonPythonModel:
             raise triton.TritonModelException("this model does not load")
 
     def execute(self, requests):
-        if self.behaviour != "decoupled":
+        send = {"decoupled": self.repeat, "generator": self.generate}.get(self.behaviour)
+        if send is None:
             return [self.answer(request) for request in requests]
         for request in requests:
-            self.repeat(request)
+            send(request)
         return None
 
     def answer(self, request):
@@ -63,6 +64,17 @@ class TritonPythonModel:
         for _ in range(int(values.flat[0])):
             sender.send(triton.InferenceResponse([triton.Tensor(self.outputs[0], values)]))
         sender.send(flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def generate(self, request):
+        sender = request.get_response_sender()
+        count = int(triton.get_input_tensor_by_name(request, self.inputs[0]).as_numpy().flat[0])
+        last = abs(count) - 1
+        for step in range(last + 1):
+            numbers = triton.np.array([step], triton.np.int32), triton.np.array([step >= last])
+            response = triton.InferenceResponse([triton.Tensor(n, a) for n, a in zip(self.outputs, numbers)])
+            if count < 0 and step == last:
+                response = triton.InferenceResponse(error=triton.TritonError("the model failed"))
+            sender.send(response, flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL if step == last else 0)
 """
 
 SEQUENCE_CONTROLS: Final = """
@@ -172,6 +184,31 @@ CONFIGURATIONS: Final[dict[str, str]] = {
     """,
 }
 
+_GENERATED: Final = (
+    "max_batch_size: 0\nmodel_transaction_policy { decoupled: true }\n"
+    + _tensors("input", ("INPUT0", "INT32", "dims: [1]"))
+    + _tensors("output", ("OUTPUT0", "INT32", "dims: [1]"), ("FINAL", "BOOL", "dims: [1]"))
+    + _behaviour("generator")
+)
+
+DECOUPLED: Final = {
+    "echo": CONFIGURATIONS["echo"],
+    "generator": _GENERATED,  # numbers from 0, as many as its input says; below 0 the last one is an error
+}
+"""The models of the group `decoupled`."""
+
+ITERATIVE: Final = {
+    "generator": _GENERATED
+    + """parameters { key: "final_output" value { string_value: "FINAL" } }
+    sequence_batching {
+      iterative_sequence: true
+      oldest { max_candidate_sequences: 4 }
+      state [ { input_name: "STATE_IN" output_name: "STATE_OUT" data_type: TYPE_INT32 dims: [ 1 ] } ]
+    }
+    """
+}
+"""What stands for a model here: a graph cannot send, it runs again."""
+
 VERSIONS: Final = {"echo": (1, 3)}
 """Versions of a model, where they are not just 1."""
 
@@ -179,17 +216,22 @@ LABELS: Final = "cat\ndog\nbird\n"
 """Labels of `labels`: fewer than its output has elements."""
 
 
-def write_repository(folder: Path, names: tuple[str, ...] | None = None) -> None:
-    """Write the models of these names, or all, into `folder` as Triton wants them."""
-    for name in names or tuple(CONFIGURATIONS):
+def models_of(group: str) -> dict[str, str]:
+    """Return the configurations of the models that a group's server has."""
+    return DECOUPLED if group == "decoupled" else CONFIGURATIONS
+
+
+def write_repository(folder: Path, configurations: dict[str, str] = CONFIGURATIONS) -> None:
+    """Write these models into `folder` as Triton wants them."""
+    for name, configuration in configurations.items():
         model = folder / name
         shutil.rmtree(model, ignore_errors=True)
-        ensemble = "platform: 'ensemble'" in CONFIGURATIONS[name]
+        ensemble = "platform: 'ensemble'" in configuration
         for version in VERSIONS.get(name, (1,)):
             (model / str(version)).mkdir(parents=True)
             if not ensemble:
                 (model / str(version) / "model.py").write_text(PROGRAM)
-        text = CONFIGURATIONS[name] if ensemble else f"backend: 'python'\n{CONFIGURATIONS[name]}"
+        text = configuration if ensemble else f"backend: 'python'\n{configuration}"
         (model / "config.pbtxt").write_text(f"name: '{name}'\n{text}")
         if name == "labels":
             (model / "labels.txt").write_text(LABELS)

@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 from hermetic.bench.triton import TRITON_VERSION, Triton  # noqa: E402 - after the path
 from hermetic.protos.inference import grpc_service_pb2 as pb  # noqa: E402
 from tests.vectors.triton.calls import GROUPS, Case  # noqa: E402
-from tests.vectors.triton.models import write_repository  # noqa: E402
+from tests.vectors.triton.models import models_of, write_repository  # noqa: E402
 
 SERVICE: Final = "/inference.GRPCInferenceService/"
 TIMEOUT_S: Final = 10
@@ -100,9 +100,9 @@ def _request(message: Message | bytes) -> dict[str, Any]:
 
 def main() -> None:
     """Record the groups named, or all of them."""
-    with tempfile.TemporaryDirectory() as scratch:
-        write_repository(Path(scratch))
-        for group in sys.argv[1:] or GROUPS:
+    for group in sys.argv[1:] or GROUPS:
+        with tempfile.TemporaryDirectory() as scratch:
+            write_repository(Path(scratch), models_of(group))
             cases = list(_record(group, Path(scratch)))
             text = json.dumps({"triton": TRITON_VERSION, "cases": cases}, indent=1, ensure_ascii=False) + "\n"
             text = re.sub(FOLDERS, "REPOSITORY", text.replace(scratch, "REPOSITORY"))

@@ -11,6 +11,8 @@ Rules:
 - A new buffer is opened at the instance that is least busy.
 - A forming buffer runs as soon as its instance has room: at once without a queue delay, else when it is full or its
   oldest request has waited for the delay (Triton's dynamic batching).
+- No instance is idle while another has more than it can run: the idle one gets a buffer that no more requests fit into,
+  or half of one that is still open (docs/adr/0144).
 - A cancelled request leaves a forming buffer, and the rows behind it move up. One that is running stays till the end.
 - When an instance is lost, what it was running fails; what was forming there goes back to the head of its queue, for
   another instance. Without another one everything fails.
@@ -45,7 +47,6 @@ TENANTS_SHARE: Final = 8  # such a part of the places in a full queue each tenan
 class Batcher(Generic[EntryT]):
     """Buffers and waiting requests of one model version, over all of its instances."""
 
-    rearranges = False
     ordered = False
     gathers = False
 
@@ -74,11 +75,13 @@ class Batcher(Generic[EntryT]):
         self._open: dict[Key, Slot[EntryT]] = {}  # the buffer that takes further requests of a key
         self._queue = Waiting[EntryT]() if queue is None else queue
         self.waiting = 0
+        self.rearranges = False
 
     def add_instance(self, buffers: int, in_flight: int) -> Instance[EntryT]:
         """Return a new instance, all of whose buffers are free."""
         instance: Instance[EntryT] = Instance(buffers, in_flight, self._inputs)
         self._instances.append(instance)
+        self.rearranges = self.rearranges or len(self._instances) > 1
         return instance
 
     def remove_instance(self, instance: Instance[EntryT], error: HermeticError) -> list[Leaving[EntryT]]:
@@ -133,9 +136,13 @@ class Batcher(Generic[EntryT]):
         self.waiting -= len(placed)
         return placed
 
-    def rearrange(self, _now: float) -> list[Leaving[EntryT]]:
-        """Take nothing out: nothing here waits too long."""
-        return []
+    def rearrange(self, now: float) -> list[Leaving[EntryT]]:
+        """Take requests from an instance that is busy, where another is idle: `place_waiting` gives them to that."""
+        if not any(map(_is_idle, self._instances)):
+            return []
+        busy = [one for one in self._instances if one.forming and one.running >= one.in_flight]
+        due = [slot for one in busy for slot in one.forming if self._is_due(slot, now)]
+        return self._lend(min(due, key=self._urgency)) if due else []
 
     def take_ready(self, now: float) -> list[Slot[EntryT]]:
         """Return the buffers to run now, oldest first; they count as running until `release`."""
@@ -147,7 +154,7 @@ class Batcher(Generic[EntryT]):
 
     def _take_from(self, instance: Instance[EntryT], now: float, ready: list[Slot[EntryT]]) -> None:
         for slot in instance.forming[:]:
-            if slot.closed or not self._delay or now >= slot.opened + self._delay:
+            if self._is_due(slot, now):
                 instance.forming.remove(slot)
                 if not slot.closed:
                     self._close(slot)
@@ -157,14 +164,28 @@ class Batcher(Generic[EntryT]):
                 if instance.running == instance.in_flight:
                     return
 
+    def _is_due(self, slot: Slot[EntryT], now: float) -> bool:
+        return slot.closed or not self._delay or now >= slot.opened + self._delay
+
+    def _urgency(self, slot: Slot[EntryT]) -> tuple[int, float]:
+        """Return what is least for the forming buffer that runs first."""
+        return 0, slot.opened
+
+    def _lend(self, slot: Slot[EntryT]) -> list[Leaving[EntryT]]:
+        """Take all requests out of a closed buffer, or the later half of an open one, so that both have some to run."""
+        keep = 0 if slot.closed else len(slot.entries) // 2
+        self._close(self._open.get(slot.key, slot))  # what is taken out must not join what waits for a busy one
+        return [Leaving(entry, self._remove(slot, entry), None) for entry in reversed(slot.entries[keep:])]
+
     def next_moment(self) -> float | None:
         """Return when the next forming buffer will have waited long enough, where only time is wanting."""
         if not self._delay:
             return None
+        lent = self.rearranges and any(map(_is_idle, self._instances))
         moments = [
             slot.opened + self._delay
             for instance in self._instances
-            if instance.running < instance.in_flight
+            if lent or instance.running < instance.in_flight
             for slot in instance.forming
         ]
         return min(moments, default=None)
@@ -235,7 +256,7 @@ class Batcher(Generic[EntryT]):
         idle = [instance for instance in self._instances if instance.free]
         if not idle:
             return None
-        instance = idle[0] if len(idle) == 1 else min(idle, key=lambda one: one.running + len(one.forming))
+        instance = idle[0] if len(idle) == 1 else min(idle, key=_load)
         slot = instance.free.pop()
         slot.state = FORMING
         slot.key = entry.key
@@ -272,3 +293,12 @@ class Batcher(Generic[EntryT]):
         slot.state, slot.closed, slot.key, slot.rows = FREE, False, NO_KEY, 0
         slot.entries = []
         slot.filled = [0] * self._inputs
+
+
+def _load(instance: Instance[EntryT]) -> tuple[bool, int]:
+    """Return what is least for the instance that will run a new buffer first."""
+    return instance.running >= instance.in_flight, instance.running + len(instance.forming)
+
+
+def _is_idle(instance: Instance[EntryT]) -> bool:
+    return bool(instance.free) and not instance.forming and instance.running < instance.in_flight

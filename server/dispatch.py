@@ -35,6 +35,7 @@ from hermetic.server.statistics import ModelStatistics
 from hermetic.server.work import Work
 from hermetic.server.worker_link import Running, WorkerLink
 
+ROUNDS_OF_REARRANGING: Final = 2  # in one turn, beside one for each worker, which may be lent something
 _log: Final = logging.getLogger(__name__)
 
 
@@ -318,7 +319,10 @@ class Dispatcher:
         self._run_posted = False
         now = self._clock()
         if self._scheduler.rearranges:
-            while leaving := self._scheduler.rearrange(now):
+            for _ in range(len(self._links) + ROUNDS_OF_REARRANGING):
+                leaving = self._scheduler.rearrange(now)
+                if not leaving:
+                    break
                 self._carry_out(leaving)
                 self._place_waiting()
             if self._scheduler.gathers:

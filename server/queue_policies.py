@@ -34,7 +34,6 @@ _DELAYED: Final = 1  # added to a rank; ranks of levels are even
 class PolicyBatcher(Batcher[EntryT]):
     """Dynamic batching by `options`; `delay_s` and `waiting_limit` are the operator's or the model's, as for all."""
 
-    rearranges = True
     gathers = False
 
     def __init__(
@@ -48,6 +47,7 @@ class PolicyBatcher(Batcher[EntryT]):
         largest = max(options.preferred_batch_sizes, default=max_rows)
         queue = Ranked[EntryT](by_tenant if options.preserve_ordering else by_key)
         super().__init__(max_rows, capacities, delay_s, waiting_limit, full_rows=largest, queue=queue)
+        self.rearranges = True
         self.ordered = options.preserve_ordering
         self._preferred = frozenset(options.preferred_batch_sizes)
         self._levels = options.priority_levels
@@ -95,7 +95,7 @@ class PolicyBatcher(Batcher[EntryT]):
         return leaving
 
     def rearrange(self, now: float) -> list[Leaving[EntryT]]:
-        """Take out what has waited too long, and what a buffer that is to run holds beyond a preferred size."""
+        """Take out what has waited too long, what a buffer holds beyond a preferred size, and what is lent."""
         leaving = []
         while self._timeouts and self._timeouts[0][0] <= now:
             entry = heapq.heappop(self._timeouts)[2]
@@ -104,7 +104,7 @@ class PolicyBatcher(Batcher[EntryT]):
         if self._preferred:
             for instance in self._instances:
                 leaving += self._cut(instance, now)
-        return leaving
+        return leaving or super().rearrange(now)
 
     def next_moment(self) -> float | None:
         """Return when a delay or a time-out is over next, where only time is wanting."""
@@ -140,13 +140,16 @@ class PolicyBatcher(Batcher[EntryT]):
         if not room or not instance.forming:
             return []
         due = [slot for slot in instance.forming if self._is_due(slot, now)]
-        due.sort(key=_urgency)
+        due.sort(key=self._urgency)
         return due[:room]
 
     def _is_due(self, slot: Slot[EntryT], now: float) -> bool:
         if slot.closed or not self._delay or now >= slot.opened + self._delay:
             return True
         return bool(self._preferred) and self._preferred_entries(slot) > 0
+
+    def _urgency(self, slot: Slot[EntryT]) -> tuple[int, float]:
+        return min(entry.rank for entry in slot.entries), slot.opened
 
     def _preferred_entries(self, slot: Slot[EntryT]) -> int:
         """Return how many of its requests make up the largest preferred size that `slot` has reached; 0: none."""
@@ -184,7 +187,3 @@ class PolicyBatcher(Batcher[EntryT]):
 def _timeout_us(policy: QueuePolicy, entry: Entry) -> int:
     wanted = entry.wishes.timeout_us if policy.allow_timeout_override else 0
     return wanted if 0 < wanted < policy.default_timeout_us else policy.default_timeout_us
-
-
-def _urgency(slot: Slot[EntryT]) -> tuple[int, float]:
-    return min(entry.rank for entry in slot.entries), slot.opened

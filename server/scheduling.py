@@ -36,7 +36,7 @@ class Scheduling(Protocol[EntryT]):
     """Requests that are in no buffer."""
 
     rearranges: bool
-    """Whether `rearrange` ever has anything to do; constant."""
+    """Whether `rearrange` may ever have anything to do, with as many instances as there are."""
 
     ordered: bool
     """Whether answers leave in the order of their requests' arrival; constant."""

@@ -94,6 +94,7 @@ class Stage:
         )
         self.place: BufferLayout = layout(self.ready.description, self.ready.buffers, VARIABLE_BYTES)
         self.now = 1.0
+        self.in_flight = 2  # batches of one worker
         self.posted: list[Callable[[], None]] = []
         self.alarms: list[tuple[float, Callable[[], None]]] = []
         self.statistics = ModelStatistics()
@@ -115,7 +116,8 @@ class Stage:
     def attach(self) -> None:
         """A new worker."""
         wire, memory = Wire(), mmap.mmap(-1, self.place.size)
-        self.links.append((self.dispatcher.attach(wire, ForeignMemory(memory), self.place, 2), wire, memory))
+        link = self.dispatcher.attach(wire, ForeignMemory(memory), self.place, self.in_flight)
+        self.links.append((link, wire, memory))
         self.settle()
 
     def kill(self, at: int) -> None:
@@ -203,6 +205,7 @@ class Stage:
                 self._check_slot(slot, memory)
                 placed += [entry for entry in slot.entries if isinstance(entry, Request)]
         assert len(placed) == len(set(placed))
+        self._check_nobody_is_idle()
         live = [each for each in self.requests if not each.outcomes and each not in self.cancelled]
         waits = [each for each in live if each.slot is None]
         early = [each for each in live if each.slot is not None and each not in placed]  # answered, not its turn yet
@@ -217,6 +220,19 @@ class Stage:
             if each.outcomes or each in self.cancelled:
                 assert each.wiped
                 assert not each.raw
+
+    def _check_nobody_is_idle(self) -> None:
+        """No worker has nothing to do while another has more than it can run."""
+        if self.posted:
+            return
+        instances = [link.instance for link, _, _ in self.links]
+        room = [one for one in instances if one.running < one.in_flight]
+        due = [slot for one in instances if one not in room for slot in one.forming if self._is_due(slot)]
+        assert not due or all(one.forming or not one.free for one in room)
+
+    def _is_due(self, slot: Slot[Any]) -> bool:
+        delay_s = (self.ready.max_queue_delay_us or 0) / 1e6
+        return slot.closed or not delay_s or self.now >= slot.opened + delay_s
 
     def _check_slot(self, slot: Slot[Any], memory: mmap.mmap) -> None:
         assert slot.rows == sum(entry.rows for entry in slot.entries) <= MAX_ROWS

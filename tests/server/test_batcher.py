@@ -117,3 +117,54 @@ def test_where_tenants_are_mixed_nobody_is_another() -> None:
         one.submit(entry(""))
     with pytest.raises(OverloadedError):
         one.submit(entry(""))
+
+
+def busy_and_idle(**changes: object) -> tuple[Batcher[Entry], list[Entry]]:
+    """Two instances; the first runs one request and has four more in a buffer, the second has just become idle."""
+    one = batcher(waiting_limit=100, **changes)
+    first, second = one.add_instance(2, 1), one.add_instance(1, 1)
+    running = [entry(at=0.0), entry("b", at=0.0)]
+    for each in running:
+        one.submit(each)
+    assert len(one.take_ready(0.0)) == 2
+    waiting = [entry(at=1.0 + at) for at in range(3)]
+    for each in waiting:
+        one.submit(each)
+    assert {each.slot.instance for each in waiting if each.slot is not None} == {first}
+    assert one.rearrange(5.0) == []
+    one.release(second.slots[0])
+    return one, waiting
+
+
+def test_an_idle_instance_gets_half_of_what_waits_for_a_busy_one() -> None:
+    one, waiting = busy_and_idle()
+    lent = one.rearrange(5.0)
+    assert [leaving.entry for leaving in lent] == waiting[:0:-1]
+    assert [leaving.removal.gaps for leaving in lent if leaving.removal] == [[(2, 1, 3)], [(1, 1, 2)]]
+    one.requeue([leaving.entry for leaving in lent])
+    assert one.place_waiting() == waiting[1:]
+    (slot,) = one.take_ready(5.0)
+    assert slot.entries == waiting[1:]
+    assert one.rearrange(5.0) == []
+
+
+def test_an_idle_instance_gets_all_of_a_full_buffer() -> None:
+    one, waiting = busy_and_idle(max_rows=3)
+    one.requeue([leaving.entry for leaving in one.rearrange(5.0)])
+    one.place_waiting()
+    (slot,) = one.take_ready(5.0)
+    assert slot.entries == waiting
+
+
+def test_nothing_is_lent_before_it_would_run() -> None:
+    one = batcher(delay_s=1.0, waiting_limit=100)
+    first, second = one.add_instance(2, 1), one.add_instance(2, 1)
+    for tenant in "ab":
+        one.submit(entry(tenant, at=0.0))
+    assert len(one.take_ready(1.0)) == 2
+    one.submit(entry("a", at=1.5))
+    one.release(second.slots[-1])
+    assert one.rearrange(2.0) == []
+    assert one.next_moment() == 2.5
+    assert len(one.rearrange(2.5)) == 1
+    assert first.running == 1

@@ -58,9 +58,10 @@ class Machine(RuleBasedStateMachine):
         self.stage = Stage(self.configuration)
         self.one_worker = True
 
-    @initialize(workers=st.integers(1, 3))
-    def start(self, workers: int) -> None:
+    @initialize(workers=st.integers(1, 3), in_flight=st.integers(1, 2))
+    def start(self, workers: int, in_flight: int) -> None:
         self.one_worker = workers == 1
+        self.stage.in_flight = in_flight
         for _ in range(workers):
             self.stage.attach()
 
@@ -165,3 +166,24 @@ def test_random_traffic(name: str) -> None:
     run_state_machine_as_test(
         Case, settings=hypothesis_settings(max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None)
     )
+
+
+def test_a_worker_that_has_nothing_to_do_takes_what_waits_for_another() -> None:
+    stage = Stage(INFERRED)
+    stage.in_flight = 1
+    stage.attach()
+    stage.attach()
+    for tenant in "ab":
+        stage.submit(tenant, 1, 1)
+        stage.settle()
+    waiting = [stage.submit("a", 1, 1) for _ in range(3)]
+    stage.settle()
+    stage.check()
+    assert [len(wire.sent) for _, wire, _ in stage.links] == [1, 1]
+    idle = 0 if waiting[0].slot is None or waiting[0].slot.instance is not stage.links[0][0].instance else 1
+    stage.answer(idle)
+    stage.check()
+    assert [len(wire.sent) for _, wire, _ in stage.links] == [1, 1]
+    stage.finish()
+    stage.check()
+    assert all(isinstance(each.outcomes[0], list) for each in stage.requests)

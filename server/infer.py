@@ -11,7 +11,7 @@ from typing import Final
 
 from mypy_extensions import mypyc_attr
 
-from hermetic.enclave.zero_on_free import wipe_immutable_bytes_that_nobody_else_holds
+from hermetic.enclave.zero_on_free import wipe_bytes_about_to_be_freed, wipe_immutable_bytes_that_nobody_else_holds
 from hermetic.errors import HermeticError, InvalidRequestError, QueueRefusedError
 from hermetic.server.asking import Asking
 from hermetic.server.classification import Piece, classified
@@ -59,7 +59,7 @@ class Inference(Work):
     def copied(self) -> None:
         """Take note that the rows are in shared memory: overwrite the request's own bytes."""
         self._decoded.raw.clear()
-        wipe_immutable_bytes_that_nobody_else_holds(self._message)
+        wipe_bytes_about_to_be_freed(self._message)
         self._message = b""
 
     def answer(self, outputs: Sequence[Output], total_rows: int, started: float) -> None:

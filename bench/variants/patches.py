@@ -61,7 +61,7 @@ COMPILED: Final = "hermetic.compiled"
 FRONT_END: Final = "hermetic.server.frontend"
 WORKER: Final = "hermetic.enclave.worker"
 MODEL_INFER: Final = "/inference.GRPCInferenceService/ModelInfer"
-_WIPE_BYTES: Final = "wipe_immutable_bytes_that_nobody_else_holds"
+_WIPE_BYTES: Final = ("wipe_immutable_bytes_that_nobody_else_holds", "wipe_bytes_about_to_be_freed")
 
 
 def apply(variant: str, module: str) -> None:
@@ -153,7 +153,8 @@ def _without_wiping(module: str, _argument: str) -> None:
     from hermetic.enclave import zero_on_free
     from hermetic.server import wiping
 
-    swap_everywhere(_WIPE_BYTES, getattr(zero_on_free, _WIPE_BYTES), _nothing)
+    for name in _WIPE_BYTES:
+        swap_everywhere(name, getattr(zero_on_free, name), _nothing)
     swap_everywhere("wipe", zero_on_free.wipe, _nothing)
     swap_everywhere("wipe", wiping.wipe, _nothing)
 

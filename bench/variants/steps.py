@@ -52,7 +52,7 @@ STEPS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "reply": ("infer:Inference.answer", "reply:ReplyTemplate.build"),
     "audit": ("audit:Journal.request", "audit:Journal.flush"),
-    "wipe": ("infer:wipe_immutable_bytes_that_nobody_else_holds", "worker_link:WorkerLink.wipe_batch"),
+    "wipe": ("infer:wipe_bytes_about_to_be_freed", "worker_link:WorkerLink.wipe_batch"),
     "accounts": (
         "gate:Request.announced",
         "gate:Request.received",

@@ -190,13 +190,17 @@ PROFILES: Final[dict[str, Profile]] = {
 
 
 def rules(profile: Profile, *, empty_root: bool) -> list[Rule]:
-    """Return the filter of `profile` for this process; the first rule of a name decides."""
+    """Return the filter of `profile` for this process; the first rule of a name decides.
+
+    What is looked at closely comes first: the kernel remembers by number which calls are always allowed, and runs the
+    filter, in this order, for the others alone. Sending is one of these.
+    """
     return [
+        *_sockets(),
         *[Rule(name, ALLOW) for calls in profile.allowed for name in calls.names.split()],
         *[Rule(name, ALLOW) for name in _PATHS.split() if empty_root and profile.name != "front-end"],
         *_memory(executable=profile.executable_memory),
         *_threads(allowed=profile.threads),
-        *_sockets(),
         *_narrowed(devices=bool(profile.devices)),
         *[Rule(name, refuse()) for name in profile.tried.split()],
     ]

@@ -11,7 +11,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
-from hermetic.enclave.zero_on_free import wipe, wipe_immutable_bytes_that_nobody_else_holds
+from hermetic.enclave.zero_on_free import (
+    wipe,
+    wipe_bytes_about_to_be_freed,
+    wipe_immutable_bytes_that_nobody_else_holds,
+)
 from hermetic.server.http2 import answers
 from hermetic.server.http2.frames import (
     DATA,
@@ -147,7 +151,7 @@ class Outgoing:
             if blocks is answers.FIRST:
                 self._blocks = answers.INDEXED
         if secret:
-            wipe_immutable_bytes_that_nobody_else_holds(message)
+            wipe_bytes_about_to_be_freed(message)
         self._end(call)
 
     def put(self, call: Sender, message: Message | None) -> None:

@@ -32,7 +32,8 @@ from hermetic.server.transport import TICK_S, Application
 from hermetic.server.trimming import Trimmer
 
 DESCRIPTORS_OF_ITS_OWN: Final = 512  # of a front end beside its connections: workers, the supervisor, those that end
-EVENTS: Final = 128  # looked at in one turn
+EVENTS: Final = 64  # looked at in one turn: room for them is made, and overwritten, each time
+SPIN_EVENTS: Final = 2  # while it waits actively: there are no more calls than that
 NEWCOMERS_PER_TURN: Final = 4  # new connections, or steps of handshakes: each takes up to a millisecond from everybody
 NEWCOMERS_REST: Final = 2  # times as long as they took: what they leave to the others
 CANCEL_GRACE_S: Final = 5.0  # seconds for cancelled calls' last words to leave
@@ -216,9 +217,9 @@ class Http2Server:
         if spin_s <= 0 or not self._has_few_calls():
             return []
         until = time.monotonic() + spin_s
-        found = self._epoll.poll(0, EVENTS)
+        found = self._epoll.poll(0, SPIN_EVENTS)
         while not found and time.monotonic() < until:
-            found = self._epoll.poll(0, EVENTS)
+            found = self._epoll.poll(0, SPIN_EVENTS)
         return found
 
     def _has_few_calls(self) -> bool:

@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from hermetic.enclave import zero_on_free
 from hermetic.enclave.zero_on_free import (
     environment,
     interpreter,
@@ -147,3 +150,34 @@ def _compiled(library: Path, text: str) -> Path:
     source.write_text(text)
     subprocess.run([CC, "-shared", "-fPIC", "-fno-builtin", "-o", library, source], check=True)
     return library
+
+
+WIPES = """
+import sys
+from hermetic.enclave import zero_on_free
+
+def left(size):
+    secret = bytes(bytearray(b"s") * size)
+    zero_on_free.wipe_bytes_about_to_be_freed(secret)
+    return secret.count(b"s")
+
+before = left(100)
+by = zero_on_free.status().by
+print(before, left(100), left(1 << 20), by.partition(":")[0])
+"""
+
+
+@pytest.mark.parametrize("by", [zero_on_free.PRELOAD, zero_on_free.BY_GLIBC, zero_on_free.BY_NOTHING])
+def test_bytes_that_free_overwrites_are_not_overwritten_twice(by: str) -> None:
+    """Only after the self-test has seen it, only by the library, and only what is no mapping of its own."""
+    environment = {
+        zero_on_free.PRELOAD: zero_on_free.environment(),
+        zero_on_free.BY_GLIBC: {"GLIBC_TUNABLES": zero_on_free.TUNABLES, "PYTHONMALLOC": "malloc"},
+        zero_on_free.BY_NOTHING: {},
+    }[by]
+    said = subprocess.run(
+        [sys.executable, "-c", WIPES], env=environment, capture_output=True, text=True, check=True
+    ).stdout.split()
+    if by == zero_on_free.PRELOAD and said[3] != by:
+        pytest.skip("no library here")
+    assert said == ["0", "100" if by == zero_on_free.PRELOAD else "0", "0", by]

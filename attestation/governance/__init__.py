@@ -5,8 +5,9 @@
     standing.py    what a log's changes add up to, and whether the next one follows
     proposing.py   the next change, out of what a broker says is in force
     operator_key.py    the file that an operator signs with
+    alone.py       a key signed for in the step that uploads it, where one signature is enough
 
-Pure, but for operator_key.py. Here is what the broker, its operators and its auditors share; what the broker does with
+Pure, but for the last two. Here is what the broker, its operators and its auditors share; what the broker does with
 it is broker/governance.py.
 """
 

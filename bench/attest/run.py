@@ -27,6 +27,7 @@ from hermetic.attestation.admin_client import AdminClient, ModelKeyFacts
 from hermetic.attestation.attesters.tpm import TpmAttester, TpmSettings
 from hermetic.attestation.evidence import JsonObject, JsonValue, fit_to, report_data
 from hermetic.attestation.exchange import BrokerClient
+from hermetic.attestation.governance.alone import sign_key
 from hermetic.attestation.lease import LeaseKey
 from hermetic.attestation.log import LogReader, NoteVerifier
 from hermetic.attestation.operator_settings import OperatorSettings, client_context
@@ -117,6 +118,8 @@ def _operator(installation: Installation, role: str | None = None) -> AdminClien
 def _upload(installation: Installation) -> None:
     with _operator(installation) as operator:
         operator.upload(f"kbs:///{_path()}", os.urandom(32), ModelKeyFacts(SYNTHETIC, 1, DIGEST, "Bench"))
+        if installation.sign_as is not None:
+            sign_key(operator, _path(), installation.sign_as)
 
 
 def _path() -> str:

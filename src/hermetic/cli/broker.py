@@ -86,6 +86,7 @@ def upload(
 ) -> None:
     """Store a key. An existing one is never replaced. Where operators sign, it is pending until they have."""
     from hermetic.attestation.admin_client import ModelKeyFacts
+    from hermetic.attestation.governance.alone import demand_one_signature, sign_key
     from hermetic.attestation.operator_settings import OperatorSettings
     from hermetic.errors import ConfigurationError
 
@@ -95,13 +96,13 @@ def upload(
         raise ConfigurationError(f"cannot read {secret} or --manifest-digest: {error}") from error
     with OperatorSettings.load(operator).connect() as client:
         if sign_as is not None:
-            broker_governance.demand_one_signature(client)
+            demand_one_signature(client)
         if name is None:
             state = client.upload_plain_secret(key_id, content)
         else:
             state = client.upload(key_id, content, ModelKeyFacts(name, version, digest, publisher))
         if sign_as is not None:
-            broker_governance.sign_key(client, key_id, sign_as)
+            sign_key(client, key_id, sign_as)
             state = "signed"
     output.note(f"stored {key_id}: {state}")
 

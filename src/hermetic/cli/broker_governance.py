@@ -18,7 +18,6 @@ from hermetic.cli import output
 from hermetic.errors import ConfigurationError, InvalidRequestError
 
 if TYPE_CHECKING:
-    from hermetic.attestation.admin_client import AdminClient
     from hermetic.attestation.governance import Change, OperatorSet
     from hermetic.attestation.governance.contents import Content, Subject
     from hermetic.attestation.governance.proposing import Proposer
@@ -264,29 +263,6 @@ def verify(
         output.warn("ungoverned: this log names no operators")
     if not against:
         output.note("no --against: a log that its own key's holder cut or rewrote would verify just the same")
-
-
-def sign_key(client: "AdminClient", key_id: str, signer: str) -> None:
-    """Sign for a pending key and hand that in, where one signature is enough; `signer` is NAME=KEYFILE."""
-    from hermetic.attestation.governance import OperatorKey
-    from hermetic.attestation.governance.proposing import Proposer
-
-    name, path = _pair(signer, "--sign-as", "NAME=KEYFILE")
-    proposer = Proposer.of_json(client.governance())
-    change = proposer.key(_resource(key_id), "signed at its upload", datetime.now(UTC))
-    client.hand_in(OperatorKey.load(Path(path)).sign(change, name).dumps())
-
-
-def demand_one_signature(client: "AdminClient") -> None:
-    """Raise `ConfigurationError` where one operator's signature is not enough."""
-    from hermetic.attestation.governance.proposing import Proposer
-
-    threshold = Proposer.of_json(client.governance()).operators.threshold
-    if threshold != 1:
-        raise ConfigurationError(
-            f"--sign-as: expected a broker where one signature is enough, got one that needs {threshold}: "
-            "upload without it, then propose, sign and submit"
-        )
 
 
 def _proposer(operator: Path) -> "Proposer":

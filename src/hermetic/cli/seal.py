@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from hermetic.cli import broker_governance, output
+from hermetic.cli import output
 from hermetic.cli.private_memory import keep_memory_private
 from hermetic.errors import ConfigurationError
 
@@ -211,15 +211,16 @@ def _write_key(path: Path, key: bytearray) -> None:
 
 def _upload(operator: "OperatorSettings", sealed: "SealedKey", sign_as: str | None) -> None:
     from hermetic.attestation.admin_client import ModelKeyFacts
+    from hermetic.attestation.governance.alone import demand_one_signature, sign_key
 
     manifest = sealed.manifest
     facts = ModelKeyFacts(manifest.name, manifest.version, manifest.digest(), manifest.publisher)
     with operator.connect() as client:
         if sign_as is not None:
-            broker_governance.demand_one_signature(client)
+            demand_one_signature(client)
         state = client.upload(manifest.key_id, sealed.key, facts)
         if sign_as is not None:
-            broker_governance.sign_key(client, manifest.key_id, sign_as)
+            sign_key(client, manifest.key_id, sign_as)
         elif state == "pending":
             output.note(f"{manifest.key_id} is pending: it is released once operators have signed for it")
 

@@ -1,0 +1,32 @@
+"""Where one signature is enough: sign for a key in the step that uploads it. For demos and small installations."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hermetic.attestation.admin_client import AdminClient
+from hermetic.attestation.governance.operator_key import OperatorKey
+from hermetic.attestation.governance.proposing import Proposer
+from hermetic.errors import ConfigurationError
+
+__all__ = ["demand_one_signature", "sign_key"]
+
+
+def demand_one_signature(client: AdminClient) -> None:
+    """Raise `ConfigurationError` where one operator's signature is not enough."""
+    threshold = Proposer.of_json(client.governance()).operators.threshold
+    if threshold != 1:
+        raise ConfigurationError(
+            f"--sign-as: expected a broker where one signature is enough, got one that needs {threshold}: "
+            "upload without it, then propose, sign and submit"
+        )
+
+
+def sign_key(client: AdminClient, key_id: str, signer: str) -> None:
+    """Sign for a pending key and hand that in; `signer` is NAME=KEYFILE, `key_id` kbs:///repository/type/tag."""
+    name, equals, path = signer.partition("=")
+    if not name or not equals:
+        raise ConfigurationError(f"--sign-as: expected NAME=KEYFILE, got {signer!r}")
+    change = Proposer.of_json(client.governance()).key(
+        key_id.removeprefix("kbs:///"), "signed at its upload", datetime.now(UTC)
+    )
+    client.hand_in(OperatorKey.load(Path(path)).sign(change, name).dumps())

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conformance import (
+    bundles,
     callers,
     claims,
     composite,
@@ -20,10 +21,26 @@ from tests.conformance import (
     snp,
     tdx,
     tdx_made,
+    windows,
 )
 from tests.conformance.build import Book
 
-PAGES = (evidence, snp, tdx, tdx_made, nvgpu, nvgpu_made, composite, callers, logs, enrolment, claims, policy)
+PAGES = (
+    evidence,
+    snp,
+    tdx,
+    tdx_made,
+    nvgpu,
+    nvgpu_made,
+    composite,
+    callers,
+    bundles,
+    windows,
+    logs,
+    enrolment,
+    claims,
+    policy,
+)
 
 
 def made(pages: Sequence[Any] = PAGES) -> Book:

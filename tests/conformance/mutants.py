@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (
     "attestation/verifiers",
     "client/judgement.py",
+    "attestation/collateral",
     "attestation/enrolment.py",
     "attestation/testing/sample.py",
     "attestation/policy",

@@ -1,14 +1,17 @@
 """Judging a case of the corpus with our own verifiers."""
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from functools import cache, reduce
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from cryptography import x509
 
-from hermetic.attestation import enrolment, policy, verifiers
+from hermetic.attestation import enrolment, policy, stored, verifiers
 from hermetic.attestation.abi import tcg_event_log
 from hermetic.attestation.abi.amd_certificate import AmdCertificate
 from hermetic.attestation.abi.dcap_collateral import parse_files
@@ -19,7 +22,16 @@ from hermetic.attestation.broker.jwe import tee_key
 from hermetic.attestation.broker.protocol import Attestation
 from hermetic.attestation.checks import Checks
 from hermetic.attestation.claims import Claims, HermeticClaims
-from hermetic.attestation.collateral import read_signers
+from hermetic.attestation.collateral import (
+    Bundle,
+    Inventory,
+    Windows,
+    check_items,
+    import_bundle,
+    of_evidence,
+    read_signers,
+    status,
+)
 from hermetic.attestation.evidence import device_report_data, fit_to, report_data
 from hermetic.attestation.policy import AppraisalPolicy
 from hermetic.attestation.roots import AmdAuthorities, DcapTrust, NvGpuTrust, SnpTrust, TpmTrust, TrustRoots
@@ -202,6 +214,67 @@ def _reply(case: Mapping[str, Any]) -> Mapping[str, Any]:
     return _claims(verify_reply(reply, nonce, spki, given["name"], form, _time(case)).claims)
 
 
+def _loaded(case: Mapping[str, Any]) -> Bundle:
+    data = corpus.data(case["bundle"])
+    signers = case.get("given", {}).get("signers")
+    if signers is None:
+        return Bundle.load_without_asking_who_signed(data)
+    return Bundle.load(data, read_signers("\n".join(signers)))
+
+
+def _bundle(case: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A bundle, and who vouches for what is in it."""
+    bundle = _loaded(case)
+    check_items(bundle.items, trust(case["trust"]))
+    return {
+        "number": bundle.number,
+        "created": bundle.created.isoformat(),
+        "items": list(map(str, bundle.items)),
+        "signers": list(bundle.signers),
+    }
+
+
+def _import(case: Mapping[str, Any]) -> Mapping[str, Any]:
+    signers, roots, time = read_signers("\n".join(case["given"]["signers"])), trust(case["trust"]), _time(case)
+    with tempfile.TemporaryDirectory() as folder:
+        if "before" in case:
+            import_bundle(corpus.data(case["before"]), Path(folder), signers, roots, time)
+        found = import_bundle(
+            corpus.data(case["bundle"]),
+            Path(folder),
+            signers,
+            roots,
+            time,
+            unsafe_go_back_to_older_collateral=case["given"]["back"],
+        )
+    return {"replaced": found.replaced, "out_of_time": [str(item) for item, _ in found.out_of_time]}
+
+
+def _windows(case: Mapping[str, Any]) -> Mapping[str, Any]:
+    form = Windows.load(corpus.data(case["form"]))
+    return {str(item): form.state(item, _time(case)) for item in _loaded(case).items}
+
+
+def _machines(case: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What each machine needs, misses and is short of; of evidence the one that it is of is called `machine`."""
+    if "machines" in case:
+        machines = Inventory.load(corpus.data(case["machines"])).machines
+    else:
+        found = stored.recognise(corpus.data(case["evidence_file"]))
+        machines = (of_evidence("machine", found.kind, found.evidence),)
+    floors = case["given"].get("floors")
+    seen = status(_loaded(case).items, _time(case), Windows(), machines, floors=floors)
+    return {
+        one.name: {
+            "needs": {f"{need.kind} {need.subject}": need.state for need in one.needs},
+            "missing": [f"{need.kind} {need.subject}" for need in one.missing],
+            "fails_at": None if one.fails_at is None else one.fails_at.isoformat(),
+            "shortfalls": [json.loads(json.dumps(asdict(each), default=datetime.isoformat)) for each in one.shortfalls],
+        }
+        for one in seen.machines
+    }
+
+
 def _ek_trust(case: Mapping[str, Any]) -> enrolment.EkTrust:
     return enrolment.EkTrust(
         case["profile"], _certificates(case.get("vendors", ())), _certificates(case.get("software", ()))
@@ -238,6 +311,10 @@ JUDGES: dict[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
     "statement": _statement,
     "statement-tree": _statement_tree,
     "reply": _reply,
+    "bundle": _bundle,
+    "import": _import,
+    "windows": _windows,
+    "machines": _machines,
     "own-log": _own_log,
     "firmware-log": _firmware_log,
     "runtime-data": _runtime_data,
@@ -253,7 +330,7 @@ def trust(name: str) -> TrustRoots:
     """What a verifier is given under that name."""
     given = corpus.trusts()[name]
     tpm, snp_, dcap, nvgpu = (given.get(one, {}) for one in ("tpm", "snp", "dcap", "nvgpu"))
-    return TrustRoots(
+    roots = TrustRoots(
         profile=given.get("profile", "production"),
         tpm=TpmTrust(
             _certificates(tpm.get("ak_cas", ())), frozenset(map(bytes.fromhex, tpm.get("provisioned_aks", ())))
@@ -272,6 +349,10 @@ def trust(name: str) -> TrustRoots:
             _all(snp_.get("crls", ())),
         ),
     )
+    if "bundle" not in given:
+        return roots
+    grace = Windows.load(corpus.data(given["windows"])).grace()
+    return Bundle.load_without_asking_who_signed(corpus.data(given["bundle"])).trust(roots, grace)
 
 
 def _all(sources: Sequence[Any]) -> tuple[bytes, ...]:

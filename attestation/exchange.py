@@ -37,7 +37,7 @@ SESSION_COOKIE: Final = "kbs-session-id"
 KEY_ID_SCHEME: Final = "kbs:///"
 
 HEADER_CHECKPOINT: Final = "hermetic-checkpoint"
-"""Response header of a key release: the broker's signed checkpoint (a C2SP signed note), standard base64."""
+"""Response header of a key's release and a renewal: the broker's signed checkpoint (C2SP), standard base64."""
 
 HEADER_LEASE: Final = "hermetic-lease"
 """Response header of a model key's release: its lease, a JWT (docs/spec/leases.md)."""
@@ -133,7 +133,7 @@ class BrokerClient:
         """Held by whoever uses the connection, for a whole session: it is one at a time."""
         self._session: str | None = None
         self.last_checkpoint: bytes | None = None
-        """The signed checkpoint that came with the last key release; None before one, and from Trustee."""
+        """The signed checkpoint that came with the last key or lease; None before one, and from Trustee."""
         self.last_lease: str = ""
         """The lease that came with the last key release; empty from Trustee."""
 
@@ -219,9 +219,14 @@ class BrokerClient:
             raise BrokerUnreachableError(f"answer: {error}") from error
 
     def renew_lease(self, path: str) -> str:
-        """Return another lease for the key at `path` in the attested session; no key comes with it."""
+        """Return another lease for the key at `path` in the attested session; no key comes with it.
+
+        The checkpoint that came with it is kept in `last_checkpoint`.
+        """
         path = path.removeprefix(KEY_ID_SCHEME)
-        return _text(_object(self._send("POST", "/hermetic/v1/leases/renew", json_body={"resource": path})), "lease")
+        response = self._send("POST", "/hermetic/v1/leases/renew", json_body={"resource": path})
+        self.last_checkpoint = _checkpoint(response)
+        return _text(_object(response), "lease")
 
     def lease_events(self, after: int, wait_s: int) -> list[LeaseEvent]:
         """Return the revocations after the cursor `after` that ended leases of ours; waits up to `wait_s` for one."""

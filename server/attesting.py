@@ -26,6 +26,7 @@ from hermetic.attestation.lease import LeaseKey
 from hermetic.attestation.server_evidence import StatementTree
 from hermetic.enclave.manifest import Manifest
 from hermetic.enclave.messages import LockdownReport
+from hermetic.server.broker_log import BrokerLog
 
 KEY_AGREEMENT: Final = "ECDH-ES+A256KW"
 
@@ -47,6 +48,14 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Renewal:
+    """Another lease, for the worker, and the broker's signed checkpoint that came with it (None: none)."""
+
+    lease: str
+    checkpoint: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
 class Applicant:
     """A worker that is attested for: its public key (a JWK), what it holds, whose leases it obeys ("": nobody's)."""
 
@@ -63,6 +72,9 @@ class Attesting:
         self._attester = attester
         self._broker = broker
         self._host_claims = host_claims
+        self._log = BrokerLog()
+        self.on_log_fault: Callable[[str], None] = lambda _: None
+        """Hears, in whatever thread it is, that the broker's log is not what it was."""
 
     def lease_key(self) -> str:
         """Return the key that signs the broker's leases (a JWK), which a worker is told before its lock-down.
@@ -82,16 +94,19 @@ class Attesting:
         with self._broker.turn:
             token = self._attest(worker.key, _claims(digest, worker), measured=digest if measured else None)
             jwe = self._broker.resource(manifest.key_id)
+            self._look_at_log()
             return Release(jwe, token, self._broker.last_checkpoint, self._broker.last_lease)
 
-    def renew_lease(self, manifest: Manifest, worker: Applicant) -> str:
+    def renew_lease(self, manifest: Manifest, worker: Applicant) -> Renewal:
         """Return another lease for the worker's new key, against fresh evidence. Raises as `release_key`.
 
         The manifest was measured in this boot already: that stands in the evidence.
         """
         with self._broker.turn:
             self._attest(worker.key, _claims(manifest.digest(), worker), measured=None)
-            return self._broker.renew_lease(manifest.key_id)
+            lease = self._broker.renew_lease(manifest.key_id)
+            self._look_at_log()
+            return Renewal(lease, self._broker.last_checkpoint)
 
     def certify_serving_key(self, key: ec.EllipticCurvePrivateKey, csr: bytes) -> bytes:
         """Return a certificate chain (PEM) for the serving key: evidence binds the very key that the CSR is for."""
@@ -108,6 +123,11 @@ class Attesting:
         and what the broker does where there is no enrolment, and one is due.
         """
         return self._attester.tee, self._attester.collect(tree.device_report_data(), tree.report_data)
+
+    def _look_at_log(self) -> None:
+        """Look at the checkpoint that came last; the caller holds the lock."""
+        if fault := self._log.look(self._broker.last_checkpoint):
+            self.on_log_fault(fault)
 
     def _attest(self, public_key: Mapping[str, str], claims: Mapping[str, JsonValue], measured: bytes | None) -> str:
         """Run steps 2 to 5 up to the token; the caller holds the lock."""

@@ -78,6 +78,7 @@ class LeaseKeeper:
         self._loader = loader
         self._loop = around.loop
         self._record = around.record
+        loader.on_log_fault = lambda reason: self._loop.post(partial(self._log_fault, reason))
         self._wards: dict[Worker, _Ward] = {}
         self._revoked: dict[str, str] = {}
         self._facts = LeaseFacts()
@@ -126,6 +127,11 @@ class LeaseKeeper:
             for ward in self._wards.values()
         )
         return self._facts.model_copy(update={"workers": workers})
+
+    def _log_fault(self, reason: str) -> None:
+        """The broker's log is not what it was; leases go on: whose log is right is for operators to say."""
+        self._count("log_faults")
+        self._record("broker.log-fault", {"reason": reason[:RECORD_TEXT_LIMIT]})
 
     # Renewal
 
@@ -201,7 +207,7 @@ class LeaseKeeper:
             self._record("lease.over", {**self._about(ward), "reason": reason})
             self.on_over(ward.generation, reason)
 
-    def _count(self, name: Literal["renewals", "failures", "ended"]) -> None:
+    def _count(self, name: Literal["renewals", "failures", "ended", "log_faults"]) -> None:
         self._facts = self._facts.model_copy(update={name: getattr(self._facts, name) + 1})
 
     def _about(self, ward: _Ward) -> dict[str, JsonValue]:

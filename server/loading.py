@@ -4,7 +4,7 @@ The supervisor sees the manifest, ciphertext and a JWE that it cannot open. Step
 """
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -47,6 +47,8 @@ class Leased:
     begun: float
     length_s: float
     grace_s: float
+    checkpoint: bytes | None = None
+    """The broker's, that a renewal came with; the first lease's is the key's (`Release`)."""
 
     @property
     def renew_by(self) -> float:
@@ -64,6 +66,7 @@ class Leased:
             "lease": "not offered by broker" if self.terms is None else self.terms.jti,
             "length-ms": round(_MS * self.length_s),
             "grace-ms": round(_MS * self.grace_s),
+            **({} if self.checkpoint is None else {"broker-checkpoint": _shown(self.checkpoint)}),
         }
 
 
@@ -75,14 +78,14 @@ class Leasing:
     emulated_s: float = 3600.0
     emulated_grace_s: float = 900.0
 
-    def of(self, lease: str, lease_key: str, begun: float) -> Leased:
+    def of(self, lease: str, lease_key: str, begun: float, checkpoint: bytes | None = None) -> Leased:
         """Return a lease as it holds here; raises `LeaseRefusedError` where the broker's is missing or none."""
         if not lease_key:
             return Leased(None, "", begun, self.emulated_s, self.emulated_grace_s)
         terms = LeaseTerms.read(lease)
         whole_ms = terms.whole_ms if self.at_most_ms is None else min(terms.whole_ms, self.at_most_ms)
         length_ms = min(terms.length_ms, whole_ms)
-        return Leased(terms, lease_key, begun, length_ms / _MS, (whole_ms - length_ms) / _MS)
+        return Leased(terms, lease_key, begun, length_ms / _MS, (whole_ms - length_ms) / _MS, checkpoint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ class Loaded:
             "pid": self.worker.pid,
             "lock-down": self.worker.report.model_dump(mode="json"),
             "lease": None if self.leased is None else self.leased.facts(),
-            "broker-checkpoint": None if checkpoint is None else checkpoint.decode(errors="replace")[:CHECKPOINT_LIMIT],
+            "broker-checkpoint": None if checkpoint is None else _shown(checkpoint),
             "unseal-ms": round(opened.unseal_ms, 3),
             "load-ms": round(opened.load_ms, 3),
             "warm-up-ms": round(opened.warm_up_ms, 3),
@@ -118,6 +121,9 @@ class Loader:
         """`tenants` are those who may ask this server's models now; nothing is started."""
         self.tenants: Collection[str] = tenants
         self.leasing = Leasing()
+        self.on_log_fault: Callable[[str], None] = lambda _: None
+        """Hears, in whatever thread it is, that the broker's log is not what it was."""
+        attesting.on_log_fault = lambda reason: self.on_log_fault(reason)  # noqa: PLW0108 - it is set later
         self._isolation = isolation
         self._publishers = publishers
         self._attesting = attesting
@@ -174,9 +180,9 @@ class Loader:
         if not leased.lease_key:
             self._attesting.release_key(manifest, applicant, measured=False)
             return self.leasing.of("", "", begun)
-        lease = self._attesting.renew_lease(manifest, applicant)
-        worker.take_lease(lease, self.leasing.at_most_ms, timeout_s)
-        return self.leasing.of(lease, leased.lease_key, begun)
+        renewal = self._attesting.renew_lease(manifest, applicant)
+        worker.take_lease(renewal.lease, self.leasing.at_most_ms, timeout_s)
+        return self.leasing.of(renewal.lease, leased.lease_key, begun, renewal.checkpoint)
 
     def _worker_settings(
         self, settings: ModelSettings, manifest: Manifest, place: Place, lease_key: str
@@ -201,6 +207,10 @@ def check_tenants(manifest: Manifest, tenants: Collection[str]) -> None:
         raise ConfigurationError(
             f"model {manifest.name}: a program that is not sealed as shared serves one tenant, got {sorted(tenants)}"
         )
+
+
+def _shown(checkpoint: bytes) -> str:
+    return checkpoint.decode(errors="replace")[:CHECKPOINT_LIMIT]
 
 
 def _open(path: Path) -> int:

@@ -75,6 +75,7 @@ class LeaseFacts(BaseModel):
     renewals: Count = 0
     failures: Count = 0
     ended: Count = 0
+    log_faults: Count = 0
     connected: bool = False
 
 
@@ -234,6 +235,7 @@ def _leases(lines: list[str], leases: LeaseFacts) -> None:
         ("renewals", "counter", "Number of leases that were renewed", leases.renewals),
         ("renewal_failures", "counter", "Number of renewals that failed", leases.failures),
         ("ended", "counter", "Number of leases that ended before their time: revoked, or refused", leases.ended),
+        ("log_faults", "counter", "Number of times the broker's log was not what it had been", leases.log_faults),
         ("feed_connected", "gauge", "1 while the broker's feed of revocations answers", int(leases.connected)),
     ):
         _family(lines, f"hermetic_lease_{name}", kind, text, [("", value)])

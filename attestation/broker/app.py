@@ -45,10 +45,8 @@ def public_app(
         caller = door.caller(request)
         path = request.path_params["path"]
         released = await door.run(broker.resource, path, _session(request), bearer(request), caller)
-        headers = {
-            HEADER_CHECKPOINT: base64.b64encode(released.checkpoint).decode("ascii"),
-            HEADER_LOG_INDEX: str(released.index),
-        } | ({} if released.lease is None else {HEADER_LEASE: released.lease})
+        headers = _checkpoint_header(released.checkpoint) | {HEADER_LOG_INDEX: str(released.index)}
+        headers |= {} if released.lease is None else {HEADER_LEASE: released.lease}
         return Response(released.jwe, headers=headers, media_type="application/json")
 
     async def serving_certificate(request: Request) -> Response:
@@ -102,7 +100,8 @@ def _lease_routes(
         members = parse_object(await body(request, body_bytes), "request")
         exactly(members, "request", ("resource",))
         path = text(members, "resource", "request")
-        return JSONResponse({"lease": await door.run(broker.renew_lease, path, _session(request), caller)})
+        renewed = await door.run(broker.renew_lease, path, _session(request), caller)
+        return JSONResponse({"lease": renewed.lease}, headers=_checkpoint_header(renewed.checkpoint))
 
     async def events(request: Request) -> Response:
         caller = door.caller(request)
@@ -125,6 +124,10 @@ def _number(request: Request, name: str, most: int, least: int = 0) -> int:
 
 def _session(request: Request) -> str | None:
     return request.cookies.get(SESSION_COOKIE)
+
+
+def _checkpoint_header(checkpoint: bytes) -> dict[str, str]:
+    return {HEADER_CHECKPOINT: base64.b64encode(checkpoint).decode("ascii")}
 
 
 def _cookie(session: str, deadline: datetime) -> str:

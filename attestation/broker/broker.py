@@ -71,6 +71,14 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
+class Renewed:
+    """Another lease, and a checkpoint that covers the decision."""
+
+    lease: str
+    checkpoint: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class _Decided:
     """A release that is durable: of which key, under which lease (None for a plain secret), where it stands.
 
@@ -157,12 +165,13 @@ class Broker:
         lease = None if decided.holding is None else self._holdings.leases.signer.sign(decided.holding.terms)
         return Released(json.dumps(jwe).encode("ascii"), decided.index, self._holdings.journal.checkpoint(), lease)
 
-    def renew_lease(self, path: str, session_id: str | None, caller: Caller) -> str:
+    def renew_lease(self, path: str, session_id: str | None, caller: Caller) -> Renewed:
         """POST /hermetic/v1/leases/renew: the decision anew, durable, then another lease. No key is unwrapped."""
         decided = self._decide(path, self.attested(session_id, None, caller), caller, "renewed")
         if decided.holding is None:
             raise Refusal(Variant.INVALID_REQUEST, f"resource: expected a model's key, got {decided.resource}")
-        return self._holdings.leases.signer.sign(decided.holding.terms)
+        lease = self._holdings.leases.signer.sign(decided.holding.terms)
+        return Renewed(lease, self._holdings.journal.checkpoint())
 
     def serving_certificate(self, csr_pem: str, session_id: str | None, caller: Caller) -> bytes:
         """POST /hermetic/v1/serving-certificate: a PEM chain, leaf first."""

@@ -8,7 +8,7 @@
 Against its own writer a log protects only through checkpoints that others hold.
 """
 
-from hermetic.attestation.log.checkpoint import Checkpoint, verify_checkpoint, verify_consistency
+from hermetic.attestation.log.checkpoint import Checkpoint, parse_checkpoint, verify_checkpoint, verify_consistency
 from hermetic.attestation.log.note import NoteSigner, NoteVerifier, Signer, UnsafeAnyKey
 from hermetic.attestation.log.proof import EntryProof, verify_proof
 from hermetic.attestation.log.reader import LogReader
@@ -32,6 +32,7 @@ __all__ = [
     "UnsafeAnyKey",
     "VerifiedLog",
     "cosign",
+    "parse_checkpoint",
     "verify_checkpoint",
     "verify_consistency",
     "verify_cosignatures",

@@ -149,6 +149,9 @@ def test_renewals_bring_fresh_evidence_and_new_keys_and_no_caller_notices(house:
     assert [r["outcome"] for r in released[-2:]] == ["renewed", "renewed"]
     assert len({r["key"] for r in released}) == len({r["lease"]["jti"] for r in released}) == len(released)
     assert {r["lease"]["cnf"]["jkt"] for r in released} == {r["key"] for r in released}
+    sizes = [int(r.fields["broker-checkpoint"].split("\n")[1]) for r in house.renewals()]
+    assert sizes == sorted(set(sizes))
+    assert house.records("broker.log-fault") == []
     attested = [r.fields["key"] for r in house.records("broker.attest", "broker")]
     assert {r["key"] for r in released} <= set(attested)
 

@@ -1,7 +1,7 @@
 """Leases among doubles: when they are renewed, what a refusal means, who is told; and the emulated ones."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -40,6 +40,7 @@ class Leasing(LoaderDouble):
         super().__init__()
         self.refusals: deque[HermeticError] = deque()
         self.offered = offered
+        self.on_log_fault: Callable[[str], None] = lambda _: None
         self.length_s = length_s
         self.issued = 0
 
@@ -174,6 +175,15 @@ def test_without_leases_of_the_broker_they_are_emulated_and_said_to_be(away: boo
     finally:
         house.leases.stopped = True
         house.keeping.loop.close()
+
+
+def test_a_log_that_went_back_is_recorded_and_counted(house: House) -> None:
+    slot, _ = house.load()
+    house.loader.on_log_fault("the broker's log has gone back")
+    house.keeping.turn_until(lambda: bool(house.records("broker.log-fault")))
+    assert house.records("broker.log-fault") == [{"reason": "the broker's log has gone back"}]
+    assert house.leases.facts().log_faults == 1
+    assert slot.state == "READY"
 
 
 def test_metrics_say_it(house: House) -> None:

@@ -1,6 +1,7 @@
 """What is refused before a worker is started, and what a worker may say of its model."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -21,7 +22,7 @@ def manifest(**changes: Any) -> Manifest:
 
 
 def loader(*tenants: str) -> Loader:
-    nobody = cast(Attesting, None)  # nothing gets so far
+    nobody = cast(Attesting, SimpleNamespace())  # nothing gets so far
     return Loader(Isolation(), TrustedPublishers(publishers=()), nobody, tenants)
 
 

@@ -1,5 +1,6 @@
 """Leases at the broker: issued, renewed, revoked, restored, told; over HTTP, by a guest that knows none of our code."""
 
+import base64
 import json
 import os
 import threading
@@ -100,8 +101,11 @@ def test_a_renewal_is_another_lease_for_another_key_and_unwraps_nothing(world: W
         path = upload(broker)
         first = leased(guest, path)
         again.handshake(hermetic_claims(DIGEST))
-        answer = renewed(again, path).json()
+        response = renewed(again, path)
+        answer = response.json()
         assert answer.keys() == {"lease"}
+        _, size, _ = base64.b64decode(response.headers["hermetic-checkpoint"]).decode().split("\n")[:3]
+        assert int(size) == len(world.records())
         second = claims_of(again, answer["lease"])
         assert second["jti"] != first["jti"]
         assert second["cnf"] != first["cnf"]

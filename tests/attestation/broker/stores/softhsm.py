@@ -13,6 +13,7 @@ MODULES: Final = (
     Path("/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so"),
     Path("/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so"),
 )
+TOKENS: Final = ("hermetic", "twins", "twins", "bad keys", "wrong pin", "brittle")
 PIN: Final = "54321-pin-of-a-test"
 CONFIG: Final = """
 directories.tokendir = {folder}

@@ -7,6 +7,7 @@ from typing import Final
 
 from hermetic.attestation.broker.stores import local_kek
 from hermetic.attestation.broker.stores.kek import Kek, KekRing, probe
+from hermetic.attestation.broker.stores.one_trial import OneTrial
 from hermetic.attestation.broker.stores.openbao.kek import open_openbao_kek
 from hermetic.attestation.broker.stores.pkcs11.kek import open_pkcs11_kek
 from hermetic.errors import ConfigurationError
@@ -26,7 +27,7 @@ def open_keks(line: str, former: Sequence[str], store: Path, credentials: Path |
     with contextlib.ExitStack() as undo:
         opened = []
         for one in (line, *former):
-            kek = _open(one, store, credentials)
+            kek = OneTrial(_open(one, store, credentials))
             undo.callback(kek.close)
             probe(kek)
             opened.append(kek)

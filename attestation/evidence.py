@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 
 import rfc8785
 
+from hermetic.attestation import jcs
 from hermetic.errors import InvalidRequestError
 
 JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
@@ -67,7 +68,7 @@ def jcs_digest(value: JsonValue) -> bytes:
 def canonical(value: JsonValue) -> bytes:
     """The RFC 8785 bytes of `value`; raises `InvalidRequestError` where there are none."""
     try:
-        return rfc8785.dumps(value)
+        return jcs.dumps(value)
     except (rfc8785.CanonicalizationError, RecursionError, UnicodeEncodeError) as error:
         raise InvalidRequestError(f"expected JSON with a canonical form (RFC 8785), got: {error}") from error
 

@@ -303,7 +303,7 @@ def _release_entry(asking: _Asking, facts: Mapping[str, JsonValue]) -> Entry:
         "model": journal.model_fields(None if key is None else key.model),
         "key": asking.attested.tee_key.thumbprint(),
         "policy": None if policy is None else policy.form.name,
-        "policy_digest": None if policy is None else policy.form.digest().hex(),
+        "policy_digest": None if policy is None else policy.digest,
         "warnings": list(warnings(claims, policy.form)) if policy is not None and accepted else [],
     }
     return Entry(journal.RELEASE, fields)

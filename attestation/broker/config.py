@@ -231,7 +231,7 @@ class Limits(Section):
     leases_per_client: PositiveInt = 4096
     lease_polls: PositiveInt = 128
     connections: PositiveInt = 256
-    concurrent_work: Annotated[int, Field(ge=1, le=64)] = 4
+    concurrent_work: Annotated[int, Field(ge=1, le=64)] = 16
     connection_s: PositiveInt = 60
     keep_alive_s: PositiveInt = 5
     drain_s: PositiveInt = 10

@@ -2,12 +2,16 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
 
 from hermetic.attestation.broker.refusals import Refusal, Variant
 from hermetic.attestation.demo_mark import is_demo
+
+MOST_KEPT: Final = 1024
+"""Certificates whose reading is kept: each request of a connection brings the same one."""
 
 _SPIFFE: Final = "spiffe://"
 
@@ -25,6 +29,7 @@ class ClientIdentity:
         return {"issuer": self.issuer, "name": self.name, "certificate": self.certificate}
 
 
+@lru_cache(maxsize=MOST_KEPT)
 def client_identity(der: bytes, *, demo: bool) -> ClientIdentity:
     """The identity in `der`: its one SPIFFE URI, else its subject (RFC 4514).
 

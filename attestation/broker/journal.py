@@ -39,6 +39,7 @@ LEASE_RESTORED: Final = "broker.lease-restored"
 GOVERNANCE: Final = "broker.governance"
 CHANGE: Final = "broker.change"
 CHANGE_REFUSED: Final = "broker.change-refused"
+RESTORED: Final = "broker.restored"
 
 MAX_BATCH: Final = 256
 """Most decisions that become durable together: as many as one frame of the log holds."""

@@ -3,7 +3,7 @@
 Genuine is verification.py's question and was answered at /attest. The order is that of docs/spec/key-broker.md, 2.5.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import Final, Literal
@@ -29,6 +29,12 @@ class ModelPolicy:
     rollback: Rollback = "floor"
     roll_over: timedelta = timedelta(0)
     lengths: LeaseLengths = DEFAULT_LENGTHS
+    digest: str = field(init=False)
+    """The form's, hex; computed once."""
+
+    def __post_init__(self) -> None:
+        """Compute the digest."""
+        object.__setattr__(self, "digest", self.form.digest().hex())
 
 
 @dataclass(frozen=True, slots=True)

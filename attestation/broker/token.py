@@ -80,6 +80,7 @@ class TokenSigner:
         self._key = ECKey.import_key(key)
         self._header = {"typ": "JWT", "alg": ALGORITHM, "jwk": _header_jwk(key, certificates)}
         self._issuer = issuer
+        self._build = f"hermetic {importlib.metadata.version('hermetic')}"  # reads a file
         self._life = life
         self._clock = clock
 
@@ -93,7 +94,7 @@ class TokenSigner:
             "exp": int(expires.timestamp()),
             "iss": self._issuer,
             "jti": token_id,
-            "ear.verifier-id": {"developer": DEVELOPER, "build": f"hermetic {importlib.metadata.version('hermetic')}"},
+            "ear.verifier-id": {"developer": DEVELOPER, "build": self._build},
             "submods": dict(submods),
         }
         return TokenClaims(claims, token_id, datetime.fromtimestamp(int(expires.timestamp()), UTC))

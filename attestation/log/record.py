@@ -12,12 +12,12 @@ from typing import Any, Final
 
 import rfc8785
 
+from hermetic.attestation import jcs
 from hermetic.errors import LogError
 
 MAX_RECORD_SIZE: Final = 65_535  # bytes; entry bundles carry lengths of 16 bits
 MAX_KIND_SIZE: Final = 64  # characters
 
-_SAFE_INTEGER: Final = 2**53 - 1
 _KIND: Final = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?Z")
 _MEMBERS: Final = frozenset({"time", "kind", "fields"})
@@ -37,7 +37,7 @@ def encode_record(record: Mapping[str, object], now: datetime | None = None) -> 
     members = record if now is None else {"time": timestamp(now), **record}
     _check_members(members)
     try:
-        data = _canonical(members)
+        data = jcs.dumps(dict(members))
     except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError) as error:
         raise LogError(f"record of kind {members['kind']} is not canonical JSON: {error}") from error
     if len(data) > MAX_RECORD_SIZE:
@@ -45,34 +45,11 @@ def encode_record(record: Mapping[str, object], now: datetime | None = None) -> 
     return data
 
 
-def _canonical(members: Mapping[str, object]) -> bytes:
-    """The RFC 8785 form of `members`.
-
-    What is made of text, small integers and the like has the same bytes from the standard library's encoder, which is
-    written in C; the log of a busy server is mostly text. Everything else is rfc8785's.
-    """
-    if _is_plain(members):
-        return json.dumps(members, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-    return rfc8785.dumps(members)  # type: ignore[arg-type]
-
-
-def _is_plain(value: object) -> bool:
-    """Whether both encoders agree on `value`: no floats, integers that a double holds, keys of ASCII."""
-    kind = type(value)
-    if kind is str or value is None or kind is bool:
-        return True
-    if kind is int:
-        return -_SAFE_INTEGER <= value <= _SAFE_INTEGER  # type: ignore[operator]
-    if isinstance(value, dict):
-        return all(type(key) is str and key.isascii() for key in value) and all(map(_is_plain, value.values()))
-    return isinstance(value, list) and all(map(_is_plain, value))
-
-
 def parse_record(entry: bytes) -> Record:
     """Read an entry; raises `LogError` unless it is the canonical form of a record."""
     try:
         members = json.loads(entry)
-        canonical = rfc8785.dumps(members)
+        canonical = jcs.dumps(members)
     except (ValueError, RecursionError) as error:
         raise LogError(f"a log entry is not JSON: {error}") from error
     if canonical != entry or not isinstance(members, dict):

@@ -45,7 +45,7 @@ class VerifiedLog:
     torn_bytes: int
 
 
-class _Growing:
+class Growing:
     """The tree as it is recomputed; keeps its root at each size that a checkpoint kept elsewhere counts."""
 
     def __init__(self, kept: Iterable[Checkpoint]) -> None:
@@ -96,7 +96,7 @@ def verify_log(
     """
     note, journal = read_snapshot(folder)
     checkpoint = verify_checkpoint(note, verifier, origin)  # step 1
-    growing = _Growing(verify_checkpoint(kept, verifier, checkpoint.origin) for kept in against)
+    growing = Growing(verify_checkpoint(kept, verifier, checkpoint.origin) for kept in against)
     _check_tiles(TileStore(folder), checkpoint.size, growing)  # step 2
     if growing.frontier.root() != checkpoint.root:  # step 3
         index = growing.vouched()
@@ -113,7 +113,7 @@ def verify_log(
     return VerifiedLog(state.head, state.note, published.size, len(state.pending), len(state.tail))
 
 
-def _check_tiles(store: TileStore, size: int, growing: _Growing) -> None:
+def _check_tiles(store: TileStore, size: int, growing: Growing) -> None:
     for start in range(0, size, TILE_WIDTH):
         leaves = Tile(0, start // TILE_WIDTH, min(size - start, TILE_WIDTH))
         for tile, wanted in growing.extend(check_bundle(store, leaves)).items():

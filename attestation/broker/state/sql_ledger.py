@@ -11,7 +11,7 @@ from typing import Final
 
 from hermetic.attestation.broker.state.database import Database, Rows
 from hermetic.attestation.broker.state.ledger import Draw, LoggedRecord
-from hermetic.attestation.log import Checkpoint, NoteSigner, verify_checkpoint
+from hermetic.attestation.log import Checkpoint, NoteSigner, NoteVerifier, verify_checkpoint
 from hermetic.attestation.log.merkle import EMPTY_ROOT, Frontier, leaf_hash
 from hermetic.attestation.log.record import parse_record
 from hermetic.errors import LogError
@@ -87,23 +87,9 @@ class SqlLedger:
 
     def _read(self, rows: Rows) -> tuple[list[LoggedRecord], Known]:
         """What follows what this process knows, verified."""
-        known, news = self._known, list[LoggedRecord]()
-        self._check_still_there(rows, known)
-        pending: list[bytes] = []
-        frontier = known.frontier
-        while found := rows.ask(_ENTRIES, (frontier.size, READ_AT_ONCE)):
-            for position, entry, note in found:
-                if position != frontier.size:
-                    raise LogError(f"entry {frontier.size} is missing in the broker's database", index=frontier.size)
-                pending.append(bytes(entry))
-                frontier = frontier.append(leaf_hash(pending[-1]))
-                if note is not None:
-                    known = self._signed(frontier, bytes(note), known.size)
-                    news += map(parse_record, pending)
-                    pending.clear()
-        if pending:
-            raise LogError(f"nothing vouches for the entries from {known.size} on: no checkpoint", index=known.size)
-        return news, known
+        self._check_still_there(rows, self._known)
+        entries, known = unread(rows, self._known, self._origin, self._verifier)
+        return list(map(parse_record, entries)), known
 
     def _check_still_there(self, rows: Rows, known: Known) -> None:
         """A log that lost or changed what was known of it is not gone on with."""
@@ -116,11 +102,29 @@ class SqlLedger:
                 index=known.size - 1,
             )
 
-    def _signed(self, frontier: Frontier, note: bytes, first: int) -> Known:
-        try:
-            signed = verify_checkpoint(note, self._verifier, self._origin)
-        except LogError as error:
-            raise LogError(f"the checkpoint after entry {first}: {error}", index=first) from error
-        if (signed.size, signed.root) != (frontier.size, frontier.root()):
-            raise LogError(f"entry {first} or one after it is not as it was logged: another root", index=first)
-        return Known(frontier, note)
+
+def unread(rows: Rows, known: Known, origin: str, verifier: NoteVerifier) -> tuple[list[bytes], Known]:
+    """The entries after what is known, and what is known with them; raises `LogError` for one not signed."""
+    entries: list[bytes] = []
+    frontier, signed = known.frontier, known
+    while found := rows.ask(_ENTRIES, (frontier.size, READ_AT_ONCE)):
+        for position, entry, note in found:
+            if position != frontier.size:
+                raise LogError(f"entry {frontier.size} is missing in the broker's database", index=frontier.size)
+            entries.append(bytes(entry))
+            frontier = frontier.append(leaf_hash(entries[-1]))
+            if note is not None:
+                _check_signed(frontier, bytes(note), signed.size, origin, verifier)
+                signed = Known(frontier, bytes(note))
+    if frontier.size != signed.size:
+        raise LogError(f"nothing vouches for the entries from {signed.size} on: no checkpoint", index=signed.size)
+    return entries, signed
+
+
+def _check_signed(frontier: Frontier, note: bytes, first: int, origin: str, verifier: NoteVerifier) -> None:
+    try:
+        signed = verify_checkpoint(note, verifier, origin)
+    except LogError as error:
+        raise LogError(f"the checkpoint after entry {first}: {error}", index=first) from error
+    if (signed.size, signed.root) != (frontier.size, frontier.root()):
+        raise LogError(f"entry {first} or one after it is not as it was logged: another root", index=first)

@@ -20,6 +20,8 @@ SOURCE: Final = Path(__file__).resolve().with_name("zero_on_free.c")
 LIBRARY: Final = SOURCE.with_name("libhermetic-zero-on-free.so.1")
 MARKER: Final = "hermetic_zero_on_free_source"  # the name under which the library says what it was made of
 DIGEST_CHARACTERS: Final = 64
+_SYMBOL: Final = 1  # RTLD_DL_SYMENT of dladdr1(3)
+_UNDEFINED: Final = 0  # SHN_UNDEF
 _OTHERS_MAY_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -40,6 +42,30 @@ class _Found(ctypes.Structure):
         ("name", ctypes.c_char_p),
         ("address", ctypes.c_void_p),
     )
+
+
+class _Symbol(ctypes.Structure):
+    """Elf64_Sym of elf(5), up to what is needed."""
+
+    _fields_ = (
+        ("name", ctypes.c_uint32),
+        ("info", ctypes.c_uint8),
+        ("other", ctypes.c_uint8),
+        ("section", ctypes.c_uint16),
+    )
+
+
+class _LinkMap(ctypes.Structure):
+    """struct link_map of <link.h>: what a handle of dlopen(3) points at, and a list of all in the order of search."""
+
+
+_LinkMap._fields_ = (
+    ("base", ctypes.c_void_p),
+    ("name", ctypes.c_char_p),
+    ("dynamic", ctypes.c_void_p),
+    ("next", ctypes.POINTER(_LinkMap)),
+    ("previous", ctypes.POINTER(_LinkMap)),
+)
 
 
 def find(path: Path = LIBRARY, source: Path = SOURCE) -> Library:
@@ -63,12 +89,39 @@ def find(path: Path = LIBRARY, source: Path = SOURCE) -> Library:
 
 def file_of(function: str) -> str:
     """Return the file whose `function` this process calls, as the dynamic loader has it; "" where it cannot tell."""
-    process = ctypes.CDLL(None)
-    found = _Found()
-    process.dladdr.argtypes = (ctypes.c_void_p, ctypes.POINTER(_Found))
-    address = ctypes.cast(getattr(process, function), ctypes.c_void_p)
-    known = process.dladdr(address, ctypes.byref(found)) and found.file
-    return os.fsdecode(known) if known else ""
+    file, defined = _owner(ctypes.CDLL(None), function)
+    return file if defined else _first_that_defines(function)
+
+
+def _owner(library: ctypes.CDLL, function: str) -> tuple[str, bool]:
+    """Return in which file the loader finds a function from `library` on, and whether it is defined there.
+
+    A program that is linked to a fixed address, as Debian's Python is, has an entry of its own for each function whose
+    address it takes: that is then the function's address for everybody, and only leads to it.
+    """
+    found, symbol = _Found(), ctypes.POINTER(_Symbol)()
+    look = ctypes.CDLL(None).dladdr1
+    look.argtypes = (ctypes.c_void_p, ctypes.POINTER(_Found), ctypes.POINTER(ctypes.POINTER(_Symbol)), ctypes.c_int)
+    address = ctypes.cast(getattr(library, function), ctypes.c_void_p)
+    if not look(address, ctypes.byref(found), ctypes.byref(symbol), _SYMBOL) or not found.file:
+        return "", True
+    known = ctypes.cast(symbol, ctypes.c_void_p).value is not None
+    return os.fsdecode(found.file), not known or symbol.contents.section != _UNDEFINED
+
+
+def _first_that_defines(function: str) -> str:
+    """Return the first library, in the order in which the loader searches, that defines a function; "" for none."""
+    program = ctypes.CDLL(None)._handle  # noqa: SLF001 - ctypes has no other word for it
+    entry = ctypes.cast(program, ctypes.POINTER(_LinkMap))
+    while entry := entry.contents.next:
+        name = os.fsdecode(entry.contents.name or b"")
+        try:
+            owner = _owner(ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_NOW), function)
+        except (OSError, AttributeError):  # the kernel's own, or one that leads to no such function
+            continue
+        if owner == (name, True):
+            return name
+    return ""
 
 
 def _marker(path: Path) -> ctypes.c_char:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import hermetic
 from hermetic.enclave import zero_on_free
 from hermetic.enclave.zero_on_free import (
     environment,
@@ -181,3 +182,20 @@ def test_bytes_that_free_overwrites_are_not_overwritten_twice(by: str) -> None:
     if by == zero_on_free.PRELOAD and said[3] != by:
         pytest.skip("no library here")
     assert said == ["0", "100" if by == zero_on_free.PRELOAD else "0", "0", by]
+
+
+LOOK = "from hermetic.enclave import zero_on_free as z; print(z.status().by.partition(':')[0])"
+DEBIAN = Path("/usr/bin/python3")
+
+
+@pytest.mark.skipif(not DEBIAN.exists(), reason="no Python of the system's here")
+@pytest.mark.parametrize("by", [zero_on_free.PRELOAD, zero_on_free.BY_GLIBC])
+def test_whose_free_it_is_in_a_program_with_a_fixed_address(by: str) -> None:
+    """Debian's Python has entries of its own for functions whose address it takes: they are not who frees."""
+    source = {"PYTHONPATH": str(Path(hermetic.__file__).parent.parent)}
+    orders = {"GLIBC_TUNABLES": zero_on_free.TUNABLES, "PYTHONMALLOC": "malloc"}
+    environment = source | (orders if by == zero_on_free.BY_GLIBC else zero_on_free.environment())
+    if by == zero_on_free.PRELOAD and not LIBRARY.exists():
+        pytest.skip("no library here")
+    said = subprocess.run([DEBIAN, "-c", LOOK], env=environment, capture_output=True, text=True, check=True).stdout
+    assert said.split() == [by]

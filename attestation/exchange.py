@@ -48,6 +48,9 @@ MAX_ANSWER_BYTES: Final = 2 * 1024 * 1024
 NO_SUCH_PATH: Final = ("InvalidRequestPath", "PluginNotFound")
 """What a broker says that knows nothing of a path."""
 
+UNKNOWN: Final = "Unknown"
+"""The variant of a refusal that does not say one."""
+
 MAX_REFUSAL_TEXT: Final = 2000
 """Longest refusal text that is repeated, in characters."""
 
@@ -310,6 +313,8 @@ def _raise_for_refusal(method: str, path: str, answer: Answer) -> None:
     if status == httpx.codes.OK:
         return
     kind, detail = _error_body(answer)
+    if status == httpx.codes.NOT_FOUND and kind == UNKNOWN:
+        kind = NO_SUCH_PATH[0]  # outside /kbs/v0 Trustee's own router answers, in no words
     text = f"{method} {path}: broker answered {status} {kind}: {detail}"
     if status == httpx.codes.TOO_MANY_REQUESTS or status >= httpx.codes.INTERNAL_SERVER_ERROR:
         raise BrokerUnreachableError(text, retry_after_s=_retry_after_s(answer))
@@ -327,10 +332,10 @@ def _error_body(answer: Answer) -> tuple[str, str]:
     try:
         body = json.loads(answer.content)
     except (ValueError, RecursionError):
-        return "Unknown", answer.content[:MAX_REFUSAL_TEXT].decode("utf-8", "replace")
+        return UNKNOWN, answer.content[:MAX_REFUSAL_TEXT].decode("utf-8", "replace")
     if not isinstance(body, dict):
-        return "Unknown", str(body)[:MAX_REFUSAL_TEXT]
-    return str(body.get("type", "Unknown")).rpartition("/")[2], str(body.get("detail", ""))[:MAX_REFUSAL_TEXT]
+        return UNKNOWN, str(body)[:MAX_REFUSAL_TEXT]
+    return str(body.get("type", UNKNOWN)).rpartition("/")[2], str(body.get("detail", ""))[:MAX_REFUSAL_TEXT]
 
 
 def _object(answer: Answer) -> dict[str, JsonValue]:

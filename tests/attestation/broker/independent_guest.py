@@ -5,6 +5,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 from jwcrypto import jwe, jwk
@@ -103,6 +104,12 @@ class IndependentGuest:
         self.http.cookies.clear()
         headers = {"cookie": self.cookie} if bearer is None else {"authorization": f"Bearer {bearer}"}
         return self.http.get(f"/kbs/v0/resource/{path}", headers=headers)
+
+    def named(self, address: str) -> httpx.Response:
+        """Ask for a resource by its address, `kbs:///<repository>/<type>/<tag>`."""
+        parts = urlsplit(address)
+        assert (parts.scheme, parts.netloc, parts.path.count("/")) == ("kbs", "", 3)
+        return self.resource(parts.path.removeprefix("/"))
 
     def open(self, response: httpx.Response) -> bytes:
         assert response.status_code == 200, response.text

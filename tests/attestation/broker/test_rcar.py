@@ -9,6 +9,7 @@ from itertools import product
 import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey
+from jwcrypto import jwk, jws
 
 from tests.attestation.broker.independent_guest import KEY_KINDS, IndependentGuest, hermetic_claims
 from tests.attestation.broker.world import InThread
@@ -30,7 +31,7 @@ def test_an_independent_guest_gets_a_secret(broker: InThread, version: str, key_
         guest = IndependentGuest(http, version=version, key_kind=key_kind)
         token = guest.handshake()
         path = f"plain/secret/s-{version}-{key_kind}"
-        assert guest.open(guest.resource(path)) == secret
+        assert guest.open(guest.named(f"kbs:///{path}")) == secret
         assert guest.open(guest.resource(path, bearer=token)) == secret
 
 
@@ -57,6 +58,9 @@ def test_the_token_is_an_ear(broker: InThread, guest: IndependentGuest) -> None:
     assert header["typ"] == "JWT"
     assert header["alg"] == header["jwk"]["alg"] == "ES256"
     claims = jwt.decode(token, ECKey.import_key(header["jwk"]), algorithms=["ES256"]).claims
+    by_another = jws.JWS()
+    by_another.deserialize(token, jwk.JWK(**header["jwk"]))
+    assert json.loads(by_another.payload) == claims
     assert claims["eat_profile"] == "tag:github.com,2024:confidential-containers/Trustee"
     assert claims["exp"] - claims["iat"] == 300
     assert claims["iat"] == int(broker.world.clock.now.timestamp())

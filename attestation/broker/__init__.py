@@ -11,7 +11,7 @@ The way of a request (docs/spec/key-broker.md):
     governed.py  configured.py                 whose policies and keys count: operators', or the configuration's
     governance_desk.py  initial.py  record.py  changes handed in; the first operators; who changed what
     admin.py  admin_tokens.py                  what the admin's tokens may do
-    key_store.py  file_key_store.py  key_file.py  kek.py    where keys lie, wrapped
+    key_store.py  stores/                      where keys lie, wrapped, and what opens them
     jwe.py  ../key_memory.py                   the only moments of a key in the clear
     journal.py                                 each decision, durable before the act
 

@@ -1,6 +1,6 @@
 """What a key store is: the facts that stand with a key, and the three things that any store can do.
 
-file_key_store.py is the first kind; an HSM and a transit service come behind the same interface.
+What keeps them, and what opens them, is stores/.
 """
 
 import re

@@ -5,7 +5,6 @@ connection. Here TLS decrypts into memory that the caller wipes. Taken are answe
 is followed, nothing is decompressed.
 """
 
-import contextlib
 import re
 import socket
 import ssl
@@ -174,9 +173,3 @@ def _left(deadline: float) -> float:
     if left <= 0:
         raise TimeoutError("no answer in time")
     return left
-
-
-def closed_quietly(connection: Connection) -> None:
-    """Close a connection whose other side may be gone."""
-    with contextlib.suppress(OSError):
-        connection.close()

@@ -100,7 +100,7 @@ class BaoService:
         token = self._token()
         try:
             head = (
-                f"{method} /v1/{path} HTTP/1.1\r\nHost: {self._uri.host}:{self._uri.port}\r\n"
+                f"{method} /v1/{path} HTTP/1.1\r\nHost: {self._uri.authority}\r\n"
                 f"Content-Type: application/json\r\nContent-Length: {length}\r\n"
                 "X-Vault-Request: true\r\nX-Vault-Token: "
             ).encode()

@@ -53,6 +53,11 @@ class BaoUri:
         certificate, private = files.get("certificate-file"), files.get("key-file")
         return cls(parts.hostname, port, mount, key, files["ca-file"], how["token-source"], certificate, private)
 
+    @property
+    def authority(self) -> str:
+        """Host and port as HTTP writes them."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
     def tls(self) -> ssl.SSLContext:
         """TLS 1.3 towards a server that `ca_file`, and nobody else, has certified under this host name."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -259,8 +259,9 @@ def acting(bao: Bao) -> Iterator[tuple[FarBao, list[tuple[bytes, bool]]]]:
         yield far, acts
 
 
-@pytest.mark.parametrize("stays", [False, True], ids=["closes", "stays open"])
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize(
+    ("name", "stays"), [*((name, False) for name in HOSTILE), ("nothing", True), ("short", True), ("no json", True)]
+)
 def test_hostile_answers(bao: Bao, acting: tuple[FarBao, list[tuple[bytes, bool]]], name: str, *, stays: bool) -> None:
     """Refused by name, within the time of a call, and the next call is not harmed."""
     far, acts = acting
@@ -325,6 +326,8 @@ def test_a_uri() -> None:
     uri = BaoUri.parse("openbao://bao.example:8300/team/transit/kek?ca-file=/c&token-source=credential:t")
     assert uri == BaoUri("bao.example", 8300, "team/transit", "kek", Path("/c"), "credential:t", None, None)
     assert BaoUri.parse("openbao://h/t/k?ca-file=/c&token-source=file:/t").port == 8200
+    assert uri.authority == "bao.example:8300"
+    assert BaoUri.parse("openbao://[::1]/t/k?ca-file=/c&token-source=file:/t").authority == "[::1]:8200"
     with pytest.raises(ConfigurationError, match="cannot use /c"):
         uri.tls()
 

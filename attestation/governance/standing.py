@@ -143,7 +143,7 @@ class Governance:
 
     def _judge_signatures(self, checks: Checks, change: Change) -> None:
         name, message = signed_name(change.statement.subject, change.content), change.statement.signed_bytes
-        count, faults = 0, []
+        count, faults, others = 0, [], []
         for one in change.signatures:
             operator = self.operators.find(one.operator)
             if operator is None:
@@ -153,9 +153,9 @@ class Governance:
             elif operator.covers(name):
                 count += 1
             else:
-                faults.append(f"{one.operator} does not sign for {name or WHOLE!r}")
+                others.append(f"{one.operator} does not sign for {name or WHOLE!r}")
         enough = self.operators.threshold
-        got = "; ".join([f"{count} that count", *faults])
+        got = "; ".join([f"{count} that count", *faults, *others])
         checks.demand("governance.signatures", count >= enough and not faults, f"{enough} of the operators'", got)
 
 

@@ -120,6 +120,7 @@ def _of_one_set() -> dict[str, Case]:
     floor = proposed(state, OfFloor(name="march-1"), FloorContent(before=3, to=2))
     mallory = Signature(operator="bob", signature=signed(after, "mallory").signatures[0].signature)
     outsider = after.with_signatures([both.signatures[0], mallory])
+    forged = Signature(operator="carol", signature=both.signatures[0].signature)
     april = both.statement.model_copy(update={"subject": OfPolicy(of="models", prefix="april-")})
     far = signed(proposed(state, not_after="2099-01-01T00:00:00Z"), "alice", "bob")
     other = signed(proposed(elsewhere, version=2), "alice", "bob")
@@ -131,6 +132,7 @@ def _of_one_set() -> dict[str, Case]:
         "accepted-floor": Case(history, signed(floor, "bob", "carol")),
         "refused-by-one": Case(history, signed(after, "alice"), SIGNATURES),
         "refused-by-nobody": Case(history, after, SIGNATURES),
+        "refused-two-and-a-forged-one": Case(history, both.with_signatures([forged]), SIGNATURES),
         "refused-outsider": Case(history, outsider, SIGNATURES),
         "refused-of-another-change": Case(history, replace(after, signatures=before.signatures), SIGNATURES),
         "refused-other-broker": Case(history, other, other_broker),

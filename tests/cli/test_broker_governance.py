@@ -1,0 +1,171 @@
+"""`hermetic broker init|operator-key|propose|sign|submit|governance|record`, and what doctor says of it."""
+
+import json
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from hermetic.attestation.governance import Change, OperatorKey
+from hermetic.attestation.log import NoteSigner
+from hermetic.cli import build
+from hermetic.provision.brokers import examine_broker
+from tests.attestation.broker.test_governed import DIGEST, denied, form, released
+from tests.attestation.broker.world import InThread, World
+
+OPERATOR = """
+url = "{url}"
+authority = "services-ca.pem"
+certificate = "operator.pem"
+key = "operator.key"
+token_key = "token.key"
+issuer = "operator"
+role = "operator"
+"""
+RESOURCE = "models/cli/1"
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(build(), ["broker", *map(str, arguments)])
+
+
+def run(*arguments: object) -> str:
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def refuse(said: str, *arguments: object) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code != 0
+    assert said in " ".join(result.output.split())
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    world = World(tmp_path)
+    world.clock.now = datetime.now(UTC)  # the commands sign with the machine's time
+    return world
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> dict[str, Path]:
+    return {name: tmp_path / f"{name}.sign" for name in ("alice", "bob", "carol")}
+
+
+@pytest.fixture
+def broker(world: World, people: dict[str, Path]) -> Iterator[InThread]:
+    config = world.write_config(governance="operators")
+    assert [finding.state for finding in examine_broker(config)] == ["missing"]
+    signers = []
+    for name, path in people.items():
+        public = json.loads(run("operator-key", path, "--json"))["public"]
+        signers += ["--signer", f"{name}={public}"]
+    shown = json.loads(run("init", "--config", config, "--threshold", 2, *signers, "--scope", "carol=march-", "--json"))
+    assert shown["operators"] == ["alice", "bob", "carol"]
+    assert "models 'latest-'" in shown["policies"]
+    assert [finding.state for finding in examine_broker(config)] == ["good"]
+    with world.start() as running:
+        (world.folder / "operator.toml").write_text(OPERATOR.format(url=running.admin_url))
+        yield running
+
+
+def test_a_key_from_its_proposal_to_its_release(broker: InThread, people: dict[str, Path], tmp_path: Path) -> None:
+    world, key, secret = broker.world, os.urandom(32), tmp_path / "secret"
+    reach = ("--operator", world.folder / "operator.toml")
+    secret.write_bytes(key)
+    facts = ("--name", "cli", "--publisher", "P", "--manifest-digest", DIGEST.hex())
+    upload = ("upload", f"kbs:///{RESOURCE}", "--secret", secret, *facts, *reach)
+    refuse("one that needs 2", *upload, "--sign-as", f"alice={people['alice']}")
+    run(*upload)
+    assert RESOURCE in denied_or_pending(broker, reach)
+    one, two = tmp_path / "one.json", tmp_path / "two.json"
+    propose = ("propose", "key", f"kbs:///{RESOURCE}", "--reason", "a test", *reach)
+    run(*propose, "--output", one)
+    refuse("expected a new file", *propose, "--output", one)
+    two.write_bytes(one.read_bytes())
+    shown = json.loads(run("sign", one, "--name", "alice", "--key", people["alice"], "--json"))
+    assert shown["content"]["model"]["manifest_digest"] == DIGEST.hex()
+    run("sign", two, "--name", "bob", "--key", people["bob"])
+    refuse("governance.signatures", "submit", one, *reach)
+    run("submit", one, two, *reach, "--checkpoint", tmp_path / "kept")
+    assert released(broker, RESOURCE) == key
+    assert "alice, bob" in run("governance", *reach)
+    (world.folder / "log.pub").write_text(NoteSigner.parse((world.folder / "log.key").read_text()).verifier().encode())
+    record = ("record", "verify", world.folder / "log", "--key", world.folder / "log.pub")
+    events = json.loads(run(*record, "--against", tmp_path / "kept", "--json"))["events"]
+    assert [(event["outcome"], event["by"]) for event in events] == [
+        ("in force", []), ("refused", ["alice"]), ("in force", ["alice", "bob"])
+    ]  # fmt: skip
+    assert "3 entries" not in run(*record)
+
+
+def denied_or_pending(broker: InThread, reach: tuple[object, ...]) -> str:
+    assert "release.signed" in denied(broker, RESOURCE)
+    pending = json.loads(run("governance", *reach, "--json"))["pending"]
+    assert [one["resource"] for one in pending] == [RESOURCE]
+    return run("governance", *reach, "--json")
+
+
+def test_policies_operators_and_floors_are_proposed(broker: InThread, people: dict[str, Path], tmp_path: Path) -> None:
+    reach = ("--operator", broker.world.folder / "operator.toml", "--reason", "a test")
+    text = tmp_path / "form.toml"
+    text.write_text(form("cli", models='["cli-*"]'))
+    policy = tmp_path / "policy.json"
+    run("propose", "policy", "--form", text, "--prefix", "cli-", "--lease-s", 60, *reach, "--output", policy)
+    change = Change.loads(policy.read_bytes())
+    assert (change.statement.version, change.content.to_json()["lease_ms"]) == (1, 60_000)
+    mallory = tmp_path / "mallory.sign"
+    OperatorKey.generate().save(mallory)
+    run("sign", policy, "--name", "alice", "--key", mallory)  # who signs is found out when it is handed in
+    run("sign", policy, "--name", "bob", "--key", people["bob"])
+    refuse("signature of alice does not verify", "submit", policy, *reach[:2])
+    run("sign", policy, "--name", "alice", "--key", people["alice"])
+    run("submit", policy, *reach[:2])
+    other = tmp_path / "operators.json"
+    signers = ("--signer", f"alice={'ab' * 32}", "--threshold", 1)
+    run("propose", "operators", *signers, *reach, "--output", other)
+    refuse("expected copies of one change", "submit", policy, other, *reach[:2])
+    floor = ("propose", "floor", "cli", "--to", 3, *reach, "--output", tmp_path / "floor.json")
+    refuse("expected below the floor", *floor)
+    run("retire", "cli", "--below", 5, *reach[:2])
+    run(*floor)
+    assert Change.loads((tmp_path / "floor.json").read_bytes()).content.to_json() == {"from": 5, "to": 3}
+
+
+def test_a_change_whose_content_was_exchanged_is_not_signed(
+    broker: InThread, people: dict[str, Path], tmp_path: Path
+) -> None:
+    reach = ("--operator", broker.world.folder / "operator.toml", "--reason", "a test")
+    text, policy = tmp_path / "form.toml", tmp_path / "policy.json"
+    text.write_text(form("cli"))
+    run("propose", "policy", "--form", text, *reach, "--output", policy)
+    policy.write_bytes(policy.read_bytes().replace(b'"lease_ms":3600000', b'"lease_ms":3600001'))
+    refuse(
+        "expected the content that its statement is about", "sign", policy, "--name", "alice", "--key", people["alice"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--signer", "alice", "--threshold", "1"), "NAME=PUBLIC KEY"),
+        (("--signer", f"alice={'ab' * 32}", "--threshold", "2"), "expected at most 1"),
+        (("--signer", f"alice={'ab' * 32}", "--signer", f"bob={'ab' * 32}", "--threshold", "1"), "a key of their own"),
+        (("--signer", f"alice={'ab' * 32}", "--signer", f"alice={'cd' * 32}", "--threshold", "1"), "each name once"),
+        (("--signer", f"alice={'ab' * 32}", "--scope", "bob=x", "--threshold", "1"), "scopes of those who sign"),
+        (("--signer", f"Alice Smith={'ab' * 32}", "--threshold", "1"), "pattern"),
+    ],
+)
+def test_a_set_that_is_none_is_not_fixed(world: World, arguments: tuple[str, ...], said: str) -> None:
+    config = world.write_config(governance="operators")
+    refuse(said, "init", "--config", config, *arguments)
+    assert not (world.folder / "log").exists()
+
+
+def test_doctor_says_ungoverned(world: World) -> None:
+    (finding,) = examine_broker(world.write_config())
+    assert (finding.state, finding.detail) == ("weak", "ungoverned")

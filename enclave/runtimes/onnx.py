@@ -8,6 +8,7 @@ weights are put back into the graph: it works, and needs three times the memory.
 import contextlib
 import ctypes
 from collections.abc import Mapping, Sequence
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +38,7 @@ BINDINGS_LIMIT: Final = 256  # bindings kept for batches that come again in the 
 ALIGNMENT: Final = 64  # bytes: where a weight should begin
 LEAST_ALIGNMENT: Final = 16  # bytes: where it must begin, as numpy's own memory does
 _ERRORS_ONLY: Final = 4
+_SAME_AS_REQUESTED: Final = 1  # onnxruntime's ArenaExtendStrategy
 
 _TYPE_OF: Final[Mapping[str, int]] = {
     "BOOL": TensorProto.BOOL,
@@ -75,6 +77,7 @@ class OnnxRuntime:
         self.holds_views = bool(weights)
         self._read_again = read_again
         self._bindings: dict[tuple[object, ...], ort.IOBinding] = {}
+        self._emptying = _emptying()
         self._takes_strings = any(spec.datatype == BYTES for spec in model.inputs)
         self._gives_strings = any(spec.datatype == BYTES for spec in model.outputs)
 
@@ -91,7 +94,7 @@ class OnnxRuntime:
             if len(self._bindings) >= BINDINGS_LIMIT:
                 self._bindings.clear()
             binding = self._bindings[key] = self._bind(inputs, outputs)
-        self._open_session().run_with_iobinding(binding)
+        self._open_session().run_with_iobinding(binding, self._emptying)
         return [Tensor(_nbytes(output.spec, output.shape or ()), output.shape or ()) for output in outputs]
 
     def is_bound_in_place(self, spec: TensorSpec) -> bool:
@@ -121,13 +124,15 @@ class OnnxRuntime:
     def _run_to_unknown_shapes(self, inputs: Sequence[Input], outputs: Sequence[Output]) -> list[Tensor]:
         """Let the session allocate what it must; copy that out, and zero it."""
         binding = self._bind(inputs, outputs)
-        self._open_session().run_with_iobinding(binding)
+        self._open_session().run_with_iobinding(binding, self._emptying)
         return [_take(value, output) for output, value in zip(outputs, binding.get_outputs(), strict=True)]
 
     def _run_with_strings(self, inputs: Sequence[Input], outputs: Sequence[Output]) -> list[Tensor]:
         """Run through numpy: onnxruntime binds no strings."""
         arrays = self._open_session().run(
-            [output.spec.name for output in outputs], {given.spec.name: _array_of(given) for given in inputs}
+            [output.spec.name for output in outputs],
+            {given.spec.name: _array_of(given) for given in inputs},
+            self._emptying,
         )
         return [_take_array(array, output) for output, array in zip(outputs, arrays, strict=True)]
 
@@ -226,16 +231,34 @@ def _session(graph: onnx.ModelProto, options: ort.SessionOptions) -> ort.Inferen
         raise ModelFormatError(f"onnxruntime: wanted a model that it can run, got {_first_line(error)}") from None
 
 
+@cache
+def _make_arena() -> None:
+    """Have all sessions of this process share an arena that can be emptied wholly, with `_emptying` at each run.
+
+    Its regions are as large as what was asked for: an arena that grows by powers of two keeps its first one.
+    """
+    place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(place, ort.OrtArenaCfg({"arena_extend_strategy": _SAME_AS_REQUESTED}))
+
+
+def _emptying() -> ort.RunOptions:
+    """Return what has a run give all memory of the arena back, to be overwritten as it is freed."""
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
+
+
 def _options(model: ModelToLoad, weight_bytes: int) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = model.threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    # An arena keeps freed memory, with what was in it; shrinking it after each run leaves its first region (measured).
-    options.enable_cpu_mem_arena = False
-    # A pattern keeps the plan only: one block for a whole run, freed and so overwritten once instead of per operator
-    # (a quarter less CPU for a small BERT). One plan for each shape that comes, so not where callers choose shapes.
-    options.enable_mem_pattern = all(size >= 0 for spec in model.inputs for size in spec.shape)
+    # What an operator has freed is used by the next one, and overwritten once, after the batch (docs/adr/0145). Weights
+    # lie elsewhere, or what a batch leaves would stay beside them. Plans for shapes would never be forgotten.
+    _make_arena()
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    options.enable_mem_pattern = False
     options.log_severity_level = _ERRORS_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if model.spinning else "0")
     if weight_bytes > model.prepack_limit_bytes:

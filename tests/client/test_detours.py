@@ -21,6 +21,7 @@ from hermetic.client.aio.bridge import LoopChannel
 from hermetic.client.evidence import METHOD, pinned_channel
 from hermetic.client.handshake import Endpoint, Leaf, Tls, handshake
 from hermetic.errors import VerificationError
+from tests.flows.attackers import switch
 from tests.server.certificates import HOUR, Authority, Pair
 
 WAIT_S = 30.0
@@ -130,6 +131,23 @@ def test_a_name_is_asked_about_once_whatever_it_means_later(
     assert leaf.address == f"ipv4:127.0.0.1:{port}"
     assert ask(endpoint, leaf, tls) == b"here"
     assert not answers
+
+
+def test_two_channels_share_no_connection(tls: Tls, port: int) -> None:
+    """What was closed because its proof failed is closed for whoever had it; and another's goes on."""
+    with switch(port) as between:
+        endpoint = Endpoint("127.0.0.1", between.port)
+        leaf = handshake(endpoint, tls, WAIT_S)
+        first, second = pinned_channel(endpoint, leaf, tls), pinned_channel(endpoint, leaf, tls)
+        for channel in (first, second):
+            assert channel.unary_unary(METHOD)(b"", timeout=WAIT_S) == b"here"
+        assert between.accepted == 3  # the handshake's too
+        first.close()
+        with pytest.raises(ValueError, match="closed channel"):
+            first.unary_unary(METHOD)(b"", timeout=WAIT_S)
+        assert second.unary_unary(METHOD)(b"", timeout=WAIT_S) == b"here"
+        assert between.accepted == 3
+        second.close()
 
 
 @pytest.mark.parametrize("host", ["unix", "dns", "ipv4", "xds"])

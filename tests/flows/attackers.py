@@ -90,6 +90,7 @@ class Switch:
 
     def __init__(self, port: int) -> None:
         self.target = port
+        self.accepted = 0
         self.sent_on: Counter[int] = Counter()  # bytes from callers, by port
         self._open: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -112,6 +113,7 @@ class Switch:
         with contextlib.suppress(OSError):
             while True:
                 caller, _ = self._listener.accept()
+                self.accepted += 1
                 threading.Thread(target=self._forward, args=(caller, self.target), daemon=True).start()
 
     def _forward(self, caller: socket.socket, port: int) -> None:

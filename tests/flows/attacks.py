@@ -150,6 +150,13 @@ ATTACKS: Final[dict[str, Attack]] = {
         "test_no_session_is_resumed",
         FORMS,
     ),
+    "shared": Attack(
+        "A channel whose proof failed shares its connection with another, which goes on: no two share one",
+        (),
+        "none: each has its own",
+        DETOURS,
+        "test_two_channels_share_no_connection",
+    ),
     "version": Attack(
         "A server with a valid certificate that speaks TLS 1.2",
         ("tls",),

@@ -17,27 +17,30 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from hermetic.attestation.abi.amd_certificate import AmdCertificate
 from hermetic.attestation.abi.dcap import QE_VENDOR_INTEL, Quote
+from hermetic.attestation.abi.go_tpm_tools import GoTpmAttestation
 from hermetic.attestation.abi.nvgpu import GET_MEASUREMENTS, SPDM_VERSION
 from hermetic.attestation.abi.rim import Rim
 from hermetic.attestation.abi.snp import REPORT_SIZE, Generation, Report
 from hermetic.attestation.abi.snp_json import Certificates, SnpEvidence
-from hermetic.attestation.abi.tpm import GENERATED_VALUE
+from hermetic.attestation.abi.tpm import GENERATED_VALUE, Public
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.stored import tpm_parts
 from hermetic.attestation.stored.beside import Beside, described
-from hermetic.attestation.verifiers.certificates import MAX_CHAIN_LENGTH
+from hermetic.attestation.verifiers.certificates import MAX_CHAIN_LENGTH, spki
 from hermetic.errors import FailedCheck, InvalidRequestError
 
 MAX_EVIDENCE_SIZE: Final = 4 * 1024 * 1024  # bytes
 
 KNOWN: Final = (
     f"a bare SEV-SNP report ({REPORT_SIZE} bytes), a TDX or SGX quote, an SPDM report of an NVIDIA device, a TPM's "
-    "quote (each also as hex text), JSON of kind snp, tdx, sgx, tpm, az-snp-vtpm, az-tdx-vtpm, of NVIDIA devices, or "
-    "as `hermetic attest --json` writes it, a reference manifest (XML), a VCEK or VLEK"
+    "quote (each also as hex text), an attestation of go-tpm-tools, JSON of kind snp, tdx, sgx, tpm, az-snp-vtpm, "
+    "az-tdx-vtpm, of NVIDIA devices, or as `hermetic attest --json` writes it, a reference manifest (XML), a VCEK or "
+    "VLEK"
 )
 _HEX: Final = re.compile(rb"(?:[0-9A-Fa-f]{2})+")
 _MAGIC: Final = GENERATED_VALUE.to_bytes(4, "big")
 _SPDM: Final = bytes([SPDM_VERSION, GET_MEASUREMENTS])
+_KEY_TYPES: Final = (b"\0\x01", b"\0\x23")  # RSA and ECC, with which a TPMT_PUBLIC begins
 _TEE_TYPES: Final = {0x00: "sgx", 0x81: "tdx"}
 _ARCHITECTURES: Final = {"GH": "HOPPER", "GB": "BLACKWELL", "LS": "LS10"}
 _CHIP: Final = re.compile(r"(GH|GB|LS)_?[0-9]{2,3}\b")
@@ -77,16 +80,21 @@ def _bytes(data: bytes, beside: Beside) -> Stored:
     if data[:4] == _MAGIC:
         parts, refused = tpm_parts.evidence(data, beside)
         return Stored("tpm", parts, beside, refused)
+    if _is_protobuf(data):
+        return _go_tpm_tools(data, beside)
     kind = _quote_kind(data)
     if kind is not None:
         whole, left_out = _without_trailer(data)
         return Stored(kind, _with_log({"quote": _base64(whole)}, "cc_eventlog", beside), beside, left_out=left_out)
-    if len(data) == REPORT_SIZE:
-        return _snp(data, beside)
-    alone = Beside.of(evidence=[data])
-    if len(alone.amd) == 1 and alone.amd[0].common_name in ("SEV-VCEK", "SEV-VLEK"):
-        return Stored(alone.amd[0].common_name[4:].lower(), _base64(alone.amd[0].der), beside)
-    return _unknown(beside, described(data) + ("" if alone.unreadable else _BELONGS_BESIDE))
+    return _snp(data, beside) if len(data) == REPORT_SIZE else _alone(data, beside)
+
+
+def _alone(data: bytes, beside: Beside) -> Stored:
+    """A certificate of a key that signs reports, by itself; or nothing known."""
+    found = Beside.of(evidence=[data])
+    if len(found.amd) == 1 and found.amd[0].common_name in ("SEV-VCEK", "SEV-VLEK"):
+        return Stored(found.amd[0].common_name[4:].lower(), _base64(found.amd[0].der), beside)
+    return _unknown(beside, described(data) + ("" if found.unreadable else _BELONGS_BESIDE))
 
 
 _BELONGS_BESIDE: Final = ": that belongs beside evidence (--endorsement, --collateral)"
@@ -108,6 +116,31 @@ def _without_trailer(data: bytes) -> tuple[bytes, str]:
     if not trailer.strip(b"\0"):
         return data, ""
     return data[: -len(trailer)], f"{len(trailer)} bytes behind the quote, which nobody signs: left out"
+
+
+def _is_protobuf(data: bytes) -> bool:
+    """Whether it begins as go-tpm-tools' attestations do: field 1, of bytes, which are the public area of a key."""
+    start = data[:8]
+    return start[:1] == b"\n" and any(start[at : at + 2] in _KEY_TYPES for at in (2, 3))
+
+
+def _go_tpm_tools(data: bytes, beside: Beside) -> Stored:
+    """Such an attestation in Trustee's form."""
+    try:
+        parsed = GoTpmAttestation.parse(data)
+        key = spki(Public.parse(parsed.ak_public).public_key())
+    except InvalidRequestError as error:
+        return Stored("tpm", None, beside, FailedCheck("tpm.structure", "an attestation of go-tpm-tools", str(error)))
+    quote: dict[str, JsonValue] = {
+        "message": _base64(parsed.message),
+        "signature": _base64(parsed.signature),
+        "pcrs": [value.hex() for value in parsed.pcrs],
+    }
+    members: dict[str, JsonValue] = {"ak_public": _base64(key), "tpm_quote": quote}
+    if parsed.event_log is not None:
+        members["hermetic"] = {"boot_log": _base64(parsed.event_log)}
+    left_out = f"{parsed.left_out} fields of go-tpm-tools: quotes of other banks, certificates, what a TEE says"
+    return Stored("tpm", _with_log(members, "boot_log", beside), beside, left_out=left_out if parsed.left_out else "")
 
 
 def _snp(data: bytes, beside: Beside) -> Stored:

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, Final
 
 from hermetic.attestation import verifiers
-from hermetic.attestation.abi import event_log, tcg_event_log, tpm, tpm2_tools
+from hermetic.attestation.abi import event_log, go_tpm_tools, tcg_event_log, tpm, tpm2_tools
 from hermetic.attestation.abi.ak_certificate import EnrolledBoot
 from hermetic.attestation.claims import Claims, HermeticClaims
 from hermetic.attestation.policy import AppraisalPolicy
@@ -36,6 +36,7 @@ PARSERS: Final = {
     "der": "amd-certificates",
     "dice": "nvidia-reports",
     "event_log": "json-documents",
+    "go_tpm_tools": "go-tpm-tools",
     "members": "evidence",
     "nvgpu": "nvidia-reports",
     "pck": "dcap-quotes",
@@ -86,6 +87,17 @@ def tpm_tools_files(data: bytes) -> None:
         return
     if any(value not in data for value in found.values()):
         raise AssertionError(f"PCRs: {found}")
+
+
+def go_tpm_attestations(data: bytes) -> None:
+    """Attestations of go-tpm-tools: refused, or parts of what was given."""
+    try:
+        found = go_tpm_tools.GoTpmAttestation.parse(data)
+    except InvalidRequestError:
+        return
+    parts = (found.ak_public, found.message, found.signature, *found.pcrs, found.event_log or b"")
+    if any(one not in data for one in parts):
+        raise AssertionError(f"attestation: {found}")
 
 
 def firmware_logs(data: bytes) -> None:
@@ -168,7 +180,10 @@ def known_evidence() -> list[tuple[dict[str, Any], bytes]]:
     found = []
     for file in corpus.index()["files"]:
         for case in corpus.page(file["cases"].removesuffix(".json")):
-            if "evidence" in case and case["verdict"] == "pass":
+            is_judged = (
+                case["judge"] in verifiers.VERIFIERS and "report_data" in case
+            )  # not of stored evidence, nor a composite
+            if "evidence" in case and is_judged and case["verdict"] == "pass":
                 text = json.dumps(corpus.value(case["evidence"]), separators=(",", ":")).encode()
                 if len(text) <= LARGEST:
                     found.append((case, text))
@@ -187,6 +202,12 @@ def structure_seeds() -> Iterator[bytes]:
 def tools_seeds() -> Iterator[bytes]:
     """A recorded file."""
     yield corpus.data("../tpm/keylime_quotepcr.out")
+
+
+def go_tpm_seeds() -> Iterator[bytes]:
+    """A recorded one, without its log and what is behind it."""
+    whole = corpus.data("../tpm/gce-cos-85-nonce9009.pb")
+    yield whole[: whole.index(tcg_event_log.SIGNATURE) - 36]
 
 
 def firmware_seeds() -> Iterator[bytes]:
@@ -227,6 +248,7 @@ def evidence_seeds() -> Iterator[bytes]:
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     "tpm-structures": tpm_structures,
     "tpm-tools-files": tpm_tools_files,
+    "go-tpm-tools": go_tpm_attestations,
     "firmware-logs": firmware_logs,
     "json-documents": json_documents,
     "ak-certificates": ak_certificates,
@@ -237,6 +259,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
 SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
     "tpm-structures": structure_seeds,
     "tpm-tools-files": tools_seeds,
+    "go-tpm-tools": go_tpm_seeds,
     "firmware-logs": firmware_seeds,
     "json-documents": document_seeds,
     "ak-certificates": certificate_seeds,

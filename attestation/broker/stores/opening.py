@@ -25,10 +25,12 @@ def open_keks(line: str, former: Sequence[str], store: Path, credentials: Path |
     `credentials` is systemd's folder, None without one. Raises `ConfigurationError` or `KeyStoreError`.
     """
     with contextlib.ExitStack() as undo:
-        opened = []
+        opened: list[Kek] = []
         for one in (line, *former):
             kek = OneTrial(_open(one, store, credentials))
             undo.callback(kek.close)
+            if kek.identifier in (other.identifier for other in opened):
+                raise ConfigurationError(f"kek, former_keks: expected each KEK once, got {kek.identifier} twice")
             probe(kek)
             opened.append(kek)
         undo.pop_all()

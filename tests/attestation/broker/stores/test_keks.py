@@ -218,6 +218,12 @@ def test_other_lines_are_refused(tmp_path: Path, line: str) -> None:
         opened(line, tmp_path)
 
 
+def test_a_kek_that_is_named_twice(tmp_path: Path) -> None:
+    line = local(tmp_path, "kek")
+    with pytest.raises(ConfigurationError, match=r"expected each KEK once, got local:[0-9a-f]{16} twice"):
+        opened(line, tmp_path, line)
+
+
 def test_the_kinds_are_keks(kek_line: str, tmp_path: Path) -> None:
     ring = opened(kek_line, tmp_path)
     kek: Kek = ring.current

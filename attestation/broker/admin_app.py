@@ -66,7 +66,7 @@ def admin_app(admin: Admin, page: Callable[[], str], door: Door) -> Starlette:
         ("POST", "/hermetic/v1/floors/{name}/raise"): raise_floor,
         ("POST", "/hermetic/v1/floors/{name}/lower"): lower_floor,
     }
-    return application(routes | _lease_routes(admin, door) | _governance_routes(admin, door))
+    return application(routes | _lease_routes(admin, door) | _governance_routes(admin, door), door.counts)
 
 
 def _governance_routes(admin: Admin, door: Door) -> dict[tuple[str, str], Handler]:

@@ -64,7 +64,8 @@ def public_app(
         ("POST", "/hermetic/v1/serving-certificate"): serving_certificate,
     }
     return application(
-        routes | _ak_routes(ak_desk, door, body_bytes) | _lease_routes(broker, leases, feed, door, body_bytes)
+        routes | _ak_routes(ak_desk, door, body_bytes) | _lease_routes(broker, leases, feed, door, body_bytes),
+        door.counts,
     )
 
 

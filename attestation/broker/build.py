@@ -179,7 +179,7 @@ def _public(
     rules = Rules(config.profile, stores.believed.trust, stores.rule)
     broker = Broker(rules, holdings, _serving_desk(config, stores, clock), judging)
     feed = LeaseFeed(stores.leases, limits.lease_polls)
-    door = _door(config, config.public)
+    door = _door(config, config.public, stores.counts)
     app = public_app(broker, _ak_desk(config, stores, clock), stores.leases, feed, door, limits.body_bytes)
     return Endpoint(config.public.host, config.public.port, _tls(config, config.public), app, feed.end)
 
@@ -203,15 +203,16 @@ def _admin(config: BrokerConfig, stores: _Stores, clock: Clock, judging: Clock) 
     def page() -> str:
         return _page(stores, clock)
 
-    app = admin_app(admin, page, _door(config, settings))
+    app = admin_app(admin, page, _door(config, settings, stores.counts))
     return Endpoint(settings.host, settings.port, _tls(config, settings), app)
 
 
-def _door(config: BrokerConfig, listener: Listener) -> Door:
+def _door(config: BrokerConfig, listener: Listener, counts: Counts) -> Door:
     limits = config.limits
     required = listener is config.admin or config.public.client_certificates == "required"
     work = anyio.CapacityLimiter(limits.concurrent_work)
-    return Door(Rates(limits.requests_per_minute, monotonic), work, required, demo=config.profile == "demo")
+    rates = Rates(limits.requests_per_minute, monotonic)
+    return Door(rates, work, required, demo=config.profile == "demo", counts=counts)
 
 
 def _tls(config: BrokerConfig, listener: Listener) -> SSLContext:

@@ -9,6 +9,7 @@ from typing import Final
 
 ATTESTATIONS: Final = "hermetic_broker_attestations_total"
 RELEASES: Final = "hermetic_broker_releases_total"
+LIMITED: Final = "hermetic_broker_limited_total"
 
 
 class Counts:
@@ -19,6 +20,7 @@ class Counts:
         self._lock = threading.Lock()
         self._attestations: Counter[tuple[str, str]] = Counter()
         self._releases: Counter[str] = Counter()
+        self._limited: Counter[str] = Counter()
 
     def attested(self, kinds: str, outcome: str) -> None:
         """Count one /attest; `kinds` is the primary's kind, and the devices' after a plus each."""
@@ -30,10 +32,16 @@ class Counts:
         with self._lock:
             self._releases[outcome] += 1
 
+    def limited(self, answer: str) -> None:
+        """Count one request that was told to come again, by the type of the answer."""
+        with self._lock:
+            self._limited[answer] += 1
+
     def lines(self) -> list[str]:
         """The text, by line."""
         with self._lock:
             attestations, releases = sorted(self._attestations.items()), sorted(self._releases.items())
+            limited = sorted(self._limited.items())
         return [
             f"# HELP {ATTESTATIONS} Number of attestations, by kinds of evidence and outcome",
             f"# TYPE {ATTESTATIONS} counter",
@@ -41,4 +49,7 @@ class Counts:
             f"# HELP {RELEASES} Number of decisions about resources, by outcome",
             f"# TYPE {RELEASES} counter",
             *(f'{RELEASES}{{outcome="{outcome}"}} {n}' for outcome, n in releases),
+            f"# HELP {LIMITED} Number of requests that a limit or something away refused for now, by type of answer",
+            f"# TYPE {LIMITED} counter",
+            *(f'{LIMITED}{{answer="{answer}"}} {n}' for answer, n in limited),
         ]

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from hermetic.attestation.broker.broker import Caller
+from hermetic.attestation.broker.counts import Counts
 from hermetic.attestation.broker.identity import client_identity
 from hermetic.attestation.broker.rates import Rates
 from hermetic.attestation.broker.refusals import RETRY_AFTER_S, Refusal, Variant
@@ -23,6 +24,8 @@ from hermetic.errors import CallerError, HermeticError, KeyStoreUnavailableError
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+
+_FOR_NOW: Final = frozenset({Variant.TOO_MANY_REQUESTS, Variant.KEY_STORE_UNAVAILABLE, Variant.STATE_UNAVAILABLE})
 
 BEARER: Final = "bearer "
 PLUGINS_PREFIX: Final = "/kbs/v0/"
@@ -41,6 +44,7 @@ class Door:
     work: anyio.CapacityLimiter
     certificate_required: bool
     demo: bool
+    counts: Counts
 
     def caller(self, request: Request) -> Caller:
         """Who sent `request`, once within its rate; raises `Refusal`."""
@@ -58,7 +62,7 @@ class Door:
         return await run_sync(lambda: function(*args, **kwargs), limiter=self.work)
 
 
-def application(routes: Mapping[tuple[str, str], Handler]) -> Starlette:
+def application(routes: Mapping[tuple[str, str], Handler], counts: Counts) -> Starlette:
     """An application that answers every failure with the protocol's body; `routes` is (method, path) to handler."""
     table = [Route(path, handler, methods=[method]) for (method, path), handler in routes.items()]
     handlers = {
@@ -70,7 +74,9 @@ def application(routes: Mapping[tuple[str, str], Handler]) -> Starlette:
         ClientDisconnect: _gone,
         Exception: _fault,
     }
-    return Starlette(routes=[*table, Route("/healthz", _health)], exception_handlers=handlers)
+    app = Starlette(routes=[*table, Route("/healthz", _health)], exception_handlers=handlers)
+    app.state.counts = counts
+    return app
 
 
 async def body(request: Request, limit: int) -> bytearray:
@@ -97,8 +103,10 @@ async def _health(_: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-async def _refused(_: Request, error: Exception) -> Response:
+async def _refused(request: Request, error: Exception) -> Response:
     refusal = error if isinstance(error, Refusal) else Refusal(Variant.INVALID_REQUEST, str(error))
+    if refusal.variant in _FOR_NOW:
+        request.app.state.counts.limited(refusal.variant.type.rpartition("/")[2])
     return JSONResponse(refusal.body(), refusal.variant.status, refusal.headers())
 
 

@@ -136,6 +136,8 @@ def test_handshakes_are_counted_over_all(world: World, settings: Settings) -> No
         limited = IndependentGuest(other).auth()
         refused(limited, "TooManyRequests", 429)
         assert 1 <= int(limited.headers["retry-after"]) <= 20
+        with second.admin_http() as admin:
+            assert 'hermetic_broker_limited_total{answer="TooManyRequests"} 1' in admin.get("/metrics").text
         world.clock.advance(seconds=21)
         assert IndependentGuest(http).auth().status_code == 200
 

@@ -100,7 +100,10 @@ def test_a_key_from_its_proposal_to_its_release(broker: InThread, people: dict[s
     assert [(event["outcome"], event["by"]) for event in events] == [
         ("in force", []), ("refused", ["alice"]), ("in force", ["alice", "bob"])
     ]  # fmt: skip
-    assert "3 entries" not in run(*record)
+    own = ("record", "verify", "--config", world.folder / "broker.toml", "--json")
+    assert json.loads(run(*own))["events"] == events
+    assert "broker init" not in run(*record)
+    refuse("expected --config, or a log's folder and --key", *own, "--key", world.folder / "log.pub")
 
 
 def denied_or_pending(broker: InThread, reach: tuple[object, ...]) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from hermetic.cli import broker_governance, broker_kek, broker_lease, broker_state, output
+from hermetic.cli import broker_governance, broker_kek, broker_lease, broker_record, broker_state, output
 from hermetic.cli.private_memory import keep_memory_private
 
 OperatorOption = Annotated[Path, typer.Option("--operator", "-o", help="The operator's TOML file.")]
@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
     """Add the command group."""
     broker_governance.register(_app)
     broker_lease.register(_app)
+    broker_record.register(_app)
     broker_state.register(_app)
     broker_kek.register(_app)
     app.add_typer(_app, name="broker", help="Run the key broker, or operate one.")

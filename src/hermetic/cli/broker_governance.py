@@ -1,4 +1,4 @@
-"""`hermetic broker init|operator-key|propose|sign|submit|governance|record`: policies and keys that k of n people sign.
+"""`hermetic broker init|operator-key|propose|sign|submit|governance`: policies and keys that k of n people sign.
 
 The order of a change: `propose` asks the broker what is in force and writes a file, each operator runs `sign` on it
 where their own key is (no network), `submit` hands it in.
@@ -40,7 +40,6 @@ TargetOption = Annotated[Path, typer.Option("--output", help="Write the change t
 DaysOption = Annotated[int, typer.Option("--days", min=1, max=365, help="For how long it may be signed and handed in.")]
 
 _propose = typer.Typer(no_args_is_help=True)
-_record = typer.Typer(no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -49,7 +48,6 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
     app.command(name="operator-key")(operator_key)
     app.add_typer(_propose, name="propose", help="Write a change that operators are to sign.")
-    app.add_typer(_record, name="record", help="Look at what a broker's log says of its governance.")
 
 
 def init(
@@ -230,39 +228,6 @@ def governance(operator: OperatorOption, as_json: output.JsonOption = False) -> 
     if not as_json:
         for one in state["pending"]:
             output.warn(f"pending: {one['resource']}")
-
-
-@_record.command()
-def verify(
-    folder: Annotated[Path, typer.Argument(help="The broker's log.")],
-    key_file: Annotated[Path, typer.Option("--key", help="File with the log's verifier key, <name>+<id>+<key>.")],
-    against: Annotated[
-        list[Path] | None,
-        typer.Option("--against", help="A checkpoint of this log that was kept elsewhere; repeatable."),
-    ] = None,
-    as_json: output.JsonOption = False,
-) -> None:
-    """Verify the whole log, then judge every change in it again, and show who signed it."""
-    from hermetic.attestation.broker.record import governance_events
-    from hermetic.attestation.log import LogReader, NoteVerifier, verify_log
-
-    verifier = NoteVerifier.parse(_read(key_file).decode("utf-8", "replace"))
-    verified = verify_log(folder, verifier, against=[_read(path) for path in against or ()])
-    events = list(governance_events(LogReader(folder, verifier).records(0, verified.head.size)))
-    document = {"origin": verified.head.origin, "size": verified.head.size, "against": len(against or ()),
-                "governed": any(one.outcome == "in force" for one in events),
-                "events": [one.to_json() for one in events]}  # fmt: skip
-    rows = [
-        (str(one.index), one.time, escape(one.what), "" if one.version is None else str(one.version),
-         escape(", ".join(one.by)), one.outcome, escape(one.detail))
-        for one in events
-    ]  # fmt: skip
-    columns = ("index", "time", "what", "version", "signed by", "outcome", "")
-    output.show(document, as_json=as_json, human=lambda: output.table(f"{verified.head.size} entries", columns, rows))
-    if not events:
-        output.warn("ungoverned: this log names no operators")
-    if not against:
-        output.note("no --against: a log that its own key's holder cut or rewrote would verify just the same")
 
 
 def _proposer(operator: Path) -> "Proposer":

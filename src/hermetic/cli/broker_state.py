@@ -1,4 +1,4 @@
-"""`hermetic broker record verify`, `backup` and `restore`: what a broker has decided and keeps, on its own machine."""
+"""`hermetic broker backup` and `restore`: what a broker has decided and keeps, on its own machine."""
 
 import os
 from datetime import UTC, datetime
@@ -16,29 +16,11 @@ if TYPE_CHECKING:
 _Config = Annotated[Path, typer.Option("--config", "-c", help="The broker's TOML file.")]
 _Checkpoints = Annotated[list[Path] | None, typer.Option(help="A checkpoint that was kept elsewhere; can be repeated.")]
 
-_record = typer.Typer(no_args_is_help=True, help="What the broker has decided.")
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `hermetic broker`."""
-    app.add_typer(_record, name="record")
     app.command()(backup)
     app.command()(restore)
-
-
-@_record.command()
-def verify(config: _Config, against: _Checkpoints = None, *, as_json: output.JsonOption = False) -> None:
-    """Recompute the broker's whole log; the error names the first index that nothing vouches for."""
-    from hermetic.attestation.broker.config import BrokerConfig
-    from hermetic.attestation.broker.state.record import verify_record
-
-    settings = BrokerConfig.load(config)
-    kept = [_read(path) for path in against or ()]
-    head = verify_record(settings, _signer(settings.log.key).verifier(), kept)
-    facts = {"origin": head.origin, "size": head.size, "root": head.root.hex(), "against": len(kept)}
-    if not kept:
-        output.note("no --against: a log that its own key's holder cut or rewrote would verify just the same")
-    output.show(facts, as_json=as_json, human=lambda: output.facts("the broker's log verifies", facts))
 
 
 def backup(file: Annotated[Path, typer.Argument(help="A new file.")], config: _Config) -> None:

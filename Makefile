@@ -52,8 +52,9 @@ bench: compiled ## Measure the server beside what gRPC and the model allow
 	$(PY) -m hermetic bench quick --json build/bench-quick.json
 	$(PY) -m hermetic bench unseal --json build/bench-unseal.json
 
-attacks: setup ## Write docs/attacks.md: attacks on a caller's trust, and what refuses each
+attacks: setup ## Write docs/attacks*.md: attacks on a caller's trust and on a broker's governance, and what refuses each
 	$(PY) -m tests.flows.attacks
+	$(PY) -m tests.attestation.governance.attacks
 
 escape: setup ## Try every escape from a locked room against every layer, all but one too, and write docs/escape-matrix.md
 	$(PY) -m tests.enclave.isolation.page docs/escape-matrix.md

@@ -1,0 +1,107 @@
+"""Who attacks a broker's policies and keys, and what refuses it; docs/attacks-on-governance.md is written from this.
+
+`make attacks` writes the page; a test fails where page, list and tests disagree.
+"""
+
+import ast
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[3]
+PAGE: Final = ROOT / "docs/attacks-on-governance.md"
+
+BROKER: Final = "tests/attestation/broker/test_governed.py"
+FORMAT: Final = "tests/attestation/governance/test_governance.py"
+SHARED: Final = "tests/attestation/broker/state/test_shared_governance.py"
+COMMANDS: Final = "tests/cli/test_broker_governance.py"
+VECTORS: Final = "test_a_vector_ends_as_it_says"
+
+HEAD: Final = """# Attacks on a broker's policies and keys
+
+One operator, the broker's administrator, somebody with a copy of its files or its log's key, and what refuses them.
+Written by `make attacks` from the list in `tests/attestation/governance/attacks.py`. The checks are those of
+[spec/governance.md](spec/governance.md). Changes that are refused as documents are vectors
+(`tests/vectors/governance/`).
+
+| attack | refused by | shown by |
+|---|---|---|
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """One attack: in words, what refuses it, the file and name of its test."""
+
+    words: str
+    by: str
+    file: str
+    test: str
+
+
+ATTACKS: Final = (
+    Attack("A server asks for a key that nobody, or one operator alone, has signed for", "`release.signed`", BROKER,
+           "test_a_pending_key_is_released_to_nobody_until_two_have_signed"),
+    Attack("The admin token alone loosens a policy, or lowers a floor", "`governance.signatures`; `PolicyDeny`", BROKER,
+           "test_the_admins_token_alone_changes_nothing"),
+    Attack("One operator signs twice, or under two names with one key", "malformed; no such set", FORMAT,
+           "test_whoever_signs_twice_counts_once"),
+    Attack("A set of one person under two names", "malformed", FORMAT,
+           "test_one_person_under_two_names_is_no_two_people"),
+    Attack("k = 0, k > n, or a set that could never be changed again", "malformed", FORMAT,
+           "test_a_threshold_that_nobody_or_everybody_meets_is_no_set"),
+    Attack("Signatures of another change, name, broker or version, put under this one", "`governance.signatures`, "
+           "`governance.broker`, `governance.version`, `governance.previous`", FORMAT, VECTORS),
+    Attack("Signatures for a twin: same people, same log's origin, same log key", "`governance.broker`", BROKER,
+           "test_changes_for_another_broker_are_worth_nothing_here"),
+    Attack("Signatures for one key used for another", "`governance.signatures`, `governance.subject`", BROKER,
+           "test_a_key_under_another_keys_signatures_stays_pending"),
+    Attack("An older version of a policy handed in again", "`governance.version`", BROKER,
+           "test_a_tighter_policy_counts_for_the_next_lease_and_cannot_be_taken_back"),
+    Attack("An operator who was removed signs; a set is changed by the new set; signatures collected before that "
+           "change", "`governance.signatures`, `governance.operators`", BROKER,
+           "test_operators_change_their_own_set_and_who_left_signs_no_more"),
+    Attack("An expired proposal, or one that never ends", "`governance.not_after`", BROKER,
+           "test_an_expired_proposal_is_refused"),
+    Attack("Other spellings of the same JSON: order, white space, escapes, floats, members twice or unknown",
+           "malformed", FORMAT, VECTORS),
+    Attack("The content exchanged under a statement, before an operator signs", "`hermetic broker sign`", COMMANDS,
+           "test_a_change_whose_content_was_exchanged_is_not_signed"),
+    Attack("The same JSON signed for another purpose", "`governance.signatures`", FORMAT,
+           "test_a_signature_for_another_purpose_is_no_signature"),
+    Attack("A policy of a short prefix that names a model of a longer one", "`client_certificate` of the longer one's; "
+           "`governance.subject`", BROKER, "test_a_form_reaches_no_name_outside_its_prefix"),
+    Attack("A form that is not for the name, so that a looser one might be asked", "`release.policy`", BROKER,
+           "test_a_form_that_does_not_fit_releases_nothing_rather_than_what_a_shorter_one_says"),
+    Attack("An operator or an admin's role of one prefix acts for another", "`governance.signatures`", FORMAT,
+           "test_operators_sign_for_their_prefixes_only"),
+    Attack("A role of the admin's of one prefix acts for another", "`AdminAuthAccess`", BROKER,
+           "test_who_acts_for_a_prefix_sees_and_does_nothing_else"),
+    Attack("A stored key replaced by another upload of the same name, or in the store by a holder of its KEK",
+           "`release.signed`; `InternalError`", BROKER,
+           "test_a_key_put_in_place_of_another_is_pending_or_not_released"),
+    Attack("A change, or a second first set, written into the log by a holder of the log's key", "no effect", BROKER,
+           "test_a_change_that_the_log_holds_without_signatures_has_no_effect"),
+    Attack("Two changes with the same version, raced at two brokers", "`governance.version`", SHARED,
+           "test_of_two_changes_at_two_brokers_one_wins"),
+    Attack("The broker's files set back to an older state", "a checkpoint kept elsewhere", BROKER,
+           "test_a_log_set_back_is_found_out_by_a_checkpoint_kept_elsewhere"),
+    Attack('`governance = "none"` written into the configuration; operators named a second time', "no start", BROKER,
+           "test_a_configuration_cannot_undo_that_there_are_operators"),
+)  # fmt: skip
+
+
+def page() -> str:
+    """Return what the page says."""
+    rows = [f"| {one.words} | {one.by} | `{one.file}`: `{one.test}` |" for one in ATTACKS]
+    return HEAD + "\n".join(rows) + "\n"
+
+
+def functions_in(file: str) -> set[str]:
+    """Return the names of the test functions in a file of ours."""
+    return {node.name for node in ast.parse((ROOT / file).read_text()).body if isinstance(node, ast.FunctionDef)}
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1] if len(sys.argv) > 1 else PAGE).write_text(page())

@@ -169,6 +169,13 @@ def test_a_set_that_is_none_is_not_fixed(world: World, arguments: tuple[str, ...
     assert not (world.folder / "log").exists()
 
 
+def test_doctor_says_which_files_count_no_more(broker: InThread) -> None:
+    broker.world.write_policy("any", clients='"any"', any_machine="true")
+    governance, other = examine_broker(broker.world.folder / "broker.toml")
+    assert (governance.state, other.state, other.name) == ("good", "weak", "policies")
+    assert "policy of models: in force is version 1" in other.detail
+
+
 def test_doctor_says_ungoverned(world: World) -> None:
     (finding,) = examine_broker(world.write_config())
     assert (finding.state, finding.detail) == ("weak", "ungoverned")

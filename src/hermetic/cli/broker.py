@@ -137,7 +137,7 @@ def retire(
     below: Annotated[int, typer.Option("--below", min=1, help="Release no version below this one any more.")],
     operator: OperatorOption,
 ) -> None:
-    """Raise the version floor of a model. Recorded; it falls only by `hermetic broker lower-floor`."""
+    """Raise the version floor of a model. Recorded; it falls only by an act of its own."""
     from hermetic.attestation.operator_settings import OperatorSettings
 
     with OperatorSettings.load(operator).connect() as client:
@@ -153,7 +153,7 @@ def lower_floor(
     operator: OperatorOption,
     role: Annotated[str | None, typer.Option(help="Role to act in, if not the file's.")] = None,
 ) -> None:
-    """Let old versions be released again: an act of its own, with its own permission and record."""
+    """Let old versions be released again: an act of its own. Where operators sign: `hermetic broker propose floor`."""
     from hermetic.attestation.operator_settings import OperatorSettings
 
     with OperatorSettings.load(operator).connect(role) as client:

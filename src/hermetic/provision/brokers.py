@@ -1,17 +1,18 @@
 """What is to be said of a broker as it lies on a host: who signs for its policies and keys. Changes nothing."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from hermetic.attestation.broker import journal
 from hermetic.attestation.broker.config import BrokerConfig
-from hermetic.attestation.broker.configured import log_signer
+from hermetic.attestation.broker.configured import first_policies, log_signer
 from hermetic.attestation.broker.journal import Standing
 from hermetic.attestation.broker.state.ledger import LoggedRecord
 from hermetic.attestation.broker.state.opening import log_folder, open_state
+from hermetic.attestation.governance.change import shown
 from hermetic.attestation.log import LogReader
 from hermetic.errors import LogError
 from hermetic.provision.host import Finding
@@ -39,8 +40,20 @@ def examine_broker(path: Path) -> list[Finding]:
     names = ", ".join(one.name for one in operators.operators)
     detail = f"{operators.threshold} of {names}; {standing.governance.broker}"
     if operators.threshold == 1:
-        return [Finding(AREA, NAME, "weak", detail, "one person decides about keys and policies")]
-    return [Finding(AREA, NAME, "good", detail)]
+        finding = Finding(AREA, NAME, "weak", detail, "one person decides about keys and policies")
+    else:
+        finding = Finding(AREA, NAME, "good", detail)
+    return [finding, *_files_that_say_something_else(config, standing)]
+
+
+def _files_that_say_something_else(config: BrokerConfig, standing: Standing) -> Iterator[Finding]:
+    """Policies of the configuration that are not what operators signed for: whoever edits them may think they count."""
+    for subject, content in first_policies(config):
+        in_force = standing.governance.in_force.get(subject)
+        if in_force is None or in_force.content != content:
+            version = "none" if in_force is None else f"version {in_force.version}"
+            detail = f"{shown(subject)}: in force is {version}, the configuration says something else"
+            yield Finding(AREA, "policies", "weak", detail, "its file changes nothing: hermetic broker propose policy")
 
 
 def _standing(config: BrokerConfig) -> Standing:

@@ -8,6 +8,7 @@ A time namespace is entered by children only: the process that holds the leases 
 import ctypes
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -20,6 +21,7 @@ from tests.enclave.test_lease import HOUR_MS, TestOnAClockOfItsOwn
 from tests.server.test_leases import House, Leasing
 
 CLONE_NEWTIME = 0x80  # sched.h
+PR_SET_PDEATHSIG = 1  # sys/prctl.h
 HOUR_S = 3600.0
 
 
@@ -30,6 +32,7 @@ def suspend(seconds: int) -> None:
     Path("/proc/self/timens_offsets").write_text(f"boottime {seconds} 0\n")
     if child := os.fork():
         os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a parent that is ended for its time takes it along
 
 
 def main(seconds: int) -> None:

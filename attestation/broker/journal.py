@@ -18,6 +18,7 @@ from typing import Any, Final, Generic, TypeVar
 from hermetic.attestation.broker.identity import ClientIdentity
 from hermetic.attestation.broker.key_store import ModelFacts
 from hermetic.attestation.broker.lease_state import Holding, LeaseState, Target
+from hermetic.attestation.broker.record_fields import json_object, moment, number, text
 from hermetic.attestation.broker.state.ledger import Ledger, LoggedRecord
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.governance import Change, First, FloorContent, Governance, OfFloor
@@ -87,11 +88,11 @@ class Standing:
     def apply(self, record: LoggedRecord, index: int) -> None:
         """Add the record at `index`; raises `LogError` for one that does not say what it must."""
         if record.kind == FLOOR:
-            self.floors[_text(record, "name")] = _number(record, "to")
+            self.floors[text(record, "name")] = number(record, "to")
         elif record.kind == ADMIN:
-            self.spent[spent_key(_text(record, "issuer"), _text(record, "jti"))] = _number(record, "expires")
+            self.spent[spent_key(text(record, "issuer"), text(record, "jti"))] = number(record, "expires")
         elif record.kind == ATTEST:
-            self.attested[_text(record, "session")] = record.time
+            self.attested[text(record, "session")] = record.time
         elif record.kind == UPLOAD:
             self._enter_upload(record)
         elif record.kind == GOVERNANCE:
@@ -106,15 +107,15 @@ class Standing:
         created, secret = record.fields.get("created"), record.fields.get("secret")
         if record.fields.get("outcome") == "accepted" and isinstance(created, str):
             digest = secret if isinstance(secret, str) else None
-            self.uploads[_text(record, "resource")] = Upload(created, digest)
+            self.uploads[text(record, "resource")] = Upload(created, digest)
 
     def _enter_change(self, record: LoggedRecord) -> None:
         """Put a change in force, unless it does not follow: then it has no effect, whoever wrote it."""
         try:
-            change = Change.of_json(_object(record, "change"))
+            change = Change.of_json(json_object(record, "change"))
         except InvalidRequestError as error:
             raise LogError(f"record {record.kind}: {error}") from error
-        if self.governance.first is None or self.governance.judge(change, _moment(record, "judged")):
+        if self.governance.first is None or self.governance.judge(change, moment(record, "judged")):
             return
         self.governance.enter(change)
         if isinstance(change.statement.subject, OfFloor) and isinstance(change.content, FloorContent):
@@ -136,7 +137,7 @@ class Standing:
 
 def _first(record: LoggedRecord) -> First:
     try:
-        return First.of_json(_object(record, "first"))
+        return First.of_json(json_object(record, "first"))
     except InvalidRequestError as error:
         raise LogError(f"record {record.kind}: {error}") from error
 
@@ -145,9 +146,9 @@ def _apply_lease(leases: LeaseState, record: LoggedRecord, index: int) -> None:
     if record.kind == RELEASE and record.fields.get("lease") is not None:
         leases.enter(_holding(record))
     elif record.kind in (LEASE_REVOKED, LEASE_RESTORED):
-        target = Target.parse(_object(record, "target"))
+        target = Target.parse(json_object(record, "target"))
         if record.kind == LEASE_REVOKED:
-            leases.revoke(target, _text(record, "reason"), index)
+            leases.revoke(target, text(record, "reason"), index)
         else:
             leases.restore(target)
 
@@ -161,10 +162,10 @@ def _holding(record: LoggedRecord) -> Holding:
     client = record.fields.get("client")
     key = (str(client["issuer"]), str(client["name"])) if isinstance(client, Mapping) else None
     try:
-        terms = LeaseTerms.parse(json.dumps(_object(record, "lease")).encode())
+        terms = LeaseTerms.parse(json.dumps(json_object(record, "lease")).encode())
     except LeaseRefusedError as error:
         raise LogError(f"record {record.kind}: {error}") from error
-    return Holding(terms, _text(record, "resource"), key)
+    return Holding(terms, text(record, "resource"), key)
 
 
 def spent_key(issuer: str, token_id: str) -> str:
@@ -364,34 +365,3 @@ def reason(error: HermeticError) -> list[JsonValue]:
     """An error as the reasons of a record."""
     failures = getattr(error, "failures", None)
     return reasons(failures) if failures else [str(error)[:MAX_REASON_LENGTH]]
-
-
-def _text(record: LoggedRecord, name: str) -> str:
-    value = record.fields.get(name)
-    if not isinstance(value, str):
-        raise LogError(f"record {record.kind}: expected text in {name!r}, got {type(value).__name__}")
-    return value
-
-
-def _object(record: LoggedRecord, name: str) -> dict[str, JsonValue]:
-    value = record.fields.get(name)
-    if not isinstance(value, dict):
-        raise LogError(f"record {record.kind}: expected an object in {name!r}, got {type(value).__name__}")
-    return value
-
-
-def _moment(record: LoggedRecord, name: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(_text(record, name))
-    except ValueError as error:
-        raise LogError(f"record {record.kind}: expected a moment in {name!r}, got {error}") from error
-    if moment.tzinfo is None:
-        raise LogError(f"record {record.kind}: expected a moment with its time zone in {name!r}")
-    return moment
-
-
-def _number(record: LoggedRecord, name: str) -> int:
-    value = record.fields.get(name)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise LogError(f"record {record.kind}: expected a whole number in {name!r}, got {type(value).__name__}")
-    return value

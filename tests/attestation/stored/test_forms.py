@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hermetic.attestation import stored
+from hermetic.attestation.abi.go_tpm_tools import GoTpmAttestation
 from hermetic.attestation.abi.snp_certificates import VCEK
 from hermetic.attestation.policy import GENUINE
 from hermetic.attestation.stored.beside import MAX_FILES, Beside
@@ -181,3 +182,20 @@ def test_json_has_no_halves_of_surrogate_pairs() -> None:
     verdict = stored.verdict(stored.recognise(json.dumps([members]).encode()), trust(), THEN)
     assert json.dumps(verdict.to_json(), ensure_ascii=False).encode()
     assert dataclasses.replace(verdict).failed == ("nvgpu.structure",)
+
+
+def test_every_bit_that_a_quote_of_go_tpm_tools_rests_on_is_held() -> None:
+    whole = read("tpm/gce-cos-85-nonce9009.pb")
+    parsed = GoTpmAttestation.parse(whole)
+    good = Case(whole, report_data=bytes.fromhex("9009"))
+    assert good.verdict().failed == ()
+    for part, allowed in (
+        (parsed.message, {"tpm.quote.signature", "tpm.quote.structure"}),
+        (parsed.signature, {"tpm.quote.signature", "tpm.quote.scheme"}),
+        (b"".join(parsed.pcrs[:1]), {"tpm.quote.pcr_digest", "tpm.boot_log.pcr0"}),
+    ):
+        at = whole.index(part)
+        for bit in range(0, 8 * len(part), 3):
+            flipped = bytearray(whole)
+            flipped[at + bit // 8] ^= 1 << bit % 8
+            assert allowed & set(good.but(evidence=bytes(flipped)).verdict().failed), (part[:4], bit)

@@ -1,6 +1,7 @@
 """Cases of docs/spec/collateral-bundle.md: bundles and imports. Windows and machines are windows.py's."""
 
-from datetime import UTC, datetime
+from base64 import b64encode
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from hermetic.attestation.abi.snp import Generation
@@ -12,11 +13,12 @@ from tests.attestation.collateral.by_hand import ROWS, Row
 from tests.attestation.verifiers import nvgpu_made
 from tests.conformance import corpus, nvgpu, snp, tdx
 from tests.conformance.build import Book, remember, source
-from tests.conformance.intel import Intel, endless
+from tests.conformance.intel import Intel, endless, holder
 
 PAGE = "collateral-bundle"
 ACCEPTED = "../collateral/accepted.bundle"
 SIGNERS = {"signers": [by_hand.verifier_line()]}
+DAY = timedelta(days=1)
 RECORDED = {
     "bundle.structure--truncated-head": "COL-1 COL-30", "bundle.structure--other-format": "COL-1 COL-30",
     "bundle.structure--manifest-larger-than-the-file": "COL-2 COL-30", "bundle.structure--manifest-over-the-limit": "COL-2 COL-30",
@@ -39,6 +41,7 @@ def cases(book: Book) -> None:
     _made(book)
     _kinds(book)
     _vouched(book)
+    _own_vendors(book)
     _imports(book)
 
 
@@ -233,6 +236,49 @@ def _vouched(book: Book) -> None:
     ):
         left = [one for one in ROWS if one is not missing]
         case(book, f"tcb-info-without-the-{name}", "COL-38", near(by_hand.whole(left)), ["item.complete"])
+
+
+def _own_vendors(book: Book) -> None:
+    """One thing wrong with each of a vendor's items; all else of it is vouched for."""
+    now = datetime(2026, 3, 17, tzinfo=UTC)
+    vendor, intel = amd.Vendor(Generation.MILAN), Intel(corpus.data(tdx.PHALA), now)
+    authorities = vendor.authorities()
+    given = {
+        role: remember(book, f"alone-{role}.der", getattr(authorities, role).der) for role in ("ark", "ask", "asvk")
+    }
+    root = remember(book, "alone-intel-root.der", intel.root.der)
+    vendors = {"device_roots": [nvgpu.DEVICE_ROOT], "rim_roots": [nvgpu.RIM_ROOT]}
+    trust = book.trust(
+        "alone-vendors", snp={"authorities": [{"generation": "Milan", **given}]}, dcap={"roots": [root]}, nvgpu=vendors
+    )
+    chip, tcb = amd.chip_id("one"), amd.tcb_of(Generation.MILAN)
+    named = holder("Intel SGX Some Signing", intel.root, now, ca=False)
+    early = holder("Intel SGX PCK Platform CA", intel.root, now, ca=True, life=(now - 30 * DAY, now - 20 * DAY))
+    late = holder("Intel SGX TCB Signing", early, now, ca=False, life=(now - 10 * DAY, now + 10 * DAY))
+    manifest = corpus.data("../nvgpu/hopper_535.vbios_rim_match.xml")
+    begin = manifest.index(b"<ds:SignatureValue>") + len(b"<ds:SignatureValue>")
+    end = manifest.index(b"</ds:SignatureValue>")
+    unsigned = manifest[:begin] + b64encode(bytes(96)) + manifest[end:]
+    good = row("vcek", vendor.vcek(chip, tcb))
+    base = remember(book, "alone.bundle", by_hand.whole([row("vbios-rim", manifest)]))
+    case(
+        book,
+        "own-vcek",
+        "COL-12",
+        source(base, by_hand.whole([good])),
+        trust=trust,
+        says={"/items": [f"{good[0]} {good[1]}"]},
+    )
+    for name, statements, one in (
+        ("list-of-another-generation", "COL-14", row("amd-crl", amd.Vendor(Generation.GENOA).crl())),
+        ("vcek-of-another-product", "COL-12", row("vcek", vendor.vcek(chip, tcb, product="Genoa"))),
+        ("chain-of-another-name", "COL-19", row("signing-chain", chain_data((named.certificate, intel.root.certificate)))),
+        ("chain-never-in-its-time", "COL-19",
+         row("signing-chain", chain_data((late.certificate, early.certificate, intel.root.certificate)))),
+        ("manifest-that-was-edited", "COL-21", row("vbios-rim", manifest.replace(b"c3f65ef7", b"c3f65ef8"))),
+        ("manifest-with-numbers-of-zero", "COL-21", row("vbios-rim", unsigned)),
+    ):  # fmt: skip
+        case(book, name, f"{statements} COL-37", source(base, by_hand.whole([one])), ["item.vouched"], trust=trust)
 
 
 def _chain(intel: Intel) -> Row:

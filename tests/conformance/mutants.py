@@ -42,6 +42,10 @@ UNREACHABLE: dict[str, str] = {
     "nvgpu.debug": "claims of that kind never say anything but false: evidence that says otherwise is refused",
     "sample.debug": "as above",
     "tpm.debug": "a TPM has no debug mode",
+    "chain.time": "an item's chain is judged as of the moment from which all of it is in its time, which chain.chain asks",
+    "tdx.collateral.pck_crl.time.grace": "recorded as passed where there is grace, or not at all",
+    "tdx.collateral.qe_identity.time.grace": "as above",
+    "tdx.collateral.tcb_info.time.grace": "as above",
     "attestation/verifiers/dcap_witness.py: checks.demand(name, not differences, WANTED, differences)": (
         "the library would have to read another value than we do; tests/attestation/verifiers/test_recorded_dcap.py makes it"
     ),

@@ -27,6 +27,8 @@ Hex64: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 """64 bits: more than JSON's numbers hold."""
 Hex: TypeAlias = Annotated[str, StringConstraints(pattern=r"^(?:[0-9a-f]{2}){1,64}$")]
 Name: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/+@=-]{1,256}$")]
+HybridKey: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1622}$")]
+"""1216 bytes, base64url (docs/spec/post-quantum.md)."""
 Profile: TypeAlias = Literal["production", "demo"]
 Zeroing: TypeAlias = Literal["enforced", "best effort"]
 ZeroingBy: TypeAlias = Annotated[str, StringConstraints(pattern=r"^(?:preload:[0-9a-f]{64}|glibc-tunables|nothing)$")]
@@ -270,6 +272,7 @@ class HermeticClaims(_Facts):
     trusted_publishers: Sha256Hex | None = Field(default=None, alias="trusted-publishers")
     policies: tuple[Name, ...] = Field(default=(), max_length=MAX_NAMES)
     lease_key: Sha256Hex | None = Field(default=None, alias="lease-key")  # who signs the leases that the worker obeys
+    hybrid_key: HybridKey | None = Field(default=None, alias="hybrid-key")  # the key that a model's key is wrapped to
     log_head: Name | None = Field(default=None, alias="log-head")
     zeroing: Zeroing | None = None
     zeroing_by: ZeroingBy | None = Field(default=None, alias="zeroing-by")

@@ -26,6 +26,7 @@ from typing import Final, Self
 
 import httpx
 
+from hermetic.attestation import hybrid_key
 from hermetic.attestation.evidence import JsonObject, JsonValue
 from hermetic.attestation.lease import LeaseKey
 from hermetic.errors import BrokerRefusedError, BrokerUnreachableError, ConfigurationError, InvalidRequestError
@@ -35,6 +36,7 @@ __all__ = ["PROTOCOL_VERSION", "BrokerClient", "Challenge", "LeaseEvent"]
 PROTOCOL_VERSION: Final = "0.4.0"
 SESSION_COOKIE: Final = "kbs-session-id"
 KEY_ID_SCHEME: Final = "kbs:///"
+KEY_WRAPS: Final = "hermetic-key-wraps"
 
 HEADER_CHECKPOINT: Final = "hermetic-checkpoint"
 """Response header of a key's release and a renewal: the broker's signed checkpoint (C2SP), standard base64."""
@@ -57,8 +59,9 @@ MAX_REFUSAL_TEXT: Final = 2000
 DEFAULT_EXTRA_PARAMS: Final[JsonObject] = {
     "supported-hash-algorithms": ["sha256", "sha384", "sha512"],
     "hermetic": {"version": 1},
+    KEY_WRAPS: [hybrid_key.ALGORITHM],
 }
-"""What we tell at /auth: Trustee ignores the second key, our broker answers with the same."""
+"""What we tell at /auth: Trustee ignores all but the first, our broker answers with what it knows of them too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,12 @@ class Challenge:
         """Whether the broker takes `runtime-data.hermetic`; Trustee does not, and would not hash it."""
         params = self.extra_params
         return isinstance(params, dict) and params.get("hermetic") == {"version": 1}
+
+    @property
+    def offers_hybrid(self) -> bool:
+        """Whether the broker wraps to a hybrid key that `runtime-data.hermetic` names (docs/spec/post-quantum.md)."""
+        params = self.extra_params
+        return self.knows_hermetic and isinstance(params, dict) and params.get(KEY_WRAPS) == [hybrid_key.ALGORITHM]
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ def answers_of_draft(
     """
     worker = Worker.start(settings)
     try:
-        worker.open(draft, wrap_to(worker.public_key, key), manifest_digest)
+        worker.open(draft, wrap_to(worker.public_key, key, hybrid=worker.hybrid_key), manifest_digest)
         outputs = [answer(worker, inputs) for inputs in cases]
         worker.unload()
         return outputs

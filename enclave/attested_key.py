@@ -1,4 +1,6 @@
-"""The key pair that attestation binds: made inside the locked worker, used to open one JWE, and wiped.
+"""The key pairs that attestation binds: made inside the locked worker, used to open one JWE, and wiped.
+
+Two of them, on P-256 and hybrid (attestation/hybrid_key.py): a broker that was told of both wraps to the hybrid one.
 
 At rest it lies in key memory, and so does what it opens: nobody else reads it there (attestation/key_memory.py).
 
@@ -22,25 +24,27 @@ from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 
+from hermetic.attestation import hybrid_key
+from hermetic.attestation.hybrid_key import KeyWrap
 from hermetic.attestation.key_memory import KeyMemory
 from hermetic.enclave.zero_on_free import wipe_immutable_bytes_that_nobody_else_holds as wipe_bytes
-from hermetic.errors import BorderError
+from hermetic.errors import BorderError, InvalidRequestError
 
 __all__ = ["KEY_MEMORY_BYTES", "AttestedKey", "wrap_to"]
 
 JWE_LIMIT: Final = 16 * 1024  # bytes
-KEY_MEMORY_BYTES: Final = 512  # the pair, and what it opens; several times over
+KEY_MEMORY_BYTES: Final = 512  # the pairs, and what they open; several times over
 ALGORITHM: Final = "ECDH-ES+A256KW"
 CONTENT_ENCRYPTION: Final = "A256GCM"
 _MEMBERS: Final = frozenset({"protected", "encrypted_key", "iv", "ciphertext", "tag"})
 _HEADER_MEMBERS: Final = frozenset({"alg", "enc", "epk", "apu", "apv"})
+_HYBRID_HEADER_MEMBERS: Final = frozenset({"alg", "enc", "ek"})
 # jwcrypto puts these beside the protected header. Changing one only makes the unwrapping fail.
 _UNPROTECTED_MEMBERS: Final = frozenset({"epk", "apu", "apv"})
 _COORDINATE_BYTES: Final = 32
 _KEY_BYTES: Final = 32
 _IV_BYTES: Final = 12
 _TAG_BYTES: Final = 16
-
 
 # An EC private key on P-256 as RFC 5915 has it, up to the number and after it; without the public key.
 _DER_HEAD: Final = bytes.fromhex("30310201010420")
@@ -51,10 +55,14 @@ _ORDER: Final = bytes.fromhex("ffffffff00000000ffffffffffffffffbce6faada7179e84f
 
 
 class AttestedKey:
-    """An EC P-256 key pair whose private half lies in key memory; OpenSSL has it for the length of one call."""
+    """Key pairs whose private halves lie in key memory; OpenSSL has them for the length of one call."""
 
-    def __init__(self, memory: KeyMemory) -> None:
-        """Make a fresh pair. It takes what it needs of `memory`, which stays the caller's to wipe."""
+    def __init__(self, memory: KeyMemory, key_wrap: KeyWrap = "any") -> None:
+        """Make fresh pairs. They take what they need of `memory`, which stays the caller's to wipe.
+
+        `BorderError` where `key_wrap` is `hybrid` and there is no ML-KEM here.
+        """
+        self._key_wrap = key_wrap
         self.memory: Final = memory
         """Where the private half lies, and what is opened with it."""
         self._der: memoryview | None = memory.take(DER_BYTES)
@@ -67,6 +75,9 @@ class AttestedKey:
             "x": _encode(numbers.x.to_bytes(_COORDINATE_BYTES, "big")),
             "y": _encode(numbers.y.to_bytes(_COORDINATE_BYTES, "big")),
         }
+        self._seed: memoryview | None = None
+        self.hybrid_key: Final = self._make_hybrid()
+        """The public half of the hybrid pair (base64url); empty where there is no ML-KEM here."""
 
     @classmethod
     def generate(cls) -> Self:
@@ -81,6 +92,9 @@ class AttestedKey:
         if self._der is not None:
             self._der.release()
             self._der = None
+        if self._seed is not None:
+            self._seed.release()
+            self._seed = None
         self.memory.wipe()
 
     def exchange(self, public: ec.EllipticCurvePublicKey) -> bytes:
@@ -90,23 +104,65 @@ class AttestedKey:
     def open(self, jwe: bytes) -> memoryview:
         """Return the secret in `jwe` (flattened JSON, to this key), in the key's memory, until that is wiped.
 
-        Raises `BorderError` where it is malformed, for another algorithm, not for this key, or larger than the memory.
+        Raises `BorderError` where it is malformed, for another algorithm, not for this key, or larger than the memory,
+        and where it is wrapped with P-256 alone though the hybrid key was demanded.
         """
         message, unprotected = _parse(jwe)
-        protected = message["protected"]
-        header = _merge(_json_object(_decode(protected), "JWE header"), unprotected)
+        protected = _json_object(_decode(message["protected"]), "JWE header")
+        is_hybrid = protected.get("alg") == hybrid_key.ALGORITHM
+        if self._key_wrap == "hybrid" and not is_hybrid:
+            raise BorderError(f"JWE: wanted {hybrid_key.ALGORITHM}, which was demanded, got {protected.get('alg')!r}")
+        unwrap = self._unwrap_hybrid if is_hybrid else self._unwrap
+        content_key = unwrap(message, protected, unprotected)
+        try:
+            return self._decrypt(content_key, message, message["protected"].encode())
+        finally:
+            wipe_bytes(content_key)
+
+    def _unwrap(self, message: dict[str, str], protected: dict[str, object], unprotected: dict[str, object]) -> bytes:
+        header = _merge(protected, unprotected)
         shared = self.exchange(_ephemeral_key(header.get("epk")))
         wrapping = _wrapping_key(shared, _optional(header, "apu"), _optional(header, "apv"))
         try:
-            content_key = aes_key_unwrap(wrapping, _decode(message["encrypted_key"], _KEY_BYTES + 8))
+            return aes_key_unwrap(wrapping, _decode(message["encrypted_key"], _KEY_BYTES + 8))
         except InvalidUnwrap:
             raise BorderError("JWE: wanted one to the attested key of this worker, got one to another key") from None
         finally:
             wipe_bytes(wrapping)
+
+    def _unwrap_hybrid(
+        self, message: dict[str, str], protected: dict[str, object], unprotected: dict[str, object]
+    ) -> bytes:
+        if protected.keys() != _HYBRID_HEADER_MEMBERS or protected["enc"] != CONTENT_ENCRYPTION or unprotected:
+            raise BorderError(
+                f"JWE header: wanted exactly {sorted(_HYBRID_HEADER_MEMBERS)}, protected, with {CONTENT_ENCRYPTION}, "
+                f"got {sorted(protected)} and {sorted(unprotected)} beside it"
+            )
+        if self._seed is None:
+            raise BorderError(
+                "JWE: wanted the attested hybrid key, got none: it has been wiped, or cannot be made here"
+            )
+        encapsulated = _decode(protected["ek"], hybrid_key.ENCAPSULATED_BYTES)
+        wrapped = _decode(message["encrypted_key"], hybrid_key.WRAPPED_BYTES)
         try:
-            return self._decrypt(content_key, message, protected.encode())
+            return hybrid_key.unwrap(self._seed, encapsulated, wrapped)
+        except InvalidTag:
+            raise BorderError(
+                "JWE: wanted one to the hybrid key of this worker, got another, or a changed one"
+            ) from None
+
+    def _make_hybrid(self) -> str:
+        if (missing := hybrid_key.why_missing()) is not None:
+            if self._key_wrap == "hybrid":
+                raise BorderError(f"hybrid key: {missing}")
+            return ""
+        self._seed = self.memory.take(hybrid_key.SEED_BYTES)
+        seed = os.urandom(hybrid_key.SEED_BYTES)
+        try:
+            self._seed[:] = seed
         finally:
-            wipe_bytes(content_key)
+            wipe_bytes(seed)
+        return hybrid_key.public_key(self._seed)
 
     def _private(self) -> ec.EllipticCurvePrivateKey:
         """Return the key for one call; OpenSSL clears its copy when the last reference goes."""
@@ -130,11 +186,16 @@ class AttestedKey:
         return secret
 
 
-def wrap_to(public_jwk: Mapping[str, str], secret: bytearray | memoryview) -> bytes:
+def wrap_to(public_jwk: Mapping[str, str], secret: bytearray | memoryview, *, hybrid: str = "") -> bytes:
     """Return `secret` as a JWE to a worker's key: for whoever already holds it, such as the publisher while sealing.
 
-    Raises `BorderError` where `public_jwk` is not an EC key on P-256.
+    To the `hybrid` key where there is one. Raises `BorderError` where it is none, or `public_jwk` not one on P-256.
     """
+    if hybrid:
+        try:
+            return json.dumps(hybrid_key.HybridPublicKey.parse(hybrid).encrypt(secret)).encode()
+        except InvalidRequestError as error:
+            raise BorderError(str(error)) from None
     ephemeral = AttestedKey.generate()
     try:
         header = {"alg": ALGORITHM, "enc": CONTENT_ENCRYPTION, "epk": _without_algorithm(ephemeral.public_jwk)}

@@ -38,6 +38,7 @@ PREPACK_LIMIT_DEFAULT: Final = 64 << 20  # bytes of weights
 FAILURE_TEXT_LIMIT: Final = 4096  # characters of why a worker refused a step
 PROBLEMS_LIMIT: Final = 3  # faults of a frame that are named
 LEASE_KEY_LIMIT: Final = 512  # characters of a JWK
+HYBRID_KEY_LIMIT: Final = 2048  # characters of a hybrid public key, base64url
 NAME_LIMIT: Final = 256  # characters of a model's or tensor's name
 FRAMES_KEPT: Final = 256  # descriptions of a batch's tensors that are not decoded or encoded anew
 
@@ -198,6 +199,7 @@ class Prepare(Frame):
     `draft`: a model without known answers may be opened, to compute them. `spinning`: the runtime's threads wait
     actively. `prepack_limit_bytes`: weights up to so many bytes in all are packed: quicker, and a second copy.
     `lease_key` (a JWK) is the broker's: nothing is opened without a lease of it. Empty: the broker offers no leases.
+    `key_wrap`: what the model's key may come wrapped with.
     """
 
     kind: ClassVar[int] = 0x01
@@ -210,15 +212,20 @@ class Prepare(Frame):
     gid: int
     draft: bool = False
     lease_key: Annotated[str, Field(max_length=LEASE_KEY_LIMIT)] = ""
+    key_wrap: Literal["any", "hybrid"] = "any"
     spinning: bool = False
     prepack_limit_bytes: Annotated[int, Field(ge=0)] = PREPACK_LIMIT_DEFAULT
 
 
 class Locked(Frame):
-    """Worker -> supervisor: locked down; the public half of the key pair made inside, as a JWK."""
+    """Worker -> supervisor: locked down; the public halves of the key pairs made inside: a JWK, and the hybrid one's.
+
+    `hybrid_key` is base64url, and empty where there is no ML-KEM.
+    """
 
     kind: ClassVar[int] = 0x02
     public_key: dict[str, str]
+    hybrid_key: Annotated[str, Field(max_length=HYBRID_KEY_LIMIT)] = ""
     report: LockdownReport
 
 

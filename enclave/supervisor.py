@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, Self, TypeVar
 
 from hermetic import errors
+from hermetic.attestation.hybrid_key import KeyWrap
 from hermetic.enclave.channel import Channel, data_channel, shared_memory
 from hermetic.enclave.isolation import cgroup
 from hermetic.enclave.isolation.cgroup import Cgroup
@@ -100,6 +101,7 @@ class WorkerSettings:
     cores: tuple[int, ...] = ()
     draft: bool = False
     lease_key: str = ""
+    key_wrap: KeyWrap = "any"
     prepack_limit_bytes: int = PREPACK_LIMIT_DEFAULT
 
 
@@ -124,6 +126,7 @@ class Worker:
         self._buried = False
         self._report: LockdownReport | None = None
         self._public_key: dict[str, str] = {}
+        self._hybrid_key = ""
         self._opened: Opened | None = None
         self.pidfd: Final = os.pidfd_open(process.pid)
         """Readable once the process has ended."""
@@ -157,6 +160,7 @@ class Worker:
             gid=settings.gid,
             draft=settings.draft,
             lease_key=settings.lease_key,
+            key_wrap=settings.key_wrap,
             spinning=settings.spinning,
             prepack_limit_bytes=settings.prepack_limit_bytes,
         )
@@ -165,7 +169,7 @@ class Worker:
         except HermeticError:
             worker.kill()
             raise
-        worker._public_key, worker._report = locked.public_key, locked.report
+        worker._public_key, worker._hybrid_key, worker._report = locked.public_key, locked.hybrid_key, locked.report
         return worker
 
     @property
@@ -177,6 +181,11 @@ class Worker:
     def public_key(self) -> dict[str, str]:
         """The public half of the attested key pair, as a JWK."""
         return self._public_key
+
+    @property
+    def hybrid_key(self) -> str:
+        """The public half of the attested hybrid pair, base64url; empty where the worker has no ML-KEM."""
+        return self._hybrid_key
 
     @property
     def report(self) -> LockdownReport:

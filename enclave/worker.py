@@ -146,10 +146,11 @@ class Worker:
         report = lock_down_worker(room, prepare.profile, zeroing)
         # (4) The key pair.
         before = moments()
-        key = AttestedKey(keys)
+        key = AttestedKey(keys, prepare.key_wrap)
         self._lease.expect(key.public_jwk, before)
         self._lease.timer.wipe = key.wipe
-        self._send(Locked(public_key=key.public_jwk, report=report.model_copy(update={"key_memory": keys.kind})))
+        report = report.model_copy(update={"key_memory": keys.kind})
+        self._send(Locked(public_key=key.public_jwk, hybrid_key=key.hybrid_key, report=report))
         return key, sealed_into, private
 
     def _open(

@@ -57,7 +57,7 @@ def assemble(
     zeroing = zero_on_free.status()
     current = Current(config)
     host_claims = partial(_claims_now, current, zeroing, publishers, log)
-    attesting = Attesting(attester, broker, host_claims)
+    attesting = Attesting(attester, broker, host_claims, config.broker.key_wrap)
     make_key = partial(make_serving_key, config.tls, attesting.certify_serving_key)
     serving_key = make_key()
     renew_key = None if config.tls.certificate_source == "files" else make_key

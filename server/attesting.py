@@ -4,10 +4,11 @@ The supervisor is the sole owner of the TPM, the event log and the broker connec
 (docs/spec/key-broker.md), numbered here:
 
 1. the worker is locked down, and the public half of the key pair that it made is known (loading.py);
-2. challenge: the broker gives a nonce, and says whether it takes our additions to the runtime data;
+2. challenge: the broker gives a nonce, and says whether it takes our additions to the runtime data, a hybrid key too;
 3. the manifest digest is extended into the measurement register, before the key is asked for;
 4. evidence over the nonce, the public key and the runtime claims: the devices' first, then the primary's, over theirs;
-5. attest, and ask for the resource: a JWE that only the worker opens; or, for another lease, for that.
+5. attest, and ask for the resource: a JWE that only the worker opens, wrapped to its hybrid key where that was attested
+   (docs/spec/post-quantum.md); or, for another lease, for that.
 
 Steps 2 to 5 are serialised: extend, quote and log snapshot belong together, and a session is one at a time.
 """
@@ -22,10 +23,12 @@ from joserfc.jwk import ECKey
 from hermetic.attestation.attesters.composite import CompositeAttester, CompositeEvidence
 from hermetic.attestation.evidence import JsonValue, device_report_data, report_data
 from hermetic.attestation.exchange import BrokerClient
+from hermetic.attestation.hybrid_key import KeyWrap, is_hybrid
 from hermetic.attestation.lease import LeaseKey
 from hermetic.attestation.server_evidence import StatementTree
 from hermetic.enclave.manifest import Manifest
 from hermetic.enclave.messages import LockdownReport
+from hermetic.errors import BrokerRefusedError
 from hermetic.server.broker_log import BrokerLog
 
 KEY_AGREEMENT: Final = "ECDH-ES+A256KW"
@@ -57,18 +60,36 @@ class Renewal:
 
 @dataclass(frozen=True, slots=True)
 class Applicant:
-    """A worker that is attested for: its public key (a JWK), what it holds, whose leases it obeys ("": nobody's)."""
+    """A worker that is attested for: its public key (a JWK), what it holds, whose leases it obeys ("": nobody's).
+
+    `hybrid_key` is the public half of its other key, base64url; empty where it has none.
+    """
 
     key: Mapping[str, str]
     report: LockdownReport
     lease_key: str = ""
+    hybrid_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Session:
+    """An attested session: its token, and whether a hybrid key was attested in it."""
+
+    token: str
+    is_hybrid: bool
 
 
 class Attesting:
     """This host's standing with its broker. Thread-safe."""
 
-    def __init__(self, attester: CompositeAttester, broker: BrokerClient, host_claims: HostClaims) -> None:
-        """Keep the three; the broker's connection is used by one thread at a time, for a whole session."""
+    def __init__(
+        self, attester: CompositeAttester, broker: BrokerClient, host_claims: HostClaims, key_wrap: KeyWrap = "any"
+    ) -> None:
+        """Keep them; the broker's connection is used by one thread at a time, for a whole session.
+
+        `key_wrap`: `hybrid` attests to no broker that would wrap a model's key otherwise.
+        """
+        self.key_wrap: Final = key_wrap
         self._attester = attester
         self._broker = broker
         self._host_claims = host_claims
@@ -92,10 +113,14 @@ class Attesting:
         """
         digest = manifest.digest()
         with self._broker.turn:
-            token = self._attest(worker.key, _claims(digest, worker), measured=digest if measured else None)
+            session = self._attest(
+                worker.key, _claims(digest, worker), measured=digest if measured else None, hybrid=worker.hybrid_key
+            )
             jwe = self._broker.resource(manifest.key_id)
             self._look_at_log()
-            return Release(jwe, token, self._broker.last_checkpoint, self._broker.last_lease)
+            if session.is_hybrid and not is_hybrid(jwe):
+                raise BrokerRefusedError("key: expected one wrapped to the hybrid key that was attested, got another")
+            return Release(jwe, session.token, self._broker.last_checkpoint, self._broker.last_lease)
 
     def renew_lease(self, manifest: Manifest, worker: Applicant) -> Renewal:
         """Return another lease for the worker's new key, against fresh evidence. Raises as `release_key`.
@@ -103,7 +128,7 @@ class Attesting:
         The manifest was measured in this boot already: that stands in the evidence.
         """
         with self._broker.turn:
-            self._attest(worker.key, _claims(manifest.digest(), worker), measured=None)
+            self._attest(worker.key, _claims(manifest.digest(), worker), measured=None, hybrid=worker.hybrid_key)
             lease = self._broker.renew_lease(manifest.key_id)
             self._look_at_log()
             return Renewal(lease, self._broker.last_checkpoint)
@@ -129,9 +154,24 @@ class Attesting:
         if fault := self._log.look(self._broker.last_checkpoint):
             self.on_log_fault(fault)
 
-    def _attest(self, public_key: Mapping[str, str], claims: Mapping[str, JsonValue], measured: bytes | None) -> str:
-        """Run steps 2 to 5 up to the token; the caller holds the lock."""
+    def _attest(
+        self,
+        public_key: Mapping[str, str],
+        claims: Mapping[str, JsonValue],
+        measured: bytes | None,
+        *,
+        hybrid: str | None = None,
+    ) -> "_Session":
+        """Run steps 2 to 5 up to the token; the caller holds the lock. `hybrid`: None where no key is asked for."""
         challenge = self._broker.challenge(self._attester.tee)
+        wraps_hybrid = bool(hybrid) and challenge.offers_hybrid
+        if wraps_hybrid:
+            claims = {**claims, "hybrid-key": hybrid}
+        elif hybrid is not None and self.key_wrap == "hybrid":
+            # Before the manifest is measured, and before anything that could be wrapped otherwise is attested.
+            raise BrokerRefusedError(
+                "challenge: expected an offer of hybrid key wraps, which this server demands, got none"
+            )
         if measured is not None:
             self._attester.extend(measured)
         hermetic = _with(self._host_claims(), claims) if challenge.knows_hermetic else None
@@ -140,7 +180,8 @@ class Attesting:
             device_report_data(nonce, key),
             lambda additional: report_data(nonce, key, additional_evidence=additional, hermetic=hermetic),
         )
-        return self._broker.attest(challenge, key, made.primary, hermetic, additional_evidence=made.additional)
+        token = self._broker.attest(challenge, key, made.primary, hermetic, additional_evidence=made.additional)
+        return _Session(token, wraps_hybrid)
 
 
 def _claims(manifest_digest: bytes, worker: Applicant) -> dict[str, JsonValue]:

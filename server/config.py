@@ -100,6 +100,7 @@ class Broker(Section):
 
     `lease_at_most_s` shortens the leases of models, grace included. Where the broker offers none, this server asks for
     the key again every `emulated_lease_s`, and stops a model for which that has failed `emulated_grace_s` longer.
+    `key_wrap`: models' keys come wrapped with the hybrid key where the broker offers that, or else are not taken.
     """
 
     url: Annotated[str, Field(pattern="^https://")]
@@ -110,6 +111,7 @@ class Broker(Section):
     lease_at_most_s: Seconds | None = None
     emulated_lease_s: Seconds = 3600
     emulated_grace_s: Seconds = 900
+    key_wrap: Literal["any", "hybrid"] = "any"
 
 
 class Log(Section):

@@ -144,7 +144,7 @@ class Loader:
         worker = Worker.start(self._worker_settings(settings, manifest, place, lease_key))  # 1.
         try:
             begun = boottime()
-            applicant = Applicant(worker.public_key, worker.report, lease_key)
+            applicant = Applicant(worker.public_key, worker.report, lease_key, worker.hybrid_key)
             release = self._attesting.release_key(manifest, applicant)  # 2. to 5.
             leased = self.leasing.of(release.lease, lease_key, begun)
             sealed = _open(file.path)
@@ -176,7 +176,9 @@ class Loader:
         Raises as `load`, and `LeaseRefusedError` where the worker does not take it. What was in force still is then.
         """
         begun = boottime()
-        applicant = Applicant(worker.new_lease_key(timeout_s), worker.report, leased.lease_key)
+        # The hybrid key that the worker had: its private half is gone, and a renewal brings no key.
+        key = worker.new_lease_key(timeout_s)
+        applicant = Applicant(key, worker.report, leased.lease_key, worker.hybrid_key)
         if not leased.lease_key:
             self._attesting.release_key(manifest, applicant, measured=False)
             return self.leasing.of("", "", begun)
@@ -191,6 +193,7 @@ class Loader:
             profile=PROFILE_OF_FORMAT[manifest.format],
             publishers=self._publishers.text,
             lease_key=lease_key,
+            key_wrap=self._attesting.key_wrap,
             threads=place.threads,
             spinning=place.spinning,
             cores=place.cores,

@@ -17,11 +17,11 @@ from hermetic.attestation.broker.floors import newest_settled
 from hermetic.attestation.broker.governed import Rule
 from hermetic.attestation.broker.identity import ClientIdentity
 from hermetic.attestation.broker.journal import Entry, Journal, Standing
-from hermetic.attestation.broker.jwe import encrypt
+from hermetic.attestation.broker.jwe import encrypt, key_wrap
 from hermetic.attestation.broker.key_store import KeyStore, ResourcePath, StoredKey
 from hermetic.attestation.broker.lease_state import Holding
 from hermetic.attestation.broker.leases import Asker, Leases, against_host
-from hermetic.attestation.broker.protocol import OUR_ADDITIONS, parse_attestation, parse_auth
+from hermetic.attestation.broker.protocol import parse_attestation, parse_auth
 from hermetic.attestation.broker.refusals import Refusal, Variant
 from hermetic.attestation.broker.release import Asked, ModelPolicy, refusals
 from hermetic.attestation.broker.serving import ServingDesk
@@ -135,8 +135,7 @@ class Broker:
             known = ", ".join(sorted(self._kinds()))
             raise Refusal(Variant.ATTESTATION, f"RCAR handshake Auth failed: tee: expected {known}, got {asked.tee}")
         session = self._holdings.sessions.begin(asked, caller.key)
-        extra: JsonValue = {"hermetic": dict(OUR_ADDITIONS)} if asked.hermetic else ""
-        return Challenged(session, {"nonce": session.nonce, "extra-params": extra})
+        return Challenged(session, {"nonce": session.nonce, "extra-params": asked.extra_params()})
 
     def attest(self, session_id: str | None, body: bytes, caller: Caller) -> str:
         """POST /kbs/v0/attest: the token. Whatever fails from here on ends the session."""
@@ -161,7 +160,7 @@ class Broker:
         decided = self._decide(path, self.attested(session_id, bearer, caller), caller, "released")
         with self._holdings.keys.unwrap(decided.resource) as buffer, buffer.view as secret:
             _check_secret(decided, secret)
-            jwe = encrypt(secret, decided.attested.tee_key)
+            jwe = encrypt(secret, decided.attested.tee_key, decided.attested.hybrid_key)
         lease = None if decided.holding is None else self._holdings.leases.signer.sign(decided.holding.terms)
         return Released(json.dumps(jwe).encode("ascii"), decided.index, self._holdings.journal.checkpoint(), lease)
 
@@ -302,6 +301,7 @@ def _release_entry(asking: _Asking, facts: Mapping[str, JsonValue]) -> Entry:
         **facts,
         "model": journal.model_fields(None if key is None else key.model),
         "key": asking.attested.tee_key.thumbprint(),
+        "key_wrap": key_wrap(asking.attested.tee_key, asking.attested.hybrid_key),
         "policy": None if policy is None else policy.form.name,
         "policy_digest": None if policy is None else policy.digest,
         "warnings": list(warnings(claims, policy.form)) if policy is not None and accepted else [],

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, Hash
 from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 
+from hermetic.attestation import hybrid_key
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.key_memory import wipe_bytes_that_nobody_else_holds
 from hermetic.errors import InvalidRequestError
@@ -71,8 +72,20 @@ def tee_key(jwk: Mapping[str, JsonValue]) -> TeeKey:
     )
 
 
-def encrypt(secret: bytes | memoryview, recipient: TeeKey) -> dict[str, str]:
-    """`secret` as a flattened JWE to `recipient`. The keys on the way are wiped, whatever happens."""
+def key_wrap(recipient: TeeKey, hybrid: str) -> str:
+    """The `alg` of what `encrypt` makes."""
+    if hybrid:
+        return hybrid_key.ALGORITHM
+    return KEY_TRANSPORT if isinstance(recipient.public_key, rsa.RSAPublicKey) else KEY_AGREEMENT
+
+
+def encrypt(secret: bytes | memoryview, recipient: TeeKey, hybrid: str = "") -> dict[str, str]:
+    """`secret` as a flattened JWE to `recipient`. The keys on the way are wiped, whatever happens.
+
+    Where its `hybrid` key was attested too (base64url), it goes to that one, and never to the other.
+    """
+    if hybrid:
+        return hybrid_key.HybridPublicKey.parse(hybrid).encrypt(secret)
     cek = os.urandom(CEK_BYTES)
     try:
         header, encrypted_key = _wrap_cek(cek, recipient.public_key)

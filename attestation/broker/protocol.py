@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from hermetic.attestation import hybrid_key
 from hermetic.attestation.broker.jwe import TeeKey, tee_key
 from hermetic.attestation.broker.strict_json import exactly, json_object, parse_object, text
 from hermetic.attestation.evidence import JsonValue, device_report_data, report_data
+from hermetic.attestation.hybrid_key import HybridPublicKey
 from hermetic.errors import InvalidRequestError
 
 Version = Literal["0.4.0", "0.3.0", "0.2.0"]
@@ -35,19 +37,32 @@ KINDS: Final = frozenset(
 """Trustee's names of kinds of evidence."""
 
 OUR_ADDITIONS: Final[Mapping[str, JsonValue]] = {"version": 1}
+KEY_WRAPS: Final = "hermetic-key-wraps"
 MAX_DEVICES: Final = 16
 """Most kinds of device evidence beside the primary."""
 
 _HERMETIC: Final = "hermetic"
+_HYBRID_KEY: Final = "hybrid-key"
 
 
 @dataclass(frozen=True, slots=True)
 class AuthRequest:
-    """A request for a challenge: the protocol's version, the kind of evidence to come, whether ours is offered."""
+    """A request for a challenge: the protocol's version, the kind of evidence to come, whether ours is offered.
+
+    `hybrid`: hybrid key wraps too (docs/spec/post-quantum.md), which this broker then offers in its answer.
+    """
 
     version: Version
     tee: str
     hermetic: bool
+    hybrid: bool = False
+
+    def extra_params(self) -> JsonValue:
+        """What the challenge says beside the nonce."""
+        if not self.hermetic:
+            return ""
+        wraps: dict[str, JsonValue] = {KEY_WRAPS: [hybrid_key.ALGORITHM]} if self.hybrid else {}
+        return {_HERMETIC: dict(OUR_ADDITIONS), **wraps}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +112,12 @@ def parse_auth(body: bytes) -> AuthRequest:
         raise InvalidRequestError(f"tee: expected one of {', '.join(sorted(KINDS))}, got {tee[:40]!r}")
     params = members["extra-params"]
     offered = isinstance(params, dict) and params.get(_HERMETIC) == OUR_ADDITIONS and version == "0.4.0"
-    return AuthRequest(version, tee, offered)
+    return AuthRequest(version, tee, offered, offered and _is_hybrid_asked(params))
+
+
+def _is_hybrid_asked(params: JsonValue) -> bool:
+    wraps = params.get(KEY_WRAPS) if isinstance(params, dict) else None
+    return isinstance(wraps, list) and hybrid_key.ALGORITHM in wraps and hybrid_key.why_missing() is None
 
 
 def parse_attestation(body: bytes, asked: AuthRequest, nonce: str) -> Attestation:
@@ -125,9 +145,21 @@ def _current(members: Mapping[str, JsonValue], asked: AuthRequest, nonce: str) -
     if text(runtime, "nonce", "runtime-data") != nonce:
         raise InvalidRequestError("nonce: expected this session's challenge, got another")
     hermetic = json_object(runtime, _HERMETIC, "runtime-data") if _HERMETIC in runtime else None
+    _check_hybrid(hermetic or {}, asked)
     primary, additional = _composite(members)
     key = tee_key(json_object(runtime, "tee-pubkey", "runtime-data"))
     return Attestation(asked.version, nonce, key, primary, additional, hermetic)
+
+
+def _check_hybrid(hermetic: Mapping[str, JsonValue], asked: AuthRequest) -> None:
+    """Refuse a hybrid key where this session's challenge offered none, and what is no such key."""
+    if _HYBRID_KEY not in hermetic:
+        return
+    if not asked.hybrid:
+        raise InvalidRequestError(
+            f"{_HYBRID_KEY}: expected none, because this session's challenge offered none, got one"
+        )
+    HybridPublicKey.parse(text(hermetic, _HYBRID_KEY, "runtime-data.hermetic"))
 
 
 def _composite(members: Mapping[str, JsonValue]) -> tuple[JsonValue, str]:

@@ -85,7 +85,7 @@ def refusals(asked: Asked, policy: ModelPolicy | None) -> tuple[FailedCheck, ...
     """Every check that speaks against the release, of the first group that fails; empty: release it."""
     if policy is None:
         return (FailedCheck("release.policy", "one policy for this resource", "none, or several that fit alike"),)
-    for failed in (_profile(asked), _identity(asked), _rollback(asked)):
+    for failed in (_profile(asked), _identity(asked), _rollback(asked), _key_wrap(asked, policy.form)):
         if failed:
             return failed
     return accepted(asked.claims, policy.form, asked.time)
@@ -115,6 +115,16 @@ def _identity(asked: Asked) -> tuple[FailedCheck, ...]:
         checks.equal("release.manifest_digest", model.manifest_digest, attested)
         # A worker that does not hold our key would count no lease of ours.
         checks.equal("release.lease_key", asked.lease_key, None if hermetic is None else hermetic.lease_key)
+    return checks.failed
+
+
+def _key_wrap(asked: Asked, form: AppraisalPolicy) -> tuple[FailedCheck, ...]:
+    """Whatever the session's key is said to be for, something is wrapped to it now."""
+    checks = Checks()
+    hermetic = asked.claims.hermetic
+    if form.hermetic.key_wrap is not None:
+        wrapped = "classical" if hermetic is None or hermetic.hybrid_key is None else "hybrid"
+        checks.equal("release.key_wrap", form.hermetic.key_wrap, wrapped)
     return checks.failed
 
 

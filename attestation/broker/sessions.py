@@ -42,6 +42,12 @@ class Attested:
     claims: Claims
     token: TokenClaims
 
+    @property
+    def hybrid_key(self) -> str:
+        """The hybrid public key that was attested too (base64url), to which keys are then wrapped; else empty."""
+        hermetic = self.claims.hermetic
+        return "" if hermetic is None else hermetic.hybrid_key or ""
+
     def to_json(self) -> dict[str, JsonValue]:
         """What a cell holds."""
         token: dict[str, JsonValue] = {
@@ -105,7 +111,12 @@ class SessionTable:
         session = Session(uuid.uuid4().hex, client, asked, nonce, now + self._life)
         value: dict[str, JsonValue] = {
             "state": _CHALLENGED,
-            "asked": {"version": asked.version, "tee": asked.tee, "hermetic": asked.hermetic},
+            "asked": {
+                "version": asked.version,
+                "tee": asked.tee,
+                "hermetic": asked.hermetic,
+                "hybrid": asked.hybrid,
+            },
             "nonce": nonce,
             "deadline": session.deadline.timestamp(),
         }

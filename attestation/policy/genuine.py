@@ -39,7 +39,7 @@ GENUINE: Final[AppraisalPolicy] = _BuiltIn(
     allow_unmeasured_code=True,
     client_certificate="any",
     allow_any_machine=True,
-    hermetic=_loose(HermeticForm, required=False),
+    hermetic=_loose(HermeticForm, required=False, key_wrap=None),
     tpm=_loose(TpmForm, provisioned_ak=True, pcrs={}),
     snp=_loose(
         SnpForm, measurement_covers_code=False, guest_policy=_loose(GuestPolicyForm), platform=_loose(PlatformForm)

@@ -20,11 +20,14 @@ class HermeticForm(Form):
     trusted_publishers: Digests | Any
     waivers: tuple[Name, ...] | Any = Field(description="the only waivers that are allowed")
     zeroing: Literal["enforced"] | Any
+    # The one field that may be left out: forms that were signed for before it was there keep their digests.
+    key_wrap: Literal["hybrid"] | None = None
 
     @model_validator(mode="after")
     def _is_coherent(self) -> Self:
         """Refuse demands that a guest escapes by saying nothing."""
         written = [name for name in _RULES if getattr(self, name) != "any"]
+        written += ["key_wrap"] if self.key_wrap is not None else []
         if written and not self.required:
             raise ValueError(
                 f"a guest that sends no runtime data would escape {', '.join(written)}: "
@@ -54,3 +57,13 @@ def judge_hermetic(checks: Checks, claims: HermeticClaims | None, form: Hermetic
         checks.fail("hermetic.waivers", f"only {sorted(form.waivers)}", "unsaid")
     wanted = form.zeroing if form.zeroing == "any" else (form.zeroing,)
     rules.one_of(checks, "hermetic.zeroing", wanted, claims.zeroing)
+    if form.key_wrap is not None:
+        _judge_key_wrap(checks, claims)
+
+
+def _judge_key_wrap(checks: Checks, claims: HermeticClaims) -> None:
+    if claims.purpose == "model":
+        got = "classical" if claims.hybrid_key is None else "hybrid"
+        checks.equal("hermetic.key_wrap", "hybrid", got)
+    else:
+        checks.skip("hermetic.key_wrap", "nothing is wrapped to a serving key")

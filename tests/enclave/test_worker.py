@@ -5,12 +5,14 @@ import select
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pytest
 
+from hermetic.attestation.hybrid_key import KeyWrap
 from hermetic.enclave.answering import answer, answers_of_draft
 from hermetic.enclave.attested_key import AttestedKey, wrap_to
 from hermetic.enclave.channel import Channel
@@ -300,3 +302,18 @@ def test_too_little_memory_is_an_error(model: Sealed) -> None:
 def test_serving_with_spinning_threads(model: Sealed) -> None:
     with serving(model, spinning=True) as worker:
         assert len(answer(worker, INPUTS)) == 1
+
+
+@pytest.mark.parametrize("key_wrap", ["any", "hybrid"])
+def test_a_locked_worker_opens_a_hybrid_wrap(model: Sealed, key_wrap: KeyWrap) -> None:
+    """Behind the lock-down: nothing that ML-KEM and X25519 need is out of reach."""
+    with started(replace(settings(), key_wrap=key_wrap)) as worker:
+        jwe = wrap_to(worker.public_key, bytearray(model.key), hybrid=worker.hybrid_key)
+        worker.open(model.fd, jwe, model.manifest.digest())
+        assert worker.unload()
+
+
+def test_a_worker_that_was_told_to_demand_it_opens_no_other_wrap(model: Sealed) -> None:
+    demand = pytest.raises(BorderError, match="wanted HPKE-10-KE, which was demanded")
+    with started(replace(settings(), key_wrap="hybrid")) as worker, demand:
+        open_in(worker, model)

@@ -91,7 +91,7 @@ def test_a_fault_of_any_kind_prints_no_local_variable(
     """Tracebacks with local variables, as some loggers print them, would print keys."""
     from hermetic.attestation.broker import broker as module
 
-    def broken(secret: Any, recipient: Any) -> Any:
+    def broken(secret: Any, *_: Any) -> Any:
         copied = bytes(secret).hex()
         raise ZeroDivisionError(f"a bug that saw {len(copied)} digits")
 

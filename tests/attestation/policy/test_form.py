@@ -189,7 +189,7 @@ def test_runtime_data_travels_with_hyphens_and_refuses_strangers() -> None:
     }  # fmt: skip
     claims = GOOD.with_hermetic(wire)
     assert claims.hermetic is not None
-    assert claims.to_json()["hermetic"] == {**wire, "lease-key": None}
+    assert claims.to_json()["hermetic"] == {**wire, "lease-key": None, "hybrid-key": None}
     assert Claims.parse(claims.to_json()) == claims
     for wrong in ({**wire, "extra": 1}, {**wire, "manifest-digest": "xy"}, {**wire, "profile": "test"}):
         with pytest.raises(InvalidRequestError, match="expected HermeticClaims, got members that do not fit"):

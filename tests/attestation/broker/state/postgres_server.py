@@ -4,7 +4,6 @@ It refuses to run as root, so then it runs as an account without rights. TLS by 
 over the socket `peer`.
 """
 
-import itertools
 import os
 import pwd
 import shutil
@@ -25,6 +24,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from hermetic.provision.authority import Authority, Leaf, Names, new_key
 
 ROLE = "hermetic"
+DATABASE = "broker"
 PASSWORD = "a password of the tests"
 START_TIMEOUT_S = 40
 STOP_TIMEOUT_S = 30
@@ -44,7 +44,7 @@ def programs() -> Path:
 
 
 class PostgresServer:
-    """One server with one role; `database` makes a new empty database."""
+    """One server with one role and one database."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -54,7 +54,6 @@ class PostgresServer:
         self.password_file.write_text(PASSWORD + "\n")
         self._data = folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
-        self._numbers = itertools.count()
         self._make()
 
     @property
@@ -82,10 +81,11 @@ class PostgresServer:
             self._process = None
 
     def database(self) -> str:
-        name = f"test_{next(self._numbers)}"
-        with self._owner() as connection:
-            connection.execute(f"CREATE DATABASE {name} OWNER {ROLE}".encode())
-        return name
+        """The database, with nothing in it: a new one for each test would cost the disk more than all tests."""
+        tables = self.run(DATABASE, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        for (table,) in tables:
+            self.run(DATABASE, f"DROP TABLE {table}")
+        return DATABASE
 
     def run(self, database: str, statement: str) -> list[tuple[object, ...]]:
         """Do something to a database as its owner's owner: a stranger to the brokers."""
@@ -124,6 +124,7 @@ class PostgresServer:
         self.start()
         with self._owner() as connection:
             connection.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'".encode())
+            connection.execute(f"CREATE DATABASE {DATABASE} OWNER {ROLE}".encode())
 
     def _configure(self) -> None:
         authority = Authority.create(Names("Example"), "database CA")

@@ -199,3 +199,11 @@ def test_every_bit_that_a_quote_of_go_tpm_tools_rests_on_is_held() -> None:
             flipped = bytearray(whole)
             flipped[at + bit // 8] ^= 1 << bit % 8
             assert allowed & set(good.but(evidence=bytes(flipped)).verdict().failed), (part[:4], bit)
+
+
+@pytest.mark.parametrize("head", [b"", b"a", b"ab", b"abc\xff\xff"])
+@pytest.mark.parametrize("size", [0, 1, 767, 768, 769, 770, 2000])
+def test_a_log_with_filling_travels_as_it_is(head: bytes, size: int) -> None:
+    log = read("tdx/cos113_ccel_data.dat")[:18101] + head + b"\xff" * size
+    found: Any = stored.recognise(read("tdx/cos113_00806f_v4.quote"), [log]).evidence
+    assert found["cc_eventlog"] == base64.b64encode(log).decode()

@@ -1,6 +1,7 @@
 """Two of three people decide, with real processes: a key that waits for them, a policy that they tighten, a way back.
 
-One installation, in the order in which it happens: broker, server, and each command of an operator is a process.
+One installation, in the order in which it happens. Broker, server and the commands about the key are processes; the
+policies are signed here, to save their time.
 """
 
 import json
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hermetic.attestation.governance import Change, OperatorKey
 from hermetic.attestation.log.record import Record
 from hermetic.demo.processes import Command
 from tests.flows.networks import Network, dense
@@ -65,9 +67,9 @@ def _two_of_three(folder: Path) -> None:
     """What three people and the broker's administrator do before its first start."""
     signers = []
     for name in PEOPLE:
-        with Command(["broker", "operator-key", str(_key(folder, name)), "--json"]) as command:
-            command.succeed(COMMAND_TIMEOUT_S)
-            signers += ["--signer", f"{name}={json.loads(command.output)['public']}"]
+        key = OperatorKey.generate()
+        key.save(_key(folder, name))
+        signers += ["--signer", f"{name}={key.public}"]
     configuration = str(folder / "broker" / "broker.toml")
     with Command(["broker", "init", "--config", configuration, "--threshold", "2", *signers]) as command:
         command.succeed(COMMAND_TIMEOUT_S)
@@ -103,9 +105,9 @@ def test_two_of_three_decide(board: Board) -> None:
         client = served.client()
         check_answers(client, board.network)
         client.close()
+        moment = served.ear.now
         loose = _changed(board, policy, "loose", lengths)
         tight = _changed(board, _for_nobody(policy), "tight", lengths)
-        moment = served.ear.now
         served.wait_until_refused(board.sealed, moment)
     assert "governance.version" in board.refused(loose)
 
@@ -131,8 +133,10 @@ def _changed(board: Board, policy: str, name: str, lengths: tuple[str, ...]) -> 
     form = board.scene.folder / f"{name}.toml"
     form.write_text(policy)
     change = board.propose("policy", "--form", str(form), *lengths)
+    both = Change.loads(change.read_bytes())
     for who in ("bob", "alice"):
-        board.sign(change, who)
+        both = OperatorKey.load(_key(board.scene.folder, who)).sign(both, who)
+    change.write_bytes(both.dumps())
     board.submit(change)
     return change
 

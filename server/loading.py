@@ -24,7 +24,7 @@ from hermetic.server.cpu_plan import Place
 from hermetic.server.generation import SealedFile
 from hermetic.server.watchdog import load_cpu_s
 
-CHECKPOINT_LIMIT: Final = 4096  # characters of a broker's checkpoint that a record keeps
+CHECKPOINT_LIMIT: Final = 16384  # characters of a broker's checkpoint that a record keeps
 _MS: Final = 1000.0
 PROFILE_OF_FORMAT: Final[Mapping[str, Literal["onnx-cpu", "torch-cpu"]]] = {
     "onnx": "onnx-cpu",

@@ -29,7 +29,6 @@ from hermetic.attestation.log.note import (
     Note,
     NoteSigner,
     NoteVerifier,
-    Signature,
     parse_note,
     verify_note,
 )
@@ -104,7 +103,7 @@ def pack(items: Sequence[Item], number: int, created: datetime, signers: Sequenc
         {"created": _text(created), "entries": entries, "format": FORMAT, "number": number},
     )
     note = _note_text(manifest)
-    lines = [Signature(one.name, one.verifier().key_id, one.sign(note)) for one in signers]
+    lines = [line for one in signers for line in one.signatures(note)]
     written = b"".join([MAGIC, _sized(manifest), _sized(Note(note, tuple(lines)).encode()), *(i.data for i in ordered)])
     if not signers:
         raise InvalidRequestError("bundle: expected at least one signer, got none")
@@ -116,12 +115,11 @@ def pack(items: Sequence[Item], number: int, created: datetime, signers: Sequenc
 
 
 def read_signers(text: str) -> tuple[NoteVerifier, ...]:
-    """The verifier keys in `text`, one a line; empty lines and those that start with `#` say nothing.
+    """The verifier keys in `text`, as `NoteVerifier.parse_list` reads them.
 
     Raises `ConfigurationError` for a line that is no key, and for a list without any.
     """
-    lines = [line.strip() for line in text.splitlines()]
-    keys = tuple(NoteVerifier.parse(line) for line in lines if line and not line.startswith("#"))
+    keys = NoteVerifier.parse_list(text)
     if not 1 <= len(keys) <= MAX_SIGNERS:
         raise ConfigurationError(f"signers: expected 1 to {MAX_SIGNERS} keys <name>+<id>+<key>, got {len(keys)}")
     return keys

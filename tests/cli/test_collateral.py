@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from hermetic.attestation.log import NoteSigner
 from hermetic.cli import build
 from hermetic.cli.exit_codes import ExitCode
 
@@ -185,3 +186,14 @@ def test_floors_of_a_policy_are_what_amd_s_numbers_are_compared_with(imported: P
             "advisories_gone": [],
         }
     ]
+
+
+def test_a_signers_second_key_is_made_beside_the_first(tmp_path: Path) -> None:
+    """Both lines go into the list, and whoever has them demands both signatures."""
+    made = run("key", "ops@site-a", tmp_path / "two.key", "--ml-dsa-65")
+    assert made.exit_code == 0, made.output
+    private = (tmp_path / "two.key").read_text()
+    assert [line[:19] for line in private.splitlines()] == ["PRIVATE+KEY+ops@sit"] * 2
+    verifier = NoteSigner.parse(private).verifier()
+    assert verifier.second is not None
+    assert made.stdout.endswith(f"{verifier.encode()}\n")

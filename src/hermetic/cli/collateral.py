@@ -38,13 +38,15 @@ def register(app: typer.Typer) -> None:
 def key(
     name: Annotated[str, typer.Argument(help="The signer's name, such as ops@site-a; no spaces, no plus.")],
     out: Annotated[Path, typer.Argument(help="The new file of the private key, mode 0600.")],
+    *,
+    ml_dsa_65: Annotated[bool, typer.Option("--ml-dsa-65", help="A second key beside it: both must sign.")] = False,
 ) -> None:
-    """Make a signer's key; its public half is printed, for the list of signers."""
+    """Make the key of a signer, or of a new log; its public half is printed, for the list of signers or `log.pub`."""
     from hermetic.attestation.log import NoteSigner
 
-    signer = NoteSigner.generate(name)
+    signer = NoteSigner.generate(name, second=ml_dsa_65)
     _write_new(out, f"{signer.encode_private_key()}\n".encode(), 0o600)
-    output.note(f"the private key is in {out}; the line for the list of signers is:")
+    output.note(f"the private key is in {out}; for the list of signers:")
     typer.echo(signer.verifier().encode())
 
 

@@ -146,6 +146,21 @@ def test_what_is_packed_is_what_is_made_by_hand() -> None:
         pack(items, 0, created, [signer])
 
 
+def test_a_signer_with_two_keys_has_signed_with_both() -> None:
+    """Either signature taken out, and a signer is not one; an old reader, who has the first key alone, reads on."""
+    items = Bundle.load(by_hand.whole(), SIGNERS).items
+    signer = NoteSigner.generate("two@example.test", second=True)
+    written = pack(items, 7, datetime(2026, 3, 17, 8, tzinfo=UTC), [signer])
+    listed = read_signers(signer.verifier().encode())
+    old = read_signers(signer.verifier().encode().partition("\n")[0])
+    assert Bundle.load(written, listed).signers == Bundle.load(written, old).signers == ("two@example.test",)
+    classical = NoteSigner.parse(signer.encode_private_key().partition("\n")[0])
+    stripped = pack(items, 7, datetime(2026, 3, 17, 8, tzinfo=UTC), [classical])
+    assert Bundle.load(stripped, old).signers == ("two@example.test",)
+    with pytest.raises(VerificationError, match=r"bundle\.signature: .*expected an ML-DSA-65 signature"):
+        Bundle.load(stripped, listed)
+
+
 @pytest.mark.parametrize("text", ["", "# nobody\n", "name+0+key\n", by_hand.verifier_line() + "\n" + "x" * 9])
 def test_a_list_of_signers_is_read_strictly(text: str) -> None:
     with pytest.raises(ConfigurationError):

@@ -58,7 +58,9 @@ class Earlier:
 
 @pytest.fixture(scope="module")
 def earlier(flow: Flow) -> Earlier:
-    with flow.scene.serve([flow.good]) as served:
+    # This server demands a hybrid wrap, the one below takes what is negotiated.
+    demand = [("[broker]\n", '[broker]\nkey_wrap = "hybrid"\n')]
+    with flow.scene.serve([flow.good], replace=demand) as served:
         certificate = serving_certificate(served)
         with served.client() as client:
             check_answers(client, flow.network)
@@ -138,6 +140,7 @@ def test_the_logs_verify_and_hold_the_release(served: Running, flow: Flow) -> No
         flow.scene.run("audit", "verify", folder / "log", "--key", folder / "log.pub")
     digest = flow.scene.inspect(flow.good)["manifest_digest"]
     released = [r.fields for r in flow.scene.records("broker") if r.kind == "broker.release"]
+    assert {fields["key_wrap"] for fields in released} == {"HPKE-10-KE"}
     assert (digest, "released") in [(fields["model"]["manifest_digest"], fields["outcome"]) for fields in released]
     assert {fields["manifest-digest"] for fields in loads(flow.scene)} == {digest}
 

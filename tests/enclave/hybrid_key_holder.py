@@ -1,7 +1,7 @@
 """A process with a pair of keys, as a worker has it; it goes on a step for each line that it reads.
 
     hybrid_key_holder.py [kept]
-It says the seed with every bit turned, so that whoever looks for it knows what to look for. `kept`: it also keeps a copy
+It says the seed with every bit turned, so that whoever looks knows what to look for. `kept`: it also keeps a copy
 in ordinary memory, for the control.
 """
 

@@ -30,7 +30,6 @@ from hermetic.enclave.attested_key import KEY_MEMORY_BYTES, AttestedKey
 from hermetic.enclave.batch_runner import BatchRunner
 from hermetic.enclave.channel import Channel
 from hermetic.enclave.front_end_channels import FrontEndChannels
-from hermetic.enclave.heap import keep_what_is_freed
 from hermetic.enclave.isolation.limits import threads_of_worker
 from hermetic.enclave.isolation.lockdown import Room, lock_down_worker
 from hermetic.enclave.isolation.process import die_with_parent, make_undumpable
@@ -349,7 +348,6 @@ def main(arguments: list[str]) -> int:
     try:
         die_with_parent(int(arguments[1]))
         make_undumpable()
-        keep_what_is_freed()
         Worker(control, dict(os.environ)).run()
     except Exception as error:  # noqa: BLE001 - the process ends here, and says why
         with suppress(BorderError, OSError):

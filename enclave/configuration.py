@@ -11,8 +11,11 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from hermetic.enclave.gpus import GPUS_LIMIT
+
 __all__ = [
     "ABSENT_SHAPE",
+    "ALL_GPUS",
     "FINAL_OUTPUT",
     "ITERATIONS_LIMIT",
     "MAX_ITERATIONS",
@@ -35,6 +38,8 @@ __all__ = [
 ]
 
 INSTANCES_LIMIT: Final = 64  # workers of one model
+ALL_GPUS: Final = "all"
+"""Each GPU that the server has."""
 PRIORITIES_LIMIT: Final = 1024  # priority levels of one model
 STEPS_LIMIT: Final = 64  # steps of one ensemble
 FINAL_OUTPUT: Final = "final_output"
@@ -50,6 +55,7 @@ FileName = Annotated[str, Field(min_length=1, max_length=512)]
 Dimensions = Annotated[tuple[Annotated[int, Field(ge=-1)], ...], Field(max_length=16)]
 Microseconds = Annotated[int, Field(ge=0, lt=2**53)]
 Count = Annotated[int, Field(ge=0, lt=2**31)]
+GpuNumbers = Annotated[tuple[Annotated[int, Field(ge=0, lt=GPUS_LIMIT)], ...], Field(max_length=GPUS_LIMIT)]
 
 
 class _Part(BaseModel):
@@ -221,12 +227,16 @@ class VersionPolicy(_Part):
 
 
 class ModelConfiguration(_Part):
-    """Everything that a publisher says about serving. Without a `config.pbtxt` it is `inferred`."""
+    """Everything that a publisher says about serving. Without a `config.pbtxt` it is `inferred`.
+
+    `gpus`: the model computes on these, or on all there are, with one worker on each; none: on the CPU.
+    """
 
     version_policy: VersionPolicy = VersionPolicy()
     inputs: tuple[InputOptions, ...] = Field(default=(), max_length=256)
     outputs: tuple[OutputOptions, ...] = Field(default=(), max_length=256)
     instances: Annotated[int, Field(ge=1, le=INSTANCES_LIMIT)] = 1
+    gpus: Literal["all"] | GpuNumbers = ()
     dynamic_batching: DynamicBatching | None = None
     sequence_batching: SequenceBatching | None = None
     ensemble: Ensemble | None = None

@@ -63,7 +63,8 @@ class Memory(Protocol):
 _OF_PROFILE: Final[Mapping[str, Callable[[], Memory]]] = {
     "onnx-cpu": HostMemory,
     "torch-cpu": HostMemory,
-    "cuda": lambda: DeviceMemory(CudaDevice()),
+    "onnx-cuda": lambda: DeviceMemory(CudaDevice()),
+    "torch-cuda": lambda: DeviceMemory(CudaDevice()),
 }
 
 

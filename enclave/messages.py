@@ -20,11 +20,12 @@ from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import Annotated, ClassVar, Final, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hermetic.attestation.claims import ZeroingBy
 from hermetic.attestation.lease import MAX_LEASE_LENGTH
 from hermetic.enclave.configuration import INFERRED, ModelConfiguration, hidden_tensors
+from hermetic.enclave.gpus import GpuOrders
 from hermetic.errors import BorderError
 
 CONTROL_FRAME_LIMIT: Final = 64 * 1024  # bytes
@@ -200,10 +201,11 @@ class Prepare(Frame):
     actively. `prepack_limit_bytes`: weights up to so many bytes in all are packed: quicker, and a second copy.
     `lease_key` (a JWK) is the broker's: nothing is opened without a lease of it. Empty: the broker offers no leases.
     `key_wrap`: what the model's key may come wrapped with.
+    `gpu`: where it computes, with a profile on a GPU.
     """
 
     kind: ClassVar[int] = 0x01
-    profile: Literal["onnx-cpu", "torch-cpu"]
+    profile: Literal["onnx-cpu", "torch-cpu", "onnx-cuda", "torch-cuda"]
     publishers: str  # the trusted publishers' list, as publishers.py reads it
     threads: Annotated[int, Field(ge=1, le=256)]
     memory_limit_bytes: Annotated[int, Field(ge=1)]
@@ -215,6 +217,13 @@ class Prepare(Frame):
     key_wrap: Literal["any", "hybrid"] = "any"
     spinning: bool = False
     prepack_limit_bytes: Annotated[int, Field(ge=0)] = PREPACK_LIMIT_DEFAULT
+    gpu: GpuOrders | None = None
+
+    @model_validator(mode="after")
+    def _has_what_its_profile_needs(self) -> Self:
+        if self.profile.endswith("-cuda") != (self.gpu is not None):
+            raise ValueError(f"gpu: wanted it with a profile on a GPU and with no other, got {self.profile!r}")
+        return self
 
 
 class Locked(Frame):

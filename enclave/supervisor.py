@@ -12,16 +12,17 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 from hermetic import errors
 from hermetic.attestation.hybrid_key import KeyWrap
 from hermetic.enclave.channel import Channel, data_channel, shared_memory
+from hermetic.enclave.gpus import GpuOrders, environment_of
 from hermetic.enclave.isolation import cgroup
 from hermetic.enclave.isolation.cgroup import Cgroup
 from hermetic.enclave.isolation.limits import threads_of_worker
 from hermetic.enclave.isolation.own_uid import OwnUid
-from hermetic.enclave.isolation.profiles import PROFILES
+from hermetic.enclave.isolation.profiles import PROFILES, WorkerProfile
 from hermetic.enclave.isolation.properties import PROPERTIES
 from hermetic.enclave.messages import (
     PREPACK_LIMIT_DEFAULT,
@@ -88,9 +89,10 @@ class WorkerSettings:
     them. `draft` opens models without known answers, to compute them. ONNX weights up to
     `prepack_limit_bytes` in all are packed: two to three times as quick for batches through large matrices, and a
     second copy of them in memory. `lease_key` is that of a broker that offers leases: it opens nothing without one.
+    `gpu`: with a profile on a GPU, which one: it is shown no other.
     """
 
-    profile: Literal["onnx-cpu", "torch-cpu"]
+    profile: WorkerProfile
     publishers: str
     threads: int
     memory_limit_bytes: int
@@ -103,6 +105,7 @@ class WorkerSettings:
     lease_key: str = ""
     key_wrap: KeyWrap = "any"
     prepack_limit_bytes: int = PREPACK_LIMIT_DEFAULT
+    gpu: GpuOrders | None = None
 
 
 class Worker:
@@ -142,7 +145,7 @@ class Worker:
         uid = OwnUid(settings.uid)
         cgroup.prepare()
         with theirs:
-            process = spawn(theirs.fileno(), settings.cores)
+            process = spawn(theirs.fileno(), settings.cores, environment_of(settings.gpu))
         wrist = Wrist()
         group = cgroup.around(
             process.pid,
@@ -163,6 +166,7 @@ class Worker:
             key_wrap=settings.key_wrap,
             spinning=settings.spinning,
             prepack_limit_bytes=settings.prepack_limit_bytes,
+            gpu=settings.gpu,
         )
         try:
             locked = worker._ask(prepare, (wrist.descriptor,), Locked, timeout_s)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import subprocess
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Final
@@ -19,9 +20,9 @@ _LEASE_ENDS: Final = {
 }
 
 
-def spawn(control: int, cores: tuple[int, ...]) -> subprocess.Popen[bytes]:
-    """Start a worker that has this descriptor, confined to these cores (none: any)."""
-    return _spawner().submit(_spawn, control, cores).result()
+def spawn(control: int, cores: tuple[int, ...], more: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a worker that has this descriptor, confined to these cores (none: any), `more` in its environment."""
+    return _spawner().submit(_spawn, control, cores, more).result()
 
 
 @cache
@@ -30,11 +31,11 @@ def _spawner() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix="spawner")
 
 
-def _spawn(control: int, cores: tuple[int, ...]) -> subprocess.Popen[bytes]:
+def _spawn(control: int, cores: tuple[int, ...], more: Mapping[str, str]) -> subprocess.Popen[bytes]:
     command = [*program("hermetic.enclave.worker"), str(control), str(os.getpid())]
     process = subprocess.Popen(
         command,
-        env=environment(),
+        env={**environment(), **more},
         pass_fds=(control,),
         cwd="/",
         stdin=subprocess.DEVNULL,

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from hermetic.attestation.evidence import JsonValue
+from hermetic.enclave.gpus import Gpu
 from hermetic.errors import ConfigurationError
 from hermetic.server.config import CpuSettings, ModelSettings
 
@@ -57,13 +58,14 @@ class Cores:
 class Place:
     """What one process gets: threads of its runtime, whether they spin, the cores it is pinned to (none: any).
 
-    `batches_in_flight`: so many batches a worker has at a time, from each front end.
+    `batches_in_flight`: so many batches a worker has at a time, from each front end. `gpu`: where it computes.
     """
 
     threads: int = 1
     spinning: bool = False
     cores: tuple[int, ...] = ()
     batches_in_flight: int = 1
+    gpu: Gpu | None = None
 
 
 UNPLANNED: Final = Place()

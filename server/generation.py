@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 from hermetic.attestation.evidence import JsonValue
 from hermetic.enclave.configuration import ModelConfiguration
+from hermetic.enclave.gpus import Gpu
 from hermetic.enclave.manifest import Manifest
 from hermetic.enclave.messages import ModelDescription
 from hermetic.enclave.supervisor import Worker
@@ -51,9 +52,10 @@ class SealedFile:
 
 @dataclass(slots=True, eq=False)
 class Instance:
-    """One place for a worker, in a generation."""
+    """One place for a worker, in a generation: on the CPU, or on a GPU."""
 
     number: int
+    gpu: Gpu | None = None
     worker: Worker | None = None
     starting: bool = False
     place: Place | None = None
@@ -101,6 +103,8 @@ class Generation:
     file: SealedFile
     configuration: ModelConfiguration
     reply: Reply
+    gpus: tuple[Gpu | None, ...] | None = None
+    """Of each instance (gpu_plan.py); None stands for: all on the CPU."""
     instances: tuple[Instance, ...] = ()
     phase: Phase = "loading"
     error: HermeticError | None = None
@@ -114,8 +118,8 @@ class Generation:
 
     def __post_init__(self) -> None:
         """Make the instances that the configuration says; an ensemble has none."""
-        count = 0 if self.is_ensemble else self.configuration.instances
-        self.instances = tuple(Instance(number) for number in range(count))
+        gpus = (None,) * self.configuration.instances if self.gpus is None else self.gpus
+        self.instances = () if self.is_ensemble else tuple(Instance(number, gpu) for number, gpu in enumerate(gpus))
 
     @property
     def key(self) -> tuple[str, int]:

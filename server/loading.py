@@ -7,12 +7,13 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from hermetic.attestation.clock import boottime
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.lease import LeaseTerms
 from hermetic.enclave.buffers import layout
+from hermetic.enclave.isolation.profiles import WorkerProfile
 from hermetic.enclave.manifest import Manifest
 from hermetic.enclave.messages import Opened
 from hermetic.enclave.publishers import TrustedPublishers
@@ -22,17 +23,24 @@ from hermetic.server.attesting import Applicant, Attesting, Release
 from hermetic.server.config import Isolation, ModelSettings
 from hermetic.server.cpu_plan import Place
 from hermetic.server.generation import SealedFile
+from hermetic.server.gpu_plan import orders
 from hermetic.server.watchdog import load_cpu_s
 
 CHECKPOINT_LIMIT: Final = 16384  # characters of a broker's checkpoint that a record keeps
 _MS: Final = 1000.0
-PROFILE_OF_FORMAT: Final[Mapping[str, Literal["onnx-cpu", "torch-cpu"]]] = {
+PROFILE_OF_FORMAT: Final[Mapping[str, WorkerProfile]] = {
     "onnx": "onnx-cpu",
     "torchscript": "torch-cpu",
     "torch-export": "torch-cpu",
     "safetensors": "torch-cpu",
 }
-"""Which lock-down profile a format's runtime needs."""
+"""Which lock-down profile a format's runtime needs on the CPU."""
+PROFILE_ON_GPU: Final[Mapping[str, WorkerProfile]] = {
+    "onnx": "onnx-cuda",
+    "torchscript": "torch-cuda",
+    "torch-export": "torch-cuda",
+}
+"""And on a GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +198,8 @@ class Loader:
         self, settings: ModelSettings, manifest: Manifest, place: Place, lease_key: str
     ) -> WorkerSettings:
         return WorkerSettings(
-            profile=PROFILE_OF_FORMAT[manifest.format],
+            profile=_profile(manifest, place),
+            gpu=orders(place.gpu, settings),
             publishers=self._publishers.text,
             lease_key=lease_key,
             key_wrap=self._attesting.key_wrap,
@@ -202,6 +211,18 @@ class Loader:
             uid=self._isolation.uid,
             gid=self._isolation.gid,
         )
+
+
+def _profile(manifest: Manifest, place: Place) -> WorkerProfile:
+    if place.gpu is None:
+        return PROFILE_OF_FORMAT[manifest.format]
+    profile = PROFILE_ON_GPU.get(manifest.format)
+    if profile is None:
+        raise ConfigurationError(
+            f"model {manifest.name}: device: expected a format out of {sorted(PROFILE_ON_GPU)} on a GPU, "
+            f"got {manifest.format}"
+        )
+    return profile
 
 
 def check_tenants(manifest: Manifest, tenants: Collection[str]) -> None:

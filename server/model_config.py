@@ -8,6 +8,7 @@ one, an instance group named after the model.
 from typing import Any, Final
 
 from hermetic.enclave.configuration import (
+    ALL_GPUS,
     Control,
     DynamicBatching,
     Ensemble,
@@ -75,10 +76,16 @@ def configuration(description: ModelDescription, delay_us: int) -> pb.ModelConfi
         **_scheduling(own, max(1, description.max_batch_size), delay_us),
     }
     if own.ensemble is None:
-        document["instance_group"] = [{"name": description.name, "count": own.instances, "kind": "KIND_CPU"}]
+        document["instance_group"] = [{"name": description.name, **_instances(own)}]
     if own.decoupled:
         document["model_transaction_policy"] = {"decoupled": True}
     return pb.ModelConfig(**document)
+
+
+def _instances(own: ModelConfiguration) -> _Fields:
+    if not own.gpus:
+        return {"count": own.instances, "kind": "KIND_CPU"}
+    return {"count": 1, "kind": "KIND_GPU", "gpus": () if own.gpus == ALL_GPUS else own.gpus}
 
 
 def _data_type(datatype: str) -> str:

@@ -12,6 +12,7 @@ from typing import Final
 
 from hermetic.attestation.evidence import JsonValue
 from hermetic.enclave.configuration import ModelConfiguration
+from hermetic.enclave.gpus import Gpu
 from hermetic.enclave.messages import LockdownReport
 from hermetic.enclave.supervisor import Worker
 from hermetic.errors import (
@@ -28,6 +29,7 @@ from hermetic.server.ensemble_states import introduce
 from hermetic.server.event_loop import Event
 from hermetic.server.front_ends import FrontEnd
 from hermetic.server.generation import Generation, Instance, Reply, SealedFile, to_nobody
+from hermetic.server.gpu_plan import NO_GPUS, GpuPlan
 from hermetic.server.links import Links, check_can_be_linked, ready_frame
 from hermetic.server.loading import Loaded, Loader
 from hermetic.server.messages import LinkLost, ModelStop
@@ -55,6 +57,7 @@ class ModelKeeper:
         patience_s: float,
         loads_at_once: int,
         front_end_memory: int,
+        gpus: GpuPlan = NO_GPUS,
     ) -> None:
         """`patience_s` is how long a front end may take to let go of a model, `front_end_memory` what it may map."""
         self.repository = repository
@@ -69,6 +72,7 @@ class ModelKeeper:
         self._record = around.record
         self._publish = around.publish
         self._patience_s, self._front_end_memory = patience_s, front_end_memory
+        self.gpus = gpus
         self._starting = Starting(loader, cpu, around.loop, loads_at_once)
         self._workers: set[Worker] = set()
         self._links = Links(around, self._worker_lost)
@@ -85,8 +89,9 @@ class ModelKeeper:
         if (why := self.stops.why_out(file)) is not None:
             reply(NotReadyError(f"model {slot.name}: version {slot.version} is {why}"))
             return
-        generation = Generation(slot.generations + 1, file, configuration, reply)
         try:
+            gpus = self.gpus.place(slot.name, configuration, file.settings, self._gpus_in_use())
+            generation = Generation(slot.generations + 1, file, configuration, reply, gpus)
             check_can_be_linked(generation, max(1, len(self._front_ends)), self._front_end_memory)
         except HermeticError as error:
             reply(error)
@@ -99,6 +104,11 @@ class ModelKeeper:
         for instance in generation.instances:
             self._start(slot, generation, instance)
         self._publish()
+
+    def _gpus_in_use(self) -> list[Gpu]:
+        """Return the GPU of each worker that has one, or will."""
+        instances = (one for slot in self.repository for generation in slot.held() for one in generation.instances)
+        return [one.gpu for one in instances if one.gpu is not None and not one.over]
 
     def _introduce_ensemble(self, slot: Slot, generation: Generation) -> None:
         """Tell every front end of an ensemble: other models' workers serve it, whenever they are there."""

@@ -1,16 +1,16 @@
 """The configuration that a load may come with: JSON of Triton's ModelConfig, taken for the fields that are safe. Pure.
 
 What a publisher signed says what a model is; a load may change how it is scheduled: dynamic batching with its
-priorities and queue policies, the number of instances, the version policy. Every other field is accepted where it says
-what is sealed, so that a configuration can be read, changed and sent back; else it is refused by its name. JSON is read
-as protobuf reads it, in snake_case and camelCase, and what a field may say is what `config.pbtxt` may say. This runs in
-the supervisor: a front end only carries the text.
+priorities and queue policies, the number of instances or on which GPUs they are, the version policy. Every other field
+is accepted where it says what is sealed, so that a configuration can be read, changed and sent back; else it is refused
+by its name. JSON is read as protobuf reads it, in snake_case and camelCase, and what a field may say is what
+`config.pbtxt` may say. This runs in the supervisor: a front end only carries the text.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from google.protobuf import json_format, text_format
 from pydantic import ValidationError
@@ -29,12 +29,12 @@ NESTING_LIMIT: Final = 16  # levels of JSON
 _SAME: Final = ("name", "platform", "backend", "max_batch_size", "input", "output")
 """Fields that say what the model is: what a load says of them is shown beside what is sealed."""
 
-_TAKEN: Final[Mapping[str, str]] = {
-    "dynamic_batching": "dynamic_batching",
-    "instance_group": "instances",
-    "version_policy": "version_policy",
+_TAKEN: Final[Mapping[str, tuple[str, ...]]] = {
+    "dynamic_batching": ("dynamic_batching",),
+    "instance_group": ("instances", "gpus"),
+    "version_policy": ("version_policy",),
 }
-"""Fields that a load may set, and the member of `Override` and `ModelConfiguration` that each sets."""
+"""Fields that a load may set, and the members of `Override` and `ModelConfiguration` that each sets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class Override:
 
     dynamic_batching: DynamicBatching | None = None
     instances: int | None = None
+    gpus: Literal["all"] | tuple[int, ...] | None = None
     version_policy: VersionPolicy | None = None
     stated: tuple[tuple[str, bytes], ...] = ()
     """Fields that must equal the sealed model's: name of the field, and a serialised ModelConfig with it alone."""
@@ -50,9 +51,15 @@ class Override:
     def applied(self, configuration: ModelConfiguration, manifest: Manifest) -> ModelConfiguration:
         """Return `configuration` with these changes; `InvalidRequestError` where they do not fit the sealed model."""
         self._check_same(manifest)
+        if self.gpus is not None and bool(self.gpus) != bool(configuration.gpus):
+            wanted, got = ("KIND_GPU", "KIND_CPU") if configuration.gpus else ("KIND_CPU", "KIND_GPU")
+            raise InvalidRequestError(
+                f"model configuration: field 'instance_group': expected {wanted}, as the server has it, got {got}"
+            )
         changes = {
             "dynamic_batching": self.dynamic_batching,
             "instances": self.instances,
+            "gpus": self.gpus,
             "version_policy": self.version_policy,
         }
         changed = configuration.model_copy(update={name: part for name, part in changes.items() if part is not None})
@@ -94,7 +101,7 @@ def parse(text: str) -> Override:
     if len(set(present)) != len(present):
         raise InvalidRequestError(f"model configuration: expected each field once, got {sorted(present)}")
     configuration = _read(_only(config, [name for name in present if name in _TAKEN]))
-    parts = {_TAKEN[name]: getattr(configuration, _TAKEN[name]) for name in present if name in _TAKEN}
+    parts = {part: getattr(configuration, part) for name in present for part in _TAKEN.get(name, ())}
     stated = tuple((name, _only(config, [name]).SerializeToString()) for name in present if name not in _TAKEN)
     return Override(**parts, stated=stated)
 

@@ -7,10 +7,11 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from hermetic.enclave.configuration import ModelConfiguration, VersionPolicy
+from hermetic.enclave.configuration import ALL_GPUS, ModelConfiguration, VersionPolicy
 from hermetic.errors import HermeticError
 from hermetic.server.config import ModelSettings
 from hermetic.server.generation import Generation, SealedFile, restart_delay
+from hermetic.server.gpu_plan import gpus_wanted
 from hermetic.server.messages import REASON_LIMIT, RepositoryEntry, State
 from hermetic.server.overrides import NO_OVERRIDE, Override
 from hermetic.server.version_policy import chosen
@@ -138,10 +139,20 @@ class Shelf:
 
         `InvalidRequestError` where the load's own does not fit the file.
         """
-        configuration = file.manifest.configuration
-        if file.settings.instances is not None:
-            configuration = configuration.model_copy(update={"instances": file.settings.instances})
-        return self.override.applied(configuration, file.manifest)
+        sealed, settings = file.manifest.configuration, file.settings
+        gpus = () if file.manifest.is_ensemble else gpus_wanted(settings.device, sealed.gpus)
+        # On each GPU one; on how many at most is decided where they are placed.
+        instances = 1 if gpus else settings.instances or sealed.instances
+        served = sealed.model_copy(update={"gpus": gpus, "instances": instances})
+        return self.override.applied(served, file.manifest)
+
+
+def workers_of(configuration: ModelConfiguration, settings: ModelSettings, gpus: int) -> list[ModelSettings]:
+    """Return the settings once for each worker of a model."""
+    if not configuration.gpus:
+        return [settings] * configuration.instances
+    usable = gpus if configuration.gpus == ALL_GPUS else len(configuration.gpus)
+    return [settings] * min(usable, settings.instances or usable)
 
 
 class Repository:
@@ -181,8 +192,8 @@ class Repository:
         slot.file = file
         return slot
 
-    def expected(self) -> list[ModelSettings]:
-        """Return the settings of every worker that is to serve, one entry for each process."""
+    def expected(self, gpus: int) -> list[ModelSettings]:
+        """Return the settings of every worker that is to serve, one entry for each process; `gpus` there are."""
         workers: list[ModelSettings] = []
         for shelf in self.shelves():
             files = shelf.files() if shelf.wanted else {}
@@ -190,7 +201,7 @@ class Repository:
                 if files[version].manifest.is_ensemble:
                     continue
                 with contextlib.suppress(HermeticError):  # it will not be loaded, which is told where it is tried
-                    workers += [files[version].settings] * shelf.configuration(files[version]).instances
+                    workers += workers_of(shelf.configuration(files[version]), files[version].settings, gpus)
         return workers
 
     def tidy(self) -> None:

@@ -13,6 +13,7 @@ from hermetic.errors import HermeticError, WorkerLostError
 from hermetic.server.cpu_plan import CpuPlan, Place
 from hermetic.server.event_loop import Event, EventLoop
 from hermetic.server.generation import Generation, Instance
+from hermetic.server.gpu_plan import on_gpu
 from hermetic.server.loading import Loaded, Loader
 
 
@@ -68,7 +69,8 @@ class Starting:
                 start.dropped()
                 continue
             self._running += 1
-            start.instance.place = place = self._cpu.take(start.generation.file.settings)
+            settings = start.generation.file.settings
+            start.instance.place = place = on_gpu(self._cpu.take(settings), start.instance.gpu, settings)
             self._loop.in_thread(partial(self._load_in_thread, start, place))
 
     def _load_in_thread(self, start: Start, place: Place) -> Event:

@@ -1,17 +1,17 @@
-"""Rules for dynamic batching, its priorities and queue policies, and for versions."""
+"""Rules for dynamic batching, its priorities and queue policies, for instances and for versions."""
 
 from collections.abc import Iterator
 
-from hermetic.enclave.configuration import DynamicBatching
+from hermetic.enclave.configuration import ALL_GPUS, DynamicBatching
 from hermetic.enclave.configuration_rules.subject import Subject, repeated
 
 __all__ = ["batching_problems"]
 
 
 def batching_problems(subject: Subject) -> list[str]:
-    """Return what does not fit in `dynamic_batching` and `version_policy`."""
+    """Return what does not fit in `dynamic_batching`, `instances`, `gpus` and `version_policy`."""
     configuration = subject.configuration
-    found = list(_versions(subject))
+    found = [*_versions(subject), *_instances(subject)]
     schedulers = [
         name
         for name, part in (
@@ -70,3 +70,11 @@ def _versions(subject: Subject) -> Iterator[str]:
         yield f"version_policy: expected versions for 'specific' only, got {list(policy.versions)} for {policy.kind!r}"
     if policy.kind != "latest" and policy.latest != 1:
         yield f"version_policy: expected num_versions for 'latest' only, got {policy.latest} for {policy.kind!r}"
+
+
+def _instances(subject: Subject) -> Iterator[str]:
+    instances, gpus = subject.configuration.instances, subject.configuration.gpus
+    if gpus and instances != 1:
+        yield f"instance_group: expected one worker on each GPU, got {instances} instances beside gpus"
+    if gpus != ALL_GPUS and len(set(gpus)) != len(gpus):
+        yield f"instance_group.gpus: expected each GPU once, got {list(gpus)}"

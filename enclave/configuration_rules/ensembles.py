@@ -30,7 +30,7 @@ def _nothing_else(configuration: ModelConfiguration) -> Iterator[str]:
     reshaped = [option.name for option in configuration.inputs if option.reshape is not None]
     reshaped += [option.name for option in configuration.outputs if option.reshape is not None]
     for name, is_there in (
-        ("instance_group", configuration.instances != 1),
+        ("instance_group", configuration.instances != 1 or bool(configuration.gpus)),
         ("batch_input", bool(configuration.batch_inputs)),
         ("batch_output", bool(configuration.batch_outputs)),
         ("model_warmup", bool(configuration.warmup)),

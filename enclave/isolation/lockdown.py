@@ -52,7 +52,7 @@ class Room:
     """What a process is locked into. `uid` and `gid` are used where the process is root; no other process has them.
 
     `memory_bytes` is what it may map beyond what it has at lock-down; `threads` counts all of its threads. `layers` are
-    those to try: leaving one out is for tests that show what each layer does.
+    those to try: leaving one out is for tests that show what each layer does. `devices` are nodes beside the profile's.
     """
 
     uid: int
@@ -61,6 +61,7 @@ class Room:
     threads: int
     waived: tuple[str, ...] = ()
     layers: frozenset[str] = OWN_LAYERS
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -76,6 +77,11 @@ class Layers:
     def wants(self, name: str) -> bool:
         """Whether the profile and the room have the layer, and it does not hold yet."""
         return name in self.profile.layers & self.room.layers and name not in self.held
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Device nodes that may be opened: those of the profile, and the process's own."""
+        return (*self.profile.devices, *self.room.devices)
 
     def attempt(self, name: str, apply: Callable[[], object]) -> None:
         """Apply a layer, unless it is left out; a refusal is noted."""
@@ -183,7 +189,7 @@ def _make_namespaces(layers: Layers) -> None:
     """Make each that is wanted and not there; the root comes last, because there is no /proc afterwards."""
     layers.attempt(NETWORK_NAMESPACE, namespaces.without_network)
     layers.attempt(IPC_NAMESPACE, namespaces.own_ipc)
-    layers.attempt(EMPTY_ROOT, lambda: namespaces.empty_root(layers.profile.devices))
+    layers.attempt(EMPTY_ROOT, lambda: namespaces.empty_root(layers.devices))
 
 
 def _apply_limits(layers: Layers, mapped: int, other_tasks: int) -> None:
@@ -208,7 +214,7 @@ def _apply_landlock(layers: Layers, bind_ports: Iterable[int]) -> None:
     wanted = [name for name, reason in available.items() if not reason]
     if wanted:
         try:
-            landlock.restrict(wanted, bind_ports=bind_ports, devices=layers.profile.devices)
+            landlock.restrict(wanted, bind_ports=bind_ports, devices=layers.devices)
         except OSError as error:
             layers.unavailable.update(dict.fromkeys(wanted, error.strerror or str(error)))
         else:

@@ -3,8 +3,8 @@
 Three answers to a system call: allowed, for a reason that stands beside it; refused with an error, for what libraries
 try and can do without; everything else kills. A profile has every layer but those that it is `without`.
 
-`cuda` was written from the driver's documented surface (gVisor, pkg/sentry/devices/nvproxy/seccomp_filters.go) and has
-not run on a device: LIMITATIONS.md.
+`onnx-cuda` and `torch-cuda` were written from the driver's documented surface (gVisor,
+pkg/sentry/devices/nvproxy/seccomp_filters.go) and have not run on a device: LIMITATIONS.md.
 """
 
 import errno
@@ -22,8 +22,8 @@ from hermetic.enclave.isolation.layers import (
 )
 from hermetic.enclave.isolation.seccomp import ALLOW, Argument, Rule, refuse
 
-WorkerProfile = Literal["onnx-cpu", "torch-cpu"]
-"""The profiles that a worker can be started with; there is no runtime for GPUs yet."""
+WorkerProfile = Literal["onnx-cpu", "torch-cpu", "onnx-cuda", "torch-cuda"]
+"""The profiles that a worker can be started with."""
 
 _PROT_EXEC: Final = 4
 _CLONE_THREAD: Final = 0x00010000
@@ -149,25 +149,30 @@ PROFILES: Final[dict[str, Profile]] = {
             resident_bytes=1 << 30,
             gaps={"seccomp": _EXECUTABLE | _SIZING},
         ),
-        Profile(
-            "cuda",
-            "a worker with torch or ONNX Runtime on an NVIDIA GPU; context and first run come before the lock-down",
-            (
-                *_EVERYONE,
-                _DECRYPT_INTO,
-                _LEASE,
-                Calls("the driver opens a node anew for what it maps; there are no other files in the root", "openat"),
-            ),
-            _TRIED,
-            without={
-                WRITE_XOR_EXECUTE: "the driver compiles PTX, oneDNN generates code",
-                RLIMIT_MEMORY: "the driver reserves address space beyond all memory; only a control group can bound it",
-            },
-            executable_memory=True,
-            devices=("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia0"),
-            open_files=4096,
-            resident_bytes=4 << 30,
-            gaps={"seccomp": _EXECUTABLE | _FILES | _SIZING},
+        *(
+            Profile(
+                name,
+                f"a worker with {library} on an NVIDIA GPU; its own node is added where it is started (`Room.devices`)",
+                (
+                    *_EVERYONE,
+                    _DECRYPT_INTO,
+                    _LEASE,
+                    Calls(
+                        "the driver opens a node anew for what it maps; there are no other files in the root", "openat"
+                    ),
+                ),
+                _TRIED,
+                without={
+                    WRITE_XOR_EXECUTE: "the driver compiles PTX, oneDNN generates code",
+                    RLIMIT_MEMORY: "the driver reserves address space beyond all memory; a control group can bound it",
+                },
+                executable_memory=True,
+                devices=("/dev/nvidiactl", "/dev/nvidia-uvm"),
+                open_files=4096,
+                resident_bytes=4 << 30,
+                gaps={"seccomp": _EXECUTABLE | _FILES | _SIZING},
+            )
+            for name, library in (("onnx-cuda", "ONNX Runtime"), ("torch-cuda", "torch"))
         ),
         Profile(
             "front-end",

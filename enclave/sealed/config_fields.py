@@ -28,7 +28,7 @@ _SUPPORTED_OF: Final[Mapping[str, str]] = {
     "BatchInput": "kind target_name data_type source_input",
     "BatchOutput": "target_name kind source_input",
     "ModelOptimizationPolicy": "graph",
-    "ModelInstanceGroup": "kind count",
+    "ModelInstanceGroup": "kind count gpus",
     "ModelDynamicBatching": "preferred_batch_size max_queue_delay_microseconds preserve_ordering priority_levels "
     "default_priority_level default_queue_policy priority_queue_policy",
     "ModelQueuePolicy": "timeout_action default_timeout_microseconds allow_timeout_override max_queue_size",
@@ -50,7 +50,7 @@ _SUPPORTED_OF: Final[Mapping[str, str]] = {
 SUPPORTED: Final = frozenset(f"{owner}.{name}" for owner, names in _SUPPORTED_OF.items() for name in names.split())
 """Fields that mean here what they mean to Triton, and messages whose fields are judged one by one."""
 
-_GPU_ONLY: Final = "it is about copies to and from a GPU; tensors lie in memory that front end and worker share"
+_GPU_ONLY: Final = "copies to and from a GPU always go through page-locked memory of the worker"
 HINTS: Final[Mapping[str, str]] = {
     "ModelInstanceGroup.name": "workers have no names of their own",
     "ModelOptimizationPolicy.Graph.level": "the runtime optimises as far as it can without changing types",
@@ -62,11 +62,10 @@ HINTS: Final[Mapping[str, str]] = {
 }
 """Fields that change no answer and are taken without effect: why. Whoever seals is told."""
 
-_NO_GPU: Final = "models run on the CPU"
-_OPERATOR: Final = "where and with how much a worker runs is the operator's (server.toml)"
+_OPERATOR: Final = "how a worker runs is the operator's (server.toml)"
 REFUSED: Final[Mapping[str, str]] = {
     "ModelConfig.runtime": "the runtime follows from the model's format",
-    "ModelConfig.cc_model_filenames": _NO_GPU,
+    "ModelConfig.cc_model_filenames": "a sealed model has one file, whatever GPU it computes on",
     "ModelConfig.model_operations": "libraries of operators are native code, and no worker loads any",
     "ModelConfig.model_repository_agents": "a sealed model is what its publisher sealed; nobody changes it afterwards",
     "ModelConfig.model_metrics": "buckets of histograms are the server's",
@@ -75,16 +74,15 @@ REFUSED: Final[Mapping[str, str]] = {
     "ModelInput.is_non_linear_format_io": "only TensorRT has other orders of elements",
     "ModelOutput.is_shape_tensor": "only TensorRT has shape tensors",
     "ModelOutput.is_non_linear_format_io": "only TensorRT has other orders of elements",
-    "ModelOptimizationPolicy.cuda": _NO_GPU,
-    "ModelOptimizationPolicy.execution_accelerators": "models run in their runtime's own CPU kernels",
-    "ModelInstanceGroup.gpus": _NO_GPU,
-    "ModelInstanceGroup.secondary_devices": _NO_GPU,
+    "ModelOptimizationPolicy.cuda": _OPERATOR,
+    "ModelOptimizationPolicy.execution_accelerators": _OPERATOR,
+    "ModelInstanceGroup.secondary_devices": "a worker has one GPU, and no other accelerator",
     "ModelInstanceGroup.profile": "only TensorRT has optimization profiles",
     "ModelInstanceGroup.passive": "every worker takes requests",
     "ModelInstanceGroup.rate_limiter": _OPERATOR,
     "ModelInstanceGroup.host_policy": _OPERATOR,
     "ModelSequenceBatching.State.use_same_buffer_for_input_output": "a model never writes where it still reads",
-    "ModelSequenceBatching.State.use_growable_memory": _NO_GPU,
+    "ModelSequenceBatching.State.use_growable_memory": "states lie in the server's main memory",
     "ModelEnsembling.Step.model_namespace": "a server has one namespace of models",
 }
 """Fields that are refused, and why."""

@@ -8,14 +8,15 @@ the model's graph (graph_fit.py), and whether it fits itself (configuration_rule
 Source: docs/spec/model-configuration.md section 4.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from google.protobuf import text_format
 from pydantic import ValidationError
 
-from hermetic.enclave.configuration import ModelConfiguration
+from hermetic.enclave.configuration import ALL_GPUS, ModelConfiguration
+from hermetic.enclave.gpus import GPUS_LIMIT
 from hermetic.enclave.manifest import explain
 from hermetic.enclave.sealed.config_fields import datatype_of, remarks
 from hermetic.enclave.sealed.config_scheduling import read_scheduling
@@ -173,7 +174,7 @@ def _others(config: pb.ModelConfig, found: list[str]) -> dict[str, Any]:
     ]
     return {
         "version_policy": _version_policy(config.version_policy),
-        "instances": _instances(config.instance_group, found),
+        **_instances(config.instance_group, found),
         "warmup": [_warmup(warmup, at, found) for at, warmup in enumerate(config.model_warmup)],
         "decoupled": config.model_transaction_policy.decoupled,
         "response_parameters": [
@@ -195,14 +196,38 @@ def _version_policy(policy: pb.ModelVersionPolicy) -> dict[str, Any]:
     return {"latest": policy.latest.num_versions or 1}
 
 
-def _instances(groups: Sequence[pb.ModelInstanceGroup], found: list[str]) -> int:
+def _instances(groups: Sequence[pb.ModelInstanceGroup], found: list[str]) -> dict[str, Any]:
+    """Return `instances` of groups on the CPU, or `gpus` of those on GPUs. KIND_AUTO is on those that it names."""
+    on_gpus = [group for group in groups if _is_on_gpus(group)]
     for at, group in enumerate(groups):
-        if group.kind not in (pb.ModelInstanceGroup.KIND_AUTO, pb.ModelInstanceGroup.KIND_CPU):
-            kind = pb.ModelInstanceGroup.Kind.Name(group.kind)
-            found.append(f"instance_group[{at}].kind: not supported: models run on the CPU, got {kind}")
-        if group.count < 0:
-            found.append(f"instance_group[{at}].count: expected at least 1, got {group.count}")
-    return sum(max(1, group.count) for group in groups) or 1
+        found += _group_problems(f"instance_group[{at}]", group)
+    if on_gpus and len(on_gpus) != len(groups):
+        found.append("instance_group: not supported: expected all groups on GPUs or all on the CPU, got both")
+    if not on_gpus:
+        return {"instances": sum(max(1, group.count) for group in groups) or 1}
+    if not all(group.gpus for group in on_gpus):
+        return {"gpus": ALL_GPUS}
+    return {"gpus": sorted({number for group in on_gpus for number in group.gpus})}
+
+
+def _group_problems(place: str, group: pb.ModelInstanceGroup) -> Iterator[str]:
+    kind = pb.ModelInstanceGroup.Kind.Name(group.kind)
+    if group.kind == pb.ModelInstanceGroup.KIND_MODEL:
+        yield f"{place}.kind: not supported: expected KIND_AUTO, KIND_CPU or KIND_GPU, got {kind}"
+    if group.count < 0:
+        yield f"{place}.count: expected at least 1, got {group.count}"
+    if group.kind == pb.ModelInstanceGroup.KIND_CPU and group.gpus:
+        yield f"{place}.gpus: expected none for KIND_CPU, got {list(group.gpus)}"
+    wrong = [number for number in group.gpus if not 0 <= number < GPUS_LIMIT]
+    if wrong:
+        yield f"{place}.gpus: expected numbers of 0 to {GPUS_LIMIT - 1}, got {wrong}"
+    if _is_on_gpus(group) and group.count > 1:
+        yield f"{place}.count: not supported: expected one worker on each GPU (it overlaps batches), got {group.count}"
+
+
+def _is_on_gpus(group: pb.ModelInstanceGroup) -> bool:
+    named = group.kind == pb.ModelInstanceGroup.KIND_AUTO and bool(group.gpus)
+    return named or group.kind == pb.ModelInstanceGroup.KIND_GPU
 
 
 def _warmup(warmup: pb.ModelWarmup, at: int, found: list[str]) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def test_without_a_gpu_its_profile_says_so() -> None:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
         with pytest.raises(DeviceError, match="driver"):
-            open_memory("cuda")
+            open_memory("onnx-cuda")
     else:
         pytest.skip("not run: this host has NVIDIA's driver")
 

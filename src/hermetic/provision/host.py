@@ -19,6 +19,7 @@ from typing import Final, Literal
 from hermetic import compiled
 from hermetic.attestation import key_memory
 from hermetic.enclave import zero_on_free
+from hermetic.enclave.gpus import gpus_here
 from hermetic.enclave.isolation import cgroup, landlock
 from hermetic.enclave.messages import LockdownReport
 from hermetic.enclave.zero_on_free import Zeroing
@@ -139,6 +140,8 @@ def _gpu(root: Path) -> Iterator[Finding]:
     if not version.exists():
         yield Finding("machine", "NVIDIA GPU", "missing", "no driver loaded", "models run on the CPU")
         return
+    for gpu in gpus_here(root):
+        yield Finding("machine", f"cuda:{gpu.number}", "good", f"{gpu.name or 'NVIDIA GPU'}, {gpu.node}, {gpu.uuid}")
     driver = _first_line(version)
     mode = _confidential_computing_mode()
     detail = f"{driver}; confidential computing: {mode}"

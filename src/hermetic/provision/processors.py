@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from hermetic.enclave.gpus import gpus_here
 from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.errors import ConfigurationError
 from hermetic.provision.host import Finding
@@ -27,7 +28,7 @@ def examine_cores(cores: Cores) -> Iterator[Finding]:
 def examine_plan(config: ServerConfig, cores: Cores) -> Iterator[Finding]:
     """Say how a server of this configuration would share the cores out, for the sealed files that are there now."""
     plan = CpuPlan(cores, config.cpu, config.front_ends)
-    workers = _repository(config).expected()
+    workers = _repository(config).expected(len(gpus_here()))
     try:
         plan.begin(workers)
     except ConfigurationError as error:

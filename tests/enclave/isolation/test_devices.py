@@ -18,10 +18,10 @@ from hermetic.enclave.zero_on_free import NOT_LOOKED_AT
 user, *left_out = sys.argv[1:]
 if int(user):
     identity.become(int(user), int(user))
-PROFILES["cuda"] = replace(PROFILES["cuda"], devices=("/dev/null", "/dev/zero"))
-layers = frozenset(PROFILES["cuda"].layers) - frozenset(left_out)
-room = lockdown.Room(61999, 61999, 1 << 30, 8, waived=tuple(PROPERTIES), layers=layers)
-report = lockdown.lock_down_worker(room, "cuda", NOT_LOOKED_AT)
+PROFILES["torch-cuda"] = replace(PROFILES["torch-cuda"], devices=("/dev/null",))
+layers = frozenset(PROFILES["torch-cuda"].layers) - frozenset(left_out)
+room = lockdown.Room(61999, 61999, 1 << 30, 8, waived=tuple(PROPERTIES), layers=layers, devices=("/dev/zero",))
+report = lockdown.lock_down_worker(room, "torch-cuda", NOT_LOOKED_AT)
 
 def tried(path, flags):
     try:

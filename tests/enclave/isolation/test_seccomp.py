@@ -118,7 +118,7 @@ def test_whether_a_profile_has_threads_is_one_line_of_it() -> None:
 
 
 def test_a_gpu_worker_may_speak_to_its_driver_and_to_nothing_else() -> None:
-    program = assemble(rules(PROFILES["cuda"], empty_root=True), architecture="x86_64")
+    program = assemble(rules(PROFILES["torch-cuda"], empty_root=True), architecture="x86_64")
 
     def ioctl(command: int) -> int:
         return run(program, NUMBERS["x86_64"]["ioctl"], 3, command, architecture="x86_64")
@@ -127,7 +127,7 @@ def test_a_gpu_worker_may_speak_to_its_driver_and_to_nothing_else() -> None:
         assert ioctl(command) == ALLOW
     for command in (0x5412, 0x8912, 0x40086602):  # TIOCSTI, SIOCGIFCONF, FS_IOC_SETFLAGS
         assert ioctl(command) == refuse()
-    given = required(PROFILES["cuda"])
+    given = required(PROFILES["torch-cuda"])
     assert given["no-files"] == ("empty-root", "landlock-files")
     assert given["bounded-memory"] == ("cgroup-memory",)
     assert SECCOMP in given["no-network"]

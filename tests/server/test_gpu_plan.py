@@ -16,7 +16,7 @@ PLAN = GpuPlan(GPUS)
 def numbers(gpus: GpuNumbers, instances: int | None = None, used: tuple[int, ...] = ()) -> list[int | None]:
     settings = ModelSettings(instances=instances)
     placed = PLAN.place("iris", ModelConfiguration(gpus=gpus), settings, [GPUS[number] for number in used])
-    return [gpu and gpu.number for gpu in placed]
+    return [None if gpu is None else gpu.number for gpu in placed]
 
 
 @pytest.mark.parametrize(

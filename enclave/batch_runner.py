@@ -1,5 +1,8 @@
 """One batch, from the frame that announces it to the frame that answers it. The same for front ends and known answers.
 
+    BatchBorder   what comes from a front end is checked and copied; what goes there is checked
+    BatchRunner   one batch after the other, on the CPU; on a GPU: device_runner.py
+
 Inputs are copied once into private memory before they are checked or used: the front end could change shared memory
 between a runtime's check of an index and its use. Outputs are written where the front end reads them. Private copies
 are zeroed after each batch, however it ends (memory.py). Source of shapes and places: the manifest and buffers.py,
@@ -17,9 +20,10 @@ from hermetic.enclave.buffers import BufferLayout, Region
 from hermetic.enclave.configuration import ABSENT_SHAPE
 from hermetic.enclave.datatypes import BYTES, ELEMENT_BYTES
 from hermetic.enclave.host_memory import address_of
-from hermetic.enclave.memory import Memory
+from hermetic.enclave.memory import BatchMemory, Memory
 from hermetic.enclave.messages import (
     STATUS_FAILED,
+    STATUS_FULL,
     STATUS_REFUSED,
     STRINGS_LIMIT,
     Batch,
@@ -30,9 +34,9 @@ from hermetic.enclave.messages import (
 )
 from hermetic.enclave.model_tensors import ModelTensor, fits, inputs_of, outputs_of, reshaped
 from hermetic.enclave.runtimes.interface import Input, Output, Runtime
-from hermetic.errors import BorderError, HermeticError, InvalidRequestError, ModelFormatError
+from hermetic.errors import BorderError, DeviceFullError, HermeticError, InvalidRequestError, ModelFormatError
 
-__all__ = ["BatchRunner", "SharedBuffers"]
+__all__ = ["BatchBorder", "BatchRunner", "SharedBuffers", "not_done"]
 
 _FALSE_AND_TRUE: Final = bytes(1) + bytes([1]) * 255
 
@@ -63,11 +67,8 @@ class BatchRunner:
 
     def __init__(self, runtime: Runtime, description: ModelDescription, memory: Memory) -> None:
         self._runtime = runtime
-        self._inputs = inputs_of(description)
-        self._outputs = outputs_of(description)
-        self._max_rows = description.max_batch_size
-        self._private = memory.batch(len(self._inputs))
-        self._reshapes = any(tensor.own.shape != tensor.spec.shape and not tensor.whole for tensor in self._outputs)
+        self._private = memory.batch(len(inputs_of(description)))
+        self._border = BatchBorder(description, self._private)
 
     def run(self, batch: Batch, buffers: SharedBuffers) -> bytes:
         """Return the frame that answers `batch`; a failure of the model or of a request's content is an answer too.
@@ -75,29 +76,18 @@ class BatchRunner:
         Raises `BorderError` where the frame points outside of what the layout allows.
         """
         started = time.monotonic_ns()
-        self._check_frame(batch, buffers.layout)
+        self._border.check_frame(batch, buffers.layout)
         failed = True
         try:
             # Frames do not say whose rows they hold.
             self._private.begin(tenant=None)
-            rows = self._check_shapes(batch)
-            inputs = self._copy_inputs(batch, buffers)
-            outputs = self._places(batch.buffer, rows, buffers)
+            inputs, outputs = self._border.take(batch, buffers)
             copied = time.monotonic_ns()
-            tensors = self._runtime.run(inputs, outputs)
-            self._check_strings(tensors)
-            if self._reshapes:
-                tensors = [self._as_callers_see(*pair) for pair in zip(self._outputs, tensors, strict=True)]
+            tensors = self._border.checked(self._runtime.run(inputs, outputs))
             ran = time.monotonic_ns()
             failed = False
-        except InvalidRequestError as error:
-            return encode_not_done(batch.buffer, batch.sequence, STATUS_REFUSED, str(error))
-        except HermeticError as error:
-            return encode_not_done(batch.buffer, batch.sequence, STATUS_FAILED, str(error))
         except Exception as error:  # noqa: BLE001 - whatever a model makes a runtime raise ends this batch only
-            # Not the runtime's own text: it may quote values, and a batch holds rows of several callers.
-            text = f"the runtime could not run this batch ({type(error).__name__})"
-            return encode_not_done(batch.buffer, batch.sequence, STATUS_FAILED, text)
+            return not_done(batch, error)
         finally:
             self._private.forget(failed=failed)
         wiped = time.monotonic_ns()
@@ -107,7 +97,34 @@ class BatchRunner:
         """Give up the runtime. The private memory goes with `Memory.unload`."""
         self._runtime.close()
 
-    def _check_frame(self, batch: Batch, layout: BufferLayout) -> None:
+
+class BatchBorder:
+    """What a front end says and gives, taken with care, and what it is given, checked, for batches of one model."""
+
+    def __init__(self, description: ModelDescription, private: BatchMemory) -> None:
+        self._inputs = inputs_of(description)
+        self._outputs = outputs_of(description)
+        self._max_rows = description.max_batch_size
+        self._private = private
+        self._reshapes = any(tensor.own.shape != tensor.spec.shape and not tensor.whole for tensor in self._outputs)
+
+    def take(self, batch: Batch, buffers: SharedBuffers) -> tuple[list[Input], list[Output]]:
+        """Return the inputs, copied into private memory, and where the outputs go.
+
+        Raises `InvalidRequestError` where a request's content is at fault.
+        """
+        rows = self._check_shapes(batch)
+        return self._copy_inputs(batch, buffers), self._places(batch.buffer, rows, buffers)
+
+    def checked(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Return the outputs as callers see them. Raises `ModelFormatError`."""
+        self._check_strings(tensors)
+        if self._reshapes:
+            return [self._as_callers_see(*pair) for pair in zip(self._outputs, tensors, strict=True)]
+        return tensors
+
+    def check_frame(self, batch: Batch, layout: BufferLayout) -> None:
+        """Raise `BorderError` where the frame points outside of what the layout allows."""
         if batch.buffer >= layout.buffers or len(batch.inputs) != len(self._inputs):
             raise BorderError(
                 f"batch: wanted a buffer below {layout.buffers} and {len(self._inputs)} inputs, "
@@ -189,3 +206,16 @@ class BatchRunner:
                 f"output {known.own.name!r}: wanted {list(known.own.shape)}, got {list(tensor.shape)}"
             )
         return tensor._replace(shape=reshaped(tensor.shape, known.own.shape, known.spec.shape))
+
+
+def not_done(batch: Batch, error: Exception) -> bytes:
+    """Return the frame for a batch that ended with `error`, which its callers are told as far as they may be."""
+    if isinstance(error, InvalidRequestError):
+        return encode_not_done(batch.buffer, batch.sequence, STATUS_REFUSED, str(error))
+    if isinstance(error, DeviceFullError):
+        return encode_not_done(batch.buffer, batch.sequence, STATUS_FULL, str(error))
+    if isinstance(error, HermeticError):
+        return encode_not_done(batch.buffer, batch.sequence, STATUS_FAILED, str(error))
+    # Not the runtime's own text: it may quote values, and a batch holds rows of several callers.
+    text = f"the runtime could not run this batch ({type(error).__name__})"
+    return encode_not_done(batch.buffer, batch.sequence, STATUS_FAILED, text)

@@ -9,7 +9,7 @@ import ctypes
 from typing import Any, Final
 
 from hermetic.enclave.host_memory import HostBlock, PrivatePages, wipe_at
-from hermetic.errors import DeviceError
+from hermetic.errors import DeviceError, DeviceFullError
 
 __all__ = ["CudaDevice"]
 
@@ -97,7 +97,7 @@ class CudaDevice:
         return free.value
 
     def allocate(self, nbytes: int) -> int:
-        """Return the address of `nbytes` of memory with any content; `DeviceError` where there is no room."""
+        """Return the address of `nbytes` of memory with any content; `DeviceFullError` where there is no room."""
         self.use_here()  # a runtime may ask on a thread of its own
         address = _ADDRESS()
         self._call("cuMemAlloc_v2", ctypes.byref(address), nbytes)
@@ -155,7 +155,7 @@ class CudaDevice:
     def _call(self, name: str, *arguments: object) -> None:
         code = getattr(self._driver, name)(*arguments)
         if code == _OUT_OF_MEMORY:
-            raise DeviceError(f"GPU: wanted memory for {name}, got none free")
+            raise DeviceFullError(f"GPU: wanted memory for {name}, got none free")
         if code != _SUCCESS:
             raise DeviceError(f"GPU: wanted {name} to succeed, got CUDA error {code}")
 

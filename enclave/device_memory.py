@@ -1,14 +1,15 @@
 """Memory for runtimes that compute on a GPU: what memory.py promises, as decisions over a few calls of a device.
 
-A batch goes: inputs are copied into page-locked staging (`take`), from there to request buffers on the device
-(`upload`), the runtime computes, outputs come back through staging (`download`, `settle`), all of it is wiped
+A batch goes: inputs are copied into page-locked staging (`prepare`, `take`), from there to buffers on the device
+(`upload`), the runtime computes (`enter`), outputs come back through staging (`download`, `settle`), all of it is wiped
 (`forget`). Copies and wipes of one batch are ordered on a stream of its own.
 
 Rules, each held by a property test:
  (1) What counts as written is noted before it is written, and forgotten only when its wipe is known to be done.
  (2) Main memory is wiped only after the device has finished with it; memory of the device in the order of its stream.
  (3) Only wiped memory is freed or used for something else.
- (4) Batches in flight at the same time are of one tenant; one whose tenant is not known is in flight alone.
+ (4) Batches in a runtime at the same time are of one tenant; one whose tenant is not known is there alone. What is not
+     there yet touches nothing but staging and request buffers of its own.
  (5) A failed wait or wipe is final: nothing is used or freed from then on, and every call says so. The device's memory
      then goes with its context, when the process ends.
 
@@ -17,6 +18,7 @@ Work of a batch that is not on its stream (onnxruntime has one of its own) must 
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from hermetic.enclave.host_memory import HostBlock, Staging
@@ -125,15 +127,19 @@ class DeviceMemory:
     def enter(self, tenant: bytes | None) -> None:
         """Make way for a batch of `tenant`: wipe what the caches hold free, unless the last batch was its own.
 
-        Raises `DeviceError` where another tenant's batch is in flight (4), and where a wipe fails.
+        Raises `DeviceError` where another tenant's batch is in a runtime (4), and where a wipe fails.
         """
         self.check()
-        same = tenant is not None and tenant == self._tenant
-        if not same and any(batch.in_flight for batch in self._batches):
+        same = self.is_same(tenant)
+        if not same and any(batch.computing for batch in self._batches):
             raise DeviceError("GPU memory: wanted one tenant's batches in flight, got another's: forget them first")
         if not same and not self._clean:
             self.wipe_free_blocks()
         self._tenant, self._clean = tenant, False
+
+    def is_same(self, tenant: bytes | None) -> bool:
+        """Whether the last batch that entered a runtime is known to have been of this tenant."""
+        return tenant is not None and tenant == self._tenant
 
     def wipe_free_blocks(self) -> None:
         """Zero all memory that runtimes keep and do not use, and what they gave away unwiped."""
@@ -146,8 +152,10 @@ class DeviceMemory:
 
     def unload(self) -> None:
         """Zero everything, give it back, and overwrite what libraries gave back themselves."""
+        closing = [batch.close for batch in reversed(self._batches)]
+        self._batches.clear()
         failures: list[DeviceError] = []
-        for step in (self._close_batches, self._empty_caches, self._sweep_all):
+        for step in (*closing, self._empty_caches, self._sweep_all):
             try:
                 step()
             except DeviceError as error:
@@ -177,16 +185,6 @@ class DeviceMemory:
         except DeviceError as error:
             self._lost = str(error)
             raise
-
-    def _close_batches(self) -> None:
-        failures: list[DeviceError] = []
-        while self._batches:
-            try:
-                self._batches.pop().close()
-            except DeviceError as error:
-                failures.append(error)
-        if failures:
-            raise failures[0]
 
     def _empty_caches(self) -> None:
         self._least_free = min(self._least_free, self.device.free_bytes())
@@ -238,14 +236,27 @@ class DeviceBatch:
         self._buffers: dict[tuple[str, int], _Buffer] = {}
         self._lengths = [0] * inputs
         self._busy: set[Staging] = set()  # the device may be reading or writing them
+        self._tenant: bytes | None = None
         self.in_flight = False
+        self.computing = False  # a runtime may be using what it keeps for later on behalf of this batch
 
     def begin(self, tenant: bytes | None) -> None:
         """See memory.py."""
-        if self.in_flight:
-            raise DeviceError("GPU memory: wanted the last batch forgotten before the next begins, got another")
+        self._check_none_in_flight()
         self._memory.enter(tenant)
-        self.in_flight = True
+        self.in_flight = self.computing = True
+
+    def prepare(self, tenant: bytes | None) -> None:
+        """Begin, but for the runtime: inputs may be taken and uploaded while another tenant's batch is computed."""
+        self._check_none_in_flight()
+        self._memory.check()
+        self._tenant, self.in_flight = tenant, True
+
+    def enter(self) -> None:
+        """Go on to the runtime; raises what `begin` raises."""
+        self._check_in_flight()
+        self._memory.enter(self._tenant)
+        self.computing = True
 
     def take(self, index: int, address: int, nbytes: int, capacity: int) -> HostBlock:
         """Copy input `index` into staging; return where it lies there."""
@@ -311,7 +322,7 @@ class DeviceBatch:
                 self._device.wait(self.stream)
         for buffer in dirty:
             buffer.dirty = 0
-        self.in_flight = False
+        self.in_flight = self.computing = False
 
     def close(self) -> None:
         """Wipe and give back everything; a batch in flight counts as failed. Staging in any case."""
@@ -349,18 +360,22 @@ class DeviceBatch:
                 self._device.wait(self.stream)
         self._device.free(buffer.address)
 
+    def _check_none_in_flight(self) -> None:
+        if self.in_flight:
+            raise DeviceError("GPU memory: wanted the last batch forgotten before the next begins, got another")
+
     def _check_in_flight(self) -> None:
         if not self.in_flight:
             raise DeviceError("GPU memory: wanted a batch that has begun, got none")
 
 
+@dataclass(slots=True)
 class _Buffer:
     """Memory of the device of which the first `dirty` bytes may not be zero."""
 
-    def __init__(self, address: int, nbytes: int) -> None:
-        self.address = address
-        self.nbytes = nbytes
-        self.dirty = 0
+    address: int
+    nbytes: int
+    dirty: int = 0
 
 
 class _LockedPages:

@@ -1,13 +1,19 @@
-"""The front ends that a worker serves: one batch of each that has one, in turn. What one does harms no other."""
+"""The front ends that a worker serves: one batch of each that has one, in turn. What one does harms no other.
+
+On a GPU several batches are under way at a time (device_runner.py); they are answered in the order of their arrival.
+"""
 
 import os
 import select
+from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final, NamedTuple
 
 from hermetic.enclave.batch_runner import BatchRunner, SharedBuffers
 from hermetic.enclave.buffers import layout
 from hermetic.enclave.channel import Channel, map_shared_memory
+from hermetic.enclave.device_runner import DeviceRunner
 from hermetic.enclave.messages import ModelDescription, decode_batch
 from hermetic.enclave.pulse import Pulse
 from hermetic.enclave.zero_on_free import wipe
@@ -29,7 +35,7 @@ class FrontEndChannels:
 
     def __init__(
         self,
-        runner: BatchRunner,
+        runner: BatchRunner | DeviceRunner,
         description: ModelDescription,
         control: Channel,
         files: Mapping[str, bytearray],
@@ -41,6 +47,8 @@ class FrontEndChannels:
         `pulse` tells the supervisor when a batch begins and ends; the descriptor `ended` is readable once all is over.
         """
         self._runner = runner
+        self._device = runner if isinstance(runner, DeviceRunner) else None
+        self._under_way: deque[tuple[_FrontEnd, Callable[[], bytes]]] = deque()
         self._pulse = pulse
         self._files = files
         self._description = description
@@ -84,12 +92,16 @@ class FrontEndChannels:
     def serve(self, on_control: Callable[[], bool]) -> None:
         """Run batches until all is over, or until `on_control`, called when a control frame waits, returns False."""
         while True:
-            for descriptor, _ in self._poll.poll():
+            # Whoever waits is let in first: its inputs travel while the batch before it is computed.
+            events = self._poll.poll(0) if self._under_way else self._poll.poll()
+            if not events:
+                self._answer_oldest()
+            for descriptor, _ in events:
                 if descriptor == self._ended:
                     return
                 if descriptor != self._control:
                     self._serve_one(descriptor)
-                elif not on_control():
+                elif not self._obeys(on_control):
                     return
 
     def shut(self) -> None:
@@ -97,10 +109,16 @@ class FrontEndChannels:
         for front_end in list(self._front_ends.values()):
             front_end.channel.shut()
 
+    def _obeys(self, on_control: Callable[[], bool]) -> bool:
+        """Answer what is under way first: a control frame is obeyed between two batches."""
+        self._answer_all()
+        return on_control()
+
     def finish(self) -> None:
         """Answer the batches that already wait, unless all is over, and let go of every front end."""
         over = select.poll()
         over.register(self._ended, select.POLLIN)
+        self._answer_all()
         for descriptor, front_end in list(self._front_ends.items()):
             waiting = select.poll()
             waiting.register(descriptor, select.POLLIN)
@@ -109,12 +127,16 @@ class FrontEndChannels:
                 if descriptor not in self._front_ends or over.poll(0) or not waiting.poll(0):
                     break
                 self._serve_one(descriptor)
+            self._answer_all()
             if descriptor in self._front_ends:
                 self._drop(descriptor, front_end)
 
     def _serve_one(self, descriptor: int) -> None:
         front_end = self._front_ends.get(descriptor)
         if front_end is None:  # dropped earlier in the same round
+            return
+        if self._device is not None:
+            self._start_one(descriptor, front_end, self._device)
             return
         self._pulse.begin()
         try:
@@ -126,6 +148,42 @@ class FrontEndChannels:
             self._drop(descriptor, front_end)
         finally:
             self._pulse.end()
+
+    def _start_one(self, descriptor: int, front_end: _FrontEnd, device: DeviceRunner) -> None:
+        """Begin with a batch on the GPU, once there is room for it."""
+        if not device.has_room:
+            self._answer_oldest()
+            if self._front_ends.get(descriptor) is not front_end:  # it takes no answers any more
+                return
+        if not self._under_way:
+            self._pulse.begin()
+        try:
+            batch = decode_batch(front_end.channel.receive_data())
+            pending = device.start(batch, front_end.buffers)
+            self._under_way.append((front_end, partial(device.finish, pending)))
+        except (BorderError, OSError):
+            self._drop(descriptor, front_end)
+        finally:
+            if not self._under_way:
+                self._pulse.end()
+
+    def _answer_all(self) -> None:
+        while self._under_way:
+            self._answer_oldest()
+
+    def _answer_oldest(self) -> None:
+        """Finish the batch that has been under way for longest. Each is a turn of its own for who watches."""
+        front_end, finish = self._under_way.popleft()
+        try:
+            front_end.channel.send(finish())
+        except (BorderError, OSError):
+            descriptor = front_end.channel.fileno()
+            if self._front_ends.get(descriptor) is front_end:
+                self._drop(descriptor, front_end)
+        finally:
+            self._pulse.end()
+            if self._under_way:
+                self._pulse.begin()
 
     def _drop(self, descriptor: int, front_end: _FrontEnd) -> None:
         self._poll.unregister(descriptor)

@@ -9,6 +9,7 @@ import mmap
 from hermetic.enclave.batch_runner import BatchRunner, SharedBuffers
 from hermetic.enclave.buffers import BufferLayout, layout
 from hermetic.enclave.configuration import ABSENT_SHAPE
+from hermetic.enclave.device_runner import DeviceRunner
 from hermetic.enclave.known_answer_file import KnownAnswer, NamedTensor, check_cases, decode, verify_answers
 from hermetic.enclave.manifest import Manifest
 from hermetic.enclave.messages import STATUS_OK, Batch, ModelDescription, Tensor, decode_done
@@ -19,7 +20,7 @@ __all__ = ["layout_for", "outputs_in", "verify_known_answers", "write_inputs"]
 
 
 def verify_known_answers(
-    runner: BatchRunner, description: ModelDescription, manifest: Manifest, content: memoryview
+    runner: BatchRunner | DeviceRunner, description: ModelDescription, manifest: Manifest, content: memoryview
 ) -> int:
     """Return how many cases passed: all in the known-answer file `content`, else `KnownAnswerError`."""
     cases = decode(content)

@@ -54,6 +54,7 @@ DONE_KIND: Final = 0x41
 STATUS_OK: Final = 0
 STATUS_REFUSED: Final = 1  # the batch's content is at fault
 STATUS_FAILED: Final = 2  # the model or the runtime is at fault
+STATUS_FULL: Final = 3  # the GPU had no room for it
 
 Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1, max_length=NAME_LIMIT)]
@@ -401,7 +402,7 @@ def decode_done(frame: bytes) -> Done:
     """Return the answer in `frame`, or raise `BorderError`."""
     _check_length(frame, _DONE.size, "done")
     kind, status, count, buffer, sequence, input_ns, infer_ns, output_ns = _DONE.unpack_from(frame)
-    if kind != DONE_KIND or status not in (STATUS_OK, STATUS_REFUSED, STATUS_FAILED):
+    if kind != DONE_KIND or status not in (STATUS_OK, STATUS_REFUSED, STATUS_FAILED, STATUS_FULL):
         raise BorderError(f"done frame: wanted kind {DONE_KIND:#x} and a known status, got {kind:#x} and {status}")
     if status == STATUS_OK:
         return Done(

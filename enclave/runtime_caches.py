@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from hermetic.enclave.device_memory import Block, DeviceMemory
-from hermetic.errors import DeviceError
+from hermetic.errors import DeviceError, DeviceFullError
 
 __all__ = ["Arena", "TorchCache", "TorchCuda"]
 
@@ -67,6 +67,12 @@ class TorchCache:
         """
         self._scratch = frozenset(block for block, in_use in self._blocks() if in_use)
 
+    def add_scratch(self, act: Callable[[], None]) -> None:
+        """Take for a workspace whatever `act` leaves in use: there is one for each stream. Nothing else may run."""
+        before = {block for block, in_use in self._blocks() if in_use}
+        act()
+        self._scratch |= {block for block, in_use in self._blocks() if in_use} - before
+
     def free_blocks(self) -> Sequence[Block]:
         """Return all that no tensor uses, and the workspaces."""
         return [block for block, in_use in self._blocks() if not in_use or block in self._scratch]
@@ -109,8 +115,11 @@ class Arena:
     change that: never set them beside this.) Source: onnxruntime.ai, CUDA execution provider, `gpu_external_*`.
     """
 
-    def __init__(self, memory: DeviceMemory, limit_bytes: int) -> None:
-        """Join `memory`. At most `limit_bytes` are allocated; beyond, onnxruntime's run fails."""
+    def __init__(self, memory: DeviceMemory, limit_bytes: int, *, keeps: bool = False) -> None:
+        """Join `memory`. At most `limit_bytes` are allocated; beyond, onnxruntime's run fails.
+
+        `keeps`: blocks are not given back before the end to make room for others: recorded CUDA graphs write there.
+        """
         self._memory = memory
         self._limit = limit_bytes
         self._total = 0
@@ -119,6 +128,8 @@ class Arena:
         self._by_size: dict[int, list[int]] = {}
         self._dirty: set[int] = set()  # addresses of free blocks
         self._fault = ""
+        self._refusal: DeviceError | None = None
+        self._keeps = keeps
         memory.add_cache(self)
 
     def provider_options(self) -> dict[str, str]:
@@ -130,7 +141,7 @@ class Arena:
         return {name: str(address) for name, address in zip(names, addresses, strict=True)}
 
     def allocate(self, nbytes: int) -> int:
-        """Return the address of at least `nbytes`; `DeviceError` beyond the limit or without room."""
+        """Return the address of at least `nbytes`; `DeviceFullError` beyond the limit or without room."""
         size = _rounded(nbytes)
         waiting = self._by_size.get(size)
         if waiting:
@@ -185,7 +196,7 @@ class Arena:
         if self._total + size > self._limit:
             self._make_room()
         if self._total + size > self._limit:
-            raise DeviceError(
+            raise DeviceFullError(
                 f"GPU memory: wanted at most {self._limit} bytes for this model, got {self._total + size}"
             )
         try:
@@ -196,7 +207,14 @@ class Arena:
         self._total += size
         return address
 
+    def refusal(self) -> DeviceError | None:
+        """Return why an allocation was refused since this was last asked: the library's own error does not say."""
+        refusal, self._refusal = self._refusal, None
+        return refusal
+
     def _make_room(self) -> None:
+        if self._keeps:
+            return
         self._memory.wipe(self.free_blocks())
         self.wiped()
         self.release()
@@ -209,7 +227,8 @@ class Arena:
         """Called by onnxruntime, which makes an error of a null pointer. Nothing may be raised into it."""
         try:
             return self.allocate(nbytes)
-        except DeviceError:
+        except DeviceError as error:
+            self._refusal = error
             return None
 
     def _on_free(self, address: int | None) -> None:

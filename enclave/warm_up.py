@@ -14,6 +14,7 @@ from hermetic.enclave.batch_runner import BatchRunner, SharedBuffers
 from hermetic.enclave.buffers import layout
 from hermetic.enclave.configuration import Warmup, WarmupInput
 from hermetic.enclave.datatypes import BYTES
+from hermetic.enclave.device_runner import DeviceRunner
 from hermetic.enclave.known_answer import write_inputs
 from hermetic.enclave.known_answer_file import NamedTensor
 from hermetic.enclave.made_batches import ReadFile, hidden_inputs, zeros
@@ -28,7 +29,7 @@ VARIABLE_TENSOR_BYTES: Final = 16 << 20  # of an output whose size nobody knows
 _FLOATS: Final = {"FP16": "<f2", "FP32": "<f4", "FP64": "<f8"}
 
 
-def warm_up(runner: BatchRunner, description: ModelDescription, read: ReadFile) -> int:
+def warm_up(runner: BatchRunner | DeviceRunner, description: ModelDescription, read: ReadFile) -> int:
     """Run every warm-up; return how many batches ran. `read` gives a file of the payload.
 
     Raises `ModelFormatError` where the model gives no answer.
@@ -36,7 +37,7 @@ def warm_up(runner: BatchRunner, description: ModelDescription, read: ReadFile) 
     return sum(_run(runner, description, warmup, read) for warmup in description.configuration.warmup)
 
 
-def _run(runner: BatchRunner, description: ModelDescription, warmup: Warmup, read: ReadFile) -> int:
+def _run(runner: BatchRunner | DeviceRunner, description: ModelDescription, warmup: Warmup, read: ReadFile) -> int:
     inputs = _inputs(description, warmup, read)
     variable = max(VARIABLE_TENSOR_BYTES, *(len(tensor.raw) for tensor in inputs))
     rows = warmup.batch_size if description.max_batch_size else 0

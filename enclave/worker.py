@@ -29,7 +29,10 @@ from hermetic.enclave import runtimes
 from hermetic.enclave.attested_key import KEY_MEMORY_BYTES, AttestedKey
 from hermetic.enclave.batch_runner import BatchRunner
 from hermetic.enclave.channel import Channel
+from hermetic.enclave.device_memory import DeviceMemory
+from hermetic.enclave.device_runner import DeviceRunner
 from hermetic.enclave.front_end_channels import FrontEndChannels
+from hermetic.enclave.gpus import GpuOrders
 from hermetic.enclave.isolation.limits import threads_of_worker
 from hermetic.enclave.isolation.lockdown import Room, lock_down_worker
 from hermetic.enclave.isolation.process import die_with_parent, make_undumpable
@@ -58,7 +61,8 @@ from hermetic.enclave.messages import (
 from hermetic.enclave.model_tensors import model_tensors
 from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.enclave.pulse import Pulse
-from hermetic.enclave.runtimes.interface import ModelToLoad
+from hermetic.enclave.runtimes.interface import ModelToLoad, Runtime
+from hermetic.enclave.runtimes.interface_on_device import DeviceRuntime
 from hermetic.enclave.runtimes.refusals import ModelRefusal, refused
 from hermetic.enclave.sealing import OpenedModel, open_payload, read_header, verify_manifest
 from hermetic.enclave.streaming_aead import KEY_BYTES
@@ -83,7 +87,7 @@ FAILED_TEXT_LIMIT: Final = 2048  # characters of a reason
 class _Loaded:
     opened: OpenedModel
     description: ModelDescription
-    runner: BatchRunner
+    runner: BatchRunner | DeviceRunner
     front_ends: FrontEndChannels
     memory: Memory
 
@@ -142,6 +146,7 @@ class Worker:
             memory_bytes=prepare.memory_limit_bytes,
             threads=threads_of_worker(prepare.threads),
             waived=prepare.waived,
+            devices=() if prepare.gpu is None else (prepare.gpu.gpu.node,),
         )
         report = lock_down_worker(room, prepare.profile, zeroing)
         # (4) The key pair.
@@ -174,9 +179,8 @@ class Worker:
         unsealed = time.monotonic()
         try:
             # (6) The runtime.
-            runtime = runtimes.load(_to_load(manifest, opened, prepare))
             description = manifest.description()
-            runner = BatchRunner(runtime, description, private)
+            runtime, runner = _runner(_to_load(manifest, opened, prepare), description, private, prepare.gpu)
             loaded = time.monotonic()
             # (7) Warm-ups, then the known answers.
             warm_up(runner, description, opened.view)
@@ -282,7 +286,7 @@ class _Unsealing:
         digest, profile = manifest.digest().hex(), self.prepare.profile
         if digest != message.manifest_digest:
             raise SealedModelError(f"sealed model: wanted the manifest {message.manifest_digest}, got {digest}")
-        if runtimes.PROFILE_OF_FORMAT.get(manifest.format) != profile:
+        if not runtimes.runs(profile, manifest.format):
             raise ConfigurationError(
                 f"model {manifest.name}: wanted a format that the profile {profile} runs, got {manifest.format}"
             )
@@ -305,6 +309,19 @@ def _to_load(manifest: Manifest, opened: OpenedModel, prepare: Prepare) -> Model
         spinning=prepare.spinning,
         prepack_limit_bytes=prepare.prepack_limit_bytes,
     )
+
+
+def _runner(
+    model: ModelToLoad, description: ModelDescription, memory: Memory, orders: GpuOrders | None
+) -> tuple[Runtime | DeviceRuntime, BatchRunner | DeviceRunner]:
+    """Return the loaded model and what runs its batches, on the CPU or, where there are orders for one, on a GPU."""
+    if orders is None:
+        runtime = runtimes.load(model)
+        return runtime, BatchRunner(runtime, description, memory)
+    if not isinstance(memory, DeviceMemory):
+        raise ConfigurationError(f"gpu: wanted memory on a GPU, got {type(memory).__name__}")
+    on_gpu = runtimes.load_on_gpu(model, memory, orders)
+    return on_gpu, DeviceRunner(on_gpu, description, memory)
 
 
 def _wipe(loaded: _Loaded) -> None:

@@ -13,13 +13,14 @@ from typing import Final
 
 from hermetic.enclave.buffers import BufferLayout
 from hermetic.enclave.channel import Channel
-from hermetic.enclave.messages import STATUS_OK, STATUS_REFUSED, Done, decode_done, encode_batch
+from hermetic.enclave.messages import STATUS_FULL, STATUS_OK, STATUS_REFUSED, Done, decode_done, encode_batch
 from hermetic.errors import (
     BorderClosedError,
     BorderError,
     HermeticError,
     InvalidRequestError,
     LeaseEndedError,
+    OverloadedError,
     WorkerLostError,
     WorkerStoppedError,
 )
@@ -377,6 +378,8 @@ def _failure(done: Done, *, mixed: bool) -> HermeticError:
     The worker's words may quote any row of the batch, so a caller hears them only where all rows are its own tenant's,
     and no record has them.
     """
+    if done.status == STATUS_FULL:
+        return OverloadedError("the model has no room on its GPU for this batch: wanted fewer or smaller requests")
     if done.status != STATUS_REFUSED:
         return HermeticError("the model failed on this batch")
     return InvalidRequestError("the model refused the input" if mixed else f"the model refused the input: {done.text}")

@@ -18,8 +18,8 @@ from hermetic.server.cpu_plan import Place
 
 __all__ = ["BATCHES_IN_FLIGHT", "NO_GPUS", "GpuPlan", "gpus_wanted", "on_gpu", "orders"]
 
-BATCHES_IN_FLIGHT: Final = 2
-"""Batches that a worker on a GPU has unasked: one is copied or answered while the other is computed."""
+BATCHES_IN_FLIGHT: Final = 3
+"""Batches that a worker on a GPU has unasked: one is answered, one computed, one uploaded (docs/adr/0221)."""
 
 _CUDA: Final = "cuda"
 

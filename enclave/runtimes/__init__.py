@@ -1,6 +1,7 @@
 """What runs models: one module per format behind one small interface, and the table that picks it.
 
-    interface.py      `Runtime`, `Input`, `Output`, `ModelToLoad`
+    interface.py      `Runtime`, `Input`, `Output`, `ModelToLoad`      interface_on_device.py: the same on a GPU
+    onnx_session.py   a graph as a session      onnx_cuda.py, torch_cuda.py: on a GPU
     onnx.py           ONNX Runtime       onnx_graph.py: weights lifted out of a graph, and what a graph may not contain
     torchscript.py    torch.jit          torch_export.py: torch.export       safetensors.py + architectures.py
     torch_module.py   running any torch module on shared memory
@@ -19,9 +20,12 @@ import importlib
 from collections.abc import Callable
 from typing import Final
 
+from hermetic.enclave.device_memory import DeviceMemory
+from hermetic.enclave.gpus import GpuOrders
 from hermetic.enclave.runtimes.interface import ModelToLoad, Runtime
+from hermetic.enclave.runtimes.interface_on_device import DeviceRuntime
 
-__all__ = ["MODULE_OF_FORMAT", "PROFILE_OF_FORMAT", "import_runtimes", "load"]
+__all__ = ["MODULE_OF_FORMAT", "PROFILE_OF_FORMAT", "PROFILE_ON_GPU", "import_runtimes", "load", "load_on_gpu", "runs"]
 
 _HERE: Final = "hermetic.enclave.runtimes"
 MODULE_OF_FORMAT: Final = {
@@ -41,11 +45,37 @@ PROFILE_OF_FORMAT: Final = {
 """Which lock-down profile a format's runtime needs."""
 
 
+MODULE_ON_GPU: Final = {
+    "onnx": f"{_HERE}.onnx_cuda",
+    "torchscript": f"{_HERE}.torch_cuda",
+    "torch-export": f"{_HERE}.torch_cuda",
+}
+"""Which module loads a format on a GPU; others compute on the CPU only."""
+
+PROFILE_ON_GPU: Final = {"onnx": "onnx-cuda", "torchscript": "torch-cuda", "torch-export": "torch-cuda"}
+"""Which lock-down profile that needs."""
+
+
 def import_runtimes(profile: str) -> None:
     """Import and warm up every runtime of `profile`, with one thread left afterwards."""
-    for format_name, of_format in PROFILE_OF_FORMAT.items():
+    for format_name, of_format in (*PROFILE_OF_FORMAT.items(), *PROFILE_ON_GPU.items()):
         if of_format == profile:
             importlib.import_module(MODULE_OF_FORMAT[format_name]).warm_up()
+            if profile == PROFILE_ON_GPU.get(format_name):
+                importlib.import_module(MODULE_ON_GPU[format_name])
+
+
+def runs(profile: str, format_name: str) -> bool:
+    """Whether a worker of `profile` loads models of a format."""
+    return profile in (PROFILE_OF_FORMAT.get(format_name), PROFILE_ON_GPU.get(format_name))
+
+
+def load_on_gpu(model: ModelToLoad, memory: DeviceMemory, orders: GpuOrders) -> DeviceRuntime:
+    """Return the model on a GPU, loaded by its format's runtime; raises as that does."""
+    loader: Callable[[ModelToLoad, DeviceMemory, GpuOrders], DeviceRuntime] = importlib.import_module(
+        MODULE_ON_GPU[model.format]
+    ).load
+    return loader(model, memory, orders)
 
 
 def load(model: ModelToLoad) -> Runtime:

@@ -1,16 +1,12 @@
-"""ONNX models in ONNX Runtime, with weights where they were decrypted and batches where the front end wrote them.
+"""ONNX models in ONNX Runtime on the CPU, with batches where the front end wrote them.
 
-Every large weight is given to the session as a view of the sealed model's memory. ONNX Runtime insists that the path of
-external data exists; "." does in the empty root of a locked worker. Without such a root (no namespaces, no chroot) the
-weights are put back into the graph: it works, and needs three times the memory.
+How a session is made of a graph whose weights stay where they were decrypted: onnx_session.py. On a GPU: onnx_cuda.py.
 """
 
-import contextlib
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from math import prod
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -23,47 +19,14 @@ from hermetic.enclave.host_memory import wipe_at
 from hermetic.enclave.messages import Tensor, TensorSpec
 from hermetic.enclave.runtimes import strings
 from hermetic.enclave.runtimes.interface import Input, ModelToLoad, Output
-from hermetic.enclave.runtimes.onnx_graph import (
-    ELEMENT_BYTES_OF_TYPE,
-    Weight,
-    inline,
-    read_graph,
-    resolve_external_data,
-)
+from hermetic.enclave.runtimes.onnx_session import TYPE_OF, Engine, open_graph
 from hermetic.errors import InvalidRequestError, ModelFormatError
 
 __all__ = ["OnnxRuntime", "load", "warm_up"]
 
 BINDINGS_LIMIT: Final = 256  # bindings kept for batches that come again in the same place and shape
-ALIGNMENT: Final = 64  # bytes: where a weight should begin
-LEAST_ALIGNMENT: Final = 16  # bytes: where it must begin, as numpy's own memory does
 _ERRORS_ONLY: Final = 4
 _SAME_AS_REQUESTED: Final = 1  # onnxruntime's ArenaExtendStrategy
-
-_TYPE_OF: Final[Mapping[str, int]] = {
-    "BOOL": TensorProto.BOOL,
-    "UINT8": TensorProto.UINT8,
-    "UINT16": TensorProto.UINT16,
-    "UINT32": TensorProto.UINT32,
-    "UINT64": TensorProto.UINT64,
-    "INT8": TensorProto.INT8,
-    "INT16": TensorProto.INT16,
-    "INT32": TensorProto.INT32,
-    "INT64": TensorProto.INT64,
-    "FP16": TensorProto.FLOAT16,
-    "FP32": TensorProto.FLOAT,
-    "FP64": TensorProto.DOUBLE,
-    "BF16": TensorProto.BFLOAT16,
-    BYTES: TensorProto.STRING,
-}
-_NAME_OF_TYPE: Final = {
-    "BOOL": "bool",
-    "FP16": "float16",
-    "FP32": "float",
-    "FP64": "double",
-    "BF16": "bfloat16",
-    BYTES: "string",
-}
 
 
 class OnnxRuntime:
@@ -113,12 +76,12 @@ class OnnxRuntime:
     def _bind(self, inputs: Sequence[Input], outputs: Sequence[Output]) -> ort.IOBinding:
         binding = self._open_session().io_binding()
         for spec, shape, _, address in inputs:
-            binding.bind_input(spec.name, "cpu", 0, _TYPE_OF[spec.datatype], shape, address)
+            binding.bind_input(spec.name, "cpu", 0, TYPE_OF[spec.datatype], shape, address)
         for spec, known, _, address in outputs:
             if known is None:
                 binding.bind_output(spec.name, "cpu")
             else:
-                binding.bind_output(spec.name, "cpu", 0, _TYPE_OF[spec.datatype], known, address)
+                binding.bind_output(spec.name, "cpu", 0, TYPE_OF[spec.datatype], known, address)
         return binding
 
     def _run_to_unknown_shapes(self, inputs: Sequence[Input], outputs: Sequence[Output]) -> list[Tensor]:
@@ -164,71 +127,9 @@ def warm_up() -> None:
 
 
 def load(model: ModelToLoad) -> OnnxRuntime:
-    """Return the model in a session of its own.
-
-    Raises `ModelFormatError` where the graph holds what is not allowed, where its inputs and outputs are not the
-    manifest's, or where onnxruntime refuses it.
-    """
-    main, *_ = model.files
-    graph = read_graph(model.files[main])
-    if BYTES in {spec.datatype for spec in model.inputs} and "BF16" in {spec.datatype for spec in model.outputs}:
-        raise ModelFormatError(
-            "onnxruntime: wanted no BF16 output beside a BYTES input, got both: its Python API cannot"
-        )
-    sizes = {name: len(view) for name, view in model.files.items()}
-    weights = _put_defaults_back(graph, resolve_external_data(graph, model.files, sizes), model)
-    session, values = _open(graph, weights, model, main)
-    session.disable_fallback()
-    session._model_bytes = None  # noqa: SLF001 - kept for a fallback that we do not want
-    _check_ends("input", model.inputs, _inputs_of(session, model), model)
-    _check_ends("output", model.outputs, session.get_outputs(), model)
-    read_again = frozenset(name for node in graph.graph.node for name in node.input)
-    return OnnxRuntime(session, list(values.values()), model, read_again & {spec.name for spec in model.outputs})
-
-
-def _put_defaults_back(
-    graph: onnx.ModelProto, weights: Mapping[str, Weight], model: ModelToLoad
-) -> Mapping[str, Weight]:
-    """Return the weights without those that a request may replace: a session looks for these in the graph."""
-    named = {spec.name for spec in model.inputs}
-    defaults = {name: weight for name, weight in weights.items() if name in named}
-    inline(graph, {name: _copy_of(weight, model.files) for name, weight in defaults.items()})
-    return {name: weight for name, weight in weights.items() if name not in defaults}
-
-
-def _copy_of(weight: Weight, files: Mapping[str, memoryview]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return np.frombuffer(files[weight.file], np.uint8)[weight.offset : weight.offset + weight.length].copy()
-
-
-def _open(
-    graph: onnx.ModelProto, weights: Mapping[str, Weight], model: ModelToLoad, main: str
-) -> tuple[ort.InferenceSession, Mapping[str, ort.OrtValue]]:
-    """Return a session over the weights where they lie; where that cannot be, over weights that it has copied.
-
-    It cannot be without an empty root, and for graphs of which an optimizer wants to read a weight before the session
-    is told where it lies: it looks for a file then, and there is none.
-    """
-    arrays = _arrays_in_place(weights, model.files, main)
-    size = sum(array.nbytes for array in arrays.values())
-    if arrays and _here_exists():
-        values = {
-            name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, weights[name].data_type)
-            for name, array in arrays.items()
-        }
-        options = _options(model, size)
-        for name, value in values.items():
-            options.add_initializer(name, value)
-        with contextlib.suppress(ModelFormatError):
-            return _session(graph, options), values
-    inline(graph, arrays)
-    return _session(graph, _options(model, size)), {}
-
-
-def _session(graph: onnx.ModelProto, options: ort.SessionOptions) -> ort.InferenceSession:
-    try:
-        return ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 - onnxruntime raises a class per status, from a private module
-        raise ModelFormatError(f"onnxruntime: wanted a model that it can run, got {_first_line(error)}") from None
+    """Return the model in a session of its own; raises as `open_graph` does."""
+    opened = open_graph(model, Engine(["CPUExecutionProvider"], _options))
+    return OnnxRuntime(opened.session, opened.weights, model, opened.read_again)
 
 
 @cache
@@ -266,78 +167,6 @@ def _options(model: ModelToLoad, weight_bytes: int) -> ort.SessionOptions:
     return options
 
 
-def _arrays_in_place(
-    weights: Mapping[str, Weight], files: Mapping[str, memoryview], main: str
-) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
-    """Return each weight as an array of unsigned integers over the model's memory."""
-    arrays = {}
-    free = 0  # bytes of the model's own file, from its start, whose content is not needed any more
-    for name, weight in sorted(weights.items(), key=lambda item: (item[1].file, item[1].offset)):
-        memory = np.frombuffer(files[weight.file], np.uint8)
-        start = weight.offset
-        if weight.file == main:
-            start = _move_down(memory, weight, free)
-            free = start + weight.length
-        part = memory[start : start + weight.length]
-        if part.ctypes.data % LEAST_ALIGNMENT:
-            part = part.copy()
-        # Of the element's size: onnxruntime only counts bytes.
-        unsigned = np.dtype(f"<u{ELEMENT_BYTES_OF_TYPE[weight.data_type]}")
-        arrays[name] = part.view(unsigned).reshape(weight.shape)
-    return arrays
-
-
-def _move_down(memory: np.ndarray[Any, np.dtype[np.uint8]], weight: Weight, free: int) -> int:
-    """Move a weight to where vector instructions may read it; returns its new offset.
-
-    Inside a protobuf a weight begins anywhere. The field headers before it have been read and may be overwritten.
-    """
-    candidates = (weight.offset - weight.offset % alignment for alignment in (ALIGNMENT, LEAST_ALIGNMENT))
-    start = next((candidate for candidate in candidates if candidate >= free), weight.offset)
-    if start != weight.offset:
-        base = memory.ctypes.data
-        ctypes.memmove(base + start, base + weight.offset, weight.length)
-    return start
-
-
-def _here_exists() -> bool:
-    try:
-        return Path().exists()
-    except OSError:  # a filter refuses to say
-        return False
-
-
-def _inputs_of(session: ort.InferenceSession, model: ModelToLoad) -> list[Any]:
-    """Return the session's inputs, with those that have a default where the manifest names them."""
-    named = {spec.name for spec in model.inputs}
-    return [*session.get_inputs(), *(end for end in session.get_overridable_initializers() if end.name in named)]
-
-
-def _check_ends(what: str, specs: Sequence[TensorSpec], found: Sequence[Any], model: ModelToLoad) -> None:
-    """Refuse a session whose inputs or outputs are not the manifest's; outputs that nobody asks for are ignored."""
-    by_name = {end.name: end for end in found}
-    names = {spec.name for spec in specs}
-    if not names <= by_name.keys() or (what == "input" and names != by_name.keys()):
-        raise ModelFormatError(f"{what}s: wanted the manifest's {sorted(names)}, got the model's {sorted(by_name)}")
-    for spec in specs:
-        end = by_name[spec.name]
-        shape = tuple(d if isinstance(d, int) and d >= 0 else -1 for d in end.shape)
-        batched = model.max_batch_size > 0 and spec.name not in model.unbatched
-        wanted = (-1, *spec.shape) if batched else spec.shape
-        fits = len(shape) == len(wanted) and all(
-            -1 in pair or pair[0] == pair[1] for pair in zip(shape, wanted, strict=True)
-        )
-        # Some exporters leave an output's shape open altogether.
-        if end.type != f"tensor({_type_name(spec.datatype)})" or not (fits or (what == "output" and not end.shape)):
-            raise ModelFormatError(
-                f"{what} {spec.name!r}: wanted {spec.datatype}{list(wanted)}, got {end.type}{list(end.shape)}"
-            )
-
-
-def _type_name(datatype: str) -> str:
-    return _NAME_OF_TYPE.get(datatype, datatype.lower())
-
-
 def _array_of(given: Input) -> object:
     """Return an input as numpy knows it, as an `OrtValue` where it does not."""
     if given.spec.datatype == "BF16":
@@ -357,7 +186,7 @@ def _array_of(given: Input) -> object:
 def _take(value: ort.OrtValue, output: Output) -> Tensor:
     """Return what the session answered, written to its region."""
     shape = tuple(value.shape())
-    if value.element_type() != _TYPE_OF[output.spec.datatype]:
+    if value.element_type() != TYPE_OF[output.spec.datatype]:
         raise _does_not_fit(output, str(value.data_type()))
     if output.spec.datatype == BYTES:
         texts = (text.encode() for text in value.numpy().ravel())
@@ -395,7 +224,3 @@ def _does_not_fit(output: Output, got: str) -> ModelFormatError:
     return ModelFormatError(
         f"output {output.spec.name!r}: wanted {output.spec.datatype} of at most {len(output.view)} bytes, got {got}"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:256]

@@ -5,10 +5,12 @@ locked room it could do no more than the program itself, but nothing needs one.
 """
 
 import io
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
+from torch.export.passes import move_to_device_pass
 
 from hermetic.enclave.runtimes.interface import ModelToLoad
 from hermetic.enclave.runtimes.torch_archives import check_torch_export
@@ -16,7 +18,7 @@ from hermetic.enclave.runtimes.torch_module import TorchRuntime, as_file, first_
 from hermetic.enclave.zero_on_free import wipe_immutable_bytes_that_nobody_else_holds
 from hermetic.errors import ModelFormatError
 
-__all__ = ["load", "warm_up"]
+__all__ = ["load", "load_module", "warm_up"]
 
 # relu(Linear(2, 2)), exported by torch 2.13 after popping stack_trace, nn_module_stack and from_node from its nodes.
 _WARM_UP: Final = Path(__file__).with_name("warm_up.pt2")
@@ -33,16 +35,22 @@ def warm_up() -> None:
 
 
 def load(model: ModelToLoad) -> TorchRuntime:
-    """Return the program; `ModelFormatError` where it is refused by us or by torch."""
+    """Return the program on the CPU; raises as `load_module` does."""
+    return TorchRuntime(load_module(model), model, holds_views=False)
+
+
+def load_module(model: ModelToLoad, device: str = "cpu") -> Callable[..., Any]:
+    """Return the program on `device`; `ModelFormatError` where it is refused by us or by torch."""
     prepare_torch(model.threads)
     content = as_file(model)
     try:
         check_torch_export(memoryview(content))
-        module = torch.export.load(io.BytesIO(content)).module()
+        program = torch.export.load(io.BytesIO(content))
+        module = (program if device == "cpu" else move_to_device_pass(program, device)).module()
     except ModelFormatError:
         raise
     except Exception as error:  # noqa: BLE001 - torch raises RuntimeError, ValueError and its own
         raise ModelFormatError(f"torch.export: wanted a .pt2 archive, got {first_line(error)}") from None
     finally:
         wipe_immutable_bytes_that_nobody_else_holds(content)
-    return TorchRuntime(module, model, holds_views=False)
+    return module

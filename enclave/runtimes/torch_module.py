@@ -12,7 +12,16 @@ from hermetic.enclave.messages import Tensor
 from hermetic.enclave.runtimes.interface import Input, ModelToLoad, Output
 from hermetic.errors import ModelFormatError
 
-__all__ = ["DTYPE_OF", "TorchRuntime", "as_file", "first_line", "prepare_torch", "tensor_over"]
+__all__ = [
+    "DTYPE_OF",
+    "TorchRuntime",
+    "as_file",
+    "check_numbers",
+    "first_line",
+    "in_order",
+    "prepare_torch",
+    "tensor_over",
+]
 
 ERROR_TEXT_LIMIT: Final = 256  # characters of torch's own text
 
@@ -39,9 +48,7 @@ class TorchRuntime:
 
     def __init__(self, module: Callable[..., Any], model: ModelToLoad, *, holds_views: bool) -> None:
         self.holds_views = holds_views
-        strings = [spec.name for spec in (*model.inputs, *model.outputs) if spec.datatype == BYTES]
-        if strings:
-            raise ModelFormatError(f"torch: wanted tensors of numbers, got BYTES for {strings}")
+        check_numbers(model)
         self._module: Callable[..., Any] | None = module
 
     def run(self, inputs: Sequence[Input], outputs: Sequence[Output]) -> list[Tensor]:
@@ -50,12 +57,19 @@ class TorchRuntime:
             raise ModelFormatError("torch: wanted a loaded model, got one that is closed")
         tensors = [tensor_over(given.view, DTYPE_OF[given.spec.datatype], given.shape) for given in inputs]
         with torch.inference_mode():
-            answers = _in_order(self._module(*tensors), outputs)
+            answers = in_order(self._module(*tensors), [output.spec.name for output in outputs])
             return [_store(answer, output) for answer, output in zip(answers, outputs, strict=True)]
 
     def close(self) -> None:
         """Drop the module."""
         self._module = None
+
+
+def check_numbers(model: ModelToLoad) -> None:
+    """Refuse a model with strings, which torch does not have."""
+    strings = [spec.name for spec in (*model.inputs, *model.outputs) if spec.datatype == BYTES]
+    if strings:
+        raise ModelFormatError(f"torch: wanted tensors of numbers, got BYTES for {strings}")
 
 
 def prepare_torch(threads: int) -> None:
@@ -84,11 +98,11 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:ERROR_TEXT_LIMIT]}"
 
 
-def _in_order(answer: object, outputs: Sequence[Output]) -> list[object]:
-    names = [output.spec.name for output in outputs]
+def in_order(answer: object, names: Sequence[str]) -> list[object]:
+    """Return what a module answered, a tensor, several, or a dict by name, in the order of `names`."""
     if isinstance(answer, Mapping):
         if not set(names) <= answer.keys():
-            raise ModelFormatError(f"outputs: wanted the manifest's {names}, got {sorted(map(str, answer))}")
+            raise ModelFormatError(f"outputs: wanted the manifest's {list(names)}, got {sorted(map(str, answer))}")
         return [answer[name] for name in names]
     answers = list(answer) if isinstance(answer, tuple | list) else [answer]
     if len(answers) != len(names):

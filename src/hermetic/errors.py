@@ -22,7 +22,8 @@
     │   ├── BrokerUnreachableError      no answer from the broker
     │   ├── TpmError                    the TPM does not answer, or not as expected
     │   ├── TsmError                    the confidential VM's report interface does not answer, or not as expected
-    │   ├── DeviceError                 the GPU does not answer, has no room, or memory on it cannot be wiped
+    │   ├── DeviceError                 the GPU does not answer, or memory on it cannot be wiped
+    │   │   └── DeviceFullError             the GPU, or the model's budget of its memory, has no room
     │   ├── LeaseRefusedError           a worker's lease is missing, forged, somebody else's, or over
     │   ├── LeaseEndedError             the model's lease was revoked, refused or has run out
     │   ├── SharedStateError            the brokers' database is away, full or locked: try again
@@ -148,7 +149,11 @@ class TsmError(OperatorError):
 
 
 class DeviceError(OperatorError):
-    """The GPU does not answer, has no room, or memory on it cannot be wiped."""
+    """The GPU does not answer, or memory on it cannot be wiped."""
+
+
+class DeviceFullError(DeviceError):
+    """The GPU has no room for a batch, or the model's budget of its memory has none."""
 
 
 class LeaseRefusedError(OperatorError):

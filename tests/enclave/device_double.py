@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from hermetic.enclave.device_memory import Block
 from hermetic.enclave.host_memory import HostBlock, address_of
-from hermetic.errors import DeviceError
+from hermetic.errors import DeviceError, DeviceFullError
 
 SIZE = 128 << 10  # bytes of memory that the device has
 UNIT = 512
@@ -36,9 +36,14 @@ class Work(NamedTuple):
 
 
 class DeviceDouble:
-    """`Device` of device_memory.py. `fail_at`: the number of the call that fails, and with `sticky` all after it."""
+    """`Device` of device_memory.py. `fail_at`: the number of the call that fails, and with `sticky` all after it.
 
-    def __init__(self, size: int = SIZE, fail_at: int | None = None, *, sticky: bool = False) -> None:
+    `full_at`: the number of the allocation that finds no room.
+    """
+
+    def __init__(
+        self, size: int = SIZE, fail_at: int | None = None, *, sticky: bool = False, full_at: int | None = None
+    ) -> None:
         self._memory = memoryview(mmap.mmap(-1, size))
         self._base = address_of(self._memory)
         self._free = [Block(self._base, size)]
@@ -49,6 +54,8 @@ class DeviceDouble:
         self._calls = 0
         self._fail_at = fail_at
         self._sticky = sticky
+        self._full_at = full_at
+        self.allocations = 0
         self.broken = False
         self.events: list[Event] = []
         self.violations: list[str] = []
@@ -57,6 +64,9 @@ class DeviceDouble:
 
     def allocate(self, nbytes: int) -> int:
         self._called("allocate", 0, nbytes)
+        self.allocations += 1
+        if self.allocations - 1 == self._full_at:
+            raise DeviceFullError(f"double: wanted {nbytes} bytes, got none free")
         size = -(-nbytes // UNIT) * UNIT
         if all(free < size for _, free in self._free):
             self._join()
@@ -65,7 +75,7 @@ class DeviceDouble:
                 self._free[place : place + 1] = [Block(address + size, free - size)] if free > size else []
                 self._used[address] = size
                 return address
-        raise DeviceError(f"double: wanted {size} bytes, got none free")
+        raise DeviceFullError(f"double: wanted {size} bytes, got none free")
 
     def _join(self) -> None:
         """Make one of free blocks that follow each other."""
@@ -142,6 +152,11 @@ class DeviceDouble:
             if not self._is_known(address, nbytes):
                 self.violations.append(f"work on memory that is not allocated: {address:#x}")
         self._streams[stream].append(Work(lambda: (act(), None)[1], touches))
+
+    def compute(self, stream: int, act: Callable[[], object], *touches: tuple[int, int]) -> None:
+        """Put a kernel on a stream, and on record."""
+        self.events.append(Event("compute", touches[0][0], touches[0][1], stream))
+        self.later(stream, act, *touches)
 
     def run_ahead(self, stream: int, most: int | None = None) -> None:
         """Run what waits on a stream, or the first `most` of it."""

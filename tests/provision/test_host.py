@@ -9,6 +9,7 @@ from hermetic.enclave.isolation.properties import FRONT_END_PROPERTIES, WORKER_P
 from hermetic.enclave.zero_on_free import Zeroing
 from hermetic.provision import host
 from hermetic.provision.host import Finding
+from tests.enclave.test_gpus import listed
 
 
 def _find(findings: list[Finding], name: str) -> Finding:
@@ -51,6 +52,14 @@ def test_a_confidential_vm_is_seen_and_not_oversold(tmp_path: Path, device: str,
 )
 def test_confidential_computing_is_on_when_the_driver_says_so(mode: str, on: bool) -> None:
     assert host._is_on(mode) is on
+
+
+def test_each_gpu_that_the_driver_lists_is_told_with_the_number_that_settings_take(tmp_path: Path) -> None:
+    listed(tmp_path, ("61", "GPU-bb", 0), ("19", "GPU-aa", 3))
+    _host(tmp_path, "proc/driver/nvidia/version", version="NVRM version: 580")
+    detail = _find(host.examine(tmp_path), "cuda:0").detail
+    assert detail == "NVIDIA H100 80GB HBM3, /dev/nvidia3, GPU-aa"
+    assert _find(host.examine(tmp_path), "cuda:1").detail.endswith("/dev/nvidia0, GPU-bb")
 
 
 def test_a_measured_boot_with_a_tpm(tmp_path: Path) -> None:

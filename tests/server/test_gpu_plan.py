@@ -67,9 +67,9 @@ def test_what_is_not_there_is_refused_by_name(
     assert text in str(caught.value)
 
 
-def test_a_worker_on_a_gpu_has_two_batches_unless_the_operator_says_otherwise() -> None:
+def test_a_worker_on_a_gpu_has_three_batches_unless_the_operator_says_otherwise() -> None:
     assert on_gpu(Place(), None, ModelSettings()) == Place()
-    assert on_gpu(Place(), GPUS[1], ModelSettings()) == Place(gpu=GPUS[1], batches_in_flight=2)
+    assert on_gpu(Place(), GPUS[1], ModelSettings()) == Place(gpu=GPUS[1], batches_in_flight=3)
     said = ModelSettings(batches_in_flight=1)
     assert on_gpu(Place(batches_in_flight=1), GPUS[1], said).batches_in_flight == 1
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hermetic.cli import bench_attest, bench_costs, bench_forget, bench_renewals, output
+from hermetic.cli import bench_attest, bench_costs, bench_forget, bench_gpu, bench_renewals, output
 from hermetic.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
     bench_attest.register(bench)
     bench_costs.register(bench)
     bench_forget.register(bench)
+    bench_gpu.register(bench)
     bench_renewals.register(bench)
     app.add_typer(bench)
 

@@ -1,0 +1,49 @@
+"""What onnxruntime is told for a GPU: options by name, and what is refused before it is asked."""
+
+import os
+
+import pytest
+
+from hermetic.enclave.gpus import Gpu, GpuOrders
+from hermetic.enclave.runtimes.interface import ModelToLoad
+from hermetic.errors import ModelFormatError
+from tests.enclave.sealed_models import spec
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+from hermetic.enclave.runtimes.onnx_cuda import check_numbers, providers
+
+GPU = Gpu(number=3, uuid="GPU-aa", minor=1)
+ARENA = {"gpu_external_alloc": "1", "gpu_external_free": "2", "gpu_external_empty_cache": "3"}
+
+
+def test_the_gpu_is_number_0_and_the_arena_is_ours() -> None:
+    ((name, options),) = providers(GpuOrders(gpu=GPU, memory_limit_bytes=77, cudnn_search="exhaustive"), ARENA)
+    assert name == "CUDAExecutionProvider"
+    assert options["device_id"] == "0"  # it is shown no other
+    assert options["gpu_mem_limit"] == "77"
+    assert options["cudnn_conv_algo_search"] == "EXHAUSTIVE"
+    assert options["enable_cuda_graph"] == "0"
+    assert ARENA.items() <= options.items()
+
+
+def test_tensorrt_stands_first_and_keeps_no_files() -> None:
+    orders = GpuOrders(gpu=GPU, memory_limit_bytes=77, graphs=True, tensorrt=True)
+    (first, options), (second, cuda) = providers(orders, ARENA)
+    assert (first, second) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
+    assert (options["trt_engine_cache_enable"], options["trt_max_workspace_size"]) == ("0", "77")
+    assert cuda["enable_cuda_graph"] == "1"
+
+
+def test_strings_are_refused_by_name() -> None:
+    model = ModelToLoad("onnx", None, {}, (spec("words", "BYTES", 1),), (spec("y", "FP32", 1),), 1, 1)
+    with pytest.raises(ModelFormatError, match="'words'"):
+        check_numbers(model)
+
+
+def test_the_server_starts_workers_for_what_they_load() -> None:
+    from hermetic.enclave import runtimes
+    from hermetic.server import loading
+
+    assert loading.PROFILE_ON_GPU == runtimes.PROFILE_ON_GPU
+    assert all(runtimes.runs(profile, name) for name, profile in runtimes.PROFILE_ON_GPU.items())
+    assert not runtimes.runs("onnx-cuda", "safetensors")

@@ -6,7 +6,7 @@ batch copied through page-locked memory of onnxruntime's, which nobody wipes.
 
 `graphs`: a run whose shapes and places have come before is replayed as a CUDA graph (`gpu_graph_id`, a number for each
 place and shape). `tensorrt`: its provider stands before CUDA's and takes what it can; its engines' memory is not the
-arena's. Source: onnxruntime.ai, "CUDA Execution Provider" and "TensorRT Execution Provider", onnxruntime 1.27.
+arena's. Source: onnxruntime.ai, "CUDA Execution Provider" and "TensorRT Execution Provider", onnxruntime 1.32.
 """
 
 from collections.abc import Mapping, Sequence

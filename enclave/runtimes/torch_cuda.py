@@ -90,7 +90,7 @@ class TorchOnDevice:
     def _on(self, stream: int) -> contextlib.AbstractContextManager[object]:
         if self._where != CUDA:
             return contextlib.nullcontext()
-        return torch.cuda.stream(torch.cuda.ExternalStream(stream))
+        return torch.cuda.stream(torch.cuda.ExternalStream(stream))  # type: ignore[no-untyped-call]
 
 
 def load(model: ModelToLoad, memory: DeviceMemory, orders: GpuOrders) -> TorchOnDevice:

@@ -1,8 +1,10 @@
 """The start self-test of zero-on-free: what is freed through every door is looked at, at its old address.
 
-A block is filled with a random canary, freed, and read through /proc/self/mem. The doors are those that differ inside
-an allocator: blocks of its per-thread cache, larger ones, mapped ones, Python's objects, what realloc cuts off or
-leaves behind, and C++. Needs files, and takes some milliseconds. What no free passes is not seen (LIMITATIONS.md).
+A block is filled with a random canary, freed, and looked at by having the kernel copy what lies there into a file in
+memory, which it refuses where nothing does. Not through /proc/self/mem: that belongs to root in a process that is not
+dumpable, as an ordinary user's worker is by then. The doors are those that differ inside an allocator: blocks of its
+per-thread cache, larger ones, mapped ones, Python's objects, what realloc cuts off or leaves behind, and C++. Needs a
+memfd, and takes some milliseconds. What no free passes is not seen (LIMITATIONS.md).
 """
 
 import ctypes
@@ -32,23 +34,26 @@ _free: Final[Callable[[_Pointer], None]] = ctypes.CFUNCTYPE(None, ctypes.c_void_
 _realloc: Final[Callable[[_Pointer, int], _Pointer]] = ctypes.CFUNCTYPE(
     ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t
 )(("realloc", ctypes.CDLL(None)))
+_pwrite: Final[Callable[[int, int, int, int], int]] = ctypes.CFUNCTYPE(
+    ctypes.c_ssize_t, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long
+)(("pwrite", ctypes.CDLL(None)))
 
 
 def left_behind() -> list[str]:
     """Return the doors through which freed memory came as it was; none where all of it is overwritten.
 
-    Raises `OSError` where the memory cannot be read, or does not show what was just written.
+    Raises `OSError` where there is no memory to look at it with, or it does not show what was just written.
     """
     canary = os.urandom(CANARY_BYTES)
     seen = bytearray(max(SMALL + MIDDLE + LARGE))
-    descriptor = os.open("/proc/self/mem", os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.memfd_create("hermetic-freed", os.MFD_CLOEXEC)
 
     def holds(address: int, size: int) -> bool:
         """Whether a whole canary is there; not in memory that was given back to the kernel."""
-        try:
-            got = os.preadv(descriptor, [memoryview(seen)[:size]], address)
-        except OSError:
+        copied = _pwrite(descriptor, address, size, 0)
+        if copied <= 0:
             return False
+        got = os.preadv(descriptor, [memoryview(seen)[:copied]], 0)
         return seen.find(canary, 0, got) >= 0
 
     try:

@@ -219,7 +219,7 @@ def main(arguments: list[str]) -> int:
     loop = asyncio.new_event_loop()  # now: its own wake-up sockets cannot be made later
     try:
         settings, key = _receive_start(supervisor)
-        zeroing = zero_on_free.status()  # reads its own memory through a file: not once it is locked
+        zeroing = zero_on_free.status()  # looks through a memfd: not once it is locked
         scrapes = Scrapes(settings, supervisor)
         context = tls_context(settings, key) if settings.tls else None
         supervisor.settimeout(0)

@@ -106,6 +106,21 @@ def test_it_holds_every_property_opens_answers_and_unloads(model: Sealed, worker
         os.kill(worker.pid, 0)
 
 
+def test_no_lock_down_leaves_a_worker_more_speculation_than_others_have(worker: Worker) -> None:
+    """What the kernel says of a really locked one, beside an ordinary process (ADR 0160)."""
+
+    def status(pid: int | str) -> dict[str, str]:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+    locked, ordinary = status(worker.pid), status("self")
+    assert (locked["Seccomp"], locked["NoNewPrivs"]) == ("2", "1")
+    speculation = [name for name in ordinary if name.startswith("Speculation")]
+    for name in speculation:
+        mitigated = ("force mitigated", "force disabled")  # by a kernel that was told to, for filtered processes
+        assert locked[name] == ordinary[name] or locked[name].endswith(mitigated)
+
+
 def test_one_flipped_weight_fails_the_known_answers(cases: list[KnownAnswer], worker: Worker) -> None:
     graph, _ = linear()
     content = bytearray(graph.SerializeToString())

@@ -1,9 +1,12 @@
 """What `hermetic doctor` says of hosts that the tests make, and of the one that they run on."""
 
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from hermetic.enclave.isolation import cgroup
 from hermetic.enclave.isolation.layers import LAYERS
 from hermetic.enclave.isolation.properties import FRONT_END_PROPERTIES, WORKER_PROPERTIES
 from hermetic.enclave.zero_on_free import Zeroing
@@ -103,6 +106,28 @@ def test_a_trial_is_bounded_as_a_worker_is(tmp_path: Path) -> None:
     bounds = [finding.detail for finding in findings if (finding.area, finding.name) == ("worker", "memory")]
     delegated = _find(findings, "cgroup").state == "good"
     assert [bound.startswith("cgroup ") for bound in bounds] == [delegated]
+
+
+@pytest.mark.parametrize("kind", ["worker", "front end"])
+def test_a_trial_starts_when_the_own_group_is_fit_for_groups_below(
+    kind: host.Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In version 2 the process of the trial would be in the way of its own group."""
+    order: list[str] = []
+
+    class Started(subprocess.Popen[str]):
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            order.append("started")
+            super().__init__(*arguments, **more)
+
+    def around(*_: int) -> None:
+        order.append("bounded")
+
+    monkeypatch.setattr(cgroup, "prepare", lambda: order.append("prepared"))
+    monkeypatch.setattr(cgroup, "around", around)
+    monkeypatch.setattr(subprocess, "Popen", Started)
+    assert host._trial(kind).properties
+    assert order == ["prepared", "started", "bounded"]
 
 
 def test_every_missing_or_weak_piece_has_a_price(tmp_path: Path) -> None:

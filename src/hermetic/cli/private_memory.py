@@ -4,8 +4,7 @@
 def keep_memory_private() -> None:
     """No core dump, and no other process of this user may read this one's memory (ptrace, /proc/PID/mem).
 
-    Not dumpable, because a core dump that is piped into a program ignores the limit. Does not stop root. After the
-    self-test of zero-on-free: an undumpable process that is not root cannot read its own memory through /proc.
+    Not dumpable, because a core dump that is piped into a program ignores the limit. Does not stop root.
     """
     from hermetic.enclave.isolation.limits import forbid_core_dumps
     from hermetic.enclave.isolation.process import make_undumpable

@@ -24,13 +24,12 @@ def serve(config: Annotated[Path, typer.Option("--config", "-c", help="The serve
     again: what can change without a restart is taken by every front end, or by none.
     """
     from hermetic.enclave import zero_on_free
-    from hermetic.enclave.isolation.limits import forbid_core_dumps
     from hermetic.server.assembly import assemble
     from hermetic.server.config import ServerConfig
     from hermetic.server.repository import Repository
 
     zero_on_free.ensure()
-    forbid_core_dumps()
+    keep_memory_private()
     os.environ.setdefault("TSS2_LOG", "all+NONE")  # the TPM library reports errors that are answers
     settings = ServerConfig.load(config)
     told: dict[tuple[str, int], str] = {}
@@ -47,7 +46,6 @@ def serve(config: Annotated[Path, typer.Option("--config", "-c", help="The serve
 
     with contextlib.ExitStack() as resources:
         supervisor = assemble(settings, resources, on_change, partial(ServerConfig.load, config))
-        keep_memory_private()  # not earlier: what is assembled looks at its own freed memory
         supervisor.on_reload = on_reload
         if settings.metrics is not None:
             host = settings.metrics.host

@@ -132,8 +132,10 @@ def within() -> bytes:
     return bytes(content)
 
 
-def bomb() -> bytes:
-    return packed({**parts_of(script()), "archive/code/zeros.py": bytes(300 << 20)}, zipfile.ZIP_DEFLATED)
+def bomb(base: Build, name: str) -> bytes:
+    parts = parts_of(base())
+    top = next(iter(parts)).partition("/")[0]
+    return packed({**parts, f"{top}/{name}": bytes(257 << 20)}, zipfile.ZIP_DEFLATED)
 
 
 def twice() -> bytes:
@@ -205,13 +207,14 @@ EXPORTED: Final[Mapping[str, tuple[Build, str]]] = {
     "zip: something behind it": (lambda: program() + b"\n", "archive"),
     "zip: encrypted": (lambda: patched(encrypted), "archive"),
     "zip: packed in another way": (lambda: packed(parts_of(program()), zipfile.ZIP_BZIP2), "archive"),
+    "zip: a bomb": (lambda: bomb(program, "extra/zeros"), "archive-size"),
     "zip: too many entries": (lambda: packed({f"archive/extra/{at}": b"" for at in range(65_537)}), "archive-size"),
 }  # fmt: skip
 
 SCRIPTED: Final[Mapping[str, tuple[Build, str]]] = {
     "torchscript: a checkpoint": (lambda: saved({"weights": torch.zeros(2)}), "pickle"),
     "torchscript: a bare pickle": (lambda: PICKLED, "archive"),
-    "torchscript: a bomb": (bomb, "archive-size"),
+    "torchscript: a bomb": (lambda: bomb(script, "code/zeros.py"), "archive-size"),
     "torchscript: a name twice": (
         lambda: packed({**parts_of(script()), "archive/CONSTANTS.pkl": b""}),
         "archive-names",

@@ -114,7 +114,7 @@ def test_paths_are_answered_only_in_an_empty_root() -> None:
 def test_the_order_of_rules_decides_nothing_but_time(name: str) -> None:
     """One rule for each call, so any order allows the same; but for what an empty root or a GPU's nodes allow first."""
     times = Counter(rule.name for rule in rules(PROFILES[name], empty_root=False))
-    assert {call for call, count in times.items() if count > 1} == ({"openat"} if name == "cuda" else set())
+    assert {call for call, count in times.items() if count > 1} == ({"openat"} if PROFILES[name].devices else set())
 
 
 def test_whether_a_profile_has_threads_is_one_line_of_it() -> None:

@@ -70,19 +70,7 @@ class Token:
         self._pin_refused = ""
 
     def open(self) -> Session:
-        """Find the token, log in, find the KEK and judge it; raises `KeyStoreUnavailableError`.
-
-        Once more where the token reports a fault without a name: one that other threads use while it looks through its
-        objects may (SoftHSM does).
-        """
-        try:
-            return self._open()
-        except CryptokiError as error:
-            if error.code != cryptoki.GENERAL_ERROR:
-                raise
-        return self._open()
-
-    def _open(self) -> Session:
+        """Find the token, log in, find the KEK and judge it; raises `KeyStoreUnavailableError`."""
         slot, flags = self._slot()
         handle = ULONG()
         self.module.call("C_OpenSession", ULONG(slot), ULONG(cryptoki.SERIAL_SESSION), None, None, ctypes.byref(handle))

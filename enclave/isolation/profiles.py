@@ -102,7 +102,9 @@ _EVERYONE: Final = (
         "futex sched_yield membarrier set_robust_list set_tid_address rseq gettid sched_getaffinity sched_getparam"
         " sched_getscheduler sched_get_priority_max sched_get_priority_min getpriority getcpu get_mempolicy",
     ),
-    Calls("clocks, and sleep", "clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday times getrusage"),
+    Calls(  # without a vDSO that tells the time, OpenSSL's making of a key asks the kernel by `time`
+        "clocks, and sleep", "clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time times getrusage"
+    ),
     Calls("handlers for its own signals", "rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack restart_syscall"),
     Calls(
         "who and where it is; random numbers", "getpid getppid getuid geteuid getgid getegid uname sysinfo getrandom"

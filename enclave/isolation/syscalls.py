@@ -19,7 +19,7 @@ vfork 58 execve 59 exit 60 wait4 61 kill 62 uname 63 fcntl 72 ftruncate 77 getcw
 gettimeofday 96 getrlimit 97 getrusage 98 sysinfo 99 times 100 ptrace 101 getuid 102 getgid 104 geteuid 107 getegid 108
 getppid 110 capset 126 rt_sigqueueinfo 129 sigaltstack 131 personality 135 getpriority 140 sched_setparam 142
 sched_getparam 143 sched_setscheduler 144 sched_getscheduler 145 sched_get_priority_max 146 sched_get_priority_min 147
-mlock 149 munlock 150 pivot_root 155 prctl 157 chroot 161 mount 165 umount2 166 gettid 186 tkill 200 futex 202
+mlock 149 munlock 150 pivot_root 155 prctl 157 chroot 161 mount 165 umount2 166 gettid 186 tkill 200 time 201 futex 202
 sched_setaffinity 203 sched_getaffinity 204 getdents64 217 set_tid_address 218 restart_syscall 219 fadvise64 221
 timer_settime 223 clock_gettime 228 clock_getres 229 clock_nanosleep 230 exit_group 231 epoll_wait 232 epoll_ctl 233
 tgkill 234 mbind 237 set_mempolicy 238 get_mempolicy 239 waitid 247 add_key 248 request_key 249 keyctl 250 openat 257

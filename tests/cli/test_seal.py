@@ -288,10 +288,10 @@ def test_a_triton_repository_is_sealed_and_its_configuration_shown(desk: Desk) -
 
 
 def test_what_is_not_supported_is_refused_by_name(desk: Desk) -> None:
-    config = CONFIG + "response_cache { enable: true } instance_group { kind: KIND_GPU gpus: 0 }"
+    config = CONFIG + 'response_cache { enable: true } instance_group { profile: "x" }'
     result = desk.seal("--key-out", desk.key_out, source=repository(desk, config))
     assert result.exit_code == 3
-    for name in ("response_cache.enable", "instance_group[1].gpus"):
+    for name in ("response_cache.enable", "instance_group[1].profile"):
         assert f"{name}: not supported" in " ".join(result.stderr.split())
     assert desk.names() == {"repository"}
 

@@ -18,6 +18,7 @@ from hermetic.enclave.configuration import DynamicBatching, ModelConfiguration
 from hermetic.enclave.messages import (
     DATA_FRAME_LIMIT,
     STATUS_FAILED,
+    STATUS_FULL,
     STATUS_REFUSED,
     Batch,
     Tensor,
@@ -183,11 +184,15 @@ class Machine(RuleBasedStateMachine):
             self.liars.append(worker)
             self.send(worker, frame)
 
-    @rule(data=st.data(), status=st.sampled_from([STATUS_REFUSED, STATUS_FAILED, 3, 255]), text=st.text(max_size=20))
+    @rule(
+        data=st.data(),
+        status=st.sampled_from([STATUS_REFUSED, STATUS_FAILED, STATUS_FULL, 4, 255]),
+        text=st.text(max_size=20),
+    )
     def refuses(self, data: st.DataObject, status: int, text: str) -> None:
         worker, batch = self.batch(data)
         worker.taken(batch)
-        say = self.send if status in (STATUS_REFUSED, STATUS_FAILED) else self.lies
+        say = self.send if status in (STATUS_REFUSED, STATUS_FAILED, STATUS_FULL) else self.lies
         say(worker, encode_not_done(batch.buffer, batch.sequence, status, text))
 
     @rule(data=st.data())

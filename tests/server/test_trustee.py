@@ -80,6 +80,7 @@ class WorkerWithKeys:
     """A worker that makes a key for each renewal."""
 
     report = REPORT
+    hybrid_key = ""
 
     def __init__(self) -> None:
         self.made: list[dict[str, str]] = []

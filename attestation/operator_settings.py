@@ -17,6 +17,7 @@ from typing import Annotated, Final, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hermetic.attestation.admin_client import DEFAULT_TOKEN_LIFE_S, AdminClient, AdminSigner
+from hermetic.attestation.bounded_file import read_bounded
 from hermetic.errors import ConfigurationError
 
 __all__ = ["OperatorSettings", "client_context"]
@@ -44,7 +45,7 @@ class OperatorSettings(BaseModel):
     def load(cls, path: Path) -> Self:
         """The settings in `path`; raises `ConfigurationError` naming every key at fault."""
         try:
-            members = tomllib.loads(_read(path).decode("utf-8"))
+            members = tomllib.loads(read_bounded(path, MAX_FILE_BYTES).decode("utf-8"))
             settings = cls.model_validate(members)
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigurationError(f"{path}: {error}") from error
@@ -58,7 +59,7 @@ class OperatorSettings(BaseModel):
     def signer(self, role: str | None = None) -> AdminSigner:
         """What mints this operator's tokens, in another role where one is given."""
         return AdminSigner(
-            _read(self.token_key),
+            read_bounded(self.token_key, MAX_FILE_BYTES),
             issuer=self.issuer,
             role=role or self.role,
             audience=self.audience,
@@ -81,14 +82,3 @@ def client_context(authority: Path, certificate: Path, key: Path) -> ssl.SSLCont
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(f"TLS: cannot load {authority}, {certificate} or {key}: {error}") from error
     return context
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigurationError(f"{path}: expected at most {MAX_FILE_BYTES} bytes, got more")
-    return data

@@ -19,6 +19,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hermetic.attestation.bounded_file import read_bounded
 from hermetic.attestation.claims import Profile
 from hermetic.attestation.collateral import read_signers
 from hermetic.attestation.log import NoteVerifier
@@ -69,15 +70,17 @@ class CallerPolicy:
     def load(cls, path: Path) -> Self:
         """Read the file; raises `ConfigurationError` naming every key at fault."""
         try:
-            file = _File.model_validate(tomllib.loads(_read(path).decode()))
+            file = _File.model_validate(tomllib.loads(read_bounded(path, FILE_LIMIT).decode()))
         except ValidationError as error:
             raise ConfigurationError(f"{path}: {_faults(error)}") from None
         except ValueError as error:  # not UTF-8, or not TOML
             raise ConfigurationError(f"{path}: expected TOML, got {error}") from None
         folder = path.resolve().parent
-        appraisal = AppraisalPolicy.load(_read(folder / file.appraisal))
+        appraisal = AppraisalPolicy.load(read_bounded(folder / file.appraisal, FILE_LIMIT))
         signers = file.roots.collateral_signers
-        listed = () if signers is None else read_signers(_read(folder / signers).decode(errors="replace"))
+        listed = (
+            () if signers is None else read_signers(read_bounded(folder / signers, FILE_LIMIT).decode(errors="replace"))
+        )
         return cls(appraisal, _trust(file.roots, folder, appraisal.profile), listed)
 
 
@@ -93,17 +96,6 @@ def _trust(roots: _Roots, folder: Path, profile: Profile) -> TrustRoots:
         nvgpu=nvidia_roots(source(roots.nvidia), profile),
         snp=amd_roots(source(roots.amd), profile),
     )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(FILE_LIMIT + 1)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}") from None
-    if len(data) > FILE_LIMIT:
-        raise ConfigurationError(f"{path}: expected at most {FILE_LIMIT} bytes, got more")
-    return data
 
 
 def _faults(error: ValidationError) -> str:

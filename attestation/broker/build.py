@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey
 
+from hermetic.attestation.bounded_file import read_bounded
 from hermetic.attestation.broker import configured, journal
 from hermetic.attestation.broker.admin import Admin
 from hermetic.attestation.broker.admin_app import admin_app
@@ -31,7 +32,7 @@ from hermetic.attestation.broker.app import public_app
 from hermetic.attestation.broker.believed import Believed
 from hermetic.attestation.broker.broker import Broker, Holdings, Rules
 from hermetic.attestation.broker.config import BrokerConfig, Listener, ServingNamesOf
-from hermetic.attestation.broker.configured import read
+from hermetic.attestation.broker.configured import MAX_FILE_BYTES
 from hermetic.attestation.broker.counts import Counts
 from hermetic.attestation.broker.floors import Floors
 from hermetic.attestation.broker.governance_desk import GovernanceDesk
@@ -252,7 +253,7 @@ def _trust(config: BrokerConfig) -> TrustRoots:
 def _believed(config: BrokerConfig, writer: Journal) -> Believed:
     believed, settings = Believed(_trust(config)), config.collateral
     if settings is not None:
-        windows = DEFAULT if settings.windows is None else Windows.load(read(settings.windows))
+        windows = DEFAULT if settings.windows is None else Windows.load(read_bounded(settings.windows, MAX_FILE_BYTES))
         signers = None if settings.signers is None else read_signers(configured.text(settings.signers))
         believed.watch(settings.folder, writer, windows, signers)
     return believed
@@ -314,7 +315,7 @@ def _all_certificates(config: BrokerConfig, paths: Iterable[Path]) -> tuple[x509
 def _certificates(config: BrokerConfig, path: Path) -> list[x509.Certificate]:
     """The certificates in a PEM file; outside the demo profile, none of a demo's."""
     try:
-        found = x509.load_pem_x509_certificates(read(path))
+        found = x509.load_pem_x509_certificates(read_bounded(path, MAX_FILE_BYTES))
     except ValueError as error:
         raise ConfigurationError(f"{path}: expected certificates in PEM, got {error}") from error
     return found if config.profile == "demo" else [refuse_demo(certificate, str(path)) for certificate in found]
@@ -322,7 +323,7 @@ def _certificates(config: BrokerConfig, path: Path) -> list[x509.Certificate]:
 
 def _ec_key(path: Path) -> ec.EllipticCurvePrivateKey:
     try:
-        key = load_pem_private_key(read(path), None)
+        key = load_pem_private_key(read_bounded(path, MAX_FILE_BYTES), None)
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"{path}: expected a private key in PEM, got {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
@@ -331,7 +332,7 @@ def _ec_key(path: Path) -> ec.EllipticCurvePrivateKey:
 
 
 def _issuer_key(path: Path) -> OKPKey | ECKey:
-    pem = read(path)
+    pem = read_bounded(path, MAX_FILE_BYTES)
     for kind, curve in ((OKPKey, "Ed25519"), (ECKey, "P-256")):
         try:
             key = kind.import_key(pem)

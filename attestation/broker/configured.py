@@ -6,6 +6,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
+from hermetic.attestation.bounded_file import read_bounded
 from hermetic.attestation.broker.config import BrokerConfig
 from hermetic.attestation.broker.leases import LeaseLengths
 from hermetic.attestation.broker.release import ModelPolicy, Policies, SecretPolicy
@@ -44,7 +45,7 @@ def serving(config: BrokerConfig) -> AppraisalPolicy | None:
 
 def form(config: BrokerConfig, path: Path) -> AppraisalPolicy:
     """A form that this broker can use; raises `ConfigurationError`."""
-    found = AppraisalPolicy.load(read(path))
+    found = AppraisalPolicy.load(read_bounded(path, MAX_FILE_BYTES))
     if found.profile == "demo" and config.profile != "demo":
         raise ConfigurationError(f'{path}: expected a policy for profile "{config.profile}", got one for "demo"')
     return found
@@ -60,18 +61,6 @@ def first_policies(config: BrokerConfig) -> list[tuple[OfPolicy, Content]]:
     return list(found.items())
 
 
-def read(path: Path) -> bytes:
-    """A file that the configuration names; raises `ConfigurationError`."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigurationError(f"{path}: expected at most {MAX_FILE_BYTES} bytes, got more")
-    return data
-
-
 def log_signer(config: BrokerConfig) -> NoteSigner:
     """What signs the log's checkpoints; raises `ConfigurationError`."""
     return NoteSigner.parse(text(config.log.key))
@@ -80,7 +69,7 @@ def log_signer(config: BrokerConfig) -> NoteSigner:
 def text(path: Path) -> str:
     """The same, as text."""
     try:
-        return read(path).decode()
+        return read_bounded(path, MAX_FILE_BYTES).decode()
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path}: expected UTF-8, got {error}") from error
 

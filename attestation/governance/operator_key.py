@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+from hermetic.attestation.bounded_file import read_bounded
 from hermetic.attestation.governance.change import Change, Signature
 from hermetic.errors import ConfigurationError
 
@@ -40,7 +41,7 @@ class OperatorKey:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a key file; raises `ConfigurationError`."""
-        data = _read(path)
+        data = read_bounded(path, MAX_FILE_BYTES)
         try:
             key = load_pem_private_key(data, None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -76,20 +77,9 @@ def read_public_key(text: str) -> str:
         return text
     path = Path(text)
     try:
-        key = load_pem_public_key(_read(path))
+        key = load_pem_public_key(read_bounded(path, MAX_FILE_BYTES))
     except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigurationError(f"{path}: expected 64 hex digits or a public key in PEM, got {error}") from error
     if not isinstance(key, Ed25519PublicKey):
         raise ConfigurationError(f"{path}: expected an Ed25519 key, got {type(key).__name__}")
     return key.public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigurationError(f"{path}: expected at most {MAX_FILE_BYTES} bytes, got more")
-    return data

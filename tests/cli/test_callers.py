@@ -16,7 +16,7 @@ FILES = ["--ca=/no/ca", "--cert=/no/cert", "--key=/no/key", "--policy=/no/policy
         (["verify", "localhost:1", "--evidence", "file"], "either HOST:PORT or --evidence FILE"),
         (["verify", "localhost:1"], "--ca: expected a file"),
         (["verify", "localhost:1", *FILES[:3]], "--policy: expected a file"),
-        (["verify", "localhost:1", *FILES], "/no/policy: No such file"),
+        (["verify", "localhost:1", *FILES], "/no/policy: expected a readable file, got No such file"),
         (["forward", "localhost:1", "--listen=0.0.0.0:1", *FILES], "--listen: expected 127.0.0.1:PORT"),
         (["forward", "localhost:1", "--listen=127.0.0.1:0"], "--ca: expected a file"),
     ],

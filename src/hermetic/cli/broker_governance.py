@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import typer
 from rich.markup import escape
 
+from hermetic.attestation.bounded_file import read_bounded
 from hermetic.cli import output
 from hermetic.errors import ConfigurationError, InvalidRequestError
 
@@ -103,7 +104,7 @@ def policy(
     from hermetic.attestation.governance import Form, ModelForm, OfPolicy
     from hermetic.attestation.policy import AppraisalPolicy
 
-    text = _read(form).decode("utf-8", "strict")
+    text = read_bounded(form, MAX_FILE_BYTES).decode("utf-8", "strict")
     AppraisalPolicy.load(text)
     content: Content = Form(form=text)
     if of == "models":
@@ -310,18 +311,7 @@ def _resource(key_id: str) -> str:
 def _read_change(path: Path) -> "Change":
     from hermetic.attestation.governance import Change
 
-    return Change.loads(_read(path))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigurationError(f"{path}: expected at most {MAX_FILE_BYTES} bytes, got more")
-    return data
+    return Change.loads(read_bounded(path, MAX_FILE_BYTES))
 
 
 def _replace(path: Path, data: bytes) -> None:

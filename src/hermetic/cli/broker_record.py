@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
+from hermetic.attestation.bounded_file import read_bounded
 from hermetic.cli import output
 from hermetic.errors import ConfigurationError
 
@@ -46,7 +47,7 @@ def verify(
     """
     from hermetic.attestation.broker.record import governance_events
 
-    kept = [_read(path) for path in against or ()]
+    kept = [read_bounded(path, MAX_FILE_BYTES) for path in against or ()]
     if config is not None and folder is None and key is None:
         head, records = _of_broker(config, kept)
     elif config is None and folder is not None and key is not None:
@@ -80,7 +81,7 @@ def _of_broker(config: Path, kept: list[bytes]) -> "tuple[Checkpoint, Iterable[R
 def _of_copy(folder: Path, key: Path, kept: list[bytes]) -> "tuple[Checkpoint, Iterable[Record]]":
     from hermetic.attestation.log import LogReader, NoteVerifier, verify_log
 
-    verifier = NoteVerifier.parse(_read(key).decode("utf-8", "replace"))
+    verifier = NoteVerifier.parse(read_bounded(key, MAX_FILE_BYTES).decode("utf-8", "replace"))
     head = verify_log(folder, verifier, against=kept).head
     return head, LogReader(folder, verifier, head.origin).records(0, head.size)
 
@@ -99,14 +100,3 @@ def _table(events: "Iterable[Event]") -> Table:
         for one in events
     ]
     return output.table("who signed for what", COLUMNS, rows)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot read: {error.strerror}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigurationError(f"{path}: expected at most {MAX_FILE_BYTES} bytes, got more")
-    return data

@@ -3,15 +3,18 @@
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from hermetic.attestation.bounded_file import read_bounded
 from hermetic.cli import output
 from hermetic.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hermetic.attestation.log import NoteSigner
+
+MAX_KEY_BYTES: Final = 1 << 20  # of a key or a checkpoint
 
 _Config = Annotated[Path, typer.Option("--config", "-c", help="The broker's TOML file.")]
 _Checkpoints = Annotated[list[Path] | None, typer.Option(help="A checkpoint that was kept elsewhere; can be repeated.")]
@@ -57,8 +60,8 @@ def restore(
 
     settings = BrokerConfig.load(config)
     signer = _signer(settings.log.key)
-    opened = backups.Backup.open(_read(file, backups.MAX_BYTES), signer, settings.log.origin)
-    demand = backups.Demand(tuple(_read(path) for path in not_behind or ()), accept_loss)
+    opened = backups.Backup.open(read_bounded(file, backups.MAX_BYTES), signer, settings.log.origin)
+    demand = backups.Demand(tuple(read_bounded(path, MAX_KEY_BYTES) for path in not_behind or ()), accept_loss)
     lost = backups.restore(settings, opened, signer, demand, lambda: datetime.now(UTC))
     output.note(f"{len(opened.record.entries)} records and {len(opened.keys)} files of the key store are back")
     if lost:
@@ -70,15 +73,4 @@ def restore(
 def _signer(path: Path) -> "NoteSigner":
     from hermetic.attestation.log import NoteSigner
 
-    return NoteSigner.parse(_read(path).decode("ascii", "replace"))
-
-
-def _read(path: Path, limit: int = 1 << 20) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot read: {error.strerror}") from error
-    if len(data) > limit:
-        raise ConfigurationError(f"{path}: expected at most {limit} bytes, got more")
-    return data
+    return NoteSigner.parse(read_bounded(path, MAX_KEY_BYTES).decode("ascii", "replace"))

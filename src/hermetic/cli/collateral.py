@@ -11,6 +11,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.markup import escape
 
+from hermetic.attestation.bounded_file import read_bounded
 from hermetic.cli import evidence_files, output
 from hermetic.errors import ConfigurationError, InvalidRequestError
 
@@ -335,27 +336,19 @@ def _signer(path: Path) -> "NoteSigner":
         raise ConfigurationError(f"{path}: {error.strerror}") from error
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigurationError(f"{path}: expected mode 0600 on a private key, got {stat.S_IMODE(mode):04o}")
-    return NoteSigner.parse(_read(path, MAX_KEY_SIZE).decode("utf-8", "replace"))
+    return NoteSigner.parse(read_bounded(path, MAX_KEY_SIZE).decode("utf-8", "replace"))
 
 
 def _signers(path: Path) -> "tuple[NoteVerifier, ...]":
     from hermetic.attestation.collateral import read_signers
 
-    return read_signers(_read(path, MAX_KEY_SIZE).decode("utf-8", "replace"))
+    return read_signers(read_bounded(path, MAX_KEY_SIZE).decode("utf-8", "replace"))
 
 
-def _read(path: Path, limit: int | None = None) -> bytes:
+def _read(path: Path) -> bytes:
     from hermetic.attestation.collateral.kinds import MAX_BUNDLE_SIZE
 
-    most = limit or MAX_BUNDLE_SIZE
-    try:
-        with path.open("rb") as file:
-            data = file.read(most + 1)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}") from error
-    if len(data) > most:
-        raise ConfigurationError(f"{path}: expected at most {most} bytes, got more")
-    return data
+    return read_bounded(path, MAX_BUNDLE_SIZE)
 
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:

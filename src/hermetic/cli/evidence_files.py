@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from typer.core import TyperCommand
 
+from hermetic.attestation.bounded_file import read_bounded
 from hermetic.cli import output
 from hermetic.errors import ConfigurationError
 
@@ -108,11 +109,4 @@ def read_all(paths: Sequence[Path] | None) -> list[bytes]:
 
 def read(path: Path) -> bytes:
     """The bytes of a file, within bounds; raises `ConfigurationError`."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_SIZE + 1)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: expected a readable file, got {error.strerror}") from error
-    if len(data) > MAX_FILE_SIZE:
-        raise ConfigurationError(f"{path}: expected at most {MAX_FILE_SIZE} bytes, got more")
-    return data
+    return read_bounded(path, MAX_FILE_SIZE)

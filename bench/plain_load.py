@@ -76,7 +76,7 @@ def _load_by_path(model: str, threads: int, *, mapped: bool) -> Ask:
 def _read_and_load(files: Sequence[str], threads: int) -> Ask:
     import numpy as np
 
-    from hermetic.enclave.messages import TensorSpec
+    from hermetic.enclave.model_description import TensorSpec
     from hermetic.enclave.runtimes import load
     from hermetic.enclave.runtimes.interface import Input, ModelToLoad, Output
 

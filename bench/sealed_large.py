@@ -12,7 +12,7 @@ from typing import Final
 from hermetic.bench.models import LARGE_NAME, LARGE_WIDTH, MAX_BATCH_SIZE, Large
 from hermetic.enclave.known_answer_file import ExpectedOutput, KnownAnswer, NamedTensor, Tolerance, encode
 from hermetic.enclave.manifest import KNOWN_ANSWER_NAME, Manifest
-from hermetic.enclave.messages import TensorSpec
+from hermetic.enclave.model_description import TensorSpec
 from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.enclave.sealed.publisher_key import PublisherKey
 from hermetic.enclave.sealed.writer import MemoryFile, ModelFacts, SealedKey, seal

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from hermetic.enclave.attested_key import wrap_to
+from hermetic.enclave.batch_frames import STATUS_OK, decode_done, encode_batch
 from hermetic.enclave.batch_runner import SharedBuffers
 from hermetic.enclave.buffers import layout
 from hermetic.enclave.channel import Channel, data_channel, map_shared_memory, shared_memory
 from hermetic.enclave.known_answer import outputs_in, write_inputs
 from hermetic.enclave.known_answer_file import NamedTensor
-from hermetic.enclave.messages import STATUS_OK, decode_done, encode_batch
 from hermetic.enclave.supervisor import Worker, WorkerSettings
 from hermetic.errors import KnownAnswerError
 

@@ -16,22 +16,22 @@ from contextlib import suppress
 from math import prod
 from typing import Final
 
-from hermetic.enclave.buffers import BufferLayout, Region
-from hermetic.enclave.configuration import ABSENT_SHAPE
-from hermetic.enclave.datatypes import BYTES, ELEMENT_BYTES
-from hermetic.enclave.host_memory import address_of
-from hermetic.enclave.memory import BatchMemory, Memory
-from hermetic.enclave.messages import (
+from hermetic.enclave.batch_frames import (
     STATUS_FAILED,
     STATUS_FULL,
     STATUS_REFUSED,
     STRINGS_LIMIT,
     Batch,
-    ModelDescription,
     Tensor,
     encode_done,
     encode_not_done,
 )
+from hermetic.enclave.buffers import BufferLayout, Region
+from hermetic.enclave.configuration import ABSENT_SHAPE
+from hermetic.enclave.datatypes import BYTES, ELEMENT_BYTES
+from hermetic.enclave.host_memory import address_of
+from hermetic.enclave.memory import BatchMemory, Memory
+from hermetic.enclave.model_description import ModelDescription
 from hermetic.enclave.model_tensors import ModelTensor, fits, inputs_of, outputs_of, reshaped
 from hermetic.enclave.runtimes.interface import Input, Output, Runtime
 from hermetic.errors import BorderError, DeviceFullError, HermeticError, InvalidRequestError, ModelFormatError

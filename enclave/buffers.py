@@ -12,7 +12,7 @@ from math import prod
 from typing import Final
 
 from hermetic.enclave.datatypes import ELEMENT_BYTES
-from hermetic.enclave.messages import FrontEndFile, ModelDescription, TensorSpec
+from hermetic.enclave.model_description import FrontEndFile, ModelDescription, TensorSpec
 from hermetic.errors import ConfigurationError
 
 ALIGNMENT: Final = 64  # bytes: a cache line, and what vectorised kernels like

@@ -1,7 +1,8 @@
 """Both borders of a worker, as sockets and memory: SEQPACKET frames with descriptors, and sealed shared memory.
 
-One datagram is one frame (messages.py). What arrives is cut off at a limit and refused, never reassembled. Shared
-memory carries F_SEAL_SHRINK and F_SEAL_GROW, so that neither side can make the other fault by resizing it.
+One datagram is one frame (control_frames.py, batch_frames.py). What arrives is cut off at a limit and refused, never
+reassembled. Shared memory carries F_SEAL_SHRINK and F_SEAL_GROW, so that neither side can make the other fault by
+resizing it.
 """
 
 import contextlib
@@ -16,7 +17,8 @@ from typing import Final, Self
 
 from mypy_extensions import mypyc_attr
 
-from hermetic.enclave.messages import CONTROL_FRAME_LIMIT, DATA_FRAME_LIMIT
+from hermetic.enclave.batch_frames import DATA_FRAME_LIMIT
+from hermetic.enclave.control_frames import CONTROL_FRAME_LIMIT
 from hermetic.errors import BorderClosedError, BorderError
 
 __all__ = ["Channel", "data_channel", "map_shared_memory", "shared_memory"]

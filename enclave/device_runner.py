@@ -15,9 +15,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Final
 
+from hermetic.enclave.batch_frames import Batch, Tensor, encode_done
 from hermetic.enclave.batch_runner import BatchBorder, SharedBuffers, not_done
 from hermetic.enclave.device_memory import DeviceBatch, DeviceMemory
-from hermetic.enclave.messages import Batch, ModelDescription, Tensor, encode_done
+from hermetic.enclave.model_description import ModelDescription
 from hermetic.enclave.model_tensors import inputs_of
 from hermetic.enclave.runtimes.interface import Input, Output
 from hermetic.enclave.runtimes.interface_on_device import (

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final, NamedTuple
 
+from hermetic.enclave.batch_frames import decode_batch
 from hermetic.enclave.batch_runner import BatchRunner, SharedBuffers
 from hermetic.enclave.buffers import layout
 from hermetic.enclave.channel import Channel, map_shared_memory
 from hermetic.enclave.device_runner import DeviceRunner
-from hermetic.enclave.messages import ModelDescription, decode_batch
+from hermetic.enclave.model_description import ModelDescription
 from hermetic.enclave.pulse import Pulse
 from hermetic.enclave.zero_on_free import wipe
 from hermetic.errors import BorderError

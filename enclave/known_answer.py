@@ -6,13 +6,14 @@ answers while sealing is in answering.py.
 
 import mmap
 
+from hermetic.enclave.batch_frames import STATUS_OK, Batch, Tensor, decode_done
 from hermetic.enclave.batch_runner import BatchRunner, SharedBuffers
 from hermetic.enclave.buffers import BufferLayout, layout
 from hermetic.enclave.configuration import ABSENT_SHAPE
 from hermetic.enclave.device_runner import DeviceRunner
 from hermetic.enclave.known_answer_file import KnownAnswer, NamedTensor, check_cases, decode, verify_answers
 from hermetic.enclave.manifest import Manifest
-from hermetic.enclave.messages import STATUS_OK, Batch, ModelDescription, Tensor, decode_done
+from hermetic.enclave.model_description import ModelDescription
 from hermetic.enclave.model_tensors import inputs_of
 from hermetic.errors import KnownAnswerError
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from hermetic.enclave.configuration import ModelConfiguration
 from hermetic.enclave.datatypes import BYTES, ELEMENT_BYTES
 from hermetic.enclave.manifest import explain
-from hermetic.enclave.messages import DIMENSIONS_LIMIT, NAME_LIMIT, TENSORS_LIMIT, TensorSpec
+from hermetic.enclave.model_description import DIMENSIONS_LIMIT, NAME_LIMIT, TENSORS_LIMIT, TensorSpec
 from hermetic.enclave.model_tensors import ModelTensor, model_tensors
 from hermetic.errors import KnownAnswerError
 

@@ -19,7 +19,7 @@ from hermetic.enclave.configuration import ModelConfiguration
 from hermetic.enclave.configuration_rules import Subject
 from hermetic.enclave.configuration_rules import problems as configuration_problems
 from hermetic.enclave.datatypes import ELEMENT_BYTES
-from hermetic.enclave.messages import NAME_LIMIT, TENSORS_LIMIT, FrontEndFile, ModelDescription, TensorSpec
+from hermetic.enclave.model_description import NAME_LIMIT, TENSORS_LIMIT, FrontEndFile, ModelDescription, TensorSpec
 from hermetic.enclave.sealed.refusals import Refusal, refused
 from hermetic.enclave.streaming_aead import AEAD_NAME, HEADER_BYTES, KEY_BYTES, SEGMENT_BYTES
 

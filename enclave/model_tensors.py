@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from hermetic.enclave.configuration import InputOptions, ModelConfiguration, OutputOptions, hidden_tensors
-from hermetic.enclave.messages import ModelDescription, TensorSpec
+from hermetic.enclave.model_description import ModelDescription, TensorSpec
 from hermetic.errors import ModelFormatError
 
 __all__ = ["ModelTensor", "fits", "inputs_of", "model_tensors", "outputs_of", "reshaped"]

@@ -11,41 +11,35 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final, Self, TypeVar
 
 from hermetic import errors
-from hermetic.attestation.hybrid_key import KeyWrap
 from hermetic.enclave.channel import Channel, data_channel, shared_memory
-from hermetic.enclave.gpus import GpuOrders, environment_of
+from hermetic.enclave.control_frames import Frame, decode_control
+from hermetic.enclave.gpus import environment_of
 from hermetic.enclave.isolation import cgroup
 from hermetic.enclave.isolation.cgroup import Cgroup
 from hermetic.enclave.isolation.limits import threads_of_worker
 from hermetic.enclave.isolation.own_uid import OwnUid
-from hermetic.enclave.isolation.profiles import PROFILES, WorkerProfile
-from hermetic.enclave.isolation.properties import PROPERTIES
+from hermetic.enclave.lockdown_report import LockdownReport
 from hermetic.enclave.messages import (
-    PREPACK_LIMIT_DEFAULT,
     Attach,
     Attached,
     Failed,
-    Frame,
     LeaseKeyMade,
     LeaseTaken,
-    LockdownReport,
     Locked,
-    ModelDescription,
     NewLeaseKey,
     Opened,
     OpenModel,
-    Prepare,
     TakeLease,
     Unload,
     Wiped,
-    decode_control,
 )
+from hermetic.enclave.model_description import ModelDescription
 from hermetic.enclave.pulse import Observation, Wrist
 from hermetic.enclave.worker_process import describe_end, pin, spawn
+from hermetic.enclave.worker_settings import WorkerSettings
 from hermetic.errors import BorderError, HermeticError, WorkerLostError, WorkerStoppedError
 
 __all__ = ["Observation", "Worker", "WorkerSettings", "data_channel", "pin", "shared_memory"]
@@ -75,37 +69,6 @@ _REPORTED: Final[Mapping[str, type[HermeticError]]] = {
         errors.SealedModelError,
     )
 }
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSettings:
-    """How a worker is started.
-
-    `publishers` is the text of the trusted publishers' list. `threads` are the runtime's. `memory_limit_bytes` bounds
-    what the worker maps beyond its libraries: model, shared memory and everything else. Where the host lets us, it is
-    put into a control group of its own, which bounds what is resident. `waived` may name other
-    waivers too; only those of isolation properties reach the worker. Where the supervisor is root, each worker gets a
-    uid of its own, from `uid` on. `cores` are those it may run on (none: any); it cannot change
-    them. `draft` opens models without known answers, to compute them. ONNX weights up to
-    `prepack_limit_bytes` in all are packed: two to three times as quick for batches through large matrices, and a
-    second copy of them in memory. `lease_key` is that of a broker that offers leases: it opens nothing without one.
-    `gpu`: with a profile on a GPU, which one: it is shown no other.
-    """
-
-    profile: WorkerProfile
-    publishers: str
-    threads: int
-    memory_limit_bytes: int
-    waived: tuple[str, ...]
-    uid: int
-    gid: int
-    spinning: bool = False
-    cores: tuple[int, ...] = ()
-    draft: bool = False
-    lease_key: str = ""
-    key_wrap: KeyWrap = "any"
-    prepack_limit_bytes: int = PREPACK_LIMIT_DEFAULT
-    gpu: GpuOrders | None = None
 
 
 class Worker:
@@ -149,27 +112,12 @@ class Worker:
         wrist = Wrist()
         group = cgroup.around(
             process.pid,
-            settings.memory_limit_bytes + PROFILES[settings.profile].resident_bytes,
+            settings.resident_bytes,
             threads_of_worker(settings.threads),
         )
         worker = cls(process, ours, uid, wrist, group)
-        prepare = Prepare(
-            profile=settings.profile,
-            publishers=settings.publishers,
-            threads=settings.threads,
-            memory_limit_bytes=settings.memory_limit_bytes,
-            waived=tuple(name for name in settings.waived if name in PROPERTIES),
-            uid=uid.number,
-            gid=settings.gid,
-            draft=settings.draft,
-            lease_key=settings.lease_key,
-            key_wrap=settings.key_wrap,
-            spinning=settings.spinning,
-            prepack_limit_bytes=settings.prepack_limit_bytes,
-            gpu=settings.gpu,
-        )
         try:
-            locked = worker._ask(prepare, (wrist.descriptor,), Locked, timeout_s)
+            locked = worker._ask(settings.prepare(uid.number), (wrist.descriptor,), Locked, timeout_s)
         except HermeticError:
             worker.kill()
             raise

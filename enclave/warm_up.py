@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from hermetic.enclave.batch_frames import STATUS_OK, Batch, decode_done
 from hermetic.enclave.batch_runner import BatchRunner, SharedBuffers
 from hermetic.enclave.buffers import layout
 from hermetic.enclave.configuration import Warmup, WarmupInput
@@ -18,7 +19,7 @@ from hermetic.enclave.device_runner import DeviceRunner
 from hermetic.enclave.known_answer import write_inputs
 from hermetic.enclave.known_answer_file import NamedTensor
 from hermetic.enclave.made_batches import ReadFile, hidden_inputs, zeros
-from hermetic.enclave.messages import STATUS_OK, Batch, ModelDescription, decode_done
+from hermetic.enclave.model_description import ModelDescription
 from hermetic.enclave.model_tensors import inputs_of
 from hermetic.errors import ModelFormatError
 

@@ -29,6 +29,7 @@ from hermetic.enclave import runtimes
 from hermetic.enclave.attested_key import KEY_MEMORY_BYTES, AttestedKey
 from hermetic.enclave.batch_runner import BatchRunner
 from hermetic.enclave.channel import Channel
+from hermetic.enclave.control_frames import Frame, decode_control
 from hermetic.enclave.device_memory import DeviceMemory
 from hermetic.enclave.device_runner import DeviceRunner
 from hermetic.enclave.front_end_channels import FrontEndChannels
@@ -44,11 +45,9 @@ from hermetic.enclave.messages import (
     Attach,
     Attached,
     Failed,
-    Frame,
     LeaseKeyMade,
     LeaseTaken,
     Locked,
-    ModelDescription,
     NewLeaseKey,
     Opened,
     OpenModel,
@@ -56,8 +55,8 @@ from hermetic.enclave.messages import (
     TakeLease,
     Unload,
     Wiped,
-    decode_control,
 )
+from hermetic.enclave.model_description import ModelDescription
 from hermetic.enclave.model_tensors import model_tensors
 from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.enclave.pulse import Pulse

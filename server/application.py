@@ -17,7 +17,7 @@ from typing import Final
 
 from hermetic.enclave.buffers import BufferLayout
 from hermetic.enclave.channel import Channel
-from hermetic.enclave.messages import Frame, decode_control
+from hermetic.enclave.control_frames import Frame, decode_control
 from hermetic.errors import BorderError, HermeticError
 from hermetic.server import log_output
 from hermetic.server.arrival import arrive

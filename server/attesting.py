@@ -26,8 +26,8 @@ from hermetic.attestation.exchange import BrokerClient
 from hermetic.attestation.hybrid_key import KeyWrap, is_hybrid
 from hermetic.attestation.lease import LeaseKey
 from hermetic.attestation.server_evidence import StatementTree
+from hermetic.enclave.lockdown_report import LockdownReport
 from hermetic.enclave.manifest import Manifest
-from hermetic.enclave.messages import LockdownReport
 from hermetic.errors import BrokerRefusedError
 from hermetic.server.broker_log import BrokerLog
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Final
 
 from hermetic.attestation.evidence import JsonValue
-from hermetic.enclave.messages import Frame
+from hermetic.enclave.control_frames import Frame
 from hermetic.errors import BorderError, HermeticError, OverloadedError
 from hermetic.server.command_desk import Commanding
 from hermetic.server.generation import Reply

@@ -12,7 +12,7 @@ from math import prod
 from typing import Final
 
 from hermetic.enclave.datatypes import BYTES
-from hermetic.enclave.messages import ModelDescription, TensorSpec
+from hermetic.enclave.model_description import ModelDescription, TensorSpec
 from hermetic.errors import InvalidRequestError
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server.contents import Buffer

@@ -12,9 +12,10 @@ from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from hermetic.enclave.batch_frames import STRINGS_LIMIT
 from hermetic.enclave.configuration import ABSENT_SHAPE
 from hermetic.enclave.datatypes import BYTES, ELEMENT_BYTES
-from hermetic.enclave.messages import DIMENSIONS_LIMIT, STRINGS_LIMIT, TensorSpec
+from hermetic.enclave.model_description import DIMENSIONS_LIMIT, TensorSpec
 from hermetic.errors import InvalidRequestError, UnsupportedError
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server import refusals

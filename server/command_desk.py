@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol
 
-from hermetic.enclave.messages import Frame
+from hermetic.enclave.control_frames import Frame
 from hermetic.errors import BorderError, HermeticError
 from hermetic.server.commands import COMMANDS_LIMIT
 from hermetic.server.generation import Reply

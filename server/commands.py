@@ -5,7 +5,7 @@ from itertools import count
 from typing import Final, Literal
 
 from hermetic import errors
-from hermetic.enclave.messages import NAME_LIMIT
+from hermetic.enclave.model_description import NAME_LIMIT
 from hermetic.errors import BorderError, InvalidRequestError, NotReadyError, OverloadedError, UnsupportedError
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server.gate import Request

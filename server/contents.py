@@ -9,8 +9,8 @@ import sys
 from array import array
 from typing import Final
 
+from hermetic.enclave.batch_frames import STRINGS_LIMIT
 from hermetic.enclave.datatypes import BYTES, ELEMENT_BYTES
-from hermetic.enclave.messages import STRINGS_LIMIT
 from hermetic.errors import ConfigurationError
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server import refusals

@@ -70,7 +70,7 @@ class Curator:
         self._looking = False
         self._after_look: list[Event] = []
         self._ending = False
-        keeper.on_passing = self._try_again
+        keeper.unloading.on_passing = self._try_again
 
     def start(self) -> None:
         """Load what is to be loaded at the start; begin to poll, in that mode."""

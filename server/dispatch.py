@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
+from hermetic.enclave.batch_frames import STATUS_FULL, STATUS_OK, STATUS_REFUSED, Done, decode_done, encode_batch
 from hermetic.enclave.buffers import BufferLayout
 from hermetic.enclave.channel import Channel
-from hermetic.enclave.messages import STATUS_FULL, STATUS_OK, STATUS_REFUSED, Done, decode_done, encode_batch
 from hermetic.errors import (
     BorderClosedError,
     BorderError,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from hermetic.enclave.configuration import Ensemble, EnsembleStep
-from hermetic.enclave.messages import ModelDescription, TensorSpec
+from hermetic.enclave.model_description import ModelDescription, TensorSpec
 from hermetic.errors import NotReadyError
 
 __all__ = ["Lookup", "NotThere", "misfits", "name_of_step"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from hermetic.enclave.messages import ModelDescription
+from hermetic.enclave.model_description import ModelDescription
 from hermetic.server.ensemble_fit import NotThere, misfits
 from hermetic.server.front_ends import FrontEnd
 from hermetic.server.generation import Generation

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from hermetic.enclave.configuration import EnsembleStep
-from hermetic.enclave.messages import ModelDescription
+from hermetic.enclave.model_description import ModelDescription
 from hermetic.errors import HermeticError, NotFoundError, NotReadyError, QueueRefusedError
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server.codec import Plan, make_plan

@@ -11,8 +11,8 @@ from functools import partial
 from typing import Final
 
 from hermetic.attestation.evidence import JsonValue
+from hermetic.enclave.control_frames import Frame
 from hermetic.enclave.isolation.own_uid import OwnUid
-from hermetic.enclave.messages import Frame
 from hermetic.errors import BorderError, HermeticError, LogError
 from hermetic.server.event_loop import Event, EventLoop
 from hermetic.server.front_ends import FrontEnd

@@ -16,7 +16,7 @@ from hermetic.attestation.evidence import JsonValue
 from hermetic.enclave.configuration import ModelConfiguration
 from hermetic.enclave.gpus import Gpu
 from hermetic.enclave.manifest import Manifest
-from hermetic.enclave.messages import ModelDescription
+from hermetic.enclave.model_description import ModelDescription
 from hermetic.enclave.supervisor import Worker
 from hermetic.errors import HermeticError
 from hermetic.server.config import ModelSettings

@@ -7,7 +7,7 @@ them is chosen when the model becomes ready (scheduling.py).
 from collections.abc import Sequence
 from typing import Protocol
 
-from hermetic.enclave.messages import Tensor
+from hermetic.enclave.batch_frames import Tensor
 from hermetic.server.foreign import Foreign
 from hermetic.server.outputs import Output
 from hermetic.server.slots import Slot

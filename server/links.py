@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from hermetic.enclave.batch_frames import DATA_FRAME_LIMIT, largest_data_frame
 from hermetic.enclave.buffers import layout
 from hermetic.enclave.channel import data_channel, shared_memory
-from hermetic.enclave.messages import DATA_FRAME_LIMIT, largest_data_frame
 from hermetic.enclave.supervisor import Worker
 from hermetic.errors import ConfigurationError, HermeticError, WorkerLostError
 from hermetic.server.cpu_plan import UNPLANNED

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from hermetic.enclave.channel import Channel
+from hermetic.enclave.control_frames import Frame, decode_control
 from hermetic.enclave.isolation import cgroup
 from hermetic.enclave.isolation.cgroup import Cgroup
 from hermetic.enclave.isolation.profiles import PROFILES
-from hermetic.enclave.messages import Frame, LockdownReport, decode_control
+from hermetic.enclave.lockdown_report import LockdownReport
 from hermetic.enclave.zero_on_free import program
 from hermetic.errors import BorderError, WorkerLostError
 from hermetic.server.messages import Listening

@@ -1,4 +1,4 @@
-"""What crosses the border between the supervisor and a front end: the control frames of enclave/messages.py.
+"""What crosses the border between the supervisor and a front end: control frames (enclave/control_frames.py).
 
 A front end parses hostile input, so the supervisor treats what it sends as hostile: it can ask for load and unload in
 the name of an identity that it has checked, say that a link to a worker is broken, hand over records for the log, ask
@@ -9,7 +9,9 @@ from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hermetic.enclave.messages import NAME_LIMIT, Frame, LockdownReport, ModelDescription, Name
+from hermetic.enclave.control_frames import Frame
+from hermetic.enclave.lockdown_report import LockdownReport
+from hermetic.enclave.model_description import NAME_LIMIT, ModelDescription, Name
 from hermetic.server.shared_messages import (
     ApplyEpoch,
     AskEvidence,

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hermetic.enclave.messages import Name
+from hermetic.enclave.model_description import Name
 from hermetic.server.messages import RepositoryEntry
 from hermetic.server.status import Code
 from hermetic.server.tally import Count, ModelTally, Tally

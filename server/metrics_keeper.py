@@ -8,7 +8,7 @@ from typing import Final
 
 from hermetic.attestation.evidence import JsonValue
 from hermetic.enclave.isolation.own_uid import OwnUid
-from hermetic.enclave.messages import LockdownReport
+from hermetic.enclave.lockdown_report import LockdownReport
 from hermetic.enclave.zero_on_free import environment
 from hermetic.errors import BorderError, HermeticError
 from hermetic.server import documents

@@ -24,8 +24,8 @@ from typing import Final
 
 from hermetic.enclave import zero_on_free
 from hermetic.enclave.channel import Channel
+from hermetic.enclave.control_frames import decode_control
 from hermetic.enclave.isolation.lockdown import Room, lock_front_end_after_listening, lock_front_end_before_threads
-from hermetic.enclave.messages import decode_control
 from hermetic.errors import AccessDeniedError, BorderError, HermeticError, NotReadyError, UnauthenticatedError
 from hermetic.server import documents
 from hermetic.server.access import WATCH, Principal, check_access

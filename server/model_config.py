@@ -18,7 +18,7 @@ from hermetic.enclave.configuration import (
     State,
     Warmup,
 )
-from hermetic.enclave.messages import ModelDescription, TensorSpec
+from hermetic.enclave.model_description import ModelDescription, TensorSpec
 from hermetic.protos.inference import model_config_pb2 as pb
 
 __all__ = ["BACKENDS", "PLATFORMS", "configuration"]

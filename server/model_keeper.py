@@ -2,7 +2,8 @@
 
 Everything here runs in the supervisor's event loop; what blocks (a load, an unload) runs beside it and comes back as an
 event. How one worker is loaded is loading.py's, how many start at a time starting.py's, how front ends are linked to
-one links.py's; what is to be loaded and unloaded, and who may ask for it, is decided before (curator.py).
+one links.py's, how one ends unloading.py's; what is to be loaded and unloaded, and who may ask for it, is decided
+before (curator.py).
 """
 
 import time
@@ -13,35 +14,30 @@ from typing import Final
 from hermetic.attestation.evidence import JsonValue
 from hermetic.enclave.configuration import ModelConfiguration
 from hermetic.enclave.gpus import Gpu
-from hermetic.enclave.messages import LockdownReport
+from hermetic.enclave.lockdown_report import LockdownReport
 from hermetic.enclave.supervisor import Worker
 from hermetic.errors import (
-    BrokerUnreachableError,
     HermeticError,
     InvalidRequestError,
     LeaseEndedError,
-    LeaseRefusedError,
     NotReadyError,
     WorkerLostError,
 )
 from hermetic.server.cpu_plan import UNPLANNED, CpuPlan
 from hermetic.server.ensemble_states import introduce
-from hermetic.server.event_loop import Event
 from hermetic.server.front_ends import FrontEnd
 from hermetic.server.generation import Generation, Instance, Reply, SealedFile, to_nobody
 from hermetic.server.gpu_plan import NO_GPUS, GpuPlan
 from hermetic.server.links import Links, check_can_be_linked, ready_frame
 from hermetic.server.loading import Loaded, Loader
-from hermetic.server.messages import LinkLost, ModelStop
+from hermetic.server.messages import LinkLost
 from hermetic.server.repository import Repository, Slot, printable
 from hermetic.server.starting import Start, Starting
 from hermetic.server.stops import Stops
 from hermetic.server.surroundings import Surroundings
+from hermetic.server.unloading import PASSING, Unloading, words_of
 
-UNLOAD_TIMEOUT_S: Final = 20
 AT_ONCE_S: Final = 3.0  # for a worker whose lease is over to wipe in order; it is killed then
-PASSING: Final = (BrokerUnreachableError, LeaseRefusedError, WorkerLostError)
-"""Why a load may fail today and work tomorrow: it is tried again. Everything else is somebody's decision."""
 
 
 class ModelKeeper:
@@ -61,22 +57,18 @@ class ModelKeeper:
     ) -> None:
         """`patience_s` is how long a front end may take to let go of a model, `front_end_memory` what it may map."""
         self.repository = repository
-        self.on_passing: Callable[[Slot], None] = lambda _: None
-        """Told of a version whose load failed for a reason that may pass."""
         self.on_serving: Callable[[Generation, Instance, Loaded], None] = lambda _generation, _instance, _loaded: None
         """Told of each worker that has given its known answers."""
-        self.on_leaving: Callable[[Worker], None] = lambda _: None
-        """Told of each worker that is gone, or told to go."""
         self._loop = around.loop
         self._front_ends = around.front_ends
         self._record = around.record
         self._publish = around.publish
-        self._patience_s, self._front_end_memory = patience_s, front_end_memory
+        self._front_end_memory = front_end_memory
         self.gpus = gpus
         self._starting = Starting(loader, cpu, around.loop, loads_at_once)
-        self._workers: set[Worker] = set()
         self._links = Links(around, self._worker_lost)
         self.stops = Stops(around)
+        self.unloading = Unloading(repository, self._starting, self.stops, around, patience_s)
         self._ending = False
 
     # Loading
@@ -139,10 +131,10 @@ class ModelKeeper:
         elif self.stops.why_out(generation.file) is not None:
             self._take_out(slot, generation, instance, str(error))
         elif isinstance(error, PASSING):
-            self._restart_later(slot, generation, instance, _words(error))
+            self._restart_later(slot, generation, instance, words_of(error))
         else:
             instance.given_up()
-            slot.reason = printable(_words(error))
+            slot.reason = printable(words_of(error))
             self._publish()
 
     def _not_started(
@@ -151,28 +143,23 @@ class ModelKeeper:
         """An instance does not come; while loading this fails the whole generation, which leaves nothing behind."""
         instance.given_up()
         if generation.phase == "loading":
-            self._fail(slot, generation, error or NotReadyError("the server is shutting down"))
-        self._look_whether_gone(slot, generation)
-
-    def _fail(self, slot: Slot, generation: Generation, error: HermeticError) -> None:
-        generation.phase, generation.error = "failed", error
-        for instance in generation.instances:
-            self._wipe(slot, generation, instance)
+            self.unloading.fail(slot, generation, error or NotReadyError("the server is shutting down"))
+        self.unloading.look_whether_gone(slot, generation)
 
     def _loaded(self, slot: Slot, generation: Generation, instance: Instance, loaded: Loaded) -> None:
         """A worker has given its known answers."""
         worker = loaded.worker
         about = {**generation.names(), "instance": instance.number}
         self._record("model.loaded", {**about, **loaded.facts(), **_place_facts(instance)})
-        self._workers.add(worker)
+        self.unloading.workers.add(worker)
         instance.ready(worker, time.monotonic())
         self.stops.watch(generation, instance, worker)
         self.on_serving(generation, instance, loaded)
-        if worker not in self._workers:  # its lease is over already
+        if worker not in self.unloading.workers:  # its lease is over already
             return
         self._loop.watch(worker.pidfd, partial(self._worker_lost_here, slot, generation, instance, worker))
         if generation.phase in ("failed", "stopping"):
-            self._wipe(slot, generation, instance)
+            self.unloading.wipe(slot, generation, instance)
         elif generation.takes_links:  # in the place of one that was lost
             self._links.connect(generation, instance, list(self._front_ends.values()), self._publish)
         elif all(one.worker is not None for one in generation.instances):
@@ -195,7 +182,7 @@ class ModelKeeper:
         generation.phase = "serving"
         before = slot.take_over(generation)
         if before is not None:
-            self._stop(slot, before)
+            self.unloading.stop(slot, before)
         self._publish()
         reply, generation.reply = generation.reply, to_nobody
         reply(None if generation.alive else _not_alive(slot, generation))
@@ -228,7 +215,7 @@ class ModelKeeper:
                 for instance in generation.instances:
                     instance.links.pop(pid, None)
             for generation in list(slot.going):
-                self._stopped(slot, generation, pid)
+                self.unloading.let_go(slot, generation, pid)
 
     # Loss
 
@@ -242,14 +229,12 @@ class ModelKeeper:
 
         None is started where an unload was under way: the weights are gone, as was asked for.
         """
-        if worker not in self._workers:  # it is being wiped, or its end has been told before
+        if worker not in self.unloading.workers:  # it is being wiped, or its end has been told before
             return
-        self._loop.forget(worker.pidfd)
-        self._workers.discard(worker)
-        self.on_leaving(worker)
+        stopped = self.unloading.lose(worker)
         self._links.forget(worker.pid)
         self._starting.give_place_back(instance)
-        end, stopped = worker.reap(), self.stops.forget(worker)
+        end = worker.reap()
         reason = instance.fault or end if stopped is None else f"ended by the watchdog: {stopped}"
         self._record("worker.lost", {**generation.names(), "instance": instance.number, "reason": reason})
         if generation.takes_links:
@@ -269,7 +254,7 @@ class ModelKeeper:
         generation.wiped = False
         reply, generation.reply = generation.reply, to_nobody
         slot.give_up(generation, reason)
-        self._stop(slot, generation)
+        self.unloading.stop(slot, generation)
         self._publish()
         reply(NotReadyError(reason))
 
@@ -296,10 +281,10 @@ class ModelKeeper:
             stopping.append(slot.coming)
             slot.coming = None
         elif slot.coming is not None and slot.coming.phase == "loading":
-            self._fail(slot, slot.coming, NotReadyError(f"model {slot.name}: unloaded while it was loading"))
+            self.unloading.fail(slot, slot.coming, NotReadyError(f"model {slot.name}: unloaded while it was loading"))
         for generation in stopping:
             generation.reply = reply
-            self._stop(slot, generation)
+            self.unloading.stop(slot, generation)
         self._publish()
         if not stopping:
             reply(None)
@@ -312,105 +297,30 @@ class ModelKeeper:
         for instance in generation.instances:
             self.stops.tell(generation, instance, reason, lease_over=True)
         if generation.phase == "loading":
-            self._fail(slot, generation, LeaseEndedError(reason))
+            self.unloading.fail(slot, generation, LeaseEndedError(reason))
         elif generation.takes_links:
             reply, generation.reply = generation.reply, to_nobody
             slot.give_up(generation, reason)
-            self._stop(slot, generation)
+            self.unloading.stop(slot, generation)
             reply(LeaseEndedError(reason))
         for instance in generation.instances:
-            self._wipe(slot, generation, instance, AT_ONCE_S)
-        self._look_whether_gone(slot, generation)
+            self.unloading.wipe(slot, generation, instance, AT_ONCE_S)
+        self.unloading.look_whether_gone(slot, generation)
         self._publish()
-
-    def _stop(self, slot: Slot, generation: Generation) -> None:
-        """Have every front end let go of a generation, and wipe it then."""
-        generation.phase = "stopping"
-        generation.waiting_for_front_ends = set(self._front_ends)
-        slot.going.append(generation)
-        for instance in generation.instances:
-            instance.restart_at = None
-        name, version = generation.key
-        for front_end in self._front_ends.values():
-            front_end.send(ModelStop(name=name, version=version, generation=generation.number))
-        self._loop.call_at(time.monotonic() + self._patience_s, partial(self._out_of_patience, generation))
-        self._wipe_if_let_go(slot, generation)
 
     def stopped_at(self, pid: int, name: str, version: int, number: int) -> None:
         """The front end `pid` holds nothing of this generation any more; after the last one its workers go."""
         slot = self.repository.slot(name, version)
         for generation in list(slot.going) if slot else ():
             if slot is not None and generation.number == number:
-                self._stopped(slot, generation, pid)
-
-    def _stopped(self, slot: Slot, generation: Generation, pid: int) -> None:
-        if pid in generation.waiting_for_front_ends:
-            generation.waiting_for_front_ends.discard(pid)
-            self._wipe_if_let_go(slot, generation)
-
-    def _out_of_patience(self, generation: Generation) -> None:
-        """A front end that does not let go of a model in time is ended: its end lets go of everything."""
-        for pid in generation.waiting_for_front_ends:
-            if pid in self._front_ends:
-                self._record("front-end.stuck", {**generation.names(), "pid": pid})
-                self._front_ends[pid].end()
-
-    def _wipe_if_let_go(self, slot: Slot, generation: Generation) -> None:
-        if generation.waiting_for_front_ends:
-            return
-        for instance in generation.instances:
-            self._wipe(slot, generation, instance)
-        self._look_whether_gone(slot, generation)
-
-    def _wipe(
-        self, slot: Slot, generation: Generation, instance: Instance, timeout_s: float = UNLOAD_TIMEOUT_S
-    ) -> None:
-        """Have one worker, if there is one, wipe itself and end; it is killed where that takes too long."""
-        worker = instance.worker
-        if worker is not None and worker in self._workers:
-            self._loop.forget(worker.pidfd)
-            self._workers.discard(worker)
-            self.stops.forget(worker)
-            self.on_leaving(worker)
-            self._loop.in_thread(partial(self._wipe_in_thread, slot, generation, instance, worker, timeout_s))
-
-    def _wipe_in_thread(
-        self, slot: Slot, generation: Generation, instance: Instance, worker: Worker, timeout_s: float
-    ) -> Event:
-        wiped = worker.unload(timeout_s)
-        return partial(self._wiped, slot, generation, instance, wiped=wiped)
-
-    def _wiped(self, slot: Slot, generation: Generation, instance: Instance, *, wiped: bool) -> None:
-        instance.given_up()
-        self._starting.give_place_back(instance)
-        generation.wiped &= wiped
-        self._look_whether_gone(slot, generation)
-
-    def _look_whether_gone(self, slot: Slot, generation: Generation) -> None:
-        """Where nothing is left of a generation that stops or has failed: tell."""
-        if not generation.over or generation.waiting_for_front_ends:
-            return
-        reply, generation.reply = generation.reply, to_nobody
-        if generation.phase == "stopping" and generation in slot.going:
-            slot.going.remove(generation)
-            self._record("model.unloaded", {**generation.names(), "wiped": generation.wiped})
-            self.repository.tidy()
-            self._publish()
-            reply(None)
-        elif generation.phase == "failed" and slot.coming is generation:
-            error = generation.error or WorkerLostError("no worker")
-            slot.failed(_words(error))
-            if isinstance(error, PASSING) and not self._ending:
-                self.on_passing(slot)
-            self.repository.tidy()
-            self._publish()
-            reply(error)
+                self.unloading.let_go(slot, generation, pid)
 
     # The end
 
     def unload_everything(self) -> None:
         """Wipe and end all workers, also those that finish loading only now; no front end is left to wait for."""
         self._ending = True
+        self.unloading.on_passing = lambda _: None
         self._starting.end()
         while True:
             for slot in list(self.repository):
@@ -421,7 +331,7 @@ class ModelKeeper:
 
     def reports(self) -> list[LockdownReport]:
         """Return what each worker that serves holds."""
-        return [worker.report for worker in self._workers]
+        return [worker.report for worker in self.unloading.workers]
 
     def manifests(self) -> list[bytes]:
         """Return the digests of the manifests of what serves."""
@@ -429,7 +339,7 @@ class ModelKeeper:
 
     def kill_everything(self) -> None:
         """Leave no worker behind, whatever happened."""
-        for worker in self._workers:
+        for worker in self.unloading.workers:
             worker.kill()
 
 
@@ -437,10 +347,6 @@ def _not_alive(slot: Slot, generation: Generation) -> HermeticError:
     if generation.is_ensemble:
         return InvalidRequestError(f"load failed for model '{slot.name}': {generation.why_not()}")
     return WorkerLostError(f"model {slot.name}: {slot.reason}")
-
-
-def _words(error: HermeticError) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 def _place_facts(instance: Instance) -> dict[str, JsonValue]:

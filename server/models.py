@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, Protocol
 from mypy_extensions import mypyc_attr
 
 from hermetic.enclave.buffers import row_bytes
-from hermetic.enclave.messages import ModelDescription
+from hermetic.enclave.model_description import ModelDescription
 from hermetic.errors import (
     HermeticError,
     InvalidRequestError,

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Final, NamedTuple
 
+from hermetic.enclave.batch_frames import STRINGS_LIMIT, Tensor
 from hermetic.enclave.buffers import Region
 from hermetic.enclave.datatypes import ELEMENT_BYTES
-from hermetic.enclave.messages import STRINGS_LIMIT, Tensor
 from hermetic.errors import BorderError
 from hermetic.server.contents import Buffer, string_ends
 from hermetic.server.foreign import Foreign

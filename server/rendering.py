@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from hermetic.enclave.messages import ModelDescription
+from hermetic.enclave.model_description import ModelDescription
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server.model_config import PLATFORMS
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from hermetic.enclave.buffers import row_bytes
-from hermetic.enclave.messages import TensorSpec
+from hermetic.enclave.model_description import TensorSpec
 from hermetic.protos.inference import grpc_service_pb2 as pb
 
 Raw = bytes | bytearray | memoryview

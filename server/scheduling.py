@@ -10,7 +10,7 @@ from typing import Final, Protocol, TypeVar
 
 from hermetic.enclave.buffers import BufferLayout, row_bytes
 from hermetic.enclave.configuration import DynamicBatching, SequenceBatching
-from hermetic.enclave.messages import ModelDescription
+from hermetic.enclave.model_description import ModelDescription
 from hermetic.errors import HermeticError
 from hermetic.server.batcher import Batcher
 from hermetic.server.config import Limits

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from hermetic.enclave.configuration import FINAL_OUTPUT, MAX_ITERATIONS
-from hermetic.enclave.messages import ModelDescription
+from hermetic.enclave.model_description import ModelDescription
 from hermetic.errors import HermeticError, InvalidRequestError, OverloadedError, UnsupportedError
 from hermetic.server.asking import Asking, NewWork
 from hermetic.server.codec import Decoded

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from hermetic.enclave.configuration import SequenceBatching
 from hermetic.enclave.datatypes import ELEMENT_BYTES
-from hermetic.enclave.messages import TensorSpec
+from hermetic.enclave.model_description import TensorSpec
 from hermetic.errors import (
     CancelledError,
     HermeticError,

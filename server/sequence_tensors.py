@@ -11,10 +11,11 @@ from collections.abc import Sequence as Many
 from math import prod
 from typing import Final
 
+from hermetic.enclave.batch_frames import Tensor
 from hermetic.enclave.configuration import Control, SequenceBatching
 from hermetic.enclave.configuration import State as StateOptions
 from hermetic.enclave.datatypes import BYTES, ELEMENT_BYTES
-from hermetic.enclave.messages import ModelDescription, Tensor
+from hermetic.enclave.model_description import ModelDescription
 from hermetic.server.foreign import Foreign
 from hermetic.server.outputs import Output, cut_rows
 from hermetic.server.sequence_call import correlation

@@ -5,8 +5,9 @@ They are hidden: written into the regions behind the callers' inputs, just befor
 
 from collections.abc import Sequence
 
+from hermetic.enclave.batch_frames import Tensor
 from hermetic.enclave.batch_inputs import batch_input
-from hermetic.enclave.messages import ModelDescription, Tensor
+from hermetic.enclave.model_description import ModelDescription
 from hermetic.errors import InvalidRequestError
 from hermetic.server.foreign import Foreign
 from hermetic.server.outputs import Output

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from math import prod
 from typing import Final
 
+from hermetic.enclave.batch_frames import Tensor
 from hermetic.enclave.configuration import ABSENT_SHAPE
-from hermetic.enclave.messages import ModelDescription, Tensor
+from hermetic.enclave.model_description import ModelDescription
 from hermetic.server.foreign import Foreign
 from hermetic.server.outputs import Claims, Output, checked_output, scattered
 from hermetic.server.slots import Slot

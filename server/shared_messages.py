@@ -9,7 +9,8 @@ from typing import Annotated, ClassVar, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hermetic.enclave.messages import NAME_LIMIT, Frame, Name
+from hermetic.enclave.control_frames import Frame
+from hermetic.enclave.model_description import NAME_LIMIT, Name
 from hermetic.server.trace_rules import LogRules, TraceChange
 
 TALLY_TEXT_LIMIT: Final = 24 * 1024  # characters of a part of a tally: JSON inside JSON at most doubles

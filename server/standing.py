@@ -8,7 +8,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hermetic.attestation.evidence import JsonValue
-from hermetic.enclave.messages import LockdownReport
+from hermetic.enclave.lockdown_report import LockdownReport
 from hermetic.server.evidence_batch import Standing
 
 ENFORCED: Final = "enforced"

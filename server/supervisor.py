@@ -17,8 +17,9 @@ from typing import Final
 
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.log import Log
+from hermetic.enclave.control_frames import Frame
 from hermetic.enclave.gpus import gpus_here
-from hermetic.enclave.messages import Frame, LockdownReport
+from hermetic.enclave.lockdown_report import LockdownReport
 from hermetic.enclave.zero_on_free import NOT_LOOKED_AT
 from hermetic.errors import BorderError, HermeticError, NotReadyError
 from hermetic.server import documents
@@ -132,7 +133,8 @@ class Supervisor:
             gpus=GpuPlan(gpus_here()),
         )
         self._leases = LeaseKeeper(loader, around)
-        self._models.on_serving, self._models.on_leaving = self._leases.watch, self._leases.forget
+        self._models.on_serving = self._leases.watch
+        self._models.unloading.on_leaving = self._leases.forget
         self._leases.on_over = self._models.stop_at_once
         self._curator = Curator(config.repository, catalogue, repository, self._models, self._cpu, around)
         self._commands = CommandDesk(self._obey)

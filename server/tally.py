@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hermetic.enclave.messages import Name
+from hermetic.enclave.model_description import Name
 from hermetic.server.messages import MODELS_LIMIT
 
 BATCH_SIZES_LIMIT: Final = 4096  # different sizes of one model's batches

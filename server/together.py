@@ -7,7 +7,7 @@ totals totals.py.
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from hermetic.enclave.messages import Frame
+from hermetic.enclave.control_frames import Frame
 from hermetic.errors import BorderError
 from hermetic.server import documents
 from hermetic.server.counters import SharedAccounts, map_row_of_another

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from math import prod
 from typing import Final, NamedTuple
 
+from hermetic.enclave.batch_frames import forget_frames
 from hermetic.enclave.buffers import BufferLayout, Region
 from hermetic.enclave.channel import Channel
 from hermetic.enclave.datatypes import BYTES
-from hermetic.enclave.messages import TensorSpec, forget_frames
+from hermetic.enclave.model_description import TensorSpec
 from hermetic.errors import BorderError
 from hermetic.server.contents import BOOL, ONE_IF_TRUE, string_ends
 from hermetic.server.foreign import Foreign, ForeignMemory

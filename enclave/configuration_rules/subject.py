@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from hermetic.enclave.configuration import ModelConfiguration, hidden_tensors
 from hermetic.enclave.datatypes import ELEMENT_BYTES
-from hermetic.enclave.messages import TensorSpec
+from hermetic.enclave.model_description import TensorSpec
 
 __all__ = ["Subject", "element_bytes", "repeated"]
 

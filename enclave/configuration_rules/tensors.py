@@ -7,7 +7,7 @@ from typing import Final
 
 from hermetic.enclave.configuration import BatchInput, BatchOutput, InputOptions, OutputOptions, hidden_tensors
 from hermetic.enclave.configuration_rules.subject import Subject, repeated
-from hermetic.enclave.messages import TENSORS_LIMIT, TensorSpec
+from hermetic.enclave.model_description import TENSORS_LIMIT, TensorSpec
 
 __all__ = ["reshape_problem", "tensor_problems"]
 

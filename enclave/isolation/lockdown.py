@@ -38,7 +38,7 @@ from hermetic.enclave.isolation.layers import (
     with_implied,
 )
 from hermetic.enclave.isolation.profiles import PROFILES, Profile, WorkerProfile, rules
-from hermetic.enclave.messages import LockdownReport
+from hermetic.enclave.lockdown_report import LockdownReport
 from hermetic.enclave.zero_on_free import Zeroing
 from hermetic.errors import IsolationError
 

@@ -13,7 +13,7 @@ from typing import Final
 from hermetic.enclave.isolation.attempts import ATTEMPTS, stopped_by
 from hermetic.enclave.isolation.layers import LAYERS, USER_NAMESPACE
 from hermetic.enclave.isolation.profiles import PROFILES, Profile
-from hermetic.enclave.messages import LostLayer
+from hermetic.enclave.lockdown_report import LostLayer
 from hermetic.errors import ConfigurationError, IsolationError
 
 NO_NETWORK: Final = "no-network"

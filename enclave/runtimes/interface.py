@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from hermetic.enclave.messages import PREPACK_LIMIT_DEFAULT, Tensor, TensorSpec
+from hermetic.enclave.batch_frames import Tensor
+from hermetic.enclave.messages import PREPACK_LIMIT_DEFAULT
+from hermetic.enclave.model_description import TensorSpec
 
 __all__ = ["Input", "ModelToLoad", "Output", "Runtime"]
 

@@ -8,7 +8,7 @@ from math import prod
 from typing import NamedTuple, Protocol
 
 from hermetic.enclave.datatypes import ELEMENT_BYTES
-from hermetic.enclave.messages import TensorSpec
+from hermetic.enclave.model_description import TensorSpec
 
 __all__ = ["DeviceAnswer", "DeviceInput", "DeviceOutput", "DeviceRuntime", "Launched", "nbytes_of"]
 

@@ -14,9 +14,10 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto
 
+from hermetic.enclave.batch_frames import Tensor
 from hermetic.enclave.datatypes import BYTES, ELEMENT_BYTES
 from hermetic.enclave.host_memory import wipe_at
-from hermetic.enclave.messages import Tensor, TensorSpec
+from hermetic.enclave.model_description import TensorSpec
 from hermetic.enclave.runtimes import strings
 from hermetic.enclave.runtimes.interface import Input, ModelToLoad, Output
 from hermetic.enclave.runtimes.onnx_session import TYPE_OF, Engine, open_graph

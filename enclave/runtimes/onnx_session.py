@@ -17,7 +17,7 @@ import onnxruntime as ort
 from onnx import TensorProto
 
 from hermetic.enclave.datatypes import BYTES
-from hermetic.enclave.messages import TensorSpec
+from hermetic.enclave.model_description import TensorSpec
 from hermetic.enclave.runtimes.interface import ModelToLoad
 from hermetic.enclave.runtimes.onnx_graph import (
     ELEMENT_BYTES_OF_TYPE,

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import torch
 
+from hermetic.enclave.batch_frames import Tensor
 from hermetic.enclave.datatypes import BYTES
-from hermetic.enclave.messages import Tensor
 from hermetic.enclave.runtimes.interface import Input, ModelToLoad, Output
 from hermetic.errors import ModelFormatError
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from hermetic.enclave.configuration import ModelConfiguration
 from hermetic.enclave.manifest import CONFIG_NAME, ModelFormat
-from hermetic.enclave.messages import TensorSpec
+from hermetic.enclave.model_description import TensorSpec
 from hermetic.enclave.sealed.config_pbtxt import TritonConfig
 from hermetic.enclave.sealed.description import DESCRIPTION_NAME, Description
 from hermetic.enclave.sealed.graph_fit import Word, fit_graph

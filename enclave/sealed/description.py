@@ -23,7 +23,7 @@ from typing import Annotated, Any, Final, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hermetic.enclave.manifest import NAME_PATTERN, ModelFormat, explain
-from hermetic.enclave.messages import TensorSpec
+from hermetic.enclave.model_description import TensorSpec
 from hermetic.errors import ConfigurationError
 
 __all__ = ["DESCRIPTION_NAME", "Description", "SampleRules"]

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hermetic.enclave.datatypes import BYTES
 from hermetic.enclave.known_answer_file import ExpectedOutput, KnownAnswer, NamedTensor, Tolerance
 from hermetic.enclave.manifest import explain
-from hermetic.enclave.messages import TensorSpec
+from hermetic.enclave.model_description import TensorSpec
 from hermetic.errors import ConfigurationError
 
 __all__ = ["NUMPY_OF", "encode_strings", "load_golden", "to_tensor"]

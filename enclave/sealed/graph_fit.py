@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from hermetic.enclave.configuration import HiddenTensors, ModelConfiguration, hidden_tensors
-from hermetic.enclave.messages import TensorSpec
+from hermetic.enclave.model_description import TensorSpec
 from hermetic.enclave.sealed.config_pbtxt import PartialSpec
 from hermetic.errors import ModelFormatError
 

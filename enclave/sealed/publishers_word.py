@@ -9,7 +9,7 @@ from typing import Final
 
 from hermetic.enclave.configuration import INFERRED, DynamicBatching
 from hermetic.enclave.manifest import ModelFormat
-from hermetic.enclave.messages import TensorSpec
+from hermetic.enclave.model_description import TensorSpec
 from hermetic.enclave.sealed.config_pbtxt import CONFIG_LIMIT, PartialSpec, TritonConfig, read_config
 from hermetic.enclave.sealed.description import Description
 from hermetic.enclave.sealed.graph_fit import AUTOMATIC_BATCH_SIZE, GraphEnds, Word, may_be_batched

@@ -16,7 +16,7 @@ from hermetic.enclave.configuration import Control
 from hermetic.enclave.datatypes import BYTES
 from hermetic.enclave.known_answer_file import KnownAnswer, ModelSpecs, NamedTensor
 from hermetic.enclave.made_batches import ReadFile, hidden_inputs
-from hermetic.enclave.messages import TensorSpec
+from hermetic.enclave.model_description import TensorSpec
 from hermetic.enclave.model_tensors import ModelTensor, model_tensors
 from hermetic.enclave.sealed.description import Range, SampleRules
 from hermetic.enclave.sealed.golden import NUMPY_OF, to_tensor

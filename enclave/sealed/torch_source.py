@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from hermetic.enclave.manifest import ModelFormat
-from hermetic.enclave.messages import TensorSpec
+from hermetic.enclave.model_description import TensorSpec
 from hermetic.enclave.runtimes.safetensors_header import read_header
 from hermetic.enclave.runtimes.torch_archives import check_torch_export, check_torchscript
 from hermetic.enclave.sealed.source_files import SourceFile

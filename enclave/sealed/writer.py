@@ -27,7 +27,7 @@ from hermetic.enclave.manifest import (
     explain,
     lay_out,
 )
-from hermetic.enclave.messages import TensorSpec
+from hermetic.enclave.model_description import TensorSpec
 from hermetic.enclave.sealed.container import encode_head, encode_signatures
 from hermetic.enclave.sealed.publisher_key import PublisherKey
 from hermetic.enclave.streaming_aead import (

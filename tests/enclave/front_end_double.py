@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hermetic.enclave.batch_frames import Done, Tensor, decode_done, encode_batch
 from hermetic.enclave.batch_runner import SharedBuffers
 from hermetic.enclave.buffers import FilePlace, layout
 from hermetic.enclave.channel import Channel, data_channel, map_shared_memory, shared_memory
-from hermetic.enclave.messages import Done, Tensor, decode_done, encode_batch
 from hermetic.enclave.supervisor import Worker
 
 VARIABLE = 4096  # bytes

@@ -16,7 +16,7 @@ from hermetic.enclave.answering import answer
 from hermetic.enclave.attested_key import wrap_to
 from hermetic.enclave.known_answer_file import ExpectedOutput, KnownAnswer, NamedTensor, encode
 from hermetic.enclave.manifest import KNOWN_ANSWER_NAME, Manifest
-from hermetic.enclave.messages import TensorSpec
+from hermetic.enclave.model_description import TensorSpec
 from hermetic.enclave.sealed.publisher_key import PublisherKey
 from hermetic.enclave.sealed.writer import MemoryFile, ModelFacts, new_key, write_sealed
 from hermetic.enclave.supervisor import Worker, WorkerSettings

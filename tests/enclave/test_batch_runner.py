@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from hermetic.enclave.batch_frames import BATCH_KIND, STATUS_FAILED, STATUS_REFUSED, Tensor, encode_batch
 from hermetic.enclave.channel import data_channel, shared_memory
 from hermetic.enclave.datatypes import ELEMENT_BYTES
-from hermetic.enclave.messages import BATCH_KIND, STATUS_FAILED, STATUS_REFUSED, Tensor, encode_batch
 from hermetic.enclave.supervisor import Worker
 from hermetic.errors import BorderError
 from tests.enclave.front_end_double import FrontEnd, strings

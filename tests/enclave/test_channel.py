@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from hermetic.enclave.batch_frames import DATA_FRAME_LIMIT
 from hermetic.enclave.channel import (
     DESCRIPTORS_LIMIT,
     Channel,
@@ -14,7 +15,7 @@ from hermetic.enclave.channel import (
     map_shared_memory,
     shared_memory,
 )
-from hermetic.enclave.messages import CONTROL_FRAME_LIMIT, DATA_FRAME_LIMIT
+from hermetic.enclave.control_frames import CONTROL_FRAME_LIMIT
 from hermetic.errors import BorderError
 
 TIMEOUT_S = 10

@@ -7,7 +7,7 @@ import pytest
 from hermetic.enclave.configuration import ModelConfiguration
 from hermetic.enclave.configuration_rules import CONFIGURATION_LIMIT, FRONT_END_FILES_LIMIT, Subject, problems
 from hermetic.enclave.configuration_rules.tensors import reshape_problem
-from hermetic.enclave.messages import TensorSpec
+from hermetic.enclave.model_description import TensorSpec
 
 INPUTS = (TensorSpec(name="x", datatype="FP32", shape=(4,)), TensorSpec(name="t", datatype="BYTES", shape=(-1,)))
 OUTPUTS = (TensorSpec(name="y", datatype="FP32", shape=(10,)), TensorSpec(name="f", datatype="BOOL", shape=(1,)))

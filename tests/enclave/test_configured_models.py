@@ -13,9 +13,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from hermetic.enclave.answering import answers_of_draft
+from hermetic.enclave.batch_frames import STATUS_REFUSED, Tensor, encode_batch
 from hermetic.enclave.configuration import ABSENT_SHAPE
 from hermetic.enclave.known_answer_file import NamedTensor, decode
-from hermetic.enclave.messages import STATUS_REFUSED, Tensor, encode_batch
 from hermetic.enclave.sealed.description import Description
 from hermetic.enclave.sealed.publish import Draft, Label, Publication, publish
 from hermetic.enclave.supervisor import Worker

@@ -9,24 +9,24 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from hermetic.enclave.batch_runner import SharedBuffers
-from hermetic.enclave.buffers import layout
-from hermetic.enclave.channel import Channel, data_channel, shared_memory
-from hermetic.enclave.device_memory import DeviceMemory
-from hermetic.enclave.device_runner import DeviceRunner, Pending
-from hermetic.enclave.front_end_channels import FrontEndChannels
-from hermetic.enclave.messages import (
+from hermetic.enclave.batch_frames import (
     STATUS_FAILED,
     STATUS_FULL,
     STATUS_OK,
     STATUS_REFUSED,
     Batch,
     Done,
-    ModelDescription,
     Tensor,
     decode_done,
     encode_batch,
 )
+from hermetic.enclave.batch_runner import SharedBuffers
+from hermetic.enclave.buffers import layout
+from hermetic.enclave.channel import Channel, data_channel, shared_memory
+from hermetic.enclave.device_memory import DeviceMemory
+from hermetic.enclave.device_runner import DeviceRunner, Pending
+from hermetic.enclave.front_end_channels import FrontEndChannels
+from hermetic.enclave.model_description import ModelDescription
 from hermetic.enclave.pulse import Pulse, Wrist
 from hermetic.enclave.runtime_caches import TorchCache
 from hermetic.enclave.runtimes.interface_on_device import DeviceRuntime

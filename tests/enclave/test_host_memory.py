@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import pytest
 
+from hermetic.enclave.batch_frames import STATUS_FAILED, Batch, Tensor, decode_done
 from hermetic.enclave.batch_runner import BatchRunner, SharedBuffers
 from hermetic.enclave.buffers import layout
 from hermetic.enclave.host_memory import HostBlock, HostMemory, PrivatePages, Staging, address_of, wipe_at
 from hermetic.enclave.memory import open_memory
-from hermetic.enclave.messages import STATUS_FAILED, Batch, ModelDescription, Tensor, decode_done
+from hermetic.enclave.model_description import ModelDescription
 from hermetic.enclave.runtimes.interface import Input, Output
 from hermetic.errors import ConfigurationError, DeviceError
 from tests.enclave.sealed_models import spec

@@ -18,17 +18,10 @@ from hypothesis import strategies as st
 
 from hermetic.enclave import supervisor
 from hermetic.enclave.channel import Channel
+from hermetic.enclave.control_frames import CONTROL_FRAME_LIMIT
 from hermetic.enclave.isolation.own_uid import OwnUid
-from hermetic.enclave.messages import (
-    CONTROL_FRAME_LIMIT,
-    Attached,
-    Failed,
-    LockdownReport,
-    Locked,
-    Opened,
-    Unload,
-    Wiped,
-)
+from hermetic.enclave.lockdown_report import LockdownReport
+from hermetic.enclave.messages import Attached, Failed, Locked, Opened, Unload, Wiped
 from hermetic.enclave.pulse import Wrist
 from hermetic.enclave.supervisor import Worker
 from hermetic.errors import BorderError, HermeticError, KnownAnswerError, WorkerLostError

@@ -1,132 +1,13 @@
-"""Frames: what is encoded is decoded, and nothing else is."""
-
-import struct
-
-import pytest
-from hypothesis import given
-from hypothesis import strategies as some
+"""What a supervisor and a worker say: every kind is told from every other."""
 
 from hermetic.enclave import messages
-from hermetic.enclave.messages import (
-    CONTROL_FRAME_LIMIT,
-    DATA_FRAME_LIMIT,
-    DIMENSIONS_LIMIT,
-    ERROR_TEXT_LIMIT,
-    STATUS_FAILED,
-    STATUS_OK,
-    TENSORS_LIMIT,
-    Attach,
-    Failed,
-    OpenModel,
-    Prepare,
-    Tensor,
-    Unload,
-    Wiped,
-    decode_batch,
-    decode_control,
-    decode_done,
-    encode_batch,
-    encode_done,
-    encode_not_done,
-)
-from hermetic.errors import BorderError
-
-WORD, LONG = some.integers(0, 2**32 - 1), some.integers(0, 2**64 - 1)
-SHAPE = some.lists(some.integers(-(2**63), 2**63 - 1), max_size=DIMENSIONS_LIMIT).map(tuple)
-TENSORS = some.lists(some.builds(Tensor, LONG, SHAPE), max_size=20).map(tuple)
-
-
-@given(WORD, LONG, TENSORS)
-def test_a_batch_comes_back(buffer: int, sequence: int, tensors: tuple[Tensor, ...]) -> None:
-    assert decode_batch(encode_batch(buffer, sequence, tensors)) == (buffer, sequence, tensors)
-
-
-@given(WORD, LONG, TENSORS, LONG, LONG, LONG)
-def test_an_answer_comes_back(
-    buffer: int, sequence: int, tensors: tuple[Tensor, ...], one: int, two: int, three: int
-) -> None:
-    done = decode_done(encode_done(buffer, sequence, tensors, one, two, three))
-    assert done == (buffer, sequence, STATUS_OK, tensors, one, two, three, "")
-
-
-@given(some.text())
-def test_a_reason_comes_back_cut_to_its_limit(text: str) -> None:
-    done = decode_done(encode_not_done(1, 2, STATUS_FAILED, text))
-    cut = text.encode(errors="surrogatepass")[:ERROR_TEXT_LIMIT].decode(errors="replace")
-    assert (done.status, done.outputs, done.text) == (STATUS_FAILED, (), cut)
-
-
-@given(some.binary(max_size=200))
-def test_whatever_bytes_arrive_only_a_border_error_leaves(frame: bytes) -> None:
-    for decode in (decode_batch, decode_done, lambda f: decode_control(f, (Attach, Failed, Prepare))):
-        for start in (b"", b"\x40\x00", b"\x41\x00", b"\x05\x01\x00\x00"):
-            try:
-                decode(start + frame)
-            except BorderError:
-                continue
-
-
-@pytest.mark.parametrize("decode", [decode_batch, decode_done])
-def test_limits_of_data_frames(decode: object) -> None:
-    assert callable(decode)
-    kind = 0x40 if decode is decode_batch else 0x41
-    rest = bytes(12) if decode is decode_batch else bytes(36)
-    for frame, reason in (
-        (b"", "wanted"),
-        (bytes(DATA_FRAME_LIMIT + 1), "wanted"),
-        (struct.pack("<BBH", kind + 4, 0, 0) + rest, "kind"),
-        (struct.pack("<BBH", kind, 0, TENSORS_LIMIT + 1) + rest, "tensors"),
-        (struct.pack("<BBH", kind, 0, 1) + rest, "wanted 1 tensors, got 0"),
-        (struct.pack("<BBH", kind, 0, 0) + rest + b"x", "bytes"),
-        (struct.pack("<BBH", kind, 0, 1) + rest + struct.pack("<QH", 0, 17) + bytes(8 * 17), "dimensions"),
-        (struct.pack("<BBH", kind, 0, 1) + rest + struct.pack("<QH", 0, 2) + bytes(8), "dimensions"),
-    ):
-        with pytest.raises(BorderError, match=reason):
-            decode(frame)
-
-
-def test_control_frames() -> None:
-    attach = Attach(front_end=7, buffers=4, variable_tensor_bytes=1 << 20)
-    assert decode_control(attach.encode(), (Unload, Attach)) == attach
-    assert Attach.decode(attach.encode()) == attach
-    secret = OpenModel(jwe=bytes(range(256)), manifest_digest="ab" * 32)
-    assert OpenModel.decode(secret.encode()).jwe == bytes(range(256))
-    with pytest.raises(BorderError, match=r"wanted one of \['Wiped'\], got kind 0x5"):
-        decode_control(attach.encode(), (Wiped,))
-
-
-def control(kind: int, body: bytes, *, version: int = 1, reserved: int = 0, length: int | None = None) -> bytes:
-    return struct.pack("<BBHI", kind, version, reserved, len(body) if length is None else length) + body
-
-
-@pytest.mark.parametrize(
-    "frame",
-    [
-        b"", control(5, b""), control(5, b"{}"), control(5, b"[]"), control(5, b"{"), control(5, b"\xff"),
-        control(5, b'{"buffers": 4, "variable_tensor_bytes": 1, "more": 1}'),
-        control(5, b'{"buffers": "4", "variable_tensor_bytes": 1}'),
-        control(5, b'{"buffers": 4.0, "variable_tensor_bytes": true}'),
-        control(5, b'{"buffers": 65, "variable_tensor_bytes": 1}'),
-        control(5, b'{"buffers": 4, "variable_tensor_bytes": 1}', version=2),
-        control(5, b'{"buffers": 4, "variable_tensor_bytes": 1}', reserved=1),
-        control(5, b'{"buffers": 4, "variable_tensor_bytes": 1}', length=1),
-        control(5, b" " * CONTROL_FRAME_LIMIT),
-    ],
-)  # fmt: skip
-def test_control_frames_that_do_not_fit_are_refused(frame: bytes) -> None:
-    with pytest.raises(BorderError, match="frame"):
-        decode_control(frame, (Attach,))
-
-
-def test_a_frame_that_would_be_too_long_is_not_made() -> None:
-    with pytest.raises(BorderError, match="wanted at most 65536 bytes"):
-        OpenModel(jwe=bytes(CONTROL_FRAME_LIMIT), manifest_digest="ab" * 32).encode()
+from hermetic.enclave.control_frames import Frame
 
 
 def test_no_two_kinds_are_alike() -> None:
     kinds = [
         value.kind
         for value in vars(messages).values()
-        if isinstance(value, type) and issubclass(value, messages.Frame) and value is not messages.Frame
+        if isinstance(value, type) and issubclass(value, Frame) and value is not Frame
     ]
     assert len(kinds) == len(set(kinds)) == 13

@@ -16,10 +16,11 @@ from hermetic.attestation.hybrid_key import KeyWrap
 from hermetic.enclave.answering import answer, answers_of_draft
 from hermetic.enclave.attested_key import AttestedKey, wrap_to
 from hermetic.enclave.channel import Channel
+from hermetic.enclave.control_frames import decode_control
 from hermetic.enclave.isolation import cgroup
 from hermetic.enclave.isolation.properties import WORKER_PROPERTIES
 from hermetic.enclave.known_answer_file import KnownAnswer
-from hermetic.enclave.messages import Attached, Failed, Locked, Prepare, Unload, Wiped, decode_control
+from hermetic.enclave.messages import Attached, Failed, Locked, Prepare, Unload, Wiped
 from hermetic.enclave.pulse import Wrist
 from hermetic.enclave.supervisor import Worker
 from hermetic.enclave.zero_on_free import environment, interpreter

@@ -18,21 +18,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
+from hermetic.enclave.batch_frames import DATA_FRAME_LIMIT, Batch, Tensor, decode_batch, encode_done
 from hermetic.enclave.buffers import BufferLayout, layout
 from hermetic.enclave.channel import Channel
-from hermetic.enclave.messages import (
-    DATA_FRAME_LIMIT,
-    Attach,
-    Attached,
-    Batch,
-    ModelDescription,
-    Tensor,
-    Unload,
-    Wiped,
-    decode_batch,
-    decode_control,
-    encode_done,
-)
+from hermetic.enclave.control_frames import decode_control
+from hermetic.enclave.messages import Attach, Attached, Unload, Wiped
+from hermetic.enclave.model_description import ModelDescription
 from hermetic.errors import BorderError
 
 FLOOD: Final = 200_000  # frames

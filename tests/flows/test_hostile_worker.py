@@ -20,8 +20,9 @@ import pytest
 
 from hermetic.enclave.channel import Channel
 from hermetic.enclave.isolation.own_uid import OwnUid
+from hermetic.enclave.lockdown_report import LockdownReport
 from hermetic.enclave.memory_scan import scan
-from hermetic.enclave.messages import LockdownReport, Opened
+from hermetic.enclave.messages import Opened
 from hermetic.enclave.pulse import Wrist
 from hermetic.enclave.supervisor import Worker
 from hermetic.protos.inference import grpc_service_pb2 as pb

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hermetic.attestation.abi import ccel, dcap, tcg_event_log
 from hermetic.attestation.abi.tpm import Alg
+from hermetic.enclave import batch_frames
 from hermetic.enclave import messages as border
 from hermetic.server import messages as control
 from tests.fuzz import collateral, evidence, snp, stored
@@ -43,14 +44,14 @@ def requests() -> Iterator[bytes]:
 
 def batches() -> Iterator[bytes]:
     """With and without tensors."""
-    yield border.encode_batch(1, 2, [])
-    yield border.encode_batch(1, 2, [border.Tensor(16, (1, 4)), border.Tensor(0, (-1,))])
+    yield batch_frames.encode_batch(1, 2, [])
+    yield batch_frames.encode_batch(1, 2, [batch_frames.Tensor(16, (1, 4)), batch_frames.Tensor(0, (-1,))])
 
 
 def dones() -> Iterator[bytes]:
     """Answered, and not."""
-    yield border.encode_done(1, 2, [border.Tensor(16, (1, 4))], 3, 4, 5)
-    yield border.encode_not_done(1, 2, border.STATUS_REFUSED, "no such token")
+    yield batch_frames.encode_done(1, 2, [batch_frames.Tensor(16, (1, 4))], 3, 4, 5)
+    yield batch_frames.encode_not_done(1, 2, batch_frames.STATUS_REFUSED, "no such token")
 
 
 def frames() -> Iterator[bytes]:
@@ -163,8 +164,10 @@ def workers() -> Iterator[bytes]:
     good = b"=\x03\x00" + tensors
     yield good
     yield SEPARATOR.join((b"!\x00", good, good[:40], b"=\x02\x00" + tensors, good.replace(b"\x10", b"\x40")))
-    yield SEPARATOR.join((border.encode_batch(0, 1, []), border.encode_done(0, 1, [], 1, 1, 1), b"", b"!abc", good))
-    yield border.encode_not_done(0, 1, border.STATUS_REFUSED, "no")
+    yield SEPARATOR.join(
+        (batch_frames.encode_batch(0, 1, []), batch_frames.encode_done(0, 1, [], 1, 1, 1), b"", b"!abc", good)
+    )
+    yield batch_frames.encode_not_done(0, 1, batch_frames.STATUS_REFUSED, "no")
 
 
 SEEDS = {

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Final
 
 from hermetic.attestation.abi import ccel, dcap, dcap_collateral, dice, nvgpu, pck, pem, rim, strict_xml
+from hermetic.enclave import batch_frames, control_frames
 from hermetic.enclave import messages as border
 from hermetic.enclave.manifest import Manifest
 from hermetic.enclave.sealed.config_pbtxt import read_config
@@ -24,9 +25,18 @@ from tests.server.reading import Readers
 RED: Final = b"RED-CANARY-0123."  # what two tenants send to a hostile worker
 BLUE: Final = b"BLUE-CANARY-456."
 SEPARATOR: Final = b"\xf0\x9f\x8d\xb0"  # between the messages of one input
-TO_WORKER: Final = (border.Prepare, border.OpenModel, border.Attach, border.Unload)
-FROM_WORKER: Final = (border.Locked, border.Opened, border.Attached, border.Wiped, border.Failed)
-EVERY_DIRECTION: Final[Sequence[Sequence[type[border.Frame]]]] = (
+TO_WORKER: Final = (
+    border.Prepare,
+    border.OpenModel,
+    border.Attach,
+    border.NewLeaseKey,
+    border.TakeLease,
+    border.Unload,
+)
+FROM_WORKER: Final = (
+    border.Locked, border.Opened, border.Attached, border.LeaseKeyMade, border.LeaseTaken, border.Wiped, border.Failed,
+)  # fmt: skip
+EVERY_DIRECTION: Final[Sequence[Sequence[type[control_frames.Frame]]]] = (
     TO_WORKER, FROM_WORKER, control.TO_FRONT_END, control.TO_SUPERVISOR, (control.Start,), (control.Listening,),
 )  # fmt: skip
 
@@ -50,21 +60,21 @@ def requests(data: bytes) -> None:
 def batches(data: bytes) -> None:
     """Batch frames: refused, or the same when written again."""
     try:
-        batch = border.decode_batch(data)
+        batch = batch_frames.decode_batch(data)
     except BorderError:
         return
-    if border.encode_batch(*batch) != data:
+    if batch_frames.encode_batch(*batch) != data:
         raise FoundError(f"batch: {batch}")
 
 
 def dones(data: bytes) -> None:
     """Done frames: refused, or the same when written again."""
     try:
-        done = border.decode_done(data)
+        done = batch_frames.decode_done(data)
     except BorderError:
         return
-    if done.status == border.STATUS_OK:
-        again = border.encode_done(
+    if done.status == batch_frames.STATUS_OK:
+        again = batch_frames.encode_done(
             done.buffer, done.sequence, done.outputs, done.input_ns, done.infer_ns, done.output_ns
         )
         if again != data:
@@ -75,10 +85,10 @@ def frames(data: bytes) -> None:
     """Control frames in every direction: refused, or the same message when written again."""
     for allowed in EVERY_DIRECTION:
         try:
-            frame = border.decode_control(data, allowed)
+            frame = control_frames.decode_control(data, allowed)
         except BorderError:
             continue
-        if border.decode_control(frame.encode(), allowed) != frame:
+        if control_frames.decode_control(frame.encode(), allowed) != frame:
             raise FoundError(f"frame: {frame}")
 
 
@@ -214,7 +224,7 @@ def _attack(front: "hostile_front.Front", worker: "hostile_front.Worker", messag
     elif message[:1] == b"=" and worker.batches:
         batch = worker.batches[0]
         worker.echo(batch, write=False)
-        head = border.encode_done(batch.buffer, batch.sequence, [], 1, 1, 1)
+        head = batch_frames.encode_done(batch.buffer, batch.sequence, [], 1, 1, 1)
         worker.send(head[:2] + message[1:3].ljust(2, b"\0") + head[4:] + message[3:])
     else:
         worker.send(message)

@@ -8,10 +8,10 @@ import mmap
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from hermetic.enclave.batch_frames import STATUS_FAILED, Batch, decode_batch, encode_done, encode_not_done
 from hermetic.enclave.buffers import BufferLayout, layout
 from hermetic.enclave.channel import Channel
 from hermetic.enclave.configuration import ModelConfiguration
-from hermetic.enclave.messages import STATUS_FAILED, Batch, decode_batch, encode_done, encode_not_done
 from hermetic.errors import HermeticError, WorkerLostError
 from hermetic.server.dispatch import Dispatcher
 from hermetic.server.foreign import ForeignMemory

@@ -18,7 +18,8 @@ import grpc
 from hermetic.enclave.buffers import layout
 from hermetic.enclave.channel import Channel, data_channel, shared_memory
 from hermetic.enclave.configuration import INFERRED, ModelConfiguration
-from hermetic.enclave.messages import Frame, ModelDescription, TensorSpec, decode_control
+from hermetic.enclave.control_frames import Frame, decode_control
+from hermetic.enclave.model_description import ModelDescription, TensorSpec
 from hermetic.enclave.zero_on_free import environment, interpreter
 from hermetic.errors import BorderError, HermeticError
 from hermetic.server import documents

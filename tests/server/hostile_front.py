@@ -12,9 +12,11 @@ import select
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
+from hermetic.enclave.batch_frames import Batch, Tensor, decode_batch, encode_done
 from hermetic.enclave.buffers import BufferLayout, layout
 from hermetic.enclave.channel import Channel, data_channel, shared_memory
-from hermetic.enclave.messages import Batch, Frame, ModelDescription, Tensor, decode_batch, decode_control, encode_done
+from hermetic.enclave.control_frames import Frame, decode_control
+from hermetic.enclave.model_description import ModelDescription
 from hermetic.errors import BorderError, HermeticError
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server.application import FrontEnd

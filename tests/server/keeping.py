@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from hermetic.enclave.messages import Frame, LockdownReport, Opened
+from hermetic.enclave.control_frames import Frame
+from hermetic.enclave.lockdown_report import LockdownReport
+from hermetic.enclave.messages import Opened
 from hermetic.enclave.pulse import Observation
 from hermetic.enclave.supervisor import Worker
 from hermetic.errors import HermeticError

@@ -5,7 +5,7 @@ On every message the two must read the same, or refuse with the same status.
 
 from collections.abc import Iterable
 
-from hermetic.enclave.messages import ModelDescription
+from hermetic.enclave.model_description import ModelDescription
 from hermetic.errors import HermeticError
 from hermetic.server.batcher import Batcher
 from hermetic.server.codec import Decoded, Decoder

@@ -13,7 +13,7 @@ from hermetic.enclave.configuration import (
     SequenceBatching,
     State,
 )
-from hermetic.enclave.messages import FrontEndFile, ModelDescription
+from hermetic.enclave.model_description import FrontEndFile, ModelDescription
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from tests.server.calls import infer, infer_request
 from tests.server.far_side import description

@@ -22,20 +22,20 @@ from collections.abc import Callable
 from math import prod
 from typing import Any
 
-from hermetic.enclave.buffers import BufferLayout, Region, layout
-from hermetic.enclave.configuration import ABSENT_SHAPE
-from hermetic.enclave.datatypes import ELEMENT_BYTES
-from hermetic.enclave.messages import (
+from hermetic.enclave.batch_frames import (
     DATA_FRAME_LIMIT,
     STATUS_FAILED,
     STATUS_REFUSED,
     Batch,
-    ModelDescription,
     Tensor,
     decode_batch,
     encode_done,
     encode_not_done,
 )
+from hermetic.enclave.buffers import BufferLayout, Region, layout
+from hermetic.enclave.configuration import ABSENT_SHAPE
+from hermetic.enclave.datatypes import ELEMENT_BYTES
+from hermetic.enclave.model_description import ModelDescription
 
 SLOW_S = 0.3  # seconds that a slow model takes for a batch
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from hermetic.enclave.batch_frames import Tensor
 from hermetic.enclave.configuration import INFERRED, ModelConfiguration
-from hermetic.enclave.messages import Tensor
 from hermetic.errors import HermeticError, InvalidRequestError
 from hermetic.server.foreign import Foreign
 from hermetic.server.outputs import Output

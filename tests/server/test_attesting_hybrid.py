@@ -9,7 +9,7 @@ import pytest
 from hermetic.attestation.exchange import BrokerClient, Challenge
 from hermetic.attestation.hybrid_key import HybridPublicKey, KeyWrap, public_key
 from hermetic.enclave.attested_key import AttestedKey, wrap_to
-from hermetic.enclave.messages import LockdownReport
+from hermetic.enclave.lockdown_report import LockdownReport
 from hermetic.errors import BrokerRefusedError
 from hermetic.server.attesting import Applicant, Attesting
 from tests.server.test_loading import manifest

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hermetic.enclave.messages import CONTROL_FRAME_LIMIT
+from hermetic.enclave.control_frames import CONTROL_FRAME_LIMIT
 from hermetic.errors import NotReadyError
 from hermetic.server.access import Principal
 from hermetic.server.audit import ANONYMOUS, NO_MODEL, Journal, model_part, who_part

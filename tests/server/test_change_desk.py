@@ -2,7 +2,7 @@
 
 import pytest
 
-from hermetic.enclave.messages import Frame
+from hermetic.enclave.control_frames import Frame
 from hermetic.errors import BorderError, NotReadyError
 from hermetic.server.change_desk import CHANGE_EVERY_S, CHANGES_IN_A_ROW, ChangeDesk
 from hermetic.server.generation import Reply

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hermetic.enclave.messages import TensorSpec
+from hermetic.enclave.model_description import TensorSpec
 from hermetic.errors import InvalidRequestError
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server import classification

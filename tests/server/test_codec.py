@@ -8,8 +8,9 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hermetic.enclave.batch_frames import STRINGS_LIMIT
 from hermetic.enclave.datatypes import ELEMENT_BYTES
-from hermetic.enclave.messages import STRINGS_LIMIT, TensorSpec
+from hermetic.enclave.model_description import TensorSpec
 from hermetic.errors import InvalidRequestError
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server.contents import check_raw, check_strings, raw_from_typed, string_ends

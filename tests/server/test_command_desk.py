@@ -2,7 +2,7 @@
 
 import pytest
 
-from hermetic.enclave.messages import Frame
+from hermetic.enclave.control_frames import Frame
 from hermetic.errors import BorderError, NotReadyError
 from hermetic.server.command_desk import CommandDesk
 from hermetic.server.commands import COMMANDS_LIMIT

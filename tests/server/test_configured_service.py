@@ -10,7 +10,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from hermetic.enclave.configuration import ModelConfiguration
-from hermetic.enclave.messages import FrontEndFile, ModelDescription
+from hermetic.enclave.model_description import FrontEndFile, ModelDescription
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from tests.server.calls import TIMEOUT_S, await_ready, floats, infer, infer_request, method
 from tests.server.far_side import FarSide, description

@@ -10,7 +10,7 @@ from hermetic.enclave.configuration import (
     ModelConfiguration,
     SequenceBatching,
 )
-from hermetic.enclave.messages import ModelDescription
+from hermetic.enclave.model_description import ModelDescription
 from hermetic.server.ensemble_fit import NotThere
 from hermetic.server.ensemble_fit import misfits as all_misfits
 from tests.server.far_side import description

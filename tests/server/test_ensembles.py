@@ -13,7 +13,7 @@ import pytest
 
 from hermetic.enclave.configuration import Ensemble as EnsembleOptions
 from hermetic.enclave.configuration import EnsembleStep, ModelConfiguration
-from hermetic.enclave.messages import ModelDescription
+from hermetic.enclave.model_description import ModelDescription
 from hermetic.errors import (
     HermeticError,
     InvalidRequestError,

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from hermetic.attestation import evidence
 from hermetic.attestation.attesters.composite import CompositeEvidence
 from hermetic.attestation.server_evidence import Statement, StatementTree, leaf, verify_path
-from hermetic.enclave.messages import Frame
+from hermetic.enclave.control_frames import Frame
 from hermetic.errors import BorderError, TpmError
 from hermetic.protos.hermetic.v1 import attestation_pb2 as pb
 from hermetic.server import documents

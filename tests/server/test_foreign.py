@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
+from hermetic.enclave.batch_frames import Batch, Tensor, encode_done
 from hermetic.enclave.buffers import layout
 from hermetic.enclave.channel import data_channel, map_shared_memory, shared_memory
 from hermetic.enclave.configuration import ModelConfiguration, OutputOptions, SequenceBatching, State
-from hermetic.enclave.messages import Batch, FrontEndFile, ModelDescription, Tensor, TensorSpec, encode_done
+from hermetic.enclave.model_description import FrontEndFile, ModelDescription, TensorSpec
 from hermetic.errors import BorderError
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server.arrival import arrive

@@ -1,6 +1,6 @@
 """A GPU without room for a batch: its callers hear of a limit, and not of a broken model."""
 
-from hermetic.enclave.messages import STATUS_FULL, decode_done, encode_not_done
+from hermetic.enclave.batch_frames import STATUS_FULL, decode_done, encode_not_done
 from hermetic.errors import OverloadedError
 from hermetic.server.dispatch import _failure
 from hermetic.server.status import Code, status_of

@@ -14,8 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from hermetic.enclave.configuration import DynamicBatching, ModelConfiguration
-from hermetic.enclave.messages import (
+from hermetic.enclave.batch_frames import (
     DATA_FRAME_LIMIT,
     STATUS_FAILED,
     STATUS_FULL,
@@ -26,6 +25,7 @@ from hermetic.enclave.messages import (
     encode_done,
     encode_not_done,
 )
+from hermetic.enclave.configuration import DynamicBatching, ModelConfiguration
 from hermetic.errors import HermeticError, InvalidRequestError, NotReadyError, OverloadedError, WorkerLostError
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from tests.server.far_side import Pki, description

@@ -72,7 +72,7 @@ class House:
         self.keeping = Keeping(loader=loader)
         self.leases = LeaseKeeper(cast(Loader, loader), self.keeping.around)
         keeper = self.keeping.keeper
-        keeper.on_serving, keeper.on_leaving = self.leases.watch, self.leases.forget
+        keeper.on_serving, keeper.unloading.on_leaving = self.leases.watch, self.leases.forget
         self.leases.on_over = keeper.stop_at_once
         self.front_end = self.keeping.front_end(1)
 

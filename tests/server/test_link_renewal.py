@@ -11,7 +11,7 @@ from typing import cast
 
 import pytest
 
-from hermetic.enclave.messages import Frame
+from hermetic.enclave.control_frames import Frame
 from hermetic.enclave.supervisor import Worker
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server.cpu_plan import Place

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hermetic.enclave.channel import Channel
-from hermetic.enclave.messages import decode_control
+from hermetic.enclave.control_frames import decode_control
 from hermetic.enclave.zero_on_free import environment, interpreter
 from hermetic.errors import BorderError
 from hermetic.server import documents

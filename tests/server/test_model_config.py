@@ -7,7 +7,7 @@ import pytest
 from google.protobuf import text_format
 
 from hermetic.enclave.configuration import ModelConfiguration
-from hermetic.enclave.messages import ModelDescription, TensorSpec
+from hermetic.enclave.model_description import ModelDescription, TensorSpec
 from hermetic.enclave.sealed.config_pbtxt import read_config
 from hermetic.server.model_config import configuration
 from tests.server.far_side import description

@@ -7,8 +7,8 @@ from typing import cast
 
 import pytest
 
-from hermetic.enclave import messages
-from hermetic.enclave.messages import TensorSpec
+from hermetic.enclave import control_frames
+from hermetic.enclave.model_description import TensorSpec
 from hermetic.errors import BorderError, BrokerRefusedError, ConfigurationError, KnownAnswerError
 from hermetic.server.config import ModelSettings
 from hermetic.server.front_ends import FrontEnd
@@ -360,7 +360,7 @@ def test_a_description_that_only_the_first_instances_frame_has_room_for_is_refus
     keeping.front_end(1)
     file = sealed(instances=11)
     first = ready_frame(Generation(1, file, file.manifest.configuration, Told())).encode()
-    monkeypatch.setattr(messages, "CONTROL_FRAME_LIMIT", len(first))
+    monkeypatch.setattr(control_frames, "CONTROL_FRAME_LIMIT", len(first))
     told = Told()
     load(keeping, file, told)
     keeping.settle()

@@ -2,8 +2,9 @@
 
 import pytest
 
+from hermetic.enclave.batch_frames import STRINGS_LIMIT, Tensor
 from hermetic.enclave.buffers import Region
-from hermetic.enclave.messages import STRINGS_LIMIT, Tensor, TensorSpec
+from hermetic.enclave.model_description import TensorSpec
 from hermetic.errors import BorderError
 from hermetic.server.foreign import Foreign
 from hermetic.server.outputs import Claims, Output, cut_rows

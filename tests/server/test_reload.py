@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from hermetic.attestation.evidence import JsonValue
-from hermetic.enclave.messages import Frame
+from hermetic.enclave.control_frames import Frame
 from hermetic.errors import ConfigurationError, HermeticError, OverloadedError
 from hermetic.server import reload
 from hermetic.server.config import IDENTITIES_LIMIT, AccessRule, Revoked, ServerConfig

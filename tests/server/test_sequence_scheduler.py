@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from hermetic.enclave.buffers import layout
-from hermetic.enclave.messages import ModelDescription
+from hermetic.enclave.model_description import ModelDescription
 from hermetic.errors import CallerError, HermeticError, InvalidRequestError, OverloadedError, WorkerLostError
 from hermetic.server.config import Limits
 from hermetic.server.contents import Buffer

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from hermetic.enclave.configuration import Control
-from hermetic.enclave.messages import FrontEndFile
+from hermetic.enclave.model_description import FrontEndFile
 from hermetic.server.config import Limits
 from tests.server.calls import TIMEOUT_S, await_ready, infer, method
 from tests.server.conversation import Conversation, is_final

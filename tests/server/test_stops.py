@@ -144,7 +144,7 @@ def test_what_is_out_is_loaded_again_only_by_who_may_or_as_another_file(keeping:
 def test_loads_that_take_too_long_count_as_well(keeping: Keeping) -> None:
     late = WorkerStoppedError("worker 7: wanted Opened within 120 s, got nothing")
     passing: list[Slot] = []
-    keeping.keeper.on_passing = passing.append
+    keeping.keeper.unloading.on_passing = passing.append
     keeping.loader.errors += [late, late]
     slot, told = load(keeping, file_of())
     assert isinstance(told.outcomes[0], WorkerStoppedError)

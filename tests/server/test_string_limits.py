@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hermetic.enclave.messages import STRINGS_LIMIT
+from hermetic.enclave.batch_frames import STRINGS_LIMIT
 from hermetic.errors import InvalidRequestError
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from tests.server.far_side import Pki, description

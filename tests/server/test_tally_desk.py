@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from hermetic.enclave.messages import Frame
+from hermetic.enclave.control_frames import Frame
 from hermetic.errors import BorderError
 from hermetic.server import tally_desk
 from hermetic.server.event_loop import EventLoop

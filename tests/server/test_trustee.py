@@ -13,8 +13,8 @@ from hermetic.attestation.exchange import BrokerClient
 from hermetic.attestation.key_memory import KeyMemory
 from hermetic.attestation.testing.sample import SampleAttester
 from hermetic.enclave.attested_key import KEY_MEMORY_BYTES, AttestedKey
+from hermetic.enclave.lockdown_report import LockdownReport
 from hermetic.enclave.manifest import Manifest
-from hermetic.enclave.messages import LockdownReport
 from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.enclave.supervisor import Worker
 from hermetic.errors import BrokerRefusedError

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 from hermetic.enclave.buffers import layout
 from hermetic.enclave.channel import data_channel, shared_memory
-from hermetic.enclave.messages import FrontEndFile, ModelDescription, TensorSpec
+from hermetic.enclave.model_description import FrontEndFile, ModelDescription, TensorSpec
 from hermetic.enclave.sealed.config_pbtxt import PartialSpec, read_config
 from hermetic.server.messages import ModelReady, RepositoryEntry
 from tests.server.far_side import FarSide

@@ -21,7 +21,7 @@ from hermetic.attestation import key_memory
 from hermetic.enclave import zero_on_free
 from hermetic.enclave.gpus import gpus_here
 from hermetic.enclave.isolation import cgroup, landlock
-from hermetic.enclave.messages import LockdownReport
+from hermetic.enclave.lockdown_report import LockdownReport
 from hermetic.enclave.zero_on_free import Zeroing
 from hermetic.errors import IsolationError
 

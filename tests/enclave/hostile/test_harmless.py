@@ -11,7 +11,7 @@ import torch
 
 from hermetic.enclave.answering import answer
 from hermetic.enclave.attested_key import wrap_to
-from hermetic.enclave.messages import STATUS_FAILED, STATUS_OK, Done
+from hermetic.enclave.batch_frames import STATUS_FAILED, STATUS_OK, Done
 from hermetic.enclave.supervisor import Worker
 from hermetic.errors import KnownAnswerError, ModelFormatError, WorkerStoppedError
 from tests.enclave.front_end_double import FrontEnd

@@ -17,7 +17,7 @@ from typing import Any
 from hermetic.enclave.isolation.attempts import ATTEMPTS, stopped_by
 from hermetic.enclave.isolation.layers import LAYERS, OWN_LAYERS, RLIMIT_THREADS, USER_NAMESPACE
 from hermetic.enclave.isolation.profiles import PROFILES, Profile
-from hermetic.enclave.messages import LockdownReport
+from hermetic.enclave.lockdown_report import LockdownReport
 
 ROOT = Path(__file__).parents[3]
 NONE, ALL = "none", "all"

@@ -6,7 +6,7 @@ from hermetic.enclave.isolation import layers as the
 from hermetic.enclave.isolation.layers import OWN_LAYERS
 from hermetic.enclave.isolation.profiles import PROFILES
 from hermetic.enclave.isolation.properties import FRONT_END_PROPERTIES, WORKER_PROPERTIES, decide
-from hermetic.enclave.messages import LostLayer
+from hermetic.enclave.lockdown_report import LostLayer
 from hermetic.errors import ConfigurationError, IsolationError
 
 WORKER = PROFILES["onnx-cpu"]

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from hermetic.enclave.answering import answer
-from hermetic.enclave.messages import TensorSpec
+from hermetic.enclave.model_description import TensorSpec
 from hermetic.enclave.runtimes.interface import Input, ModelToLoad, Output
 from hermetic.errors import ModelFormatError
 from tests.enclave.sealed_models import linear, onnx_model, open_in, sealed, serving, settings, spec, started, tensor

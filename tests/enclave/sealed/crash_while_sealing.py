@@ -12,7 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
-from hermetic.enclave.messages import TensorSpec
+from hermetic.enclave.model_description import TensorSpec
 from hermetic.enclave.sealed.publisher_key import PublisherKey
 from hermetic.enclave.sealed.writer import MemoryFile, ModelFacts, SealedKey, seal
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from hermetic.enclave.messages import TensorSpec
+from hermetic.enclave.model_description import TensorSpec
 from hermetic.enclave.sealed.collect import CollectedModel, collect, description_beside
 from hermetic.enclave.sealed.description import Description
 from hermetic.errors import ConfigurationError, ModelFormatError

@@ -15,7 +15,7 @@ import pytest
 from hermetic.enclave.configuration import INFERRED, ModelConfiguration
 from hermetic.enclave.datatypes import ELEMENT_BYTES
 from hermetic.enclave.known_answer_file import DEFAULT_TOLERANCE, KnownAnswer, NamedTensor, Tolerance, decode, encode
-from hermetic.enclave.messages import TensorSpec
+from hermetic.enclave.model_description import TensorSpec
 from hermetic.enclave.sealed.description import SampleRules
 from hermetic.enclave.sealed.golden import NUMPY_OF, load_golden
 from hermetic.enclave.sealed.samples import make_inputs, with_hidden_inputs

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from onnx import TensorProto, helper
 
-from hermetic.enclave.messages import TensorSpec
+from hermetic.enclave.model_description import TensorSpec
 from hermetic.enclave.sealed.collect import CollectedModel, collect, description_beside, is_ensemble
 from hermetic.enclave.sealed.description import Description
 from hermetic.errors import ModelFormatError

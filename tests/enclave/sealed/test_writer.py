@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hermetic.enclave.messages import TensorSpec
+from hermetic.enclave.model_description import TensorSpec
 from hermetic.enclave.sealed.publisher_key import PublisherKey
 from hermetic.enclave.sealed.writer import MemoryFile, ModelFacts, SealedKey, seal, write_sealed
 from hermetic.errors import ConfigurationError, ModelFormatError, SealedModelError

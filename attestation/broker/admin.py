@@ -141,9 +141,10 @@ class Admin:
             return self._leases.revoke(target, reason, journal.client_fields(request.caller.identity))
 
     def restore(self, request: Request, members: Mapping[str, JsonValue]) -> None:
-        """Take a revocation back, for a recorded reason."""
+        """Take a revocation back, for a recorded reason. Not where operators govern: they sign for it."""
         with self._mutex:
             self._authorise(request, _text(members.get("model")))
+            self._governance.leave_to_operators("taking a revocation back")
             target, reason = _target(members), _reason(members)
             self._leases.restore(target, reason, journal.client_fields(request.caller.identity))
 

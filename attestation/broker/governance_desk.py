@@ -15,7 +15,18 @@ from hermetic.attestation.broker.key_store import KeyStore, ResourcePath, Stored
 from hermetic.attestation.broker.refusals import Refusal, Variant
 from hermetic.attestation.claims import Profile
 from hermetic.attestation.evidence import JsonValue
-from hermetic.attestation.governance import Change, FloorContent, Form, KeyContent, ModelForm, OfFloor, OfKey, OfPolicy
+from hermetic.attestation.governance import (
+    Change,
+    FloorContent,
+    Form,
+    KeyContent,
+    ModelForm,
+    OfFloor,
+    OfKey,
+    OfPolicy,
+    OfRevocation,
+    RestoreContent,
+)
 from hermetic.attestation.governance.change import shown
 from hermetic.attestation.governance.contents import OfOperators
 from hermetic.errors import ConfigurationError, FailedCheck, InvalidRequestError
@@ -68,7 +79,7 @@ class GovernanceDesk:
     def leave_to_operators(self, what: str) -> None:
         """Refuse an act of the admin's where operators sign for it; raises `Refusal`."""
         with self._log.standing() as (standing, _):
-            if self._rule.summary(standing) is not None:
+            if standing.governance.first is not None:
                 raise Refusal(Variant.POLICY_DENY, f"{what}: expected a change that operators signed")
 
     def states(self, keys: Sequence[StoredKey]) -> list[KeyState]:
@@ -122,6 +133,8 @@ class GovernanceDesk:
                     return (FailedCheck(SUBJECT, text, str(content.to_json())),)
             case OfFloor(name=name), FloorContent(before=before) if before != standing.floor(name):
                 return (FailedCheck(SUBJECT, f"from {standing.floor(name)}", f"from {before}"),)
+            case OfRevocation() as subject, RestoreContent(record=record):
+                return _misfit_revocation(standing, subject, record)
             case OfPolicy() as subject, (Form() | ModelForm()) as content:
                 return self._misfit_form(subject, content.form)
         return ()
@@ -138,6 +151,14 @@ class GovernanceDesk:
 
     def _checkpoint(self) -> str:
         return base64.b64encode(self._log.checkpoint()).decode("ascii")
+
+
+def _misfit_revocation(standing: Standing, subject: OfRevocation, record: int) -> tuple[FailedCheck, ...]:
+    revoked = standing.leases.revoked.get(journal.revoked_target(subject))
+    if revoked is not None and revoked.record == record:
+        return ()
+    wanted = "one that is revoked" if revoked is None else f"the revocation of record {revoked.record}"
+    return (FailedCheck(SUBJECT, wanted, f"that of record {record}"),)
 
 
 def _demand_operators(standing: Standing) -> None:

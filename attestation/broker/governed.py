@@ -50,24 +50,29 @@ class Rule(Protocol):
 
 
 class Ungoverned:
-    """A broker without operators: what its configuration says is in force, and whoever changes it changes it."""
+    """A broker without operators: what its configuration says is in force, and whoever changes it changes it.
+
+    Once the log that it shares names operators, it releases nothing any more: it was started before they were named.
+    """
 
     def __init__(self, policies: Policies, serving: AppraisalPolicy | None) -> None:
         """Both are the configuration's."""
         self._policies = policies
         self._serving = serving
 
-    def policy(self, _: Standing, key: StoredKey) -> ModelPolicy | None:
+    def policy(self, standing: Standing, key: StoredKey) -> ModelPolicy | None:
         """The configuration's."""
-        return self._policies.choose(key)
+        return self._policies.choose(key) if standing.governance.first is None else None
 
-    def serving(self, _: Standing) -> AppraisalPolicy | None:
+    def serving(self, standing: Standing) -> AppraisalPolicy | None:
         """The configuration's."""
-        return self._serving
+        return self._serving if standing.governance.first is None else None
 
-    def unsigned(self, _: Standing, __: StoredKey) -> tuple[FailedCheck, ...]:
-        """Nothing: nobody signs."""
-        return ()
+    def unsigned(self, standing: Standing, _: StoredKey) -> tuple[FailedCheck, ...]:
+        """Nothing: nobody signs, unless operators were named meanwhile."""
+        if standing.governance.first is None:
+            return ()
+        return (FailedCheck(SIGNED, "a broker that knows its operators", "one started before they were named"),)
 
     def secret(self, _: Standing, __: ResourcePath) -> str | None:
         """None: nobody signs."""

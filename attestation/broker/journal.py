@@ -21,7 +21,15 @@ from hermetic.attestation.broker.lease_state import Holding, LeaseState, Target
 from hermetic.attestation.broker.record_fields import json_object, moment, number, text
 from hermetic.attestation.broker.state.ledger import Ledger, LoggedRecord
 from hermetic.attestation.evidence import JsonValue
-from hermetic.attestation.governance import Change, First, FloorContent, Governance, OfFloor
+from hermetic.attestation.governance import (
+    Change,
+    First,
+    FloorContent,
+    Governance,
+    OfFloor,
+    OfRevocation,
+    RestoreContent,
+)
 from hermetic.attestation.lease import LeaseTerms
 from hermetic.attestation.log.record import encode_record, timestamp
 from hermetic.errors import FailedCheck, HermeticError, InvalidRequestError, LeaseRefusedError, LogError
@@ -88,7 +96,7 @@ class Standing:
     def apply(self, record: LoggedRecord, index: int) -> None:
         """Add the record at `index`; raises `LogError` for one that does not say what it must."""
         if record.kind == FLOOR:
-            self.floors[text(record, "name")] = number(record, "to")
+            self._set_floor(text(record, "name"), number(record, "to"))
         elif record.kind == ADMIN:
             self.spent[spent_key(text(record, "issuer"), text(record, "jti"))] = number(record, "expires")
         elif record.kind == ATTEST:
@@ -100,8 +108,14 @@ class Standing:
                 self.governance.begin(_first(record))
         elif record.kind == CHANGE:
             self._enter_change(record)
+        elif record.kind == LEASE_RESTORED and self.governance.first is not None:
+            pass  # operators sign for that, in a change
         else:
             _apply_lease(self.leases, record, index)
+
+    def _set_floor(self, name: str, to: int) -> None:
+        """Where operators govern, a record that they have not signed raises a floor and never lowers it."""
+        self.floors[name] = to if self.governance.first is None else max(self.floor(name), to)
 
     def _enter_upload(self, record: LoggedRecord) -> None:
         created, secret = record.fields.get("created"), record.fields.get("secret")
@@ -118,8 +132,11 @@ class Standing:
         if self.governance.first is None or self.governance.judge(change, moment(record, "judged")):
             return
         self.governance.enter(change)
-        if isinstance(change.statement.subject, OfFloor) and isinstance(change.content, FloorContent):
-            self.floors[change.statement.subject.name] = change.content.to
+        match change.statement.subject, change.content:
+            case OfFloor(name=name), FloorContent(to=to):
+                self.floors[name] = to
+            case OfRevocation() as subject, RestoreContent(record=index):
+                self.leases.restore_recorded(revoked_target(subject), index)
 
     def forget_ended(self, now: datetime) -> None:
         """Forget tokens and leases that are over."""
@@ -133,6 +150,11 @@ class Standing:
         over = timestamp(now - MAX_SESSION_LIFE)
         while self.attested and next(iter(self.attested.values())) < over:
             del self.attested[next(iter(self.attested))]
+
+
+def revoked_target(subject: OfRevocation) -> Target:
+    """What a change about a revocation is about, as leases have it."""
+    return Target(subject.of, subject.name, subject.version)
 
 
 def _first(record: LoggedRecord) -> First:

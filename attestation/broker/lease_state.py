@@ -64,6 +64,14 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Revoked:
+    """Why something is revoked, and the index of the record that says so: the newest one counts."""
+
+    reason: str
+    record: int
+
+
+@dataclass(frozen=True, slots=True)
 class Holding:
     """One lease, and whose it is: the issuer's and the own name of the client's certificate, None without one."""
 
@@ -102,10 +110,10 @@ class Event:
 
 @dataclass(slots=True)
 class LeaseState:
-    """Leases by id, in the order of their issue; revocations with their reasons; events that somebody may not know."""
+    """Leases by id, in the order of their issue; what is revoked, and by what; events that somebody may not know."""
 
     holdings: dict[str, Holding] = field(default_factory=dict)
-    revoked: dict[Target, str] = field(default_factory=dict)
+    revoked: dict[Target, Revoked] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     _held: Counter[tuple[str, str] | None] = field(default_factory=Counter)
     _ends: list[tuple[datetime, str]] = field(default_factory=list)  # a heap, also of ids that are gone
@@ -129,7 +137,7 @@ class LeaseState:
         ended = self.under(target)
         for holding in ended:
             self._remove(holding.terms.jti)
-        self.revoked[target] = reason
+        self.revoked[target] = Revoked(reason, cursor)
         event = Event(cursor, target, ended)
         if ended:
             self.events.append(event)
@@ -138,6 +146,12 @@ class LeaseState:
     def restore(self, target: Target) -> None:
         """A revocation is taken back: what it ended stays ended."""
         self.revoked.pop(target, None)
+
+    def restore_recorded(self, target: Target, record: int) -> None:
+        """Take back the revocation that the record at `record` made, and no later one of the same target."""
+        found = self.revoked.get(target)
+        if found is not None and found.record == record:
+            self.restore(target)
 
     def against(self, holding: Holding) -> list[Target]:
         """What is revoked that a new lease would come under."""

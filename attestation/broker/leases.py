@@ -122,7 +122,8 @@ class Leases:
             state = standing.leases
             state.forget_ended(self._clock())
             revoked: list[JsonValue] = [
-                {**target.to_json(), "reason": reason} for target, reason in sorted(state.revoked.items())
+                {**target.to_json(), "reason": revoked.reason, "record": revoked.record}
+                for target, revoked in sorted(state.revoked.items(), key=lambda one: one[0])
             ]
             return {"leases": facts(state.holdings.values()), "revoked": revoked}
 

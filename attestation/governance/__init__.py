@@ -5,7 +5,7 @@
     standing.py    what a log's changes add up to, and whether the next one follows
     proposing.py   the next change, out of what a broker says is in force
     operator_key.py    the file that an operator signs with
-    alone.py       a key signed for in the step that uploads it, where one signature is enough
+    alone.py       signing in the step that asks for it, where one signature is enough
 
 Pure, but for the last two. Here is what the broker, its operators and its auditors share; what the broker does with
 it is broker/governance.py.
@@ -21,8 +21,10 @@ from hermetic.attestation.governance.contents import (
     OfKey,
     OfOperators,
     OfPolicy,
+    OfRevocation,
     Operator,
     OperatorSet,
+    RestoreContent,
 )
 from hermetic.attestation.governance.operator_key import OperatorKey
 from hermetic.attestation.governance.standing import Governance, InForce
@@ -40,9 +42,11 @@ __all__ = [
     "OfKey",
     "OfOperators",
     "OfPolicy",
+    "OfRevocation",
     "Operator",
     "OperatorKey",
     "OperatorSet",
+    "RestoreContent",
     "Signature",
     "Statement",
 ]

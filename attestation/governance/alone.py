@@ -1,14 +1,17 @@
-"""Where one signature is enough: sign for a key in the step that uploads it. For demos and small installations."""
+"""Where one signature is enough: sign in the step that asks for it. For demos and small installations."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from hermetic.attestation.admin_client import AdminClient
+from hermetic.attestation.evidence import JsonValue
+from hermetic.attestation.governance.change import Change
 from hermetic.attestation.governance.operator_key import OperatorKey
-from hermetic.attestation.governance.proposing import Proposer
+from hermetic.attestation.governance.proposing import Proposer, restoring
 from hermetic.errors import ConfigurationError
 
-__all__ = ["demand_one_signature", "sign_key"]
+__all__ = ["demand_one_signature", "sign_key", "sign_restore"]
 
 
 def demand_one_signature(client: AdminClient) -> None:
@@ -23,10 +26,21 @@ def demand_one_signature(client: AdminClient) -> None:
 
 def sign_key(client: AdminClient, key_id: str, signer: str) -> None:
     """Sign for a pending key and hand that in; `signer` is NAME=KEYFILE, `key_id` kbs:///repository/type/tag."""
-    name, equals, path = signer.partition("=")
-    if not name or not equals:
-        raise ConfigurationError(f"--sign-as: expected NAME=KEYFILE, got {signer!r}")
     change = Proposer.of_json(client.governance()).key(
         key_id.removeprefix("kbs:///"), "signed at its upload", datetime.now(UTC)
     )
+    _hand_in(client, change, signer)
+
+
+def sign_restore(client: AdminClient, target: Mapping[str, JsonValue], reason: str, signer: str) -> None:
+    """Sign for taking back the revocation of `{"model", "version"?}`, `{"server"}` or `{"chip"}`, and hand that in."""
+    subject, content = restoring(client.leases(), target)
+    change = Proposer.of_json(client.governance()).change(subject, content, reason, datetime.now(UTC))
+    _hand_in(client, change, signer)
+
+
+def _hand_in(client: AdminClient, change: Change, signer: str) -> None:
+    name, equals, path = signer.partition("=")
+    if not name or not equals:
+        raise ConfigurationError(f"--sign-as: expected NAME=KEYFILE, got {signer!r}")
     client.hand_in(OperatorKey.load(Path(path)).sign(change, name).dumps())

@@ -24,6 +24,7 @@ from hermetic.attestation.governance.contents import (
     OfKey,
     OfOperators,
     OfPolicy,
+    OfRevocation,
     OperatorName,
     OperatorSet,
     Strict,
@@ -55,7 +56,7 @@ def _reason(text: str) -> str:
     return text
 
 
-AnySubject = Annotated[OfOperators | OfPolicy | OfKey | OfFloor, Field(discriminator="kind")]
+AnySubject = Annotated[OfOperators | OfPolicy | OfKey | OfFloor | OfRevocation, Field(discriminator="kind")]
 
 
 class Statement(Strict):
@@ -241,6 +242,8 @@ def shown(subject: Subject) -> str:
             return f"key {resource}"
         case OfFloor(name=name):
             return f"floor of {name}"
+        case OfRevocation(of=of, name=name, version=version):
+            return f"revocation of {of} {name}" + (f" version {version}" if version else "")
         case OfOperators():
             return "operators"
 

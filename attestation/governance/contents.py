@@ -47,6 +47,7 @@ OperatorName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Name = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_printable)]
 Prefix = Annotated[str, Field(max_length=256), AfterValidator(_printable), AfterValidator(_literal)]
 Resource = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9][A-Za-z0-9._-]{0,127}){2}$")]
+RevokedName = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_printable)]
 FormText = Annotated[str, Field(min_length=1, max_length=MAX_FORM)]
 VersionNumber = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
 
@@ -95,7 +96,22 @@ class OfFloor(Strict):
     name: Name
 
 
-Subject: TypeAlias = OfOperators | OfPolicy | OfKey | OfFloor
+class OfRevocation(Strict):
+    """What is revoked, when that is taken back: a model (`version` 0: all of them), a server or a chip."""
+
+    kind: Literal["revocation"] = "revocation"
+    of: Literal["model", "server", "chip"]
+    name: RevokedName
+    version: VersionNumber = 0
+
+    @model_validator(mode="after")
+    def _version_is_a_models(self) -> Self:
+        if self.version and self.of != "model":
+            raise ValueError(f"version: expected 0 for a {self.of}, got {self.version}")
+        return self
+
+
+Subject: TypeAlias = OfOperators | OfPolicy | OfKey | OfFloor | OfRevocation
 
 
 class Operator(Strict):
@@ -201,7 +217,13 @@ class FloorContent(Strict):
         return self.model_dump(mode="json", by_alias=True)
 
 
-Content: TypeAlias = OperatorSet | ModelForm | Form | KeyContent | FloorContent
+class RestoreContent(Strict):
+    """Which revocation is taken back: the index of its record in the broker's log. A later one still stands."""
+
+    record: VersionNumber
+
+
+Content: TypeAlias = OperatorSet | ModelForm | Form | KeyContent | FloorContent | RestoreContent
 
 
 def content_type(subject: Subject) -> type[Content]:
@@ -217,6 +239,8 @@ def content_type(subject: Subject) -> type[Content]:
             return KeyContent
         case OfFloor():
             return FloorContent
+        case OfRevocation():
+            return RestoreContent
 
 
 def signed_name(subject: Subject, content: Content) -> str:
@@ -227,6 +251,8 @@ def signed_name(subject: Subject, content: Content) -> str:
         case OfKey(), KeyContent(model=KeyModel(name=name)):
             return name
         case OfFloor(name=name), _:
+            return name
+        case OfRevocation(of="model", name=name), _:
             return name
     return WHOLE
 

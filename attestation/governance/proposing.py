@@ -16,7 +16,9 @@ from hermetic.attestation.governance.contents import (
     KeyContent,
     OfKey,
     OfOperators,
+    OfRevocation,
     OperatorSet,
+    RestoreContent,
     Subject,
     digest_of,
 )
@@ -84,6 +86,30 @@ class Proposer:
             reason=reason,
         )
         return Change(statement, content)
+
+
+def restoring(leases: Mapping[str, JsonValue], target: Mapping[str, JsonValue]) -> tuple[OfRevocation, RestoreContent]:
+    """Say how the revocation of `target` is taken back, out of the answer of `GET /hermetic/v1/leases`.
+
+    Raises `InvalidRequestError` where that is not revoked.
+    """
+    members = dict(target)
+    version = members.pop("version", 0)
+    try:
+        ((of, name),) = members.items()
+        subject = parse_subject({"kind": "revocation", "of": of, "name": name, "version": version})
+        for one in _objects(leases["revoked"]):
+            if {what: one.get(what) for what in target} == target and one.get("version", 0) == version:
+                return _revocation(subject), RestoreContent(record=_number(one["record"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidRequestError(f"revocation of {target}: cannot read that: {error!r}") from error
+    raise InvalidRequestError(f"revocation of {target}: expected something that is revoked")
+
+
+def _revocation(subject: Subject) -> OfRevocation:
+    if not isinstance(subject, OfRevocation):
+        raise TypeError(f"expected a revocation, got {type(subject).__name__}")
+    return subject
 
 
 def _key(resource: str, entry: Mapping[str, JsonValue]) -> KeyContent:

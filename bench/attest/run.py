@@ -27,7 +27,7 @@ from hermetic.attestation.admin_client import AdminClient, ModelKeyFacts
 from hermetic.attestation.attesters.tpm import TpmAttester, TpmSettings
 from hermetic.attestation.evidence import JsonObject, JsonValue, fit_to, report_data
 from hermetic.attestation.exchange import BrokerClient
-from hermetic.attestation.governance.alone import sign_key
+from hermetic.attestation.governance.alone import sign_key, sign_restore
 from hermetic.attestation.lease import LeaseKey
 from hermetic.attestation.log import LogReader, NoteVerifier
 from hermetic.attestation.operator_settings import OperatorSettings, client_context
@@ -111,8 +111,8 @@ def _prepare(folder: Path) -> None:
     policy.write_text("\n".join(lines) + "\n")
 
 
-def _operator(installation: Installation, role: str | None = None) -> AdminClient:
-    return OperatorSettings.load(installation.folder / "authority" / "operator" / "operator.toml").connect(role)
+def _operator(installation: Installation) -> AdminClient:
+    return OperatorSettings.load(installation.folder / "authority" / "operator" / "operator.toml").connect()
 
 
 def _upload(installation: Installation) -> None:
@@ -304,8 +304,10 @@ def _worker(installation: Installation) -> int:
 
 
 def _load_again(installation: Installation, served: Served) -> None:
-    with _operator(installation, "rollback") as operator:
-        operator.restore_leases({"model": MODEL}, "bench attest")
+    if installation.sign_as is None:
+        raise MeasurementError("expected an installation where one signature is enough")
+    with _operator(installation) as operator:
+        sign_restore(operator, {"model": MODEL}, "bench attest", installation.sign_as)
     client = served.client(operator=True)
     try:
         client.load_model(MODEL)

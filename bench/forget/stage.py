@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from hermetic.attestation.admin_client import AdminClient
+from hermetic.attestation.governance.alone import sign_restore
 from hermetic.attestation.log import LogReader, NoteVerifier
 from hermetic.attestation.operator_settings import OperatorSettings
 from hermetic.bench.cpu_time import OTHER as SERVER
@@ -143,15 +144,18 @@ class Stage:
 
     def restore(self, model: Model) -> None:
         """Take that back, and have the model loaded again."""
-        with self._broker("rollback") as broker:
-            broker.restore_leases({"model": model.name}, "bench forget")
+        signer = self.installation.sign_as
+        if signer is None:
+            raise MeasurementError("expected an installation where one signature is enough")
+        with self._broker() as broker:
+            sign_restore(broker, {"model": model.name}, "bench forget", signer)
         operator = self.served.client(operator=True)
         operator.load_model(model.name)
         operator.close()
 
-    def _broker(self, role: str | None = None) -> AdminClient:
+    def _broker(self) -> AdminClient:
         operator = self.installation.folder / "authority" / "operator" / "operator.toml"
-        return OperatorSettings.load(operator).connect(role)
+        return OperatorSettings.load(operator).connect()
 
     def question(self, model: Model, rows: int, turns: int = 0) -> Question:
         """A question whose canaries are looked for from now on."""

@@ -139,6 +139,23 @@ def test_policies_operators_and_floors_are_proposed(broker: InThread, people: di
     assert Change.loads((tmp_path / "floor.json").read_bytes()).content.to_json() == {"from": 5, "to": 3}
 
 
+def test_a_revocation_is_taken_back_by_a_proposal(broker: InThread, people: dict[str, Path], tmp_path: Path) -> None:
+    reach, why = ("--operator", broker.world.folder / "operator.toml"), ("--reason", "a test")
+    revoked, change = ("--model", "cli", "--version", 2), tmp_path / "restore.json"
+    propose = ("propose", "restore", *revoked, *reach, *why, "--output", change)
+    refuse("expected something that is revoked", *propose)
+    run("lease", "revoke", *revoked, *reach, *why)
+    one = ("lease", "restore", *revoked, *reach, *why)
+    refuse("one that needs 2", *one, "--sign-as", f"alice={people['alice']}")
+    refuse("operators signed", *one, "--role", "rollback")
+    run(*propose)
+    for name in ("alice", "bob"):
+        run("sign", change, "--name", name, "--key", people[name])
+    run("submit", change, *reach)
+    assert json.loads(run("lease", "list", *reach, "--json"))["revoked"] == []
+    assert "revocation of model cli version 2" in " ".join(run("governance", *reach).split())
+
+
 def test_a_change_whose_content_was_exchanged_is_not_signed(
     broker: InThread, people: dict[str, Path], tmp_path: Path
 ) -> None:

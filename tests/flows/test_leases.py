@@ -23,11 +23,13 @@ from tritonclient.utils import InferenceServerException
 
 from hermetic.attestation.admin_client import AdminClient
 from hermetic.attestation.clock import boottime
+from hermetic.attestation.governance.alone import sign_restore
 from hermetic.attestation.log.record import Record
 from hermetic.attestation.operator_settings import OperatorSettings
 from hermetic.demo import stage
 from hermetic.demo.forgetting import look
 from hermetic.demo.processes import Command
+from hermetic.errors import BrokerRefusedError
 from tests.attestation.broker.independent_guest import IndependentGuest
 from tests.flows.moved_clock import COMPILER, PROGRAM, MovedClock
 from tests.flows.networks import Network, dense
@@ -189,8 +191,12 @@ def test_what_is_revoked_stops_under_load_and_leaves_nothing(house: House, kind:
     assert all(count == 0 for count in found.counts.values()), found.counts
     with pytest.raises(InferenceServerException, match="key broker refused"):
         house.operator.load_model(first.name)
-    with house.broker("rollback") as broker:
-        broker.restore_leases(target, "over")
+    with house.broker() as broker, pytest.raises(BrokerRefusedError, match="AdminAuthAccess"):
+        broker.restore_leases(target, "not the operator's role")
+    with house.broker("rollback") as broker, pytest.raises(BrokerRefusedError, match="that operators signed"):
+        broker.restore_leases(target, "nobody has signed")
+    with house.broker() as broker:
+        sign_restore(broker, target, "over", house.scene.installation.sign_as or "")
     for network in concerned:
         house.operator.load_model(network.name)
     with house.served.client() as client:

@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 
 from hermetic.attestation.bounded_file import read_bounded
-from hermetic.cli import output
+from hermetic.cli import lease_target, output
 from hermetic.errors import ConfigurationError, InvalidRequestError
 
 if TYPE_CHECKING:
@@ -160,6 +160,28 @@ def floor(
     if to >= before:
         raise InvalidRequestError(f"--to: expected below the floor of {name}, {before}, got {to}")
     _write_proposal(operator, OfFloor(name=name), FloorContent(before=before, to=to), reason, days, target)
+
+
+@_propose.command()
+def restore(
+    operator: OperatorOption,
+    reason: ReasonOption,
+    target: TargetOption,
+    *,
+    model: lease_target.ModelOption = None,
+    version: lease_target.VersionOption = 0,
+    server: lease_target.ServerOption = None,
+    chip: lease_target.ChipOption = None,
+    days: DaysOption = 7,
+) -> None:
+    """Take the revocation of a model, a server or a chip back."""
+    from hermetic.attestation.governance.proposing import restoring
+    from hermetic.attestation.operator_settings import OperatorSettings
+
+    named = lease_target.named(model, version, server, chip)
+    with OperatorSettings.load(operator).connect() as client:
+        subject, content = restoring(client.leases(), named)
+    _write_proposal(operator, subject, content, reason, days, target)
 
 
 def sign(

@@ -1,6 +1,5 @@
 """`hermetic broker lease`: what is leased to whom; revoke a model, a server or a chip, and take that back."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,12 +7,9 @@ import typer
 from rich.markup import escape
 
 from hermetic.cli import output
+from hermetic.cli.lease_target import ChipOption, ModelOption, ServerOption, VersionOption, named
 
 OperatorOption = Annotated[Path, typer.Option("--operator", "-o", help="The operator's TOML file.")]
-ModelOption = Annotated[str | None, typer.Option("--model", help="A model's name.")]
-VersionOption = Annotated[int, typer.Option("--version", min=0, help="Its version; 0: every version.")]
-ServerOption = Annotated[str | None, typer.Option("--server", help="A server: the name in its client certificate.")]
-ChipOption = Annotated[str | None, typer.Option("--chip", help="A chip, as `lease list` shows it.")]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it stands in the log.")]
 
 COLUMNS = ("model", "version", "client", "ends", "chips", "id")
@@ -52,7 +48,7 @@ def revoke(
     """End every lease of one model, server or chip, and issue no other. Servers that are connected stop in seconds."""
     from hermetic.attestation.operator_settings import OperatorSettings
 
-    target = _target(model, version, server, chip)
+    target = named(model, version, server, chip)
     with OperatorSettings.load(operator).connect() as client:
         ended = client.revoke_leases(target, reason)
     output.note(f"revoked {target}: {ended} leases ended")
@@ -67,24 +63,22 @@ def restore(
     server: ServerOption = None,
     chip: ChipOption = None,
     role: Annotated[str | None, typer.Option(help="Role to act in, if not the file's.")] = None,
+    sign_as: Annotated[
+        str | None, typer.Option(help="NAME=KEYFILE: sign for it at once, where one operator's word is enough.")
+    ] = None,
 ) -> None:
-    """Take a revocation back: an act of its own, with its own permission. What it ended stays ended."""
+    """Take a revocation back. Where operators govern they sign for it: `broker propose restore`, or `--sign-as`."""
+    from hermetic.attestation.governance.alone import demand_one_signature, sign_restore
     from hermetic.attestation.operator_settings import OperatorSettings
 
-    target = _target(model, version, server, chip)
+    target = named(model, version, server, chip)
     with OperatorSettings.load(operator).connect(role) as client:
-        client.restore_leases(target, reason)
+        if sign_as is None:
+            client.restore_leases(target, reason)
+        else:
+            demand_one_signature(client)
+            sign_restore(client, target, reason, sign_as)
     output.warn(f"restored {target}: leases are issued again")
-
-
-def _target(model: str | None, version: int, server: str | None, chip: str | None) -> dict[str, Any]:
-    from hermetic.errors import InvalidRequestError
-
-    named: Mapping[str, str | None] = {"model": model, "server": server, "chip": chip}
-    given = {kind: name for kind, name in named.items() if name is not None}
-    if len(given) != 1 or (version and model is None):
-        raise InvalidRequestError(f"expected one of --model [--version], --server and --chip, got {sorted(given)}")
-    return {**given, **({"version": version} if version else {})}
 
 
 def _cell(value: object) -> str:

@@ -173,7 +173,7 @@ def test_leases_revocations_and_cursors_outlive_the_broker(lasting: World) -> No
         assert guest.http.get("/hermetic/v1/leases/key").json() == key
         found = json.loads(json.dumps(operate(broker, "leases")))
         assert [one["id"] for one in found["leases"]] == [held]
-        assert found["revoked"] == [{"model": "gone", "reason": "a reason"}]
+        assert found["revoked"] == [{"model": "gone", "reason": "a reason", "record": event["cursor"]}]
         assert events(guest.http) == [event]
         assert event["leases"] == [gone]
         assert events(guest.http, after=event["cursor"]) == []

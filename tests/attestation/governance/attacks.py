@@ -15,6 +15,7 @@ PAGE: Final = ROOT / "docs/attacks-on-governance.md"
 BROKER: Final = "tests/attestation/broker/test_governed.py"
 FORMAT: Final = "tests/attestation/governance/test_governance.py"
 SHARED: Final = "tests/attestation/broker/state/test_shared_governance.py"
+REVOCATIONS: Final = "tests/attestation/broker/test_governed_revocations.py"
 COMMANDS: Final = "tests/cli/test_broker_governance.py"
 VECTORS: Final = "test_a_vector_ends_as_it_says"
 
@@ -78,6 +79,14 @@ ATTACKS: Final = (
            "test_operators_sign_for_their_prefixes_only"),
     Attack("A role of the admin's of one prefix acts for another", "`AdminAuthAccess`", BROKER,
            "test_who_acts_for_a_prefix_sees_and_does_nothing_else"),
+    Attack("The admin alone, in whatever role, or one operator takes a revocation back", "`PolicyDeny`; "
+           "`governance.signatures`", REVOCATIONS, "test_a_revocation_is_taken_back_by_two_signatures_and_no_role"),
+    Attack("What was signed for one revocation, used for a later one, or twice", "`governance.subject`, "
+           "`governance.version`", REVOCATIONS, "test_what_was_signed_for_one_revocation_takes_no_later_one_back"),
+    Attack("A floor lowered, or a revocation taken back, in a record that a holder of the log's key wrote", "no effect",
+           REVOCATIONS, "test_records_that_loosen_without_signatures_have_no_effect"),
+    Attack("A broker process that was started before operators were named goes on without them", "`release.signed`",
+           SHARED, "test_a_broker_that_started_before_operators_were_named_releases_nothing"),
     Attack("A stored key replaced by another upload of the same name, or in the store by a holder of its KEK",
            "`release.signed`; `InternalError`", BROKER,
            "test_a_key_put_in_place_of_another_is_pending_or_not_released"),

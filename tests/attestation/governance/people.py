@@ -17,9 +17,11 @@ from hermetic.attestation.governance import (
     OfFloor,
     OfOperators,
     OfPolicy,
+    OfRevocation,
     Operator,
     OperatorKey,
     OperatorSet,
+    RestoreContent,
     Signature,
     Statement,
 )
@@ -118,6 +120,7 @@ def _of_one_set() -> dict[str, Case]:
     after = proposed(state, content=form("a tighter form"))
     both, history = signed(after, "alice", "bob"), (before,)
     floor = proposed(state, OfFloor(name="march-1"), FloorContent(before=3, to=2))
+    restored = proposed(state, OfRevocation(of="model", name="march-1", version=2), RestoreContent(record=17))
     mallory = Signature(operator="bob", signature=signed(after, "mallory").signatures[0].signature)
     outsider = after.with_signatures([both.signatures[0], mallory])
     forged = Signature(operator="carol", signature=both.signatures[0].signature)
@@ -130,6 +133,8 @@ def _of_one_set() -> dict[str, Case]:
         "accepted-first-of-subject": Case((), before),
         "accepted-by-three": Case(history, signed(after, "alice", "bob", "carol")),
         "accepted-floor": Case(history, signed(floor, "bob", "carol")),
+        "accepted-restored": Case(history, signed(restored, "bob", "carol")),
+        "refused-restored-by-one": Case(history, signed(restored, "bob"), SIGNATURES),
         "refused-by-one": Case(history, signed(after, "alice"), SIGNATURES),
         "refused-by-nobody": Case(history, after, SIGNATURES),
         "refused-two-and-a-forged-one": Case(history, both.with_signatures([forged]), SIGNATURES),
@@ -163,8 +168,12 @@ def _malformed() -> dict[str, Case]:
     both = signed(proposed(state), "alice", "bob")
     text, (one, two) = both.dumps(), both.signatures
     members = signed(proposed(state, OfOperators(), NEW_SET), "alice", "bob").dumps()
+    revoked = OfRevocation(of="model", name="march-1", version=2)
+    restored = signed(proposed(state, revoked, RestoreContent(record=17)), "alice", "bob").dumps()
     at = text.index(b'"statement":')
     forms = {
+        "revocation-of-two": restored.replace(b'"kind":"revocation",', b'"chip":"c","kind":"revocation",'),
+        "revocation-of-a-servers-version": restored.replace(b'"of":"model"', b'"of":"server"'),
         "order": b"{" + text[at:-2] + b"," + text[1 : at - 1] + b"}\n",
         "member-twice": text.replace(b'{"content":', b'{"content":{},"content":', 1),
         "unknown-member": text.replace(b'{"content":', b'{"also":1,"content":', 1),
@@ -178,5 +187,5 @@ def _malformed() -> dict[str, Case]:
         "threshold-0": members.replace(b'"threshold":2', b'"threshold":0'),
         "threshold-above-n": members.replace(b'"threshold":2', b'"threshold":4'),
     }
-    assert not {text, members} & set(forms.values())
+    assert not {text, members, restored} & set(forms.values())
     return {f"malformed-{name}": Case((), both, MALFORMED, data) for name, data in forms.items()}

@@ -23,8 +23,10 @@ from hermetic.attestation.governance import (
     OfKey,
     OfOperators,
     OfPolicy,
+    OfRevocation,
     OperatorKey,
     OperatorSet,
+    RestoreContent,
 )
 from hermetic.attestation.governance.contents import Content, KeyModel, Subject, secret_digest
 from hermetic.attestation.governance.operator_key import read_public_key
@@ -153,6 +155,7 @@ def test_operators_sign_for_their_prefixes_only() -> None:
         (OfPolicy(of="models", prefix="march-1"), form()),
         (of_key, key),
         (OfFloor(name="may-2"), lower),
+        (OfRevocation(of="model", name="march-1"), RestoreContent(record=1)),
     ]
     others: list[tuple[Subject, Content]] = [
         (ALL, form()),
@@ -161,6 +164,9 @@ def test_operators_sign_for_their_prefixes_only() -> None:
         (of_key, plain),
         (OfFloor(name="june"), lower),
         (OfOperators(), THREE),
+        (OfRevocation(of="model", name="april"), RestoreContent(record=1)),
+        (OfRevocation(of="server", name="march-1"), RestoreContent(record=1)),
+        (OfRevocation(of="chip", name="march-1"), RestoreContent(record=1)),
     ]
     for subject, content in covered:
         assert failed(state, signed(proposed(state, subject, content), "alice", "carol")) == []

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from hermetic.attestation.admin_client import ModelKeyFacts
 from hermetic.attestation.broker.config import BrokerConfig, SqliteState
 from hermetic.attestation.broker.initial import fix_operators
 from hermetic.attestation.governance import OfPolicy
 from hermetic.errors import BrokerRefusedError, ConfigurationError
-from tests.attestation.broker.state.test_brokers import Brokers
+from tests.attestation.broker.state.test_brokers import Brokers, share
 from tests.attestation.broker.test_governed import (
     DIGEST,
     STRICT,
@@ -51,6 +52,25 @@ def test_what_is_signed_at_one_counts_at_the_other(brokers: Brokers) -> None:
     with second.operator() as admin:
         admin.hand_in(signed(propose(first, OfPolicy(of="models", prefix=""), tight), "bob", "carol").dumps())
     assert "client_certificate" in denied(first, "models/m/1")
+
+
+def test_a_broker_that_started_before_operators_were_named_releases_nothing(world: World, tmp_path: Path) -> None:
+    """Otherwise one process that is never restarted would keep the way without signatures open."""
+    state = SqliteState(kind="sqlite", file=tmp_path / "state.db")
+    share(world, state)
+    with world.start() as older:
+        older.upload("models/m/1", os.urandom(32), "m", 1, DIGEST)
+        assert released(older, "models/m/1")
+        with older.operator() as admin:
+            admin.retire("n", 3)
+        config = BrokerConfig.load(world.folder / "broker.toml").model_copy(update={"governance": "operators"})
+        fix_operators(config, THREE, world.clock)
+        assert "release.signed" in denied(older, "models/m/1")
+        with older.operator(role="rollback") as admin, pytest.raises(BrokerRefusedError, match="operators signed"):
+            admin.lower_floor("n", 1, "nobody has signed")
+        with older.operator() as admin:
+            admin.upload("kbs:///models/m/2", os.urandom(32), ModelKeyFacts("m", 2, DIGEST, "P"))
+        assert "release.signed" in denied(older, "models/m/2")
 
 
 def test_of_two_changes_at_two_brokers_one_wins(brokers: Brokers) -> None:

@@ -5,11 +5,13 @@ records and evidence are mostly text. Everything else is rfc8785's.
 """
 
 import json
-from typing import Final
+from collections.abc import Collection
+from typing import Any, Final
 
 import rfc8785
 
 _SAFE_INTEGER: Final = 2**53 - 1
+_ATOMS: Final = frozenset({str, bool, type(None)})
 
 
 def dumps(value: object) -> bytes:
@@ -22,13 +24,20 @@ def dumps(value: object) -> bytes:
 def _is_plain(value: object) -> bool:
     """Whether both encoders agree on `value`: no floats, integers that a double holds, keys of ASCII."""
     kind = type(value)
-    if kind is str or value is None or kind is bool:
+    if kind in _ATOMS:
         return True
     if kind is int:
         return -_SAFE_INTEGER <= value <= _SAFE_INTEGER  # type: ignore[operator]
     if kind is dict:
-        for key, item in value.items():  # type: ignore[attr-defined]
-            if type(key) is not str or not key.isascii() or not _is_plain(item):
-                return False
+        keys: list[Any] = list(value)  # type: ignore[call-overload]
+        if not {str}.issuperset(map(type, keys)) or not "".join(keys).isascii():
+            return False
+        return _are_plain(value.values())  # type: ignore[attr-defined]
+    return kind is list and _are_plain(value)  # type: ignore[arg-type]
+
+
+def _are_plain(values: Collection[object]) -> bool:
+    """The same of each; most are text, which needs no look at one after the other."""
+    if _ATOMS.issuperset(map(type, values)):
         return True
-    return kind is list and all(map(_is_plain, value))  # type: ignore[call-overload]
+    return all(_is_plain(value) for value in values if type(value) not in _ATOMS)

@@ -157,6 +157,13 @@ class LeaseKey:
         self._key = public_key
         self.jwk: Final[Mapping[str, str]] = ec_jwk(public_key)
         """The public key: these members and no other."""
+        self.text: Final = _canonical(self.jwk)
+        """The JWK in canonical JSON; `loads` reads it again."""
+        digest = hashlib.sha256(self.text.encode())
+        self.thumbprint: Final = _encode(digest.digest())
+        """The RFC 7638 thumbprint, base64url: a lease's `kid`."""
+        self.digest: Final = digest.hexdigest()
+        """The same thumbprint in hexadecimal: what evidence says (`lease-key`)."""
 
     @classmethod
     def loads(cls, text: str) -> Self:
@@ -171,21 +178,6 @@ class LeaseKey:
             return cls(ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key())
         except (ValueError, TypeError) as error:
             raise ConfigurationError(f"lease key: wanted a JWK on P-256, got {error}") from None
-
-    @property
-    def text(self) -> str:
-        """The JWK in canonical JSON; `loads` reads it again."""
-        return _canonical(self.jwk)
-
-    @property
-    def thumbprint(self) -> str:
-        """The RFC 7638 thumbprint, base64url: a lease's `kid`."""
-        return key_thumbprint(self.jwk)
-
-    @property
-    def digest(self) -> str:
-        """The same thumbprint in hexadecimal: what evidence says (`lease-key`)."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
 
     def verify(self, text: str) -> LeaseTerms:
         """Return what a lease of this key says, or raise `LeaseRefusedError`; whose and how old it is, is not asked."""
@@ -226,12 +218,12 @@ class LeaseSigner:
         """`key` is the broker's token key, on P-256."""
         self._key = key
         self.public: Final = LeaseKey(key.public_key())
+        self._header = _encode(_canonical({"alg": ALGORITHM, "kid": self.public.thumbprint, "typ": TYPE}).encode())
 
     def sign(self, terms: LeaseTerms) -> str:
         """Return the lease."""
-        header = {"alg": ALGORITHM, "kid": self.public.thumbprint, "typ": TYPE}
         body = _canonical(terms.model_dump(mode="json"))
-        signed = f"{_encode(_canonical(header).encode())}.{_encode(body.encode())}"
+        signed = f"{self._header}.{_encode(body.encode())}"
         r, s = decode_dss_signature(self._key.sign(signed.encode("ascii"), ec.ECDSA(SHA256())))
         raw = r.to_bytes(_COORDINATE_BYTES, "big") + s.to_bytes(_COORDINATE_BYTES, "big")
         return f"{signed}.{_encode(raw)}"

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from hermetic.attestation.broker import admin as acts
 from hermetic.attestation.broker.admin import Admin
-from hermetic.attestation.broker.http import Door, Handler, application, bearer, body
+from hermetic.attestation.broker.application import Application, Handler
+from hermetic.attestation.broker.http import Door, bearer, body
 from hermetic.attestation.broker.key_store import MAX_SECRET_BYTES
 from hermetic.attestation.broker.strict_json import parse_object
 from hermetic.attestation.governance.change import MAX_CHANGE_BYTES
@@ -18,7 +18,7 @@ MAX_BODY_BYTES = 65536
 """Longest JSON body of an admin request, in bytes."""
 
 
-def admin_app(admin: Admin, page: Callable[[], str], door: Door) -> Starlette:
+def admin_app(admin: Admin, page: Callable[[], str], door: Door) -> Application:
     """The ASGI application; `page` gives the metrics, which need an operator's certificate and no token."""
 
     def asked(request: Request, act: str) -> acts.Request:
@@ -66,7 +66,7 @@ def admin_app(admin: Admin, page: Callable[[], str], door: Door) -> Starlette:
         ("POST", "/hermetic/v1/floors/{name}/raise"): raise_floor,
         ("POST", "/hermetic/v1/floors/{name}/lower"): lower_floor,
     }
-    return application(routes | _lease_routes(admin, door) | _governance_routes(admin, door), door.counts)
+    return Application(routes | _lease_routes(admin, door) | _governance_routes(admin, door), door.counts)
 
 
 def _governance_routes(admin: Admin, door: Door) -> dict[tuple[str, str], Handler]:

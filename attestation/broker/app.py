@@ -6,13 +6,13 @@ from datetime import datetime
 from email.utils import format_datetime
 from typing import Final
 
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from hermetic.attestation.broker.ak import AkDesk
+from hermetic.attestation.broker.application import Application, Handler
 from hermetic.attestation.broker.broker import Broker
-from hermetic.attestation.broker.http import Door, Handler, application, bearer, body
+from hermetic.attestation.broker.http import Door, bearer, body
 from hermetic.attestation.broker.lease_feed import MAX_CURSOR, MAX_WAIT_S, LeaseFeed
 from hermetic.attestation.broker.leases import Leases
 from hermetic.attestation.broker.refusals import Refusal, Variant
@@ -26,12 +26,14 @@ _NUMBER: Final = re.compile(r"-?[0-9]{1,16}")
 
 def public_app(
     broker: Broker, ak_desk: AkDesk | None, leases: Leases, feed: LeaseFeed, door: Door, body_bytes: int
-) -> Starlette:
+) -> Application:
     """The ASGI application; `ak_desk` is None where no attestation keys are enrolled."""
 
     async def auth(request: Request) -> Response:
         caller = door.caller(request)
-        challenged = await door.run(broker.auth, bytes(await body(request, body_bytes)), caller)
+        data = bytes(await body(request, body_bytes))
+        quick = door.quick_challenges
+        challenged = broker.auth(data, caller) if quick else await door.run(broker.auth, data, caller)
         response = JSONResponse(challenged.body)
         response.headers["set-cookie"] = _cookie(challenged.session.id, challenged.session.deadline)
         return response
@@ -63,7 +65,7 @@ def public_app(
         ("GET", "/kbs/v0/resource/{path:path}"): resource,
         ("POST", "/hermetic/v1/serving-certificate"): serving_certificate,
     }
-    return application(
+    return Application(
         routes | _ak_routes(ak_desk, door, body_bytes) | _lease_routes(broker, leases, feed, door, body_bytes),
         door.counts,
     )

@@ -4,6 +4,7 @@ Each method is one request: bytes in, an answer or a `Refusal` out. Blocking and
 decision is durable in the log before it has any effect.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +34,14 @@ from hermetic.attestation.evidence import JsonValue, canonical
 from hermetic.attestation.governance.contents import secret_digest
 from hermetic.attestation.policy.verdict import warnings
 from hermetic.attestation.roots import TrustRoots
-from hermetic.errors import EvidenceError, FailedCheck, InvalidRequestError, KeyStoreError
+from hermetic.errors import (
+    EvidenceError,
+    FailedCheck,
+    InvalidRequestError,
+    KeyStoreError,
+    LogError,
+    SharedStateError,
+)
 
 MAX_LOGGED_CLAIMS: Final = 32 * 1024
 """Claims of at most this many canonical bytes stand in the log; of longer ones their SHA-256."""
@@ -158,10 +166,14 @@ class Broker:
     def resource(self, path: str, session_id: str | None, bearer: str | None, caller: Caller) -> Released:
         """GET /kbs/v0/resource/<path>: the decision, durable, then the key, and its lease where a model has it."""
         decided = self._decide(path, self.attested(session_id, bearer, caller), caller, "released")
-        with self._holdings.keys.unwrap(decided.resource) as buffer, buffer.view as secret:
-            _check_secret(decided, secret)
-            jwe = encrypt(secret, decided.attested.tee_key, decided.attested.hybrid_key)
-        lease = None if decided.holding is None else self._holdings.leases.signer.sign(decided.holding.terms)
+        try:
+            with self._holdings.keys.unwrap(decided.resource) as buffer, buffer.view as secret:
+                _check_secret(decided, secret)
+                jwe = encrypt(secret, decided.attested.tee_key, decided.attested.hybrid_key)
+            lease = None if decided.holding is None else self._holdings.leases.signer.sign(decided.holding.terms)
+        except Exception as error:
+            self._take_back(decided, error)
+            raise
         return Released(json.dumps(jwe).encode("ascii"), decided.index, self._holdings.journal.checkpoint(), lease)
 
     def renew_lease(self, path: str, session_id: str | None, caller: Caller) -> Renewed:
@@ -200,8 +212,9 @@ class Broker:
         name = None if caller.identity is None else caller.identity.name
         verified = verify_attestation(attestation, session.asked.tee, self._rules.trust(), name, self._clock())
         claims = verified.claims
-        token = self._holdings.signer.claims(submods(attestation, claims, verified.submods))
-        facts = {"key": attestation.tee_key.thumbprint(), "claims": _logged(claims), "reasons": []}
+        members = claims.to_json()
+        token = self._holdings.signer.claims(submods(attestation, claims, members, verified.submods))
+        facts = {"key": attestation.tee_key.thumbprint(), "claims": _logged(members), "reasons": []}
         self._log_attest(session, caller, "genuine", facts)
         self._holdings.counts.attested("+".join([session.asked.tee, *sorted(attestation.devices())]), "genuine")
         return Attested(
@@ -209,6 +222,7 @@ class Broker:
             version=session.asked.version,
             tee_key=attestation.tee_key,
             claims=claims,
+            members=members,
             token=token,
         )
 
@@ -236,6 +250,16 @@ class Broker:
             reasons = "; ".join(map(str, failed))
             raise Refusal(Variant.POLICY_DENY, f"Access denied by policy (decision {index}): {reasons}")
         return _Decided(resource, attested, holding, secret_digest, index)
+
+    def _take_back(self, decided: _Decided, error: Exception) -> None:
+        """Nobody got the key: say so, and end the lease, which nobody got either.
+
+        Where even that cannot be written, the lease ends by itself, and the caller learns why there is no key.
+        """
+        fields = journal.failed_fields(decided.index, str(decided.resource), decided.holding, error)
+        with contextlib.suppress(LogError, SharedStateError):
+            self._holdings.journal.write(journal.RELEASE_FAILED, fields)
+        self._holdings.counts.released("failed")
 
     def _weigh(self, standing: Standing, asking: "_Asking") -> tuple[Sequence[FailedCheck], Holding | None]:
         """Every check that speaks against the release, or the lease that goes with it; None for a plain secret."""
@@ -318,7 +342,6 @@ def _check_secret(decided: _Decided, secret: memoryview) -> None:
 _MISSING: Final = (FailedCheck("release.resource", "a stored key", "none"),)
 
 
-def _logged(claims: Claims) -> JsonValue:
-    members = claims.to_json()
+def _logged(members: Mapping[str, JsonValue]) -> JsonValue:
     data = canonical(members)
     return members if len(data) <= MAX_LOGGED_CLAIMS else {"sha256": hashlib.sha256(data).hexdigest()}

@@ -15,7 +15,6 @@ from pathlib import Path
 from ssl import SSLContext
 from time import monotonic
 
-import anyio
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -54,6 +53,7 @@ from hermetic.attestation.broker.stores.folder import FolderKeyStore
 from hermetic.attestation.broker.stores.opening import open_keks
 from hermetic.attestation.broker.tls import server_context
 from hermetic.attestation.broker.token import TokenSigner
+from hermetic.attestation.broker.workers import Workers
 from hermetic.attestation.clock import Clock, SteadyClock
 from hermetic.attestation.collateral import read_signers
 from hermetic.attestation.collateral.windows import DEFAULT, Windows
@@ -106,7 +106,7 @@ def build(
         believed, counts = _believed(config, writer), Counts()
         token_key = _token_key(config)
         leases = _leases(config, writer, token_key, clock)
-        stores = _Stores(keys, floors, leases, writer, rule, state.cells, believed, counts)
+        stores = _Stores(keys, floors, leases, writer, rule, state.cells, believed, counts, undo)
         endpoints = [
             _public(config, stores, token_key, clock, judging),
             _admin(config, stores, clock, judging),
@@ -128,7 +128,7 @@ def build(
 
 @dataclass(frozen=True, slots=True)
 class _Stores:
-    """What both listeners share."""
+    """What both listeners share; `held` is undone at the broker's end, the last first."""
 
     keys: FolderKeyStore
     floors: Floors
@@ -138,6 +138,7 @@ class _Stores:
     cells: Cells
     believed: Believed
     counts: Counts
+    held: contextlib.ExitStack
 
 
 def _rule(config: BrokerConfig, writer: Journal) -> Rule:
@@ -180,7 +181,7 @@ def _public(
     rules = Rules(config.profile, stores.believed.trust, stores.rule)
     broker = Broker(rules, holdings, _serving_desk(config, stores, clock), judging)
     feed = LeaseFeed(stores.leases, limits.lease_polls)
-    door = _door(config, config.public, stores.counts)
+    door = _door(config, config.public, stores)
     app = public_app(broker, _ak_desk(config, stores, clock), stores.leases, feed, door, limits.body_bytes)
     return Endpoint(config.public.host, config.public.port, _tls(config, config.public), app, feed.end)
 
@@ -204,16 +205,19 @@ def _admin(config: BrokerConfig, stores: _Stores, clock: Clock, judging: Clock) 
     def page() -> str:
         return _page(stores, clock)
 
-    app = admin_app(admin, page, _door(config, settings, stores.counts))
+    app = admin_app(admin, page, _door(config, settings, stores))
     return Endpoint(settings.host, settings.port, _tls(config, settings), app)
 
 
-def _door(config: BrokerConfig, listener: Listener, counts: Counts) -> Door:
+def _door(config: BrokerConfig, listener: Listener, stores: _Stores) -> Door:
     limits = config.limits
     required = listener is config.admin or config.public.client_certificates == "required"
-    work = anyio.CapacityLimiter(limits.concurrent_work)
+    work = Workers(limits.concurrent_work)
+    stores.held.callback(work.close)
     rates = Rates(limits.requests_per_minute, monotonic)
-    return Door(rates, work, required, demo=config.profile == "demo", counts=counts)
+    quick = config.state is None and config.collateral is None
+    demo = config.profile == "demo"
+    return Door(rates, work, required, demo=demo, counts=stores.counts, quick_challenges=quick)
 
 
 def _tls(config: BrokerConfig, listener: Listener) -> SSLContext:

@@ -106,8 +106,7 @@ class Governed:
         form = self._form(content)
         if form is None or not form.matches(key.model.name):
             return None
-        lengths = LeaseLengths(content.lease_ms, content.grace_ms)
-        return ModelPolicy(form, content.rollback, timedelta(seconds=content.roll_over_s), lengths)
+        return _policy(content, self._profile)
 
     def serving(self, standing: Standing) -> AppraisalPolicy | None:
         """The one in force."""
@@ -159,6 +158,14 @@ def usable_form(text: str, profile: Profile) -> AppraisalPolicy:
     if form.profile == "demo" and profile != "demo":
         raise ConfigurationError(f'form {form.name}: expected one for profile "{profile}", got one for "demo"')
     return form
+
+
+@lru_cache(maxsize=FORMS_KEPT)
+def _policy(content: ModelForm, profile: Profile) -> ModelPolicy:
+    """What a policy says, with its form's digest, computed once; raises as `usable_form`."""
+    lengths = LeaseLengths(content.lease_ms, content.grace_ms)
+    roll_over = timedelta(seconds=content.roll_over_s)
+    return ModelPolicy(usable_form(content.form, profile), content.rollback, roll_over, lengths)
 
 
 @lru_cache(maxsize=FORMS_KEPT)

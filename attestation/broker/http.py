@@ -1,50 +1,38 @@
-"""What both listeners share over HTTP: callers, bounded bodies, blocking work, and the body of a refusal."""
+"""What both listeners' handlers need of HTTP: callers, bounded bodies, blocking work."""
 
-import logging
-import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, ParamSpec, TypeVar
 
-import anyio
-from anyio.to_thread import run_sync
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.requests import Request
 
 from hermetic.attestation.broker.broker import Caller
 from hermetic.attestation.broker.counts import Counts
 from hermetic.attestation.broker.identity import client_identity
 from hermetic.attestation.broker.rates import Rates
-from hermetic.attestation.broker.refusals import RETRY_AFTER_S, Refusal, Variant
+from hermetic.attestation.broker.refusals import Refusal, Variant
 from hermetic.attestation.broker.tls import TLS_EXTENSION
-from hermetic.errors import CallerError, HermeticError, KeyStoreUnavailableError, SharedStateError
+from hermetic.attestation.broker.workers import Workers
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-_FOR_NOW: Final = frozenset({Variant.TOO_MANY_REQUESTS, Variant.KEY_STORE_UNAVAILABLE, Variant.STATE_UNAVAILABLE})
-
 BEARER: Final = "bearer "
-PLUGINS_PREFIX: Final = "/kbs/v0/"
-
-# Not a logger that shows local variables beside a traceback: keys are local variables.
-_log = logging.getLogger("hermetic.broker")
-
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """What stands before every request of a listener; `work` bounds what is verified or decided at once."""
+    """What stands before every request of a listener; `work` bounds what is verified or decided at once.
+
+    `quick_challenges`: a challenge waits for nothing (no other machine, no disk), and needs no thread.
+    """
 
     rates: Rates
-    work: anyio.CapacityLimiter
+    work: Workers
     certificate_required: bool
     demo: bool
     counts: Counts
+    quick_challenges: bool = False
 
     def caller(self, request: Request) -> Caller:
         """Who sent `request`, once within its rate; raises `Refusal`."""
@@ -59,24 +47,7 @@ class Door:
 
     async def run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run blocking work in a thread."""
-        return await run_sync(lambda: function(*args, **kwargs), limiter=self.work)
-
-
-def application(routes: Mapping[tuple[str, str], Handler], counts: Counts) -> Starlette:
-    """An application that answers every failure with the protocol's body; `routes` is (method, path) to handler."""
-    table = [Route(path, handler, methods=[method]) for (method, path), handler in routes.items()]
-    handlers = {
-        HTTPException: _unknown_path,
-        CallerError: _refused,
-        KeyStoreUnavailableError: _later,
-        SharedStateError: _away,
-        HermeticError: _fault,
-        ClientDisconnect: _gone,
-        Exception: _fault,
-    }
-    app = Starlette(routes=[*table, Route("/healthz", _health)], exception_handlers=handlers)
-    app.state.counts = counts
-    return app
+        return await self.work.run(lambda: function(*args, **kwargs))
 
 
 async def body(request: Request, limit: int) -> bytearray:
@@ -97,48 +68,3 @@ def bearer(request: Request) -> str | None:
     """The token of `Authorization: Bearer ...`, None without one."""
     value = request.headers.get("authorization", "")
     return value[len(BEARER) :].strip() if value[: len(BEARER)].lower() == BEARER else None
-
-
-async def _health(_: Request) -> Response:
-    return JSONResponse({"status": "ok"})
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    refusal = error if isinstance(error, Refusal) else Refusal(Variant.INVALID_REQUEST, str(error))
-    if refusal.variant in _FOR_NOW:
-        request.app.state.counts.limited(refusal.variant.type.rpartition("/")[2])
-    return JSONResponse(refusal.body(), refusal.variant.status, refusal.headers())
-
-
-async def _unknown_path(request: Request, _: Exception) -> Response:
-    path = request.scope["path"]
-    if path.startswith(PLUGINS_PREFIX):
-        plugin = path.removeprefix(PLUGINS_PREFIX).partition("/")[0]
-        if plugin not in ("auth", "attest", "resource"):
-            return await _refused(request, Refusal(Variant.PLUGIN_NOT_FOUND, f"Plugin {plugin[:80]} not found"))
-    return await _refused(request, Refusal(Variant.INVALID_PATH, f"Request path {path[:400]} is invalid"))
-
-
-async def _gone(_: Request, __: Exception) -> Response:
-    return Response(status_code=400)
-
-
-async def _later(request: Request, error: Exception) -> Response:
-    """What opens the keys is away: the caller may ask again; why is for our own log."""
-    _log.warning("key store unavailable: path %r: %s", request.scope["path"], error)
-    text = "key store: it does not answer now; ask again later"
-    return await _refused(request, Refusal(Variant.KEY_STORE_UNAVAILABLE, text, RETRY_AFTER_S))
-
-
-async def _away(request: Request, error: Exception) -> Response:
-    """What the brokers share is away: nothing was decided, or nothing that anybody may act on; ask again."""
-    _log.warning("shared state unavailable: path %r: %s", request.scope["path"], error)
-    text = "shared state: it does not answer now; ask again later"
-    return await _refused(request, Refusal(Variant.STATE_UNAVAILABLE, text, RETRY_AFTER_S))
-
-
-async def _fault(request: Request, error: Exception) -> Response:
-    """A fault of ours: the caller gets an id, our own log the story."""
-    name = uuid.uuid4().hex
-    _log.error("request failed: id %s, path %r", name, request.scope["path"], exc_info=error)
-    return await _refused(request, Refusal(Variant.INTERNAL, f"internal error {name}"))

@@ -37,6 +37,7 @@ from hermetic.errors import FailedCheck, HermeticError, InvalidRequestError, Lea
 STARTED: Final = "broker.started"
 ATTEST: Final = "broker.attest"
 RELEASE: Final = "broker.release"
+RELEASE_FAILED: Final = "broker.release-failed"
 SERVING_CERTIFICATE: Final = "broker.serving-certificate"
 AK: Final = "broker.ak"
 ADMIN: Final = "broker.admin"
@@ -167,6 +168,8 @@ def _first(record: LoggedRecord) -> First:
 def _apply_lease(leases: LeaseState, record: LoggedRecord, index: int) -> None:
     if record.kind == RELEASE and record.fields.get("lease") is not None:
         leases.enter(_holding(record))
+    elif record.kind == RELEASE_FAILED and record.fields.get("lease") is not None:
+        leases.end(text(record, "lease"))
     elif record.kind in (LEASE_REVOKED, LEASE_RESTORED):
         target = Target.parse(json_object(record, "target"))
         if record.kind == LEASE_REVOKED:
@@ -178,6 +181,13 @@ def _apply_lease(leases: LeaseState, record: LoggedRecord, index: int) -> None:
 def lease_fields(holding: Holding | None) -> JsonValue:
     """A lease as the record of its release holds it."""
     return None if holding is None else holding.terms.model_dump(mode="json")
+
+
+def failed_fields(decision: int, resource: str, holding: Holding | None, error: Exception) -> dict[str, JsonValue]:
+    """A release that was decided, and whose key could not be handed out: its lease (by its id) is ended."""
+    why = reason(error) if isinstance(error, HermeticError) else [type(error).__name__]
+    lease = None if holding is None else holding.terms.jti
+    return {"decision": decision, "resource": resource, "lease": lease, "reasons": why}
 
 
 def _holding(record: LoggedRecord) -> Holding:

@@ -124,6 +124,10 @@ class LeaseState:
         self._held[holding.client] += 1
         heapq.heappush(self._ends, (holding.ends, holding.terms.jti))
 
+    def end(self, name: str) -> None:
+        """A lease that nobody got is over."""
+        self._remove(name)
+
     def held_by(self, client: tuple[str, str] | None) -> int:
         """How many leases a client holds."""
         return self._held[client]

@@ -10,14 +10,12 @@ from ssl import SSLContext
 from typing import Final
 
 import uvicorn
-from starlette.applications import Starlette
+import uvloop
 
+from hermetic.attestation.broker.application import Application
 from hermetic.attestation.broker.config import Limits
 from hermetic.attestation.broker.tls import protocol
 from hermetic.errors import ConfigurationError
-
-HEADER_BYTES: Final = 64 * 1024
-"""Longest request line and headers together; a token fits."""
 
 FAREWELL_S: Final = 0.5  # for the end of TLS on a connection that was closed, at a stop
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -30,7 +28,7 @@ class Endpoint:
     host: str
     port: int
     tls: SSLContext
-    app: Starlette
+    app: Application
     on_end: Callable[[], None] = lambda: None
 
 
@@ -92,7 +90,8 @@ class Listeners:
 
     def serve(self, ready: Callable[[], None], *, signals: bool) -> None:
         """Serve until `stop` (or, with `signals`, SIGTERM or SIGINT); `ready` is called once all answer."""
-        asyncio.run(self._serve(ready, signals=signals))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._serve(ready, signals=signals))
 
     def stop(self) -> None:
         """Ask for the end, from any thread: what was accepted is still answered, for `drain_s` at most."""
@@ -116,7 +115,7 @@ class Listeners:
             http=protocol(self._limits.connection_s),
             ws="none",
             lifespan="off",
-            loop="asyncio",
+            loop="none",  # `serve` has made one
             log_config=None,
             access_log=False,
             proxy_headers=False,  # an X-Forwarded-For from a client would name another address
@@ -125,7 +124,6 @@ class Listeners:
             limit_concurrency=self._limits.connections,
             timeout_keep_alive=self._limits.keep_alive_s,
             timeout_graceful_shutdown=self._limits.drain_s,
-            h11_max_incomplete_event_size=HEADER_BYTES,
         )
 
 

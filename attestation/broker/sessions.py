@@ -34,12 +34,16 @@ _ATTESTED: Final = "attested"
 
 @dataclass(frozen=True, slots=True)
 class Attested:
-    """What one successful /attest established; kept here, never read back from a token."""
+    """What one successful /attest established; kept here, never read back from a token.
+
+    `members` are the claims as JSON: they are written three times, and made once.
+    """
 
     client: str
     version: Version
     tee_key: TeeKey
     claims: Claims
+    members: Mapping[str, JsonValue] = field(repr=False)
     token: TokenClaims
 
     @property
@@ -54,7 +58,7 @@ class Attested:
             "claims": dict(self.token.claims), "id": self.token.id, "expires": self.token.expires.timestamp()
         }  # fmt: skip
         return {"client": self.client, "version": self.version, "key": dict(self.tee_key.jwk),
-                "claims": self.claims.to_json(), "token": token}  # fmt: skip
+                "claims": dict(self.members), "token": token}  # fmt: skip
 
     @classmethod
     def of(cls, members: Mapping[str, Any]) -> "Attested":
@@ -65,6 +69,7 @@ class Attested:
             version=cast(Version, members["version"]),
             tee_key=tee_key(members["key"]),
             claims=Claims.parse(members["claims"]),
+            members=members["claims"],
             token=TokenClaims(token["claims"], token["id"], datetime.fromtimestamp(token["expires"], UTC)),
         )
 
@@ -143,7 +148,8 @@ class SessionTable:
         cell = _taken(session)
         value = {**cell.value, "state": _ATTESTED, "attested": attested.to_json()}
         ends = max(cell.expires, attested.token.expires.timestamp())
-        if not self._cells.put(cell.changed(value, alias=hidden(attested.token.id), expires=ends)):
+        done = cell.changed(value, alias=hidden(attested.token.id), expires=ends, read=attested)
+        if not self._cells.put(done):
             raise Refusal(Variant.ATTESTATION, "session: expected one that is alive, got an expired one")
 
     def burn(self, session: Session) -> None:
@@ -165,7 +171,7 @@ class SessionTable:
         cell = self._cells.read_alias(hidden(token_id), self._clock().timestamp())
         if cell is None or cell.owner != client or cell.value["state"] != _ATTESTED:
             raise Refusal(Variant.TOKEN_VERIFIER, "token: expected one that this broker issued to this client")
-        return Attested.of(cast(Mapping[str, Any], cell.value["attested"]))
+        return _established(cell)
 
     def _alive(self, session_id: str | None, client: str) -> tuple[Session, Cell]:
         if session_id is None:
@@ -188,9 +194,16 @@ def hidden(name: str) -> str:
 
 def _session(session_id: str, cell: Cell) -> Session:
     value = cast(Mapping[str, Any], cell.value)
-    attested = Attested.of(value["attested"]) if value["state"] == _ATTESTED else None
+    attested = _established(cell) if value["state"] == _ATTESTED else None
     deadline = datetime.fromtimestamp(value["deadline"], UTC)
     return Session(session_id, cell.owner, AuthRequest(**value["asked"]), value["nonce"], deadline, attested, cell)
+
+
+def _established(cell: Cell) -> Attested:
+    """What an attested session's cell holds; read once where this process has made it."""
+    if isinstance(cell.read, Attested):
+        return cell.read
+    return Attested.of(cast(Mapping[str, Any], cell.value["attested"]))
 
 
 def _taken(session: Session) -> Cell:

@@ -1,9 +1,9 @@
 """TLS for the listeners: 1.3 only, client certificates, and the verified peer certificate handed to the application.
 
-uvicorn does not put the peer's certificate into the ASGI scope. `PeerCertificateProtocol` does, for its h11 protocol:
-asyncio calls `connection_made` after the handshake, so the certificate is verified and does not change. It lies in
-`scope["extensions"]["tls"]`, the place of the ASGI TLS extension, as DER in `client_certificate`; no header can put
-anything there.
+uvicorn does not put the peer's certificate into the ASGI scope. `PeerCertificateProtocol` does, for its protocol on
+llhttp: the event loop calls `connection_made` after the handshake, so the certificate is verified and does not change.
+It lies in `scope["extensions"]["tls"]`, the place of the ASGI TLS extension, as DER in `client_certificate`; no header
+can put anything there.
 """
 
 import ssl
@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from hermetic.errors import ConfigurationError
 
 TLS_EXTENSION: Final = "tls"
+HEADER_BYTES: Final = 64 * 1024
+"""Longest request line and headers together; a token fits."""
 
 
 def server_context(
@@ -38,11 +40,12 @@ def server_context(
     return context
 
 
-class PeerCertificateProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1, with the peer's certificate in each request's scope, and an end to every connection.
+class PeerCertificateProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1, with the peer's certificate in each request's scope, and an end to everything.
 
     uvicorn waits for ever for the first byte and for the rest of a body; here a connection ends `connection_s` after
-    its handshake, only a request that is complete by then is still answered.
+    its handshake, only a request that is complete by then is still answered. It takes a head of any length; here one
+    of more than `HEADER_BYTES`, and as much else that is neither head nor body, is a bad request.
     """
 
     connection_s: ClassVar[float] = 60.0
@@ -53,11 +56,55 @@ class PeerCertificateProtocol(H11Protocol):
         peer = transport.get_extra_info("ssl_object")
         self.app = _WithPeer(self.app, None if peer is None else peer.getpeercert(binary_form=True))
         self._end = self.loop.call_later(self.connection_s, self._expire)
+        self._head = 0  # bytes of this request's line and headers
+        self._pending = 0  # bytes since the parser said anything, which it may hold
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the time."""
         self._end.cancel()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Refuse what is held without an end: the parser keeps a header, however long, until it is whole."""
+        self._pending += len(data)
+        super().data_received(data)
+        if self._pending > HEADER_BYTES and not self.transport.is_closing():
+            self.send_400_response("Request head too long.")
+
+    def on_message_begin(self) -> None:
+        """Begin to count."""
+        super().on_message_begin()
+        self._head = 0
+
+    def on_url(self, url: bytes) -> None:
+        """Count."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count; trailers behind a body are headers too."""
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Nothing of the head is held any more."""
+        self._pending = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """The parser has handed on what it held."""
+        self._pending = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Here too."""
+        self._pending = 0
+        super().on_message_complete()
+
+    def _count(self, length: int) -> None:
+        self._head += length
+        if self._head > HEADER_BYTES:
+            raise ValueError(f"head: expected at most {HEADER_BYTES} bytes, got more")  # the parser answers 400
 
     def _expire(self) -> None:
         cycle: RequestResponseCycle | None = self.cycle

@@ -5,20 +5,23 @@ A token says that evidence was genuine, nothing about policies. It is verified o
 
 import base64
 import importlib.metadata
+import json
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey
 
-from hermetic.attestation.broker.jwe import ec_jwk
+from hermetic.attestation.broker.jwe import b64url, ec_jwk
 from hermetic.attestation.broker.protocol import Attestation
 from hermetic.attestation.broker.refusals import Refusal, Variant
 from hermetic.attestation.claims import Claims, KindClaims, SampleClaims, SgxClaims, TdxClaims, TpmClaims
@@ -48,6 +51,7 @@ AFFIRMED: Final = 2
 NO_CLAIM: Final = 0
 UNSAFE_HARDWARE: Final = 32
 UNRECOGNISED_HARDWARE: Final = 97
+_NUMBER_BYTES: Final = 32  # of an ES256 signature's two (RFC 7518, 3.4)
 _WARNING: Final = 32
 _CONTRAINDICATED: Final = 96
 
@@ -77,8 +81,9 @@ class TokenSigner:
             raise ConfigurationError(f"token signer: expected a P-256 key, got {key.curve.name}")
         if certificates and certificates[0].public_key() != key.public_key():
             raise ConfigurationError("token signer: expected the first certificate to be the key's, got another's")
-        self._key = ECKey.import_key(key)
-        self._header = {"typ": "JWT", "alg": ALGORITHM, "jwk": _header_jwk(key, certificates)}
+        self._key = key
+        self._public = ECKey.import_key(key.public_key())
+        self._header = _encoded({"typ": "JWT", "alg": ALGORITHM, "jwk": _header_jwk(key, certificates)})
         self._issuer = issuer
         self._build = f"hermetic {importlib.metadata.version('hermetic')}"  # reads a file
         self._life = life
@@ -101,14 +106,16 @@ class TokenSigner:
 
     def sign(self, token: TokenClaims) -> str:
         """Return the token; each signature is another."""
-        return jwt.encode(self._header, dict(token.claims), self._key, algorithms=[ALGORITHM])
+        signed = f"{self._header}.{_encoded(token.claims)}"
+        numbers = decode_dss_signature(self._key.sign(signed.encode("ascii"), ec.ECDSA(SHA256())))
+        return f"{signed}.{b64url(b''.join(number.to_bytes(_NUMBER_BYTES, 'big') for number in numbers))}"
 
     def verify(self, text: str) -> str:
         """The id of a token of ours that has not ended; the key in its header is not looked at. Raises `Refusal`."""
         if len(text) > MAX_TOKEN_LENGTH:
             raise Refusal(Variant.TOKEN_VERIFIER, f"token: expected at most {MAX_TOKEN_LENGTH} characters")
         try:
-            claims = jwt.decode(text, self._key, algorithms=[ALGORITHM]).claims
+            claims = jwt.decode(text, self._public, algorithms=[ALGORITHM]).claims
         except (JoseError, ValueError, TypeError, KeyError) as error:
             raise Refusal(Variant.TOKEN_VERIFIER, f"token: expected one signed by this broker, got {error}") from error
         expires, token_id = claims.get("exp"), claims.get("jti")
@@ -119,15 +126,24 @@ class TokenSigner:
         return token_id
 
 
-def submods(attestation: Attestation, claims: Claims, names: Sequence[tuple[str, bytes]]) -> dict[str, JsonValue]:
-    """The appraisals of a token: one per kind in `claims`, with the name and report data of each in that order."""
+def submods(
+    attestation: Attestation, claims: Claims, members: Mapping[str, Any], names: Sequence[tuple[str, bytes]]
+) -> dict[str, JsonValue]:
+    """The appraisals of a token: one per kind in `claims`, with the name and report data of each in that order.
+
+    `members` are the claims as JSON.
+    """
     runtime: dict[str, JsonValue] = {"nonce": attestation.nonce, "tee-pubkey": dict(attestation.tee_key.jwk)}
     if attestation.hermetic is not None:
         runtime["hermetic"] = dict(attestation.hermetic)
-    return {name: _appraisal(kind, digest, runtime) for (name, digest), kind in zip(names, claims.kinds, strict=True)}
+    kinds = zip(claims.kinds, members["kinds"], strict=True)
+    return {
+        name: _appraisal(kind, shown, digest, runtime)
+        for (name, digest), (kind, shown) in zip(names, kinds, strict=True)
+    }
 
 
-def _appraisal(kind: KindClaims, digest: bytes, runtime: Mapping[str, JsonValue]) -> JsonValue:
+def _appraisal(kind: KindClaims, members: JsonValue, digest: bytes, runtime: Mapping[str, JsonValue]) -> JsonValue:
     shown = _identity_and_hardware(kind)
     vector = dict.fromkeys(VECTOR, NO_CLAIM) | dict(zip(("instance-identity", "hardware"), shown, strict=True))
     return {
@@ -139,7 +155,7 @@ def _appraisal(kind: KindClaims, digest: bytes, runtime: Mapping[str, JsonValue]
             "init_data": None,
             "init_data_claims": None,
             "runtime_data_claims": dict(runtime),
-            kind.kind: kind.model_dump(mode="json"),
+            kind.kind: members,
         },
     }
 
@@ -165,6 +181,11 @@ def status(vector: Iterable[int]) -> str:
     if worst >= _WARNING:
         return "warning"
     return "affirming" if worst >= AFFIRMED else "none"
+
+
+def _encoded(members: Mapping[str, JsonValue]) -> str:
+    """A part of a JWT."""
+    return b64url(json.dumps(members, separators=(",", ":")).encode("ascii"))
 
 
 def _header_jwk(key: ec.EllipticCurvePrivateKey, certificates: Sequence[x509.Certificate]) -> dict[str, JsonValue]:

@@ -6,6 +6,7 @@ again against the public area and the quote).
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
@@ -28,6 +29,8 @@ DEMANDED: Final = (
 """Made in the TPM, never leaves it, and signs only what the TPM itself has written."""
 FORBIDDEN: Final = Attributes.DECRYPT | Attributes.ENCRYPTED_DUPLICATION | Attributes.X509_SIGN
 """A key with another use beside quotes."""
+ATTRIBUTES_KEPT: Final = 64
+"""Combinations whose names are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,7 @@ def _check_purpose(checks: Checks, leaf: x509.Certificate) -> None:
     checks.demand("tpm.ak.purpose", held, f"only {AIK_PURPOSE_OID.dotted_string} and no CA", got)
 
 
+@lru_cache(maxsize=ATTRIBUTES_KEPT)
 def _listed(attributes: Attributes) -> str:
     names = [member.name.lower() for member in Attributes if member in attributes and member.name]
     return ", ".join(names) or "none"

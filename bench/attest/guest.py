@@ -2,12 +2,12 @@
 
 A software TPM makes some 50 quotes a second on this kind of machine, so a broker's rate cannot be measured with one.
 This guest takes what a real (software) TPM has quoted, puts the challenge into it, and signs it with a key of its own
-that the installation's AK CA has certified: for the broker the work is the same. HTTP by the standard library.
+that the installation's AK CA has certified: for the broker the work is the same.
 """
 
 import base64
-import http.client
 import json
+import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -26,15 +26,17 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
-from joserfc.jwk import ECKey
 
 from hermetic.attestation.abi.ak_certificate import EnrolledBoot
 from hermetic.attestation.abi.tpm import Alg, Attest, Public, Signature, endorsement_name
 from hermetic.attestation.enrolment import AkCa, issue
 from hermetic.attestation.evidence import JsonObject, JsonValue, fit_to, report_data
+from hermetic.attestation.lease import ec_jwk
 from hermetic.errors import MeasurementError
 
 KEY_AGREEMENT = "ECDH-ES+A256KW"
+TIMEOUT_S = 60
+READ_BYTES = 64 * 1024
 _P256_BYTES = 32
 
 
@@ -90,11 +92,15 @@ class QuickQuotes:
 
 
 class Guest:
-    """Whole handshakes, each over a connection of its own."""
+    """Whole handshakes, each over a connection of its own.
+
+    As servers make them: a broker closes idle connections before the next renewal is due.
+    """
 
     def __init__(self, port: int, tls: ssl.SSLContext, quotes: QuickQuotes, hermetic: JsonObject, path: str) -> None:
         """Ask the broker at `port` of localhost for the resource `path`."""
-        self._port = port
+        with socket.create_connection(("localhost", port)) as probe:
+            self._family, self._address = probe.family, probe.getpeername()
         self._tls = tls
         self._quotes = quotes
         self._hermetic = dict(hermetic)
@@ -102,37 +108,58 @@ class Guest:
 
     def handshake(self) -> None:
         """Challenge, evidence, key; raises `MeasurementError` where one is refused."""
-        connection = http.client.HTTPSConnection("localhost", self._port, context=self._tls, timeout=60)
-        try:
-            body = {"version": "0.4.0", "tee": "tpm", "extra-params": {"hermetic": {"version": 1}}}
-            answer, cookie = self._ask(connection, "POST", "/kbs/v0/auth", body)
-            public = public_jwk(ec.generate_private_key(ec.SECP256R1()))
-            binding = report_data(answer["nonce"], public, additional_evidence="", hermetic=self._hermetic)
-            evidence = self._quotes.collect(fit_to("tpm", binding))
-            runtime = {"nonce": answer["nonce"], "tee-pubkey": public, "hermetic": self._hermetic}
-            made = {"primary_evidence": evidence, "additional_evidence": ""}
-            attestation = {"init-data": None, "runtime-data": runtime, "tee-evidence": made}
-            self._ask(connection, "POST", "/kbs/v0/attest", attestation, cookie)
-            self._ask(connection, "GET", f"/kbs/v0/resource/{self._path}", None, cookie)
-        finally:
-            connection.close()
+        with socket.socket(self._family) as raw:
+            raw.settimeout(TIMEOUT_S)
+            raw.connect(self._address)
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with self._tls.wrap_socket(raw, server_hostname="localhost") as connection:
+                self._talk(connection)
 
-    def _ask(
-        self, connection: http.client.HTTPSConnection, method: str, path: str, body: object, cookie: str = ""
-    ) -> tuple[dict[str, Any], str]:
-        content = None if body is None else json.dumps(body).encode()
-        connection.request(method, path, content, {"cookie": cookie} if cookie else {})
-        response = connection.getresponse()
-        data = response.read()
-        if response.status != http.client.OK:
-            raise MeasurementError(f"{method} {path}: wanted 200, got {response.status}: {data[:400]!r}")
-        return json.loads(data), (response.headers["set-cookie"] or "").partition(";")[0]
+    def _talk(self, connection: ssl.SSLSocket) -> None:
+        body = {"version": "0.4.0", "tee": "tpm", "extra-params": {"hermetic": {"version": 1}}}
+        answer, cookie = _ask(connection, "POST", "/kbs/v0/auth", body)
+        public = public_jwk(ec.generate_private_key(ec.SECP256R1()))
+        binding = report_data(answer["nonce"], public, additional_evidence="", hermetic=self._hermetic)
+        evidence = self._quotes.collect(fit_to("tpm", binding))
+        runtime = {"nonce": answer["nonce"], "tee-pubkey": public, "hermetic": self._hermetic}
+        made = {"primary_evidence": evidence, "additional_evidence": ""}
+        attestation = {"init-data": None, "runtime-data": runtime, "tee-evidence": made}
+        _ask(connection, "POST", "/kbs/v0/attest", attestation, cookie)
+        _ask(connection, "GET", f"/kbs/v0/resource/{self._path}", None, cookie)
+
+
+def _ask(
+    connection: ssl.SSLSocket, method: str, path: str, body: object, cookie: str = ""
+) -> tuple[dict[str, Any], str]:
+    """One request; the answer's JSON, and its cookie. No HTTP library: it would cost the broker's cores more."""
+    content = b"" if body is None else json.dumps(body).encode("ascii")
+    lines = [f"{method} {path} HTTP/1.1", "host: localhost", f"content-length: {len(content)}"]
+    lines += [f"cookie: {cookie}"] if cookie else []
+    connection.sendall("\r\n".join([*lines, "", ""]).encode("ascii") + content)
+    data = _more(connection)
+    while (end := data.find(b"\r\n\r\n")) < 0:
+        data += _more(connection)
+    status, *fields = data[:end].decode("ascii").split("\r\n")
+    headers = dict(field.split(": ", 1) for field in fields)
+    whole = end + len(b"\r\n\r\n") + int(headers["content-length"])
+    while len(data) < whole:
+        data += _more(connection)
+    answer = data[whole - int(headers["content-length"]) : whole]
+    if status.split(" ")[1] != "200":
+        raise MeasurementError(f"{method} {path}: wanted 200, got {status}: {answer[:400]!r}")
+    return json.loads(answer), headers.get("set-cookie", "").partition(";")[0]
+
+
+def _more(connection: ssl.SSLSocket) -> bytes:
+    data = connection.recv(READ_BYTES)
+    if not data:
+        raise MeasurementError("broker: wanted an answer, got the end of the connection")
+    return data
 
 
 def public_jwk(key: ec.EllipticCurvePrivateKey) -> dict[str, str]:
     """The public half as a guest sends it."""
-    jwk = ECKey.import_key(key.public_key()).as_dict(private=False)
-    return {name: str(jwk[name]) for name in ("kty", "crv", "x", "y")} | {"alg": KEY_AGREEMENT}
+    return ec_jwk(key.public_key()) | {"alg": KEY_AGREEMENT}
 
 
 def _b64(data: bytes) -> str:

@@ -44,8 +44,9 @@ SYNTHETIC: Final = "bench"
 """A key of a model that nobody serves: guests of this bench ask for it."""
 
 DIGEST: Final = b"\x5a" * 32
-PROCESSES: Final = 2
-THREADS: Final = 4
+CALLERS: Final = 8
+"""Guests at once, a process each: threads of one process would wait for each other, and be the limit."""
+
 START_TIMEOUT_S: Final = 60
 WIPE_TIMEOUT_S: Final = 30
 METHOD: Final = "/hermetic.v1.Attestation/GetEvidence"
@@ -207,13 +208,13 @@ def _rate(
     facts.write_text(
         json.dumps(
             {"port": _port(installation), "ca": authority, "certificate": certificate, "tls_key": key,
-             "quotes": quotes.to_json(), "hermetic": hermetic, "path": _path(), "seconds": seconds, "threads": THREADS}
+             "quotes": quotes.to_json(), "hermetic": hermetic, "path": _path(), "seconds": seconds}
         )
     )  # fmt: skip
     command = [sys.executable, "-m", "hermetic.bench.attest.caller", str(facts)]
     pipe = subprocess.PIPE
     with contextlib.ExitStack() as undo:
-        callers = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(PROCESSES)]
+        callers = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(CALLERS)]
         for caller in callers:
             undo.enter_context(caller)
             undo.callback(caller.kill)

@@ -14,6 +14,8 @@ BLOCKED = (
     "torch",
     "starlette",
     "uvicorn",
+    "uvloop",
+    "httptools",
     "tpm2_pytss",
     "prometheus_client",
     "sklearn",

@@ -8,7 +8,7 @@ import heapq
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from hermetic.attestation.evidence import JsonValue
@@ -18,7 +18,8 @@ from hermetic.attestation.evidence import JsonValue
 class Cell:
     """A fact of some kind with a name of its own, whose it is, and until when it is kept (POSIX seconds).
 
-    `alias` is a second name, or None. `name` and `alias` are no secrets: SHA-256 in hex of what is.
+    `alias` is a second name, or None. `name` and `alias` are no secrets: SHA-256 in hex of what is. `read` is what its
+    user has made of `value` in this process; cells that leave the process leave it behind.
     """
 
     kind: str
@@ -28,13 +29,19 @@ class Cell:
     value: Mapping[str, JsonValue]
     version: int = 0
     alias: str | None = None
+    read: object = field(default=None, compare=False, repr=False)
 
     def changed(
-        self, value: Mapping[str, JsonValue], *, alias: str | None = None, expires: float | None = None
+        self,
+        value: Mapping[str, JsonValue],
+        *,
+        alias: str | None = None,
+        expires: float | None = None,
+        read: object = None,
     ) -> "Cell":
         """The next version."""
         ends = self.expires if expires is None else expires
-        return replace(self, value=value, version=self.version + 1, alias=alias, expires=ends)
+        return replace(self, value=value, version=self.version + 1, alias=alias, expires=ends, read=read)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,9 @@ from hermetic.errors import InvalidRequestError, KeyStoreError
 SUFFIX: Final = ".key"
 DRAFT_LIFE_S: Final = 3600
 """A file that nobody finished is removed after this many seconds: before, another process may be writing it."""
+
+FILES_KEPT: Final = 256
+"""How many files are kept as read: one whose bytes are the same says the same."""
 
 _UNFINISHED: Final = "."
 """What a file's name begins with until it is whole; no tag begins so."""
@@ -42,6 +46,7 @@ class FolderKeyStore:
         self._mutex = threading.Lock()
         self._owner = os.getpid()
         self._keys: dict[ResourcePath, StoredKey] = {}
+        self._decode = lru_cache(maxsize=FILES_KEPT)(key_file.decode)
         with contextlib.ExitStack() as undo:
             undo.callback(keks.close)
             try:
@@ -110,16 +115,19 @@ class FolderKeyStore:
 
     def path(self, resource: ResourcePath) -> Path:
         """Where the file of `resource` lies, or would."""
-        return self._folder / resource.repository / resource.type / f"{resource.tag}{SUFFIX}"
+        return Path(self._name(resource))
 
     def read(self, resource: ResourcePath) -> key_file.KeyFile:
         """The file of `resource`, its facts authenticated; raises `KeyStoreError`."""
-        path = self.path(resource)
+        name = self._name(resource)
         try:
-            data = _content(path, key_file.MAX_FILE_BYTES)
+            data = _content(name, key_file.MAX_FILE_BYTES)
         except OSError as error:
-            raise KeyStoreError(f"resource {resource}: cannot read {path}: {error.strerror}") from error
-        return key_file.decode(data, resource, self.facts_key)
+            raise KeyStoreError(f"resource {resource}: cannot read {name}: {error.strerror}") from error
+        return self._decode(data, resource, self.facts_key)
+
+    def _name(self, resource: ResourcePath) -> str:
+        return f"{self._folder}/{resource.repository}/{resource.type}/{resource.tag}{SUFFIX}"
 
     def _learn(self, resource: ResourcePath) -> StoredKey:
         key = self.read(resource).key
@@ -176,7 +184,7 @@ def _draft(path: Path, data: bytes, folder: Path) -> Iterator[Path]:
             break
 
 
-def _content(path: Path, limit: int) -> bytes:
+def _content(path: Path | str, limit: int) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     with os.fdopen(descriptor, "rb") as file:
         return file.read(limit + 1)

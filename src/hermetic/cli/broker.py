@@ -4,6 +4,7 @@ Not here: who signs for changes (broker_governance.py), leases (broker_lease.py)
 `hermetic seal`.
 """
 
+import gc
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,6 +68,8 @@ def serve(
                  "zeroing": zeroing.state, "zeroing-by": zeroing.by}  # fmt: skip
         output.show(facts, as_json=as_json, human=lambda: output.facts("key broker", facts))
 
+    gc.collect()
+    gc.freeze()  # what was made until here stays: no later collection looks at it
     try:
         broker.listeners.serve(ready, signals=True)
     finally:

@@ -3,14 +3,17 @@
 import os
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from hermetic.attestation.admin_client import AdminClient
 from hermetic.attestation.broker.key_store import ResourcePath
+from hermetic.attestation.broker.stores.folder import FolderKeyStore
+from hermetic.attestation.key_memory import KeyMemory
 from hermetic.attestation.log import Log
 from hermetic.attestation.log.record import parse_record
-from hermetic.errors import BrokerUnreachableError, LogError
+from hermetic.errors import BrokerUnreachableError, KeyStoreUnavailableError, LogError
 from tests.attestation.broker.independent_guest import IndependentGuest, hermetic_claims
 from tests.attestation.broker.test_refusals import refused
 from tests.attestation.broker.world import World
@@ -34,6 +37,10 @@ class FailingLog:
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> FailingLog:
     return FailingLog(monkeypatch)
+
+
+def held(operator: AdminClient) -> list[Any]:
+    return cast(list[Any], operator.leases()["leases"])
 
 
 def test_no_record_no_key(world: World, disk: FailingLog) -> None:
@@ -113,3 +120,45 @@ def test_a_fault_of_any_kind_prints_no_local_variable(
 
 def test_resource_paths_are_what_they_print() -> None:
     assert str(ResourcePath.parse("a/b/c")) == "a/b/c"
+
+
+def test_a_key_that_cannot_be_unwrapped_leaves_no_lease(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decision is durable before the unwrap; where that fails, so is this, and the lease is over."""
+    digest, key = os.urandom(32), os.urandom(32)
+
+    def unwrap(_: FolderKeyStore, resource: ResourcePath) -> KeyMemory:
+        raise KeyStoreUnavailableError(f"{resource}: the token is away")
+
+    with world.start() as broker, broker.http() as http, broker.operator() as operator:
+        broker.upload("models/key/f", key, "f", 1, digest)
+        guest = IndependentGuest(http)
+        guest.handshake(hermetic_claims(digest))
+        with monkeypatch.context() as away:
+            away.setattr(FolderKeyStore, "unwrap", unwrap)
+            refused(guest.resource("models/key/f"), "KeyStoreUnavailable", 503)
+        assert held(operator) == []
+        assert guest.open(guest.resource("models/key/f")) == key
+        assert len(held(operator)) == 1
+    released, failed, again = (one for one in world.records() if one.kind.startswith("broker.release"))
+    assert (released.kind, failed.kind, again.kind) == ("broker.release", "broker.release-failed", "broker.release")
+    assert failed.fields["lease"] == released.fields["lease"]["jti"]
+    assert world.records()[failed.fields["decision"]] == released
+    assert failed.fields["reasons"] == ["models/key/f: the token is away"]
+    with world.start() as broker, broker.operator() as operator:  # the log says the same
+        assert [one["id"] for one in held(operator)] == [again.fields["lease"]["jti"]]
+
+
+def test_a_failure_that_cannot_be_recorded_either_is_told_as_it_was(
+    world: World, disk: FailingLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unwrap(_: FolderKeyStore, __: ResourcePath) -> KeyMemory:
+        raise KeyStoreUnavailableError("the token is away")
+
+    digest = os.urandom(32)
+    with world.start() as broker, broker.http() as http:
+        broker.upload("models/key/f", os.urandom(32), "f", 1, digest)
+        guest = IndependentGuest(http)
+        guest.handshake(hermetic_claims(digest))
+        monkeypatch.setattr(FolderKeyStore, "unwrap", unwrap)
+        disk.kind = "broker.release-failed"
+        refused(guest.resource("models/key/f"), "KeyStoreUnavailable", 503)

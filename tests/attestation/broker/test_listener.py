@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 
+import pytest
+
 from tests.attestation.broker.independent_guest import IndependentGuest
 from tests.attestation.broker.world import InThread, World
 
@@ -18,6 +20,17 @@ REQUEST = b"POST /kbs/v0/auth HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100
 def connect(broker: InThread) -> ssl.SSLSocket:
     raw = socket.create_connection(("127.0.0.1", broker.running.listeners.ports[0]), timeout=20)
     return broker.world.context("host").wrap_socket(raw, server_hostname="localhost")
+
+
+def ends(tls: ssl.SSLSocket, more: bytes) -> bool:
+    """Whether the broker has nothing to do with who sends `more` a hundred times."""
+    try:
+        for _ in range(100):
+            tls.sendall(more)
+        answer = tls.recv(12)
+    except (ConnectionError, ssl.SSLError):
+        return True
+    return answer == b"" or answer.startswith(b"HTTP/1.1 4")
 
 
 def test_a_connection_that_says_nothing_ends(world: World) -> None:
@@ -68,6 +81,23 @@ def test_a_request_line_that_is_too_long(world: World) -> None:
     with world.start() as broker, connect(broker) as tls:
         tls.sendall(b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert tls.recv(12).startswith(b"HTTP/1.1 4")
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: ",
+        b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n",
+        b"POST /kbs/v0/auth HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx: ",
+    ],
+    ids=["one header", "many headers", "a trailer"],
+)
+def test_a_head_without_end_is_not_kept(world: World, begun: bytes) -> None:
+    """The parser keeps a header until it is whole; what is refused is refused long before a connection's time is up."""
+    more = b"x: y\r\n" * 2000 if begun.endswith(b"t\r\n") else b"a" * 12_000
+    with world.start() as broker, connect(broker) as tls:
+        tls.sendall(begun)
+        assert ends(tls, more)
 
 
 def test_cookies_end_with_their_session(world: World) -> None:

@@ -79,8 +79,7 @@ class BatchRunner:
         self._border.check_frame(batch, buffers.layout)
         failed = True
         try:
-            # Frames do not say whose rows they hold.
-            self._private.begin(tenant=None)
+            self._private.begin(tenant=None)  # on the CPU nothing is kept that a tenant could leave
             inputs, outputs = self._border.take(batch, buffers)
             copied = time.monotonic_ns()
             tensors = self._border.checked(self._runtime.run(inputs, outputs))
@@ -91,7 +90,8 @@ class BatchRunner:
         finally:
             self._private.forget(failed=failed)
         wiped = time.monotonic_ns()
-        return encode_done(batch.buffer, batch.sequence, tensors, copied - started, ran - copied, wiped - ran)
+        wiping = wiped - ran
+        return encode_done(batch.buffer, batch.sequence, tensors, copied - started, ran - copied, wiping, wiping)
 
     def close(self) -> None:
         """Give up the runtime. The private memory goes with `Memory.unload`."""

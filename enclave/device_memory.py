@@ -141,6 +141,11 @@ class DeviceMemory:
         """Whether the last batch that entered a runtime is known to have been of this tenant."""
         return tenant is not None and tenant == self._tenant
 
+    @property
+    def is_clean(self) -> bool:
+        """Whether nobody's batch has run since what the caches hold free was wiped."""
+        return self._clean
+
     def wipe_free_blocks(self) -> None:
         """Zero all memory that runtimes keep and do not use, and what they gave away unwiped."""
         self._least_free = min(self._least_free, self.device.free_bytes())

@@ -12,6 +12,7 @@ tenant (device_memory.py, rule 4); without that the next one's inputs travel whi
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -52,6 +53,7 @@ class Pending:
     tenant: bytes | None
     started_ns: int
     copied_ns: int = 0
+    wipe_ns: int = 0
     inputs: list[DeviceInput] = field(default_factory=list)
     outputs: list[Output] = field(default_factory=list)
     launched: Launched | None = None
@@ -66,7 +68,15 @@ class DeviceRunner:
     comes out of any of them is final: memory could not be wiped, and the worker has to end.
     """
 
-    def __init__(self, runtime: DeviceRuntime, description: ModelDescription, memory: DeviceMemory) -> None:
+    def __init__(
+        self,
+        runtime: DeviceRuntime,
+        description: ModelDescription,
+        memory: DeviceMemory,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """`clock`: nanoseconds, of what is told of each batch."""
+        self._clock = clock
         self._runtime = runtime
         self._memory = memory
         self._index = {tensor.own.name: at for at, tensor in enumerate(inputs_of(description))}
@@ -81,6 +91,16 @@ class DeviceRunner:
         """Whether one more batch can be started."""
         return bool(self._free)
 
+    @property
+    def is_clean(self) -> bool:
+        """Whether what the runtime keeps for later is wiped."""
+        return self._memory.is_clean
+
+    def wipe_kept(self) -> None:
+        """Wipe what the runtime keeps for later, where no batch is under way: nobody knows whose the next will be."""
+        if not self._pending:
+            self._memory.wipe_free_blocks()
+
     def run(self, batch: Batch, buffers: SharedBuffers) -> bytes:
         """Return the frame that answers `batch`. Raises `BorderError` as `start` does."""
         return self.finish(self.start(batch, buffers))
@@ -93,7 +113,7 @@ class DeviceRunner:
         if not self._free:
             raise DeviceError(f"GPU: wanted at most {BATCHES_AT_ONCE} batches at once, got another")
         slot = self._free[-1]
-        started = time.monotonic_ns()
+        started = self._clock()
         slot.border.check_frame(batch, buffers.layout)
         slot.place.prepare(tenant)
         self._free.pop()
@@ -102,7 +122,7 @@ class DeviceRunner:
         try:
             inputs, pending.outputs = slot.border.take(batch, buffers)
             pending.inputs = [self._uploaded(slot, given) for given in inputs]
-            pending.copied_ns = time.monotonic_ns()
+            pending.copied_ns = self._clock()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this batch's
             self._refuse(pending, error)
         else:
@@ -120,13 +140,14 @@ class DeviceRunner:
                 tensors = self._answer(pending)
         except Exception as error:  # noqa: BLE001 - a model's answer that does not fit ends this batch only
             pending.refusal = not_done(pending.batch, error)
-        ran = time.monotonic_ns()
+        ran = self._clock()
         self._release(pending)
-        wiped = time.monotonic_ns()
+        ended = self._clock()
         if pending.refusal is not None:
             return pending.refusal
         batch, began, copied = pending.batch, pending.started_ns, pending.copied_ns
-        return encode_done(batch.buffer, batch.sequence, tensors, copied - began, ran - copied, wiped - ran)
+        times = (copied - began, ran - copied, ended - ran, pending.wipe_ns)
+        return encode_done(batch.buffer, batch.sequence, tensors, *times)
 
     def close(self) -> None:
         """Give up the runtime. Memory goes with `DeviceMemory.unload`."""
@@ -138,7 +159,9 @@ class DeviceRunner:
         pending.launched = None
         pending.views.clear()
         if pending.slot.place.in_flight:
+            began = self._clock()
             pending.slot.place.forget(failed=pending.refusal is not None)
+            pending.wipe_ns += self._clock() - began
         self._pending.remove(pending)
         self._free.append(pending.slot)
         waiting = next((one for one in self._pending if one.launched is None and one.refusal is None), None)
@@ -157,7 +180,9 @@ class DeviceRunner:
     def _launch(self, pending: Pending) -> None:
         place = pending.slot.place
         try:
+            began = self._clock()
             place.enter()
+            pending.wipe_ns += self._clock() - began
             if self._runtime.synchronous:
                 place.settle()
             targets = [_target(place, index, output) for index, output in enumerate(pending.outputs)]

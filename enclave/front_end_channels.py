@@ -1,16 +1,19 @@
 """The front ends that a worker serves: one batch of each that has one, in turn. What one does harms no other.
 
 On a GPU several batches are under way at a time (device_runner.py); they are answered in the order of their arrival.
+There a front end's number of a tenant decides what is wiped before a batch. It counts for this front end alone: one
+that lies mixes nobody's rows but its own (docs/adr/0226).
 """
 
 import os
 import select
+import struct
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final, NamedTuple
 
-from hermetic.enclave.batch_frames import decode_batch
+from hermetic.enclave.batch_frames import MIXED, Batch, decode_batch
 from hermetic.enclave.batch_runner import BatchRunner, SharedBuffers
 from hermetic.enclave.buffers import layout
 from hermetic.enclave.channel import Channel, map_shared_memory
@@ -22,11 +25,14 @@ from hermetic.errors import BorderError
 
 __all__ = ["FrontEndChannels"]
 
+IDLE_MS: Final = 100  # milliseconds without a batch, after which what runtimes keep on a GPU is wiped
+_TENANT: Final = struct.Struct("<QQ")
 DRAIN_LIMIT: Final = 4096  # batches of one front end that are finished at an unload: far more than it has buffers
 
 
 class _FrontEnd(NamedTuple):
     number: int
+    epoch: int  # of this worker's links, no two alike
     channel: Channel
     buffers: SharedBuffers
 
@@ -55,6 +61,7 @@ class FrontEndChannels:
         self._description = description
         self._control = control.fileno()
         self._front_ends: dict[int, _FrontEnd] = {}
+        self._epochs = 0
         self._poll = select.poll()
         self._poll.register(self._control, select.POLLIN)
         self._ended = ended
@@ -82,7 +89,8 @@ class FrontEndChannels:
         end = Channel.of_descriptor(channel)
         # Never waits for a front end: one that takes no answers has broken the protocol.
         end.settimeout(0)
-        self._front_ends[end.fileno()] = _FrontEnd(number, end, shared)
+        self._epochs += 1
+        self._front_ends[end.fileno()] = _FrontEnd(number, self._epochs, end, shared)
         self._poll.register(end.fileno(), select.POLLIN)
 
     def wipe_files(self) -> None:
@@ -94,9 +102,9 @@ class FrontEndChannels:
         """Run batches until all is over, or until `on_control`, called when a control frame waits, returns False."""
         while True:
             # Whoever waits is let in first: its inputs travel while the batch before it is computed.
-            events = self._poll.poll(0) if self._under_way else self._poll.poll()
+            events = self._poll.poll(self._patience_ms())
             if not events:
-                self._answer_oldest()
+                self._use_the_pause()
             for descriptor, _ in events:
                 if descriptor == self._ended:
                     return
@@ -104,6 +112,22 @@ class FrontEndChannels:
                     self._serve_one(descriptor)
                 elif not self._obeys(on_control):
                     return
+
+    def _patience_ms(self) -> int | None:
+        """Return how long there is nothing better to do than to wait; None: for ever."""
+        if self._under_way:
+            return 0
+        return None if self._device is None or self._device.is_clean else IDLE_MS
+
+    def _use_the_pause(self) -> None:
+        if self._under_way:
+            self._answer_oldest()
+        elif self._device is not None:
+            self._pulse.begin()
+            try:
+                self._device.wipe_kept()
+            finally:
+                self._pulse.end()
 
     def shut(self) -> None:
         """Let nothing more out to any front end, also of a batch that runs; from any thread."""
@@ -160,7 +184,7 @@ class FrontEndChannels:
             self._pulse.begin()
         try:
             batch = decode_batch(front_end.channel.receive_data())
-            pending = device.start(batch, front_end.buffers)
+            pending = device.start(batch, front_end.buffers, _tenant(front_end, batch))
             self._under_way.append((front_end, partial(device.finish, pending)))
         except (BorderError, OSError):
             self._drop(descriptor, front_end)
@@ -191,3 +215,8 @@ class FrontEndChannels:
         del self._front_ends[descriptor]
         front_end.channel.close()
         front_end.buffers.close()
+
+
+def _tenant(front_end: _FrontEnd, batch: Batch) -> bytes | None:
+    """Return what tells a batch's tenant from all others of this worker; None where nobody says whose it is."""
+    return None if batch.tenant == MIXED else _TENANT.pack(front_end.epoch, batch.tenant)

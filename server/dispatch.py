@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-from hermetic.enclave.batch_frames import STATUS_FULL, STATUS_OK, STATUS_REFUSED, Done, decode_done, encode_batch
+from hermetic.enclave.batch_frames import MIXED, STATUS_FULL, STATUS_OK, STATUS_REFUSED, Done, decode_done, encode_batch
 from hermetic.enclave.buffers import BufferLayout
 from hermetic.enclave.channel import Channel
 from hermetic.errors import (
@@ -67,6 +67,7 @@ class Dispatcher:
         self._no_worker = "no worker"
         self._wiping: list[WorkerLink] = []  # cut, and not wiped yet
         self._sequence = 0
+        self._tenants: dict[str, int] = {"": MIXED}  # numbers, by the order in which they came; no worker hears a name
         self._alarm = 0.0
         self._run_posted = False
         self._on_idle: Callable[[], None] | None = None
@@ -242,6 +243,8 @@ class Dispatcher:
             times = (min(done.input_ns, most), min(done.infer_ns, most), min(done.output_ns, most))
             rows = len(slot.entries) if self._scheduler.gathers else slot.rows  # empty rows are nobody's
             self._statistics.executed(rows, len(slot.entries), times, int(time.time() * 1000))
+            unlocked = min(done.unlocked_bytes, self._links[slot.instance].layout.stride)
+            self._statistics.cost(min(done.wipe_ns, most), unlocked)
             if self.on_executed is not None:
                 self.on_executed(slot, times)
             answer = self._deliver if self._order is None else self._order.answer
@@ -348,9 +351,10 @@ class Dispatcher:
             slot.filled = [*slot.filled, *(tensor.nbytes for tensor in hidden)]
             tensors += hidden
         link.turn_to(slot)
+        tenant = self._tenants.setdefault(slot.key.tenant, len(self._tenants))
         link.running[slot.index] = Running(slot, self._sequence, now)
         try:
-            link.channel.send(encode_batch(slot.index, self._sequence, tensors))
+            link.channel.send(encode_batch(slot.index, self._sequence, tensors, tenant))
         except (BorderError, OSError) as error:  # a full socket too: an honest worker reads its few batches
             failure = WorkerLostError(f"worker: {error}")
             self._wake_at(now, lambda: self.lost(link, failure))

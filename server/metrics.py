@@ -140,6 +140,16 @@ _MODEL_COUNTERS: Final[tuple[tuple[str, str, Callable[[ModelTally], int]], ...]]
         "Cumulative compute output duration",
         lambda m: m.compute_output[1] // _US,
     ),
+    (
+        "hermetic_wipe_duration_us",
+        "Cumulative duration of wiping what batches left, once for each batch",
+        lambda m: m.wipe_ns // _US,
+    ),
+    (
+        "hermetic_gpu_unlocked_bytes",
+        "Bytes of batches that went to or from a GPU through memory that is not page-locked: slow copies",
+        lambda m: m.unlocked_bytes,
+    ),
 )
 
 

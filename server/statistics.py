@@ -46,6 +46,8 @@ class ModelStatistics:
         self.compute_input = Duration()
         self.compute_infer = Duration()
         self.compute_output = Duration()
+        self.wipe_ns = 0
+        self.unlocked_bytes = 0
         self.inference_count = 0
         self.execution_count = 0
         self.last_inference_ms = 0
@@ -68,6 +70,11 @@ class ModelStatistics:
             requests_sum.ns += ns * requests
             batches_sum.count += 1
             batches_sum.ns += ns
+
+    def cost(self, wipe_ns: int, unlocked_bytes: int) -> None:
+        """Count what one batch's wiping took, and what of it went to or from a GPU through ordinary memory."""
+        self.wipe_ns += wipe_ns
+        self.unlocked_bytes += unlocked_bytes
 
     def succeeded(self, total_ns: int, queue_ns: int) -> None:
         """Count one request answered."""
@@ -96,6 +103,8 @@ class ModelStatistics:
             "compute_input": self.compute_input.sum(),
             "compute_infer": self.compute_infer.sum(),
             "compute_output": self.compute_output.sum(),
+            "wipe_ns": self.wipe_ns,
+            "unlocked_bytes": self.unlocked_bytes,
             "inferences": self.inference_count,
             "executions": self.execution_count,
             "last_inference_ms": self.last_inference_ms,
@@ -116,6 +125,8 @@ class ModelStatistics:
             (self.compute_output, tally.compute_output),
         ):
             mine.add(other[1], other[0])
+        self.wipe_ns += tally.wipe_ns
+        self.unlocked_bytes += tally.unlocked_bytes
         self.inference_count += tally.inferences
         self.execution_count += tally.executions
         self.last_inference_ms = max(self.last_inference_ms, tally.last_inference_ms)

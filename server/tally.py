@@ -42,6 +42,8 @@ class ModelTally(_Part):
     compute_input: Sum = _NOTHING
     compute_infer: Sum = _NOTHING
     compute_output: Sum = _NOTHING
+    wipe_ns: Count = 0
+    unlocked_bytes: Count = 0
     inferences: Count = 0
     executions: Count = 0
     last_inference_ms: Count = 0
@@ -138,6 +140,8 @@ def _total_of_model(tallies: list[ModelTally]) -> ModelTally:
         compute_input=_sum(tally.compute_input for tally in tallies),
         compute_infer=_sum(tally.compute_infer for tally in tallies),
         compute_output=_sum(tally.compute_output for tally in tallies),
+        wipe_ns=_added(tally.wipe_ns for tally in tallies),
+        unlocked_bytes=_added(tally.unlocked_bytes for tally in tallies),
         inferences=_added(tally.inferences for tally in tallies),
         executions=_added(tally.executions for tally in tallies),
         last_inference_ms=max(tally.last_inference_ms for tally in tallies),

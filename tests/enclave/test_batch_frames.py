@@ -9,6 +9,7 @@ from hypothesis import strategies as some
 from hermetic.enclave.batch_frames import (
     DATA_FRAME_LIMIT,
     ERROR_TEXT_LIMIT,
+    MIXED,
     STATUS_FAILED,
     STATUS_OK,
     Tensor,
@@ -26,17 +27,21 @@ SHAPE = some.lists(some.integers(-(2**63), 2**63 - 1), max_size=DIMENSIONS_LIMIT
 TENSORS = some.lists(some.builds(Tensor, LONG, SHAPE), max_size=20).map(tuple)
 
 
-@given(WORD, LONG, TENSORS)
-def test_a_batch_comes_back(buffer: int, sequence: int, tensors: tuple[Tensor, ...]) -> None:
-    assert decode_batch(encode_batch(buffer, sequence, tensors)) == (buffer, sequence, tensors)
+@given(WORD, LONG, TENSORS, LONG)
+def test_a_batch_comes_back(buffer: int, sequence: int, tensors: tuple[Tensor, ...], tenant: int) -> None:
+    assert decode_batch(encode_batch(buffer, sequence, tensors, tenant)) == (buffer, sequence, tensors, tenant)
 
 
-@given(WORD, LONG, TENSORS, LONG, LONG, LONG)
+def test_a_batch_of_which_nobody_says_whose_it_is_is_mixed() -> None:
+    assert decode_batch(encode_batch(1, 2, ())).tenant == MIXED
+
+
+@given(WORD, LONG, TENSORS, some.tuples(LONG, LONG, LONG), LONG, LONG)
 def test_an_answer_comes_back(
-    buffer: int, sequence: int, tensors: tuple[Tensor, ...], one: int, two: int, three: int
+    buffer: int, sequence: int, tensors: tuple[Tensor, ...], times: tuple[int, int, int], wipe: int, unlocked: int
 ) -> None:
-    done = decode_done(encode_done(buffer, sequence, tensors, one, two, three))
-    assert done == (buffer, sequence, STATUS_OK, tensors, one, two, three, "")
+    done = decode_done(encode_done(buffer, sequence, tensors, *times, wipe, unlocked))
+    assert done == (buffer, sequence, STATUS_OK, tensors, *times, "", wipe, unlocked)
 
 
 @given(some.text())
@@ -60,7 +65,7 @@ def test_whatever_bytes_arrive_only_a_border_error_leaves(frame: bytes) -> None:
 def test_limits_of_data_frames(decode: object) -> None:
     assert callable(decode)
     kind = 0x40 if decode is decode_batch else 0x41
-    rest = bytes(12) if decode is decode_batch else bytes(36)
+    rest = bytes(20) if decode is decode_batch else bytes(52)
     for frame, reason in (
         (b"", "wanted"),
         (bytes(DATA_FRAME_LIMIT + 1), "wanted"),

@@ -4,7 +4,6 @@ import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -15,87 +14,23 @@ from hermetic.enclave.batch_frames import (
     STATUS_OK,
     STATUS_REFUSED,
     Batch,
-    Done,
     Tensor,
     decode_done,
-    encode_batch,
 )
 from hermetic.enclave.batch_runner import SharedBuffers
 from hermetic.enclave.buffers import layout
-from hermetic.enclave.channel import Channel, data_channel, shared_memory
 from hermetic.enclave.device_memory import DeviceMemory
-from hermetic.enclave.device_runner import DeviceRunner, Pending
-from hermetic.enclave.front_end_channels import FrontEndChannels
-from hermetic.enclave.model_description import ModelDescription
-from hermetic.enclave.pulse import Pulse, Wrist
+from hermetic.enclave.device_runner import DeviceRunner
 from hermetic.enclave.runtime_caches import TorchCache
 from hermetic.enclave.runtimes.interface_on_device import DeviceRuntime
 from hermetic.errors import DeviceError
 from tests.enclave.device_double import DeviceDouble, TorchCudaDouble
-from tests.enclave.runtime_double import RuntimeDouble
-from tests.enclave.sealed_models import spec
+from tests.enclave.worker_on_double import COLUMNS, ROWS, TIMEOUT_S, Served, Worker, described, made
 from tests.hardware.onnx_by_hand import relu_of_product
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-COLUMNS = 100
-ROWS = 3
 A, B = b"alpha", b"beta"
-TIMEOUT_S = 30
-
-
-def described(datatype: str = "UINT8", columns: int = COLUMNS, answers: int = COLUMNS) -> ModelDescription:
-    return ModelDescription(
-        name="m",
-        version=1,
-        format="onnx",
-        publisher="p",
-        manifest_digest="0" * 64,
-        inputs=(spec("x", datatype, columns),),
-        outputs=(spec("y", datatype, answers),),
-        max_batch_size=4,
-        shared=False,
-    )
-
-
-@dataclass
-class Worker:
-    """A runner on a double, and the shared memory of one front end with two buffers."""
-
-    device: DeviceDouble
-    memory: DeviceMemory
-    runtime: RuntimeDouble
-    runner: DeviceRunner
-    buffers: SharedBuffers
-
-    def start(self, buffer: int, tag: int, tenant: bytes | None = None) -> Pending:
-        """Begin with a batch whose every byte is `tag`."""
-        size = ROWS * COLUMNS
-        self.buffers.region(buffer, self.buffers.layout.inputs[0])[0][:size] = bytes([tag]) * size
-        return self.runner.start(Batch(buffer, buffer, (Tensor(size, (ROWS, COLUMNS)),)), self.buffers, tenant)
-
-    def answered(self, frame: bytes, tag: int) -> bool:
-        done = decode_done(frame)
-        view = self.buffers.region(done.buffer, self.buffers.layout.outputs[0])[0]
-        return done.status == STATUS_OK and bytes(view[: ROWS * COLUMNS]) == bytes([tag + 1]) * ROWS * COLUMNS
-
-    def ask(self, tag: int) -> Done:
-        """Have one batch answered."""
-        pending = self.start(0, tag)
-        return decode_done(self.runner.finish(pending))
-
-    def left(self) -> bytes:
-        """Everything on the device and in page-locked memory that is not zero."""
-        return (self.device.device_bytes() + self.device.host_bytes()).translate(None, b"\0")
-
-
-def made(device: DeviceDouble, *, synchronous: bool, free: bool = False) -> Worker:
-    description = described(answers=-1 if free else COLUMNS)
-    memory = DeviceMemory(device)
-    runtime = RuntimeDouble(device, memory, synchronous=synchronous)
-    places = layout(description, 2, 4096)
-    buffers = SharedBuffers(mmap.mmap(-1, places.size), places)
-    return Worker(device, memory, runtime, DeviceRunner(runtime, description, memory), buffers)
 
 
 @pytest.fixture(params=["synchronous", "on the batch's stream"])
@@ -256,39 +191,22 @@ def test_each_stream_is_prepared_before_a_batch_comes(worker: Worker) -> None:
 
 
 def test_a_front_end_has_its_batches_answered_in_order(worker: Worker) -> None:
-    description = described()
-    places = layout(description, 3, 4096)  # one more than are under way at a time
+    served = Served(worker, described())
+    front_end = served.front_end(1, buffers=3)  # one more than are under way at a time
     tags = (0xA1, 0xB1, 0xC1)
-    ours, theirs = data_channel()
-    memory = shared_memory(places.size)
-    size = ROWS * COLUMNS
-    mapped = mmap.mmap(memory, places.size)
-    seen = SharedBuffers(mapped, places)
-    control, supervisor = Channel.pair()
-    ended, end = os.pipe()
-    wrist = Wrist()
-    front_ends = FrontEndChannels(worker.runner, description, control, {}, Pulse(os.dup(wrist.descriptor)), ended)
-    front_ends.attach(1, theirs, os.dup(memory), 3, 4096)
-    serving = threading.Thread(target=front_ends.serve, args=(lambda: False,))
-    with Channel.of_descriptor(ours) as channel:
-        channel.settimeout(TIMEOUT_S)
-        for buffer, tag in enumerate(tags):
-            seen.region(buffer, places.inputs[0])[0][:size] = bytes([tag]) * size
-            channel.send(encode_batch(buffer, buffer, (Tensor(size, (ROWS, COLUMNS)),)))
-        serving.start()
-        for buffer, tag in enumerate(tags):
-            done = decode_done(channel.receive_data())
-            assert (done.buffer, done.status) == (buffer, STATUS_OK)
-            assert bytes(seen.region(buffer, places.outputs[0])[0][:size]) == bytes([tag + 1]) * size
-        supervisor.send(b"stop")
-        serving.join(TIMEOUT_S)
-        assert not serving.is_alive()
-    assert not wrist.observe(os.getpid()).in_turn
-    front_ends.finish()
-    for descriptor in (memory, ended, end):
-        os.close(descriptor)
-    for one in (control, supervisor, seen, wrist):
-        one.close()
+    for buffer, tag in enumerate(tags):
+        front_end.send(tag, buffer)
+    serving = threading.Thread(target=served.channels.serve, args=(lambda: False,))
+    serving.start()
+    for buffer, tag in enumerate(tags):
+        done, content = front_end.answer()
+        assert (done.buffer, done.status) == (buffer, STATUS_OK)
+        assert content == bytes([tag + 1]) * ROWS * COLUMNS
+    served.supervisor.send(b"stop")
+    serving.join(TIMEOUT_S)
+    assert not serving.is_alive()
+    assert not served.wrist.observe(os.getpid()).in_turn
+    served.close()
 
 
 WEIGHTS = np.random.default_rng(1).standard_normal((8, 4)).astype(np.float32)

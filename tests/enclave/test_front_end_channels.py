@@ -48,7 +48,7 @@ class Scene:
         end = Channel.of_descriptor(ours.detach())
         stack.callback(end.close)
         self.channels = FrontEndChannels(seams, description, control, {}, seams, self.ended)
-        self.channels._front_ends[end.fileno()] = _FrontEnd(0, end, seams)
+        self.channels._front_ends[end.fileno()] = _FrontEnd(0, 1, end, seams)
         self.channels._poll.register(end.fileno())
         for _ in range(BATCHES):
             self.theirs.send(b"batch")

@@ -45,12 +45,14 @@ def requests() -> Iterator[bytes]:
 def batches() -> Iterator[bytes]:
     """With and without tensors."""
     yield batch_frames.encode_batch(1, 2, [])
+    yield batch_frames.encode_batch(1, 2, [], 2**64 - 1)
     yield batch_frames.encode_batch(1, 2, [batch_frames.Tensor(16, (1, 4)), batch_frames.Tensor(0, (-1,))])
 
 
 def dones() -> Iterator[bytes]:
     """Answered, and not."""
     yield batch_frames.encode_done(1, 2, [batch_frames.Tensor(16, (1, 4))], 3, 4, 5)
+    yield batch_frames.encode_done(1, 2, [batch_frames.Tensor(16, (1, 4))], 3, 4, 5, 6, 7)
     yield batch_frames.encode_not_done(1, 2, batch_frames.STATUS_REFUSED, "no such token")
 
 

@@ -74,9 +74,8 @@ def dones(data: bytes) -> None:
     except BorderError:
         return
     if done.status == batch_frames.STATUS_OK:
-        again = batch_frames.encode_done(
-            done.buffer, done.sequence, done.outputs, done.input_ns, done.infer_ns, done.output_ns
-        )
+        times = (done.input_ns, done.infer_ns, done.output_ns, done.wipe_ns, done.unlocked_bytes)
+        again = batch_frames.encode_done(done.buffer, done.sequence, done.outputs, *times)
         if again != data:
             raise FoundError(f"done: {done}")
 

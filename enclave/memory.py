@@ -69,7 +69,7 @@ _OF_PROFILE: Final[Mapping[str, Callable[[], Memory]]] = {
 
 
 def open_memory(profile: str) -> Memory:
-    """Return the memory for a lock-down profile. Before seccomp: a GPU's driver opens files.
+    """Return the memory for a lock-down profile. Before seccomp: a GPU's driver opens files and starts threads.
 
     Raises `ConfigurationError` for a profile that there is none for, `DeviceError` where there is no GPU.
     """

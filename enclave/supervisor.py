@@ -19,7 +19,7 @@ from hermetic.enclave.control_frames import Frame, decode_control
 from hermetic.enclave.gpus import environment_of
 from hermetic.enclave.isolation import cgroup
 from hermetic.enclave.isolation.cgroup import Cgroup
-from hermetic.enclave.isolation.limits import threads_of_worker
+from hermetic.enclave.isolation.confinement import check_threads
 from hermetic.enclave.isolation.own_uid import OwnUid
 from hermetic.enclave.lockdown_report import LockdownReport
 from hermetic.enclave.messages import (
@@ -113,11 +113,12 @@ class Worker:
         group = cgroup.around(
             process.pid,
             settings.resident_bytes,
-            threads_of_worker(settings.threads),
+            settings.tasks,
         )
         worker = cls(process, ours, uid, wrist, group)
         try:
             locked = worker._ask(settings.prepare(uid.number), (wrist.descriptor,), Locked, timeout_s)
+            check_threads(process.pid, locked.report.layers)
         except HermeticError:
             worker.kill()
             raise

@@ -2,7 +2,8 @@
 
  (1) told what to be; refuses telemetry; checks that freed memory is overwritten
  (2) imports and warms up the runtime: afterwards there is no file to import from
- (3) locks itself down, with one thread
+ (3) locks itself down: everything but seccomp while it has one thread; opens the GPU, where it has one, whose driver
+     starts threads and loads libraries; then seccomp, for every thread
  (4) makes the attested key pair, tells its public half
  (5) receives the sealed model, the key and the lease; verifies, decrypts, checks; wipes both keys
  (6) loads the model: only now does a runtime see a byte of it
@@ -33,10 +34,12 @@ from hermetic.enclave.control_frames import Frame, decode_control
 from hermetic.enclave.device_memory import DeviceMemory
 from hermetic.enclave.device_runner import DeviceRunner
 from hermetic.enclave.front_end_channels import FrontEndChannels
+from hermetic.enclave.gpu_libraries import library_folders
 from hermetic.enclave.gpus import GpuOrders
 from hermetic.enclave.isolation.limits import threads_of_worker
-from hermetic.enclave.isolation.lockdown import Room, lock_down_worker
+from hermetic.enclave.isolation.lockdown import Room, lock_worker_before_threads, lock_worker_with_threads
 from hermetic.enclave.isolation.process import die_with_parent, make_undumpable
+from hermetic.enclave.isolation.profiles import PROFILES
 from hermetic.enclave.known_answer import verify_known_answers
 from hermetic.enclave.lease_timer import ENDED_STATUS, LeaseTimer
 from hermetic.enclave.manifest import KNOWN_ANSWER_NAME, Manifest
@@ -133,21 +136,15 @@ class Worker:
         zeroing = status()
         # (2) The runtime.
         runtimes.import_runtimes(prepare.profile)
-        private = open_memory(prepare.profile)
         # Made now: a locked worker can make no memory that is not bounded.
         sealed_into = os.memfd_create("hermetic-model", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         keys = KeyMemory(KEY_MEMORY_BYTES)
         _silence()
         # (3) The lock-down.
-        room = Room(
-            uid=prepare.uid,
-            gid=prepare.gid,
-            memory_bytes=prepare.memory_limit_bytes,
-            threads=threads_of_worker(prepare.threads),
-            waived=prepare.waived,
-            devices=() if prepare.gpu is None else (prepare.gpu.gpu.node,),
-        )
-        report = lock_down_worker(room, prepare.profile, zeroing)
+        layers = lock_worker_before_threads(_room(prepare), prepare.profile)
+        private = open_memory(prepare.profile)
+        runtimes.open_gpu(prepare.profile)
+        report = lock_worker_with_threads(layers, zeroing)
         # (4) The key pair.
         before = moments()
         key = AttestedKey(keys, prepare.key_wrap)
@@ -291,6 +288,19 @@ class _Unsealing:
             )
         if manifest.known_answer is None and not self.prepare.draft:
             raise KnownAnswerError(f"model {manifest.name}: wanted known answers sealed with it, got none")
+
+
+def _room(prepare: Prepare) -> Room:
+    profile = PROFILES[prepare.profile]
+    return Room(
+        uid=prepare.uid,
+        gid=prepare.gid,
+        memory_bytes=prepare.memory_limit_bytes,
+        threads=threads_of_worker(prepare.threads, profile.library_threads),
+        waived=prepare.waived,
+        devices=() if prepare.gpu is None else (prepare.gpu.gpu.node,),
+        libraries=library_folders() if profile.devices else (),
+    )
 
 
 def _to_load(manifest: Manifest, opened: OpenedModel, prepare: Prepare) -> ModelToLoad:

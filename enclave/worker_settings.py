@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from hermetic.attestation.hybrid_key import KeyWrap
 from hermetic.enclave.gpus import GpuOrders
+from hermetic.enclave.isolation.limits import threads_of_worker
 from hermetic.enclave.isolation.profiles import PROFILES, WorkerProfile
 from hermetic.enclave.isolation.properties import PROPERTIES
 from hermetic.enclave.messages import PREPACK_LIMIT_DEFAULT, Prepare
@@ -43,6 +44,11 @@ class WorkerSettings:
     def resident_bytes(self) -> int:
         """What the worker may have in memory: what it maps, and the runtime that its profile brings."""
         return self.memory_limit_bytes + PROFILES[self.profile].resident_bytes
+
+    @property
+    def tasks(self) -> int:
+        """How many threads the worker may have."""
+        return threads_of_worker(self.threads, PROFILES[self.profile].library_threads)
 
     def prepare(self, uid: int) -> Prepare:
         """Return what a worker that runs as `uid` is told first."""

@@ -184,8 +184,8 @@ def _without_layers(left_out: Collection[str]) -> Callable[[str, str], None]:
             return decide(profile, profile.layers)
 
         def filtered(profile: profiles.Profile, *, empty_root: bool) -> Any:  # noqa: ANN401
-            executable = profile.executable_memory or layers.WRITE_XOR_EXECUTE in left_out
-            return rules(replace(profile, executable_memory=executable), empty_root=empty_root)
+            executable = "files too" if layers.WRITE_XOR_EXECUTE in left_out else profile.executable
+            return rules(replace(profile, executable=executable), empty_root=empty_root)
 
         swap_everywhere("Room", make, room)
         swap_everywhere("rules", rules, filtered)  # the filter refuses executable memory too

@@ -1,4 +1,4 @@
-"""Landlock: no file but named devices, no TCP but named ports, no signal and no abstract socket outside.
+"""Landlock: no file but what is named, no TCP but named ports, no signal and no abstract socket outside.
 
 Source: Linux, include/uapi/linux/landlock.h. It covers the calling thread and the threads that it starts later (before
 ABI 8), so it is applied while a process has one thread. It does not cover `stat`, datagrams, sockets with a path, TCP
@@ -7,6 +7,7 @@ connections made by MSG_FASTOPEN (seen on Linux 6.18), or descriptors that are a
 
 import ctypes
 import os
+import stat
 import struct
 from collections.abc import Collection, Iterable
 from typing import Final
@@ -24,7 +25,9 @@ SINCE: Final = {LANDLOCK_FILES: 1, LANDLOCK_TCP: 4, LANDLOCK_SCOPES: 6}
 """The ABI that each layer came with."""
 _IOCTL_SINCE: Final = 5  # ABI
 _RULE_PATH_BENEATH: Final = 1
-_READ_WRITE: Final = (1 << 2) | (1 << 1)
+_READ_FILE: Final = 1 << 2
+_READ_FOLDER: Final = 1 << 3
+_READ_WRITE: Final = _READ_FILE | (1 << 1)
 _IOCTL_DEVICE: Final = 1 << 15
 # Every file-system right that an ABI knows; the last entry holds for later ones too.
 _FILE_RIGHTS: Final = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
@@ -47,11 +50,18 @@ def available() -> dict[str, str]:
     }
 
 
-def restrict(layers: Collection[str], *, bind_ports: Iterable[int] = (), devices: Iterable[str] = ()) -> None:
-    """Apply these layers, all of which `available` has: no file but `devices`, no TCP but binding to `bind_ports`.
+def restrict(
+    layers: Collection[str],
+    *,
+    bind_ports: Iterable[int] = (),
+    devices: Iterable[str] = (),
+    readable: Iterable[str] = (),
+) -> None:
+    """Apply these layers, all of which `available` has: no file but these, no TCP but binding to `bind_ports`.
 
-    Port 0 is one that the kernel picks. Raises `OSError` where the kernel refuses. The caller has seen to it that there
-    is one thread.
+    `devices` may be read, written and asked by ioctl; `readable` files, and what is in such folders, read. Mapping what
+    may be read executable is not Landlock's matter, and nothing may be executed. Port 0 is one that the kernel picks.
+    Raises `OSError` where the kernel refuses. The caller has seen to it that there is one thread.
     """
     version = abi()
     ruleset = _create_ruleset(layers, version)
@@ -61,7 +71,9 @@ def restrict(layers: Collection[str], *, bind_ports: Iterable[int] = (), devices
                 _add(ruleset, _RULE_NET_PORT, struct.pack("=QQ", _NET_BIND_TCP, port))
         if LANDLOCK_FILES in layers:
             for device in devices:
-                _allow_device(ruleset, device, version)
+                _allow(ruleset, device, _READ_WRITE | (_IOCTL_DEVICE if version >= _IOCTL_SINCE else 0))
+            for path in readable:
+                _allow(ruleset, path, _READ_FILE)
         refuse_new_privileges()
         syscall("landlock_restrict_self", ruleset, 0)
     finally:
@@ -78,10 +90,11 @@ def _create_ruleset(layers: Collection[str], version: int) -> int:
     return syscall("landlock_create_ruleset", ctypes.create_string_buffer(attributes, len(attributes)), size, 0)
 
 
-def _allow_device(ruleset: int, device: str, version: int) -> None:
-    rights = _READ_WRITE | (_IOCTL_DEVICE if version >= _IOCTL_SINCE else 0)
-    node = os.open(device, os.O_PATH | os.O_CLOEXEC)
+def _allow(ruleset: int, path: str, rights: int) -> None:
+    node = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
+        if stat.S_ISDIR(os.fstat(node).st_mode):
+            rights |= _READ_FOLDER
         _add(ruleset, _RULE_PATH_BENEATH, struct.pack("=Qi", rights, node))
     finally:
         os.close(node)

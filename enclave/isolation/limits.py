@@ -11,9 +11,9 @@ from typing import Final
 SPARE_THREADS: Final = 8  # of a worker, beside the runtime's own and those that unseal
 
 
-def threads_of_worker(threads: int) -> int:
-    """How many threads a worker may have whose runtime has `threads`: as many unseal."""
-    return 2 * threads + SPARE_THREADS
+def threads_of_worker(threads: int, of_libraries: int = 0) -> int:
+    """How many threads a worker may have whose runtime has `threads`: as many unseal, a driver has its own."""
+    return 2 * threads + SPARE_THREADS + of_libraries
 
 
 def forbid_core_dumps() -> None:

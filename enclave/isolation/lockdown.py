@@ -1,9 +1,14 @@
-"""The order in which a process locks itself down. A worker does it in one go, a front end in two steps.
+"""The order in which a process locks itself down, in stages.
 
- (1) namespaces and an empty root, where root may make them        (5) what it sets on itself with prctl
- (2) own uid, no capabilities                                      (6) Landlock, while there is one thread
- (3) what (1) could not make, inside a user namespace              (7) seccomp, for every thread
- (4) limits                                                        (8) the decision: does every property hold?
+ First stage, with one thread:
+ (1) namespaces and an empty root, where root may make them        (4) limits
+ (2) own uid, no capabilities                                      (5) what it sets on itself with prctl
+ (3) what (1) could not make, inside a user namespace              (6) Landlock
+ Between the two, threads may start: a front end's that listens, a GPU driver's. They inherit all of it.
+ Second stage:
+ (7) seccomp, for every thread: one that stays outside refuses     (8) the decision: does every property hold?
+ Third stage, for a profile that `loads_code`, when it has loaded it:
+ (9) one more filter, for every thread: it maps no more code
 
 A layer that the kernel refuses is noted with its reason and left out; whether that is acceptable is decided at the end,
 before any secret is received. Everything that will be imported must have been imported: afterwards there are no files.
@@ -37,13 +42,16 @@ from hermetic.enclave.isolation.layers import (
     WRITE_XOR_EXECUTE,
     with_implied,
 )
-from hermetic.enclave.isolation.profiles import PROFILES, Profile, WorkerProfile, rules
+from hermetic.enclave.isolation.namespaces import Shown
+from hermetic.enclave.isolation.profiles import PROFILES, Profile, WorkerProfile, rules, rules_after_loading
 from hermetic.enclave.lockdown_report import LockdownReport
 from hermetic.enclave.zero_on_free import Zeroing
 from hermetic.errors import IsolationError
 
 FRONT_END: Final = PROFILES["front-end"]
 FRONT_END_FILES_LIMIT: Final = FRONT_END.open_files
+OWN_DESCRIPTORS: Final = "/fd"
+"""Where a process that loads code has its descriptors: /fd/N."""
 _MIB: Final = 1 << 20
 
 
@@ -52,7 +60,8 @@ class Room:
     """What a process is locked into. `uid` and `gid` are used where the process is root; no other process has them.
 
     `memory_bytes` is what it may map beyond what it has at lock-down; `threads` counts all of its threads. `layers` are
-    those to try: leaving one out is for tests that show what each layer does. `devices` are nodes beside the profile's.
+    those to try: leaving one out is for tests that show what each layer does. `devices` are nodes beside the profile's,
+    `libraries` folders that it may go on loading from.
     """
 
     uid: int
@@ -62,6 +71,7 @@ class Room:
     waived: tuple[str, ...] = ()
     layers: frozenset[str] = OWN_LAYERS
     devices: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -83,6 +93,21 @@ class Layers:
         """Device nodes that may be opened: those of the profile, and the process's own."""
         return (*self.profile.devices, *self.room.devices)
 
+    @property
+    def readable(self) -> tuple[Shown, ...]:
+        """What may be read: folders of libraries, and the profile's files as far as this machine has them."""
+        own = f"/proc/{os.getpid()}/"
+        files = (Shown(path.replace("/proc/self/", own), path) for path in self.profile.reads)
+        folders = (Shown(path, path, mapped=True) for path in self.room.libraries)
+        return (*folders, *(file for file in files if os.path.exists(file.source)))  # noqa: PTH110
+
+    @property
+    def in_root(self) -> tuple[Shown, ...]:
+        """What is in an otherwise empty root beside devices."""
+        if not self.profile.loads_code:
+            return self.readable
+        return (*self.readable, Shown(f"/proc/{os.getpid()}/fd", OWN_DESCRIPTORS))
+
     def attempt(self, name: str, apply: Callable[[], object]) -> None:
         """Apply a layer, unless it is left out; a refusal is noted."""
         if not self.wants(name):
@@ -102,14 +127,41 @@ class Layers:
 
 
 def lock_down_worker(room: Room, profile: WorkerProfile, zeroing: Zeroing) -> LockdownReport:
-    """Lock this process down as a worker that has not yet seen a secret; returns what holds.
+    """Lock this process down as a worker that has not yet seen a secret; returns what holds. Both stages at once.
 
     Raises `IsolationError` where a property that is not waived has no layer. The process must end then: the layers that
     were applied stay.
     """
+    return lock_worker_with_threads(lock_worker_before_threads(room, profile), zeroing)
+
+
+def lock_worker_before_threads(room: Room, profile: WorkerProfile) -> Layers:
+    """First stage of a worker, with one thread: everything but seccomp. A GPU is opened after it.
+
+    Pass the result to `lock_worker_with_threads`, before any secret.
+    """
     layers = Layers(room, PROFILES[profile])
     _apply_before_threads(layers, bind_ports=())
+    return layers
+
+
+def lock_worker_with_threads(layers: Layers, zeroing: Zeroing) -> LockdownReport:
+    """Second stage of a worker: seccomp for every thread that there is, and the decision.
+
+    Raises `IsolationError` where a property that is not waived has no layer, and where a thread stays outside.
+    """
     return _filter_and_decide(layers, zeroing)
+
+
+def end_loading(layers: Layers) -> None:
+    """Third stage of a worker whose profile `loads_code`: from here on it opens nothing, and maps no code of a file.
+
+    For every thread; `IsolationError` where one stays outside, or where there is no such profile.
+    """
+    if not layers.profile.loads_code:
+        raise IsolationError(f"lock-down: wanted a profile that loads code, got {layers.profile.name}")
+    if SECCOMP in layers.held:
+        seccomp.narrow(seccomp.assemble(rules_after_loading(layers.profile), default=seccomp.ALLOW))
 
 
 def lock_front_end_before_threads(room: Room, port: int) -> Layers:
@@ -142,7 +194,7 @@ def _apply_before_threads(layers: Layers, *, bind_ports: Iterable[int]) -> None:
     if root:
         # (1) Namespaces, where root may make them. Without a uid of its own a process could leave a chroot again.
         _make_namespaces(layers)
-        if OWN_UID in room.layers:
+        if OWN_UID in room.layers and not layers.devices and not layers.in_root:
             layers.attempt(EMPTY_ROOT, namespaces.chroot_into_empty_folder)
         # (2) Own uid.
         if layers.wants(NO_CAPABILITIES):
@@ -189,7 +241,7 @@ def _make_namespaces(layers: Layers) -> None:
     """Make each that is wanted and not there; the root comes last, because there is no /proc afterwards."""
     layers.attempt(NETWORK_NAMESPACE, namespaces.without_network)
     layers.attempt(IPC_NAMESPACE, namespaces.own_ipc)
-    layers.attempt(EMPTY_ROOT, lambda: namespaces.empty_root(layers.devices))
+    layers.attempt(EMPTY_ROOT, lambda: namespaces.empty_root(layers.devices, layers.in_root))
 
 
 def _apply_limits(layers: Layers, mapped: int, other_tasks: int) -> None:
@@ -214,7 +266,9 @@ def _apply_landlock(layers: Layers, bind_ports: Iterable[int]) -> None:
     wanted = [name for name, reason in available.items() if not reason]
     if wanted:
         try:
-            landlock.restrict(wanted, bind_ports=bind_ports, devices=layers.devices)
+            rooted = EMPTY_ROOT in layers.held
+            readable = [item.place if rooted else item.source for item in layers.readable]
+            landlock.restrict(wanted, bind_ports=bind_ports, devices=layers.devices, readable=readable)
         except OSError as error:
             layers.unavailable.update(dict.fromkeys(wanted, error.strerror or str(error)))
         else:

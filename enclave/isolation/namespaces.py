@@ -1,5 +1,7 @@
 """Namespaces of its own for a process, and an empty root: inside them, or where there are none by chroot.
 
+What a profile must still read is in that root, by bind mounts that nobody can write through, and nothing else is.
+
 As root they are made directly; as an ordinary user inside a user namespace that maps only the own uid and gid. Each is
 entered by itself: a host may allow some and not others.
 A process keeps its pid namespace: only its children would enter a new one, and it may have none.
@@ -7,7 +9,9 @@ A process keeps its pid namespace: only its children would enter a new one, and 
 
 import os
 import stat
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -28,12 +32,28 @@ _MS_REC: Final = 16384
 _MS_PRIVATE: Final = 1 << 18
 _MNT_DETACH: Final = 2
 _QUIET: Final = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+_AT_FDCWD: Final = -100
+_AT_RECURSIVE: Final = 0x8000
+_EXECUTABLE_ATTRIBUTES: Final = 1 | 2 | 4  # MOUNT_ATTR_RDONLY, NOSUID, NODEV
+_ATTRIBUTES: Final = _EXECUTABLE_ATTRIBUTES | 8  # NOEXEC
 
 # Any directory that exists can carry the empty root for the moment before it becomes the root.
 _MOUNT_POINTS: Final = ("/tmp", "/mnt", "/run", "/proc")  # noqa: S108
 
 # Where no namespace can be made: a folder that stays behind, empty and writable by nobody.
 EMPTY_FOLDER: Final = Path("/run/hermetic-empty-root")
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A file or folder outside that is in an otherwise empty root, at `place`, to be read.
+
+    `mapped`: what is in it may be mapped executable, as the dynamic linker does.
+    """
+
+    source: str
+    place: str
+    mapped: bool = False
 
 
 def enter_user_namespace() -> None:
@@ -55,28 +75,55 @@ def own_ipc() -> None:
     syscall("unshare", _NEWIPC_UTS_CGROUP)
 
 
-def empty_root(devices: Sequence[str] = ()) -> None:
+def empty_root(devices: Sequence[str] = (), shown: Sequence[Shown] = ()) -> None:
     """Make an empty, read-only, non-executable file system this process's root, in a mount namespace of its own.
 
-    Only `devices`, absolute paths of nodes below /dev, are in it. /proc is gone afterwards, and so is everything that
-    could be imported.
+    Only `devices`, absolute paths of nodes below /dev, and what is `shown` are in it. Otherwise /proc is gone
+    afterwards, and so is everything that could be imported.
     """
     syscall("unshare", _NEWNS)
     place = next(folder for folder in _MOUNT_POINTS if Path(folder).is_dir())
     mount("none", "/", None, _MS_REC | _MS_PRIVATE)
-    inodes = 2 + (1 + len(devices) if devices else 0)
+    inodes = 2 + sum(len(Path(path).parts) for path in (*devices, *(item.place for item in shown)))
     mount("tmpfs", place, "tmpfs", _QUIET, f"size=4096,nr_inodes={inodes},mode=0555")
     for device in devices:
-        node = Path(place) / device.lstrip("/")
-        node.parent.mkdir(mode=0o555, exist_ok=True)
-        node.touch(mode=0o444)
-        mount(device, str(node), None, _MS_BIND)
+        mount(device, str(_target(place, device, folder=False)), None, _MS_BIND)
+    for item in _outermost(shown):
+        _show(place, item)
     os.chdir(place)
     # pivot_root onto itself stacks the old root above the new one, from where it is taken away (pivot_root(2), NOTES).
     syscall("pivot_root", b".", b".")
     syscall("umount2", b".", _MNT_DETACH)
     os.chdir("/")
     mount("none", "/", None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _QUIET)
+
+
+def _outermost(shown: Iterable[Shown]) -> list[Shown]:
+    """Leave out what lies in a folder that is there already."""
+    kept: list[Shown] = []
+    for item in sorted(shown, key=lambda each: Path(each.place).parts):
+        if not any(Path(item.place).is_relative_to(other.place) for other in kept):
+            kept.append(item)
+    return kept
+
+
+def _show(place: str, item: Shown) -> None:
+    """Bind it, with the mounts below it: container runtimes mount a driver's libraries one by one."""
+    target = str(_target(place, item.place, folder=Path(item.source).is_dir()))
+    mount(item.source, target, None, _MS_BIND | _MS_REC)
+    attributes = struct.pack("=4Q", _EXECUTABLE_ATTRIBUTES if item.mapped else _ATTRIBUTES, 0, 0, 0)
+    syscall("mount_setattr", _AT_FDCWD, target.encode(), _AT_RECURSIVE, attributes, len(attributes))
+
+
+def _target(place: str, path: str, *, folder: bool) -> Path:
+    """Make what a bind mount needs to lie on, with the folders above it."""
+    target = Path(place) / path.lstrip("/")
+    for above in (*reversed(target.parents), *((target,) if folder else ())):
+        if not above.exists():
+            above.mkdir(mode=0o555)
+    if not folder:
+        target.touch(mode=0o444)
+    return target
 
 
 def chroot_into_empty_folder() -> None:

@@ -20,20 +20,21 @@ from hermetic.enclave.isolation.layers import (
     RLIMIT_MEMORY,
     WRITE_XOR_EXECUTE,
 )
-from hermetic.enclave.isolation.seccomp import ALLOW, Argument, Rule, refuse
+from hermetic.enclave.isolation.nvidia_ioctls import REQUESTS
+from hermetic.enclave.isolation.seccomp import ALLOW, KILL, Argument, Rule, refuse
 
 WorkerProfile = Literal["onnx-cpu", "torch-cpu", "onnx-cuda", "torch-cuda"]
 """The profiles that a worker can be started with."""
 
 _PROT_EXEC: Final = 4
+_MAP_ANONYMOUS: Final = 0x20
+_SET_MODE_FILTER: Final = 1  # of seccomp(2); also the value of its flag TSYNC
 _CLONE_THREAD: Final = 0x00010000
 _MSG_FASTOPEN: Final = 0x20000000
 _PR_SET_NAME: Final = 15
 _PR_SET_VMA: Final = 0x53564D41
 _FCNTL_HARMLESS: Final = (0, 1, 2, 3, 4, 1030, 1033, 1034)  # DUPFD GETFD SETFD GETFL SETFL DUPFD_CLOEXEC ADD/GET_SEALS
 _FIONBIO: Final = 0x5421  # how Python makes a socket not wait
-_NVIDIA_IOCTLS: Final = Argument(1, ord("F") << 8, mask=0xFF00)  # _IOWR('F', ...): /dev/nvidiactl and /dev/nvidiaN
-_UVM_IOCTLS: Final = Argument(1, 0, mask=0xCFFFFF00)  # plain numbers below 256; UVM_INITIALIZE is 0x30000001
 
 # Options of sockets by level. What is not here: filters that the kernel compiles, other protocols on top, devices.
 _SOCKET_OPTIONS: Final[Mapping[int, tuple[int, ...]]] = {
@@ -68,7 +69,10 @@ class Profile:
 
     `without`: layers that it cannot have, with the reason. `gaps`: attempts that a layer of it does not stop though the
     layer does elsewhere, by layer. `not_tried`: attempts that are no escape here, with the reason. `resident_bytes`:
-    what its libraries hold at lock-down at most, which a control group has to leave room for.
+    what its libraries hold at lock-down at most, which a control group has to leave room for. `library_threads`: how
+    many threads they start of their own. `reads`: files and folders that it may read, where a machine has them.
+    `executable`: memory that it may map executable. `loads_code`: until `end_loading` it may map descriptors of its own
+    executable, by the paths /fd/N of an otherwise empty root.
     """
 
     name: str
@@ -79,7 +83,10 @@ class Profile:
     open_files: int
     resident_bytes: int
     threads: bool = True
-    executable_memory: bool = False
+    executable: Literal["none", "anonymous", "files too"] = "none"
+    loads_code: bool = False
+    library_threads: int = 0
+    reads: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     gaps: Mapping[str, frozenset[str]] = field(default_factory=dict)
     not_tried: Mapping[str, str] = field(default_factory=dict)
@@ -96,7 +103,7 @@ _EVERYONE: Final = (
         "read write readv writev pread64 preadv preadv2 lseek fstat close dup poll ppoll select pselect6 epoll_wait"
         " epoll_pwait epoll_ctl eventfd2 recvmsg recvfrom shutdown getsockname getpeername getsockopt",
     ),
-    Calls("its own memory; executable or not: `executable_memory`", "munmap brk mremap madvise mlock munlock mlock2"),
+    Calls("its own memory; executable or not: `executable`", "munmap brk mremap madvise mlock munlock mlock2"),
     Calls(
         "its threads, and their locks",
         "futex sched_yield membarrier set_robust_list set_tid_address rseq gettid sched_getaffinity sched_getparam"
@@ -124,8 +131,28 @@ _LEASE: Final = Calls("arms the timer of its lease, which was made before; there
 _PATHS: Final = "stat lstat newfstatat statx access faccessat faccessat2 readlink readlinkat getcwd"
 
 _SIZING: Final = frozenset({"grow_shared_memory"})  # ftruncate is allowed
-_EXECUTABLE: Final = frozenset({"executable_mapping", "executable_later", "executable_shared_memory"})  # mmap, mprotect
-_FILES: Final = frozenset({"open_file", "list_folder", "write_file", "own_memory", "parents_memory"})  # openat
+_ANONYMOUS: Final = frozenset({"executable_mapping", "executable_later"})  # mmap, mprotect
+_MAPPED_FILES: Final = _ANONYMOUS | {"executable_shared_memory"}
+_FILES: Final = frozenset(  # openat
+    {"open_file", "stat_file", "list_folder", "write_file", "own_memory", "parents_memory"}
+)
+_CUDA_READS: Final = (
+    "/etc/ld.so.cache",  # where the dynamic linker finds libraries by name
+    "/proc/driver/nvidia",  # which GPUs there are, and whether nodes are to be made
+    "/proc/devices",
+    "/proc/modules",
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/proc/self/maps",  # its own; the folder /proc/self has nothing else
+    "/proc/self/status",
+    "/proc/sys/vm/mmap_min_addr",
+    "/proc/sys/vm/overcommit_memory",
+    "/sys/devices/system/cpu",
+    "/sys/devices/system/node",
+    "/sys/devices/system/memory/block_size_bytes",
+    "/sys/module/nvidia/version",
+)
+"""What the driver and CUDA's libraries are known to read, by profiles of AppArmor for programs that use them."""
 
 PROFILES: Final[dict[str, Profile]] = {
     profile.name: profile
@@ -146,10 +173,10 @@ PROFILES: Final[dict[str, Profile]] = {
             (*_EVERYONE, _DECRYPT_INTO, _LEASE),
             _TRIED,
             without={WRITE_XOR_EXECUTE: "oneDNN generates code while it runs"},
-            executable_memory=True,
+            executable="anonymous",
             open_files=256,
             resident_bytes=1 << 30,
-            gaps={"seccomp": _EXECUTABLE | _SIZING},
+            gaps={"seccomp": _ANONYMOUS | _SIZING},
         ),
         *(
             Profile(
@@ -160,7 +187,9 @@ PROFILES: Final[dict[str, Profile]] = {
                     _DECRYPT_INTO,
                     _LEASE,
                     Calls(
-                        "the driver opens a node anew for what it maps; there are no other files in the root", "openat"
+                        "the driver opens a node anew for what it maps, libraries load more of themselves; nothing else"
+                        " is in the root",
+                        f"openat getdents64 {_PATHS}",
                     ),
                 ),
                 _TRIED,
@@ -168,11 +197,13 @@ PROFILES: Final[dict[str, Profile]] = {
                     WRITE_XOR_EXECUTE: "the driver compiles PTX, oneDNN generates code",
                     RLIMIT_MEMORY: "the driver reserves address space beyond all memory; a control group can bound it",
                 },
-                executable_memory=True,
+                executable="files too",
                 devices=("/dev/nvidiactl", "/dev/nvidia-uvm"),
+                library_threads=16,
+                reads=_CUDA_READS,
                 open_files=4096,
                 resident_bytes=4 << 30,
-                gaps={"seccomp": _EXECUTABLE | _FILES | _SIZING},
+                gaps={"seccomp": _MAPPED_FILES | _FILES | _SIZING},
             )
             for name, library in (("onnx-cuda", "ONNX Runtime"), ("torch-cuda", "torch"))
         ),
@@ -199,25 +230,42 @@ PROFILES: Final[dict[str, Profile]] = {
 def rules(profile: Profile, *, empty_root: bool) -> list[Rule]:
     """Return the filter of `profile` for this process; the first rule of a name decides.
 
+    For one that `loads_code` it is the filter while it loads; `rules_after_loading` are put on top of it.
+
     What is looked at closely comes first: the kernel remembers by number which calls are always allowed, and runs the
     filter, in this order, for the others alone. Sending is one of these.
     """
     return [
         *_sockets(),
+        *(_loading() if profile.loads_code else ()),
         *[Rule(name, ALLOW) for calls in profile.allowed for name in calls.names.split()],
         *[Rule(name, ALLOW) for name in _PATHS.split() if empty_root and profile.name != "front-end"],
-        *_memory(executable=profile.executable_memory),
+        *_memory(profile.executable),
         *_threads(allowed=profile.threads),
         *_narrowed(devices=bool(profile.devices)),
         *[Rule(name, refuse()) for name in profile.tried.split()],
     ]
 
 
-def _memory(*, executable: bool) -> list[Rule]:
-    if executable:
+def rules_after_loading(profile: Profile) -> list[Rule]:
+    """Return what a process of a profile that `loads_code` loses when it has loaded it; all else stays as it is."""
+    return [Rule("openat", refuse()), Rule("seccomp", KILL), *_memory(profile.executable)]
+
+
+def _loading() -> list[Rule]:
+    """Open descriptors of its own by their paths, map them executable, and put itself under the last filter."""
+    every_thread = ((Argument(0, _SET_MODE_FILTER), Argument(1, _SET_MODE_FILTER)),)
+    return [Rule("openat", ALLOW), Rule("seccomp", ALLOW, every_thread), *_memory("files too")]
+
+
+def _memory(executable: str) -> list[Rule]:
+    if executable == "files too":
         return [Rule("mmap", ALLOW), Rule("mprotect", ALLOW)]
-    not_executable = ((Argument(2, 0, mask=_PROT_EXEC),),)
-    return [Rule(name, ALLOW, not_executable, refuse(errno.EACCES)) for name in ("mmap", "mprotect")]
+    not_executable = (Argument(2, 0, mask=_PROT_EXEC),)
+    if executable == "anonymous":
+        of_nobody = (Argument(3, _MAP_ANONYMOUS, mask=_MAP_ANONYMOUS),)
+        return [Rule("mmap", ALLOW, (not_executable, of_nobody), refuse(errno.EACCES)), Rule("mprotect", ALLOW)]
+    return [Rule(name, ALLOW, (not_executable,), refuse(errno.EACCES)) for name in ("mmap", "mprotect")]
 
 
 def _threads(*, allowed: bool) -> list[Rule]:
@@ -248,7 +296,7 @@ def _narrowed(*, devices: bool) -> list[Rule]:
     """Calls that are allowed only with certain arguments."""
     own_process = Argument(0, os.getpid())
     read_own_limits = (Argument(0, 0), Argument(2, 0), Argument(2, 0, high=True))
-    ioctls = ((Argument(1, _FIONBIO),),) + (((_NVIDIA_IOCTLS,), (_UVM_IOCTLS,)) if devices else ())
+    ioctls = ((Argument(1, _FIONBIO),), *(REQUESTS if devices else ()))
     return [
         Rule("prctl", ALLOW, ((Argument(0, _PR_SET_NAME),), (Argument(0, _PR_SET_VMA),)), refuse()),
         Rule("prlimit64", ALLOW, (read_own_limits,), refuse()),

@@ -14,6 +14,7 @@ from typing import Final
 from hermetic.enclave.isolation.kernel import syscall
 from hermetic.enclave.isolation.process import refuse_new_privileges
 from hermetic.enclave.isolation.syscalls import AUDIT_ARCH, NUMBERS, machine
+from hermetic.errors import IsolationError
 
 KILL: Final = 0x80000000
 ALLOW: Final = 0x7FFF0000
@@ -72,17 +73,23 @@ def assemble(rules: Sequence[Rule], default: int = KILL, architecture: str | Non
 
 
 def apply(program: bytes) -> None:
-    """Put every thread of this process under `program`, for good; filters applied earlier stay in force.
+    """Put every thread of this process under `program`, for good.
 
-    Raises `OSError` where the kernel has no seccomp, or where a thread is under a filter that this one did not inherit.
+    Raises `OSError` where the kernel has no seccomp, and `IsolationError` where a thread is under a filter of its own:
+    the kernel then puts no thread under this one.
     """
     refuse_new_privileges()
+    narrow(program)
+
+
+def narrow(program: bytes) -> None:
+    """Put every thread under one more filter, for what the one before allows; raises as `apply`."""
     count = len(program) // 8
     code = ctypes.create_string_buffer(program, len(program))
     header = ctypes.create_string_buffer(struct.pack("=HxxxxxxQ", count, ctypes.addressof(code)), 16)
     failed_thread = syscall("seccomp", _SET_MODE_FILTER, _FILTER_FLAG_TSYNC, header)
     if failed_thread:
-        raise OSError(f"seccomp: wanted every thread under the filter, got thread {failed_thread} outside")
+        raise IsolationError(f"seccomp: wanted every thread under the filter, got thread {failed_thread} outside")
 
 
 def _body(rule: Rule) -> list[bytes]:

@@ -52,7 +52,7 @@ execveat 281 userfaultfd 282 membarrier 283 mlock2 284 preadv2 286 pwritev2 287 
 
 _EVERYWHERE: Final = """
 pidfd_send_signal 424 io_uring_setup 425 io_uring_enter 426 pidfd_open 434 clone3 435 close_range 436 openat2 437
-pidfd_getfd 438 faccessat2 439 epoll_pwait2 441 landlock_create_ruleset 444 landlock_add_rule 445
+pidfd_getfd 438 faccessat2 439 epoll_pwait2 441 mount_setattr 442 landlock_create_ruleset 444 landlock_add_rule 445
 landlock_restrict_self 446 memfd_secret 447
 """
 

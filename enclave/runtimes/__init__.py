@@ -24,8 +24,18 @@ from hermetic.enclave.device_memory import DeviceMemory
 from hermetic.enclave.gpus import GpuOrders
 from hermetic.enclave.runtimes.interface import ModelToLoad, Runtime
 from hermetic.enclave.runtimes.interface_on_device import DeviceRuntime
+from hermetic.errors import DeviceError, HermeticError
 
-__all__ = ["MODULE_OF_FORMAT", "PROFILE_OF_FORMAT", "PROFILE_ON_GPU", "import_runtimes", "load", "load_on_gpu", "runs"]
+__all__ = [
+    "MODULE_OF_FORMAT",
+    "PROFILE_OF_FORMAT",
+    "PROFILE_ON_GPU",
+    "import_runtimes",
+    "load",
+    "load_on_gpu",
+    "open_gpu",
+    "runs",
+]
 
 _HERE: Final = "hermetic.enclave.runtimes"
 MODULE_OF_FORMAT: Final = {
@@ -63,6 +73,21 @@ def import_runtimes(profile: str) -> None:
             importlib.import_module(MODULE_OF_FORMAT[format_name]).warm_up()
             if profile == PROFILE_ON_GPU.get(format_name):
                 importlib.import_module(MODULE_ON_GPU[format_name])
+
+
+def open_gpu(profile: str) -> None:
+    """Have the libraries of `profile` open the GPU, and run something on it: what they load and start, they do now.
+
+    Between the first stage of the lock-down and seccomp. Nothing for a profile on the CPU. `DeviceError`.
+    """
+    for module in {MODULE_ON_GPU[name] for name, of_format in PROFILE_ON_GPU.items() if of_format == profile}:
+        try:
+            importlib.import_module(module).open_gpu()
+        except HermeticError:
+            raise
+        except Exception as error:  # noqa: BLE001 - libraries raise what they like; there is no model yet
+            text = str(error).partition("\n")[0]
+            raise DeviceError(f"GPU: wanted its libraries to open it, got {type(error).__name__}: {text}") from None
 
 
 def runs(profile: str, format_name: str) -> bool:

@@ -12,7 +12,9 @@ arena's. Source: onnxruntime.ai, "CUDA Execution Provider" and "TensorRT Executi
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import numpy as np
 import onnxruntime as ort
+from onnx import TensorProto, helper
 
 from hermetic.enclave.datatypes import BYTES
 from hermetic.enclave.device_memory import DeviceMemory
@@ -23,12 +25,14 @@ from hermetic.enclave.runtimes.interface_on_device import DeviceAnswer, DeviceIn
 from hermetic.enclave.runtimes.onnx_session import TYPE_OF, Engine, OpenGraph, open_graph
 from hermetic.errors import DeviceError, ModelFormatError
 
-__all__ = ["CUDA", "OnnxOnDevice", "load", "providers"]
+__all__ = ["CUDA", "OnnxOnDevice", "load", "open_gpu", "providers"]
 
 CUDA: Final = "cuda"
 """What onnxruntime calls the memory of its GPU; it is number 0 in each worker."""
 BINDINGS_LIMIT: Final = 256  # bindings kept for batches that come again in the same place and shape
 GRAPHS_LIMIT: Final = 64  # CUDA graphs of one model: batch sizes times places
+CUDA_PROVIDER: Final = "CUDAExecutionProvider"
+WARM_UP: Final = 64  # rows and columns of what is multiplied before there is a model
 _NO_GRAPH: Final = "-1"
 _ERRORS_ONLY: Final = 4
 
@@ -113,6 +117,26 @@ class OnnxOnDevice:
         return self._session
 
 
+def open_gpu() -> None:
+    """Make a session with one product and one convolution of zeros, and run it; what it loads, it loads now."""
+    square, image = [[WARM_UP, WARM_UP], [1, 1, WARM_UP, WARM_UP]]
+    nodes = [helper.make_node("MatMul", ["a", "a"], ["b"]), helper.make_node("Conv", ["c", "k"], ["d"])]
+    inputs = {"a": square, "c": image, "k": [1, 1, 3, 3]}
+    graph = helper.make_graph(
+        nodes,
+        "warm-up",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("b", "d")],
+    )
+    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    options = ort.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    session = ort.InferenceSession(content, options, providers=[CUDA_PROVIDER])
+    if CUDA_PROVIDER not in (got := session.get_providers()):
+        raise DeviceError(f"onnxruntime: wanted {CUDA_PROVIDER} on this GPU, got {got}")
+    session.run(None, {name: np.zeros(shape, np.float32) for name, shape in inputs.items()})
+
+
 def load(model: ModelToLoad, memory: DeviceMemory, orders: GpuOrders) -> OnnxOnDevice:
     """Return the model in a session on the GPU whose memory this is.
 
@@ -145,7 +169,7 @@ def providers(orders: GpuOrders, arena: Mapping[str, str]) -> list[tuple[str, di
         "enable_cuda_graph": "1" if orders.graphs else "0",
         **arena,
     }
-    chosen = [("CUDAExecutionProvider", cuda)]
+    chosen = [(CUDA_PROVIDER, cuda)]
     if orders.tensorrt:
         tensorrt = {
             "device_id": "0",

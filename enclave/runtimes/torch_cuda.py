@@ -24,7 +24,7 @@ from hermetic.enclave.runtimes.interface_on_device import DeviceAnswer, DeviceIn
 from hermetic.enclave.runtimes.torch_module import DTYPE_OF, check_numbers, in_order
 from hermetic.errors import ConfigurationError, DeviceFullError, ModelFormatError
 
-__all__ = ["TorchOnDevice", "load", "tensor_at"]
+__all__ = ["TorchOnDevice", "load", "open_gpu", "tensor_at"]
 
 CUDA: Final = "cuda"
 WARM_UP: Final = 64  # rows and columns of the product that makes cuBLAS take its workspace
@@ -91,6 +91,15 @@ class TorchOnDevice:
         if self._where != CUDA:
             return contextlib.nullcontext()
         return torch.cuda.stream(torch.cuda.ExternalStream(stream))  # type: ignore[no-untyped-call]
+
+
+def open_gpu() -> None:
+    """Make torch's context and its handles of cuBLAS and cuDNN, on zeros; what they load, they load now."""
+    torch.cuda.init()  # type: ignore[no-untyped-call]
+    square = torch.zeros(WARM_UP, WARM_UP, device=CUDA)
+    torch.mm(square, square)
+    torch.nn.functional.conv2d(square.view(1, 1, WARM_UP, WARM_UP), square[:3, :3].reshape(1, 1, 3, 3))
+    torch.cuda.synchronize()
 
 
 def load(model: ModelToLoad, memory: DeviceMemory, orders: GpuOrders) -> TorchOnDevice:

@@ -14,7 +14,7 @@ from hermetic.attestation.log import NoteSigner
 from hermetic.cli import build
 from hermetic.provision.brokers import examine_broker
 from tests.attestation.broker.test_governed import DIGEST, denied, form, released
-from tests.attestation.broker.world import InThread, World
+from tests.attestation.broker.world import Clock, InThread, World
 
 OPERATOR = """
 url = "{url}"
@@ -44,10 +44,17 @@ def refuse(said: str, *arguments: object) -> None:
     assert said in " ".join(result.output.split())
 
 
+class MachineClock(Clock):
+    """A clock that goes on."""
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC)
+
+
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     world = World(tmp_path)
-    world.clock.now = datetime.now(UTC)  # the commands sign with the machine's time
+    world.clock = MachineClock()  # the commands sign with the machine's time, however long they take
     return world
 
 
@@ -62,7 +69,7 @@ def broker(world: World, people: dict[str, Path]) -> Iterator[InThread]:
     assert [finding.state for finding in examine_broker(config)] == ["missing"]
     signers = []
     for name, path in people.items():
-        public = json.loads(run("operator-key", path, "--json"))["public"]
+        public = json.loads(run("operator-key", path, "--no-passphrase", "--json"))["public"]
         signers += ["--signer", f"{name}={public}"]
     shown = json.loads(run("init", "--config", config, "--threshold", 2, *signers, "--scope", "carol=march-", "--json"))
     assert shown["operators"] == ["alice", "bob", "carol"]
@@ -167,6 +174,26 @@ def test_a_change_whose_content_was_exchanged_is_not_signed(
     refuse(
         "expected the content that its statement is about", "sign", policy, "--name", "alice", "--key", people["alice"]
     )
+
+
+def test_a_key_is_under_a_passphrase_unless_its_owner_says_otherwise(tmp_path: Path) -> None:
+    path, words = tmp_path / "dave.sign", tmp_path / "words"
+    refuse("expected a terminal", "operator-key", path)
+    words.write_text("correct horse\n")
+    source = ("--passphrase-from", f"file:{words}")
+    refuse("owner's alone", "operator-key", path, *source)
+    words.chmod(0o600)
+    made = json.loads(run("operator-key", path, *source, "--json"))["public"]
+    refuse("expected a new file", "operator-key", path, *source)
+    refuse("expected a terminal", "operator-key", path, "--show")
+    reader, writer = os.pipe()
+    os.write(writer, b"correct horse\n")
+    os.close(writer)
+    shown = json.loads(run("operator-key", path, "--show", "--passphrase-from", f"fd:{reader}", "--json"))
+    assert shown["public"] == made
+    words.write_text("short\n")
+    refuse("at least 8 characters", "operator-key", tmp_path / "other", *source)
+    refuse("fd:N with a number", "operator-key", path, "--show", "--passphrase-from", "fd:x")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import typer
 from rich.markup import escape
 
 from hermetic.attestation.bounded_file import read_bounded
-from hermetic.cli import lease_target, output
+from hermetic.cli import lease_target, output, passphrase
 from hermetic.errors import ConfigurationError, InvalidRequestError
 
 if TYPE_CHECKING:
@@ -71,15 +71,32 @@ def init(
 
 
 def operator_key(
-    target: Annotated[Path, typer.Argument(help="A new file for the private key; it belongs to one person.")],
+    target: Annotated[
+        str, typer.Argument(help="A new file for the private key; it belongs to one person. Or pkcs11:..., of a token.")
+    ],
+    *,
+    passphrase_from: passphrase.PassphraseOption = passphrase.PROMPT,
+    no_passphrase: Annotated[
+        bool, typer.Option("--no-passphrase", help="Write the key in the clear: whoever reads the file can sign.")
+    ] = False,
+    show: Annotated[bool, typer.Option("--show", help="Make none: print the public half of one that exists.")] = False,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Make the key that one operator signs with, and print its public half."""
-    from hermetic.attestation.governance import OperatorKey
+    """Make the key that one operator signs with, under a passphrase, and print its public half.
 
-    key = OperatorKey.generate()
-    key.save(target)
-    facts = {"public": key.public, "file": str(target)}
+    Of a key in a PKCS #11 token, which the token's own tool makes, only the public half is printed.
+    """
+    from hermetic.attestation.governance.operator_key import OperatorKey, open_signer
+    from hermetic.attestation.governance.operator_token import SCHEME
+
+    if show or target.startswith(SCHEME):
+        with open_signer(target, passphrase.asking(passphrase_from, "passphrase or PIN")) as signer:
+            public = signer.public
+    else:
+        key = OperatorKey.generate()
+        key.save(Path(target), None if no_passphrase else bytes(passphrase.new_passphrase(passphrase_from)))
+        public = key.public
+    facts = {"public": public, "file": target}
     output.show(facts, as_json=as_json, human=lambda: output.facts("operator's key", facts))
 
 
@@ -187,19 +204,24 @@ def restore(
 def sign(
     change: Annotated[Path, typer.Argument(help="The change; the signature is added to this file.")],
     name: Annotated[str, typer.Option("--name", help="Whose signature it is: the name in the set of operators.")],
-    key_file: Annotated[Path, typer.Option("--key", help="That operator's key file.")],
+    key_file: Annotated[str, typer.Option("--key", help="That operator's key file, or pkcs11:... of a token.")],
+    passphrase_from: passphrase.PassphraseOption = passphrase.PROMPT,
     as_json: output.JsonOption = False,
 ) -> None:
     """Sign a change, after showing all that it says. Needs no network and no broker."""
-    from hermetic.attestation.governance import OperatorKey
     from hermetic.attestation.governance.change import fits
+    from hermetic.attestation.governance.operator_key import open_signer
 
     read = _read_change(change)
     if not fits(read.statement, read.content):
         raise InvalidRequestError(f"{change}: expected the content that its statement is about, got another one")
-    signed = OperatorKey.load(key_file).sign(read, name)
+    if not as_json:
+        _show_change(read, as_json=False)
+    with open_signer(key_file, passphrase.asking(passphrase_from, f"passphrase or PIN of {name}")) as signer:
+        signed = signer.sign(read, name)
     _replace(change, signed.dumps())
-    _show_change(signed, as_json=as_json)
+    if as_json:
+        _show_change(signed, as_json=True)
     output.note(f"signed by {', '.join(one.operator for one in signed.signatures)}")
 
 

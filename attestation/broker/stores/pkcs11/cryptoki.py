@@ -62,6 +62,7 @@ SERIAL_SESSION: Final = 0x4
 USER: Final = 1
 OS_LOCKING_OK: Final = 0x2
 AES_GCM: Final = 0x1087
+EDDSA: Final = 0x1057
 UNAVAILABLE_INFORMATION: Final = ULONG(-1).value
 
 # Where a function's pointer stands in CK_FUNCTION_LIST, counted from 0 after the version.
@@ -80,6 +81,8 @@ INDEX: Final[Mapping[str, int]] = {
     "C_Encrypt": 30,
     "C_DecryptInit": 33,
     "C_Decrypt": 34,
+    "C_SignInit": 42,
+    "C_Sign": 43,
 }
 
 
@@ -150,7 +153,7 @@ class Cryptoki:
             self._library: Final = ctypes.CDLL(str(path))
             get = self._library.C_GetFunctionList
         except (OSError, AttributeError) as error:
-            raise ConfigurationError(f"kek: expected a PKCS #11 module in {path}, got {error}") from error
+            raise ConfigurationError(f"expected a PKCS #11 module in {path}, got {error}") from error
         table = ctypes.POINTER(_FunctionList)()
         code = get(ctypes.byref(table))
         if code != OK:

@@ -1,4 +1,4 @@
-"""A session with the token that a URI names, logged in, and the KEK in it: found, and judged by its attributes.
+"""A session with the token that a URI names, logged in, and the key in it: found, and judged by its attributes.
 
 The PIN is read when it is needed, and wiped. A token counts wrong ones and locks itself: a PIN that was refused once is
 never tried again by this process, and a token that has one try left is not asked.
@@ -6,6 +6,7 @@ never tried again by this process, and a token that has one try left is not aske
 
 import ctypes
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,13 +20,14 @@ from hermetic.errors import ConfigurationError, KeyStoreUnavailableError
 MAX_SLOTS: Final = 256
 KEK_BYTES: Final = 32
 MAX_ID_BYTES: Final = 128
+MAX_POINT_BYTES: Final = 256
 
 _TRUE: Final = b"\1"
 _FALSE: Final = b"\0"
 _CLASS: Final = 0x0
 _LABEL: Final = 0x3
 _ID: Final = 0x102
-_SECRET_KEY: Final = 4
+_EC_POINT: Final = 0x181
 _PIN_FINAL_TRY: Final = 0x20000
 _PIN_LOCKED: Final = 0x40000
 
@@ -34,24 +36,45 @@ def _number(value: int) -> bytes:
     return bytes(ULONG(value))
 
 
-DEMANDED: Final = (
-    ("CKA_KEY_TYPE", 0x100, _number(0x1F)),  # CKK_AES
-    ("CKA_VALUE_LEN", 0x161, _number(KEK_BYTES)),
+@dataclass(frozen=True, slots=True)
+class KeyKind:
+    """A kind of key: in words, its CKA_CLASS, and what its attributes must be (name, number, value)."""
+
+    words: str
+    object_class: int
+    demanded: tuple[tuple[str, int, bytes], ...]
+
+
+_STAYS: Final = (
     ("CKA_TOKEN", 0x1, _TRUE),
     ("CKA_PRIVATE", 0x2, _TRUE),
     ("CKA_SENSITIVE", 0x103, _TRUE),
     ("CKA_ALWAYS_SENSITIVE", 0x165, _TRUE),
     ("CKA_EXTRACTABLE", 0x162, _FALSE),
     ("CKA_NEVER_EXTRACTABLE", 0x164, _TRUE),
+)
+"""A key that cannot leave the token, and never could."""
+
+KEK: Final = KeyKind("secret key", 4, (
+    ("CKA_KEY_TYPE", 0x100, _number(0x1F)),  # CKK_AES
+    ("CKA_VALUE_LEN", 0x161, _number(KEK_BYTES)),
+    *_STAYS,
     ("CKA_ENCRYPT", 0x104, _TRUE),
     ("CKA_DECRYPT", 0x105, _TRUE),
-)
-"""What a KEK's attributes must be: name, number, value."""
+))  # fmt: skip
+
+SIGNING_KEY: Final = KeyKind("private key", 3, (
+    ("CKA_KEY_TYPE", 0x100, _number(0x40)),  # CKK_EC_EDWARDS
+    *_STAYS,
+    ("CKA_SIGN", 0x108, _TRUE),
+))  # fmt: skip
+
+PUBLIC_KEY: Final = KeyKind("public key", 2, (("CKA_KEY_TYPE", 0x100, _number(0x40)),))
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """An open session and the KEK's handle in it."""
+    """An open session and the key's handle in it."""
 
     handle: ULONG
     key: ULONG
@@ -61,22 +84,26 @@ class Session:
 class Token:
     """Opens sessions with one token. Thread-safe."""
 
-    def __init__(self, uri: TokenUri, credentials: Path | None) -> None:
-        """Load the module; raises `ConfigurationError`."""
+    def __init__(
+        self, uri: TokenUri, credentials: Path | None, kind: KeyKind = KEK, pin: Callable[[], bytearray] | None = None
+    ) -> None:
+        """Load the module; raises `ConfigurationError`. `pin` asks for it where the URI names no source."""
         self.module: Final = Cryptoki(uri.module)
+        self._kind = kind
+        self._ask = pin
         self._uri = uri
         self._credentials = credentials
         self._login = threading.Lock()
         self._pin_refused = ""
 
     def open(self) -> Session:
-        """Find the token, log in, find the KEK and judge it; raises `KeyStoreUnavailableError`."""
+        """Find the token, log in, find the key and judge it; raises `KeyStoreUnavailableError`."""
         slot, flags = self._slot()
         handle = ULONG()
         self.module.call("C_OpenSession", ULONG(slot), ULONG(cryptoki.SERIAL_SESSION), None, None, ctypes.byref(handle))
         try:
             self._log_in(handle, flags)
-            key = self._key(handle)
+            key = self._key(handle, self._kind)
             return Session(handle, key, self._judged(handle, key))
         except BaseException:
             self.close(handle)
@@ -88,6 +115,14 @@ class Token:
             self.module.call("C_CloseSession", handle)
         except CryptokiError:
             return
+
+    def public_point(self, session: Session) -> bytes | None:
+        """CKA_EC_POINT of the public half beside a private key; None where the token does not show one."""
+        try:
+            key = self._key(session.handle, PUBLIC_KEY)
+        except KeyStoreUnavailableError:
+            return None
+        return self._attribute(session.handle, key, _EC_POINT, MAX_POINT_BYTES)
 
     def _slot(self) -> tuple[int, int]:
         """The slot that holds the token now, and the token's flags."""
@@ -120,7 +155,7 @@ class Token:
                 state = "locked" if flags & _PIN_LOCKED else "with its last try left"
                 raise KeyStoreUnavailableError(f"token {self._uri.token}: expected a usable PIN, got one {state}")
             try:
-                pin = read_secret(self._uri.pin_source, self._credentials, "pin-source")
+                pin = self._pin()
             except ConfigurationError as error:
                 raise KeyStoreUnavailableError(f"token {self._uri.token}: {error}") from error
             try:
@@ -133,8 +168,13 @@ class Token:
             finally:
                 pin[:] = bytes(len(pin))
 
-    def _key(self, handle: ULONG) -> ULONG:
-        wanted = {_CLASS: _number(_SECRET_KEY), _LABEL: self._uri.object.encode()}
+    def _pin(self) -> bytearray:
+        if self._uri.pin_source or self._ask is None:
+            return read_secret(self._uri.pin_source, self._credentials, "pin-source")
+        return self._ask()
+
+    def _key(self, handle: ULONG, kind: KeyKind) -> ULONG:
+        wanted = {_CLASS: _number(kind.object_class), _LABEL: self._uri.object.encode()}
         if self._uri.id is not None:
             wanted[_ID] = self._uri.id
         template, _kept = _template(wanted)
@@ -147,14 +187,14 @@ class Token:
         if count.value != 1:
             many = "none" if count.value == 0 else "several"
             raise KeyStoreUnavailableError(
-                f"token {self._uri.token}: expected one secret key with the label {self._uri.object!r}, got {many}"
+                f"token {self._uri.token}: expected one {kind.words} with the label {self._uri.object!r}, got {many}"
             )
         return ULONG(found[0])
 
     def _judged(self, handle: ULONG, key: ULONG) -> bytes:
         """The key's CKA_ID, once its attributes are what a KEK's must be; all that are not are named."""
         failed = []
-        for name, number, wanted in DEMANDED:
+        for name, number, wanted in self._kind.demanded:
             value = self._attribute(handle, key, number, len(wanted))
             if value != wanted:
                 failed.append(f"{name}: expected {_shown(wanted)}, got {_shown(value)}")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import unquote_to_bytes
 
 from hermetic.errors import ConfigurationError
@@ -14,7 +14,10 @@ _QUERY: Final = ("module-path", "pin-source")
 
 @dataclass(frozen=True, slots=True)
 class TokenUri:
-    """Which key: token label and object label, CKA_ID and serial number where they are given."""
+    """Which key: token label and object label, CKA_ID and serial number where they are given.
+
+    `pin_source` is "" where a person is asked for the PIN.
+    """
 
     token: str
     object: str
@@ -24,12 +27,17 @@ class TokenUri:
     pin_source: str
 
     @classmethod
-    def parse(cls, text: str) -> "TokenUri":
-        """Read a URI; raises `ConfigurationError` for what is missing, unknown or named twice."""
+    def parse(cls, text: str, kind: Literal["secret-key", "private"] = "secret-key") -> "TokenUri":
+        """Read a URI of a KEK, or of a person's key, which needs no `pin-source`.
+
+        Raises `ConfigurationError` for what is missing, unknown or named twice.
+        """
         path, _, query = text.removeprefix(SCHEME).partition("?")
         where, how = _attributes(path, ";", _PATH), _attributes(query, "&", _QUERY)
-        if where.get("type", b"secret-key") != b"secret-key":
-            raise ConfigurationError(f"kek: expected type=secret-key, got {where['type']!r}")
+        if where.get("type", kind.encode()) != kind.encode():
+            raise ConfigurationError(f"pkcs11: URI: expected type={kind}, got {where['type']!r}")
+        if kind == "private":
+            how.setdefault("pin-source", b"")
         try:
             named = {name: value.decode() for name, value in (where | how).items() if name != "id"}
             module = Path(named["module-path"])
@@ -37,11 +45,11 @@ class TokenUri:
                 named["token"], named["object"], where.get("id"), named.get("serial"), module, named["pin-source"]
             )
         except KeyError as error:
-            raise ConfigurationError(f"kek: expected {error.args[0]}= in the pkcs11: URI, got none") from error
+            raise ConfigurationError(f"pkcs11: URI: expected {error.args[0]}=, got none") from error
         except UnicodeDecodeError as error:
-            raise ConfigurationError("kek: expected UTF-8 in the pkcs11: URI, got other bytes") from error
+            raise ConfigurationError("pkcs11: URI: expected UTF-8, got other bytes") from error
         if not module.is_absolute():
-            raise ConfigurationError(f"kek: expected an absolute module-path, got {module}")
+            raise ConfigurationError(f"pkcs11: URI: expected an absolute module-path, got {module}")
         return uri
 
 
@@ -51,7 +59,7 @@ def _attributes(text: str, separator: str, known: tuple[str, ...]) -> dict[str, 
         name, equals, value = part.partition("=")
         if name not in known or not equals or name in found:  # without the value: it may be a PIN
             raise ConfigurationError(
-                f"kek: expected each of {', '.join(known)} at most once in the pkcs11: URI, got {name[:40]!r}"
+                f"pkcs11: URI: expected each of {', '.join(known)} at most once, got {name[:40]!r}"
             )
         found[name] = unquote_to_bytes(value)
     return found

@@ -26,6 +26,8 @@ ULONG = ctypes.c_ulong
 CLASS, TOKEN, PRIVATE, LABEL, VALUE, KEY_TYPE, ID = 0x0, 0x1, 0x2, 0x3, 0x11, 0x100, 0x102
 SENSITIVE, ENCRYPT, DECRYPT, WRAP, VALUE_LEN, EXTRACTABLE = 0x103, 0x104, 0x105, 0x106, 0x161, 0x162
 AES_KEY_GEN, AES_KEY_WRAP, AES_GCM = 0x1080, 0x2109, 0x1087
+SIGN, VERIFY, EC_PARAMS, EC_EDWARDS_KEY_PAIR_GEN = 0x108, 0x10A, 0x180, 0x1055
+ED25519 = b"\x13\x0cedwards25519"
 RW_SESSION = 0x4 | 0x2
 
 YES, NO = b"\1", b"\0"
@@ -121,6 +123,23 @@ class SoftHsm:
         assert result == 0, hex(result)
         self.close(session)
 
+    def make_signing_key(self, token: str, label: str, change: Mapping[int, bytes] = {}, *, shown: bool = True) -> None:
+        """Generate an Ed25519 key pair in the token: a good operator's key, but for `change`."""
+        session = self.session(token)
+        public = {TOKEN: YES, LABEL: label.encode(), ID: b"\1", EC_PARAMS: ED25519, PRIVATE: NO, VERIFY: YES}
+        if not shown:
+            public[TOKEN] = NO
+        private = {TOKEN: YES, PRIVATE: YES, SENSITIVE: YES, EXTRACTABLE: NO, SIGN: YES, LABEL: label.encode(),
+                   ID: b"\1", **change}  # fmt: skip
+        (of_public, _kept), (of_private, _kept_too) = attributes(public), attributes(private)
+        mechanism, one, two = Mechanism(EC_EDWARDS_KEY_PAIR_GEN, None, 0), ULONG(), ULONG()
+        result = self.library.C_GenerateKeyPair(
+            session, ctypes.byref(mechanism), of_public, ULONG(len(public)), of_private, ULONG(len(private)),
+            ctypes.byref(one), ctypes.byref(two),
+        )  # fmt: skip
+        assert result == 0, hex(result)
+        self.close(session)
+
     def import_key(self, token: str, label: str, value: bytes) -> None:
         """Put a key into the token that was made elsewhere."""
         session = self.session(token)
@@ -138,6 +157,24 @@ class SoftHsm:
         assert self.library.C_FindObjectsFinal(session) == 0
         assert count.value == 1
         return key
+
+    def destroy_all(self, token: str, label: str) -> None:
+        """Destroy every object of a label."""
+        session = self.session(token)
+        template, _kept = attributes({LABEL: label.encode()})
+        found, count = (ULONG * 4)(), ULONG()
+        assert self.library.C_FindObjectsInit(session, template, ULONG(1)) == 0
+        assert self.library.C_FindObjects(session, found, ULONG(4), ctypes.byref(count)) == 0
+        assert self.library.C_FindObjectsFinal(session) == 0
+        for one in found[: count.value]:
+            assert self.library.C_DestroyObject(session, ULONG(one)) == 0
+        self.close(session)
+
+    def log_out(self, token: str) -> None:
+        """Have the next session need the PIN again."""
+        session = self.session(token)
+        assert self.library.C_Logout(session) == 0
+        self.close(session)
 
     def destroy(self, token: str, label: str) -> None:
         session = self.session(token)

@@ -144,7 +144,7 @@ def test_no_module(hsm: SoftHsm, tmp_path: Path) -> None:
         ("pkcs11:token=t;object=k?pin-source=file:/p", "expected module-path="),
         ("pkcs11:token=t;object=k?module-path=/m", "expected pin-source="),
         ("pkcs11:token=t;object=k?module-path=m&pin-source=file:/p", "an absolute module-path"),
-        ("pkcs11:token=t;object=k?module-path=/m&pin-value=1234", "at most once in the pkcs11: URI, got 'pin-value'"),
+        ("pkcs11:token=t;object=k?module-path=/m&pin-value=1234", "at most once, got 'pin-value'"),
         ("pkcs11:token=t;token=u;object=k?module-path=/m&pin-source=file:/p", "at most once"),
         ("pkcs11:token=t;object=k;type=private?module-path=/m&pin-source=file:/p", "type=secret-key"),
         ("pkcs11:token=%ff;object=k?module-path=/m&pin-source=file:/p", "UTF-8"),

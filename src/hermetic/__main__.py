@@ -1,6 +1,32 @@
-"""`python -m hermetic` is the `hermetic` command."""
+"""`hermetic` and `python -m hermetic`: the command line of `hermetic.cli`, in a process that wipes what it frees.
 
-from hermetic.cli import main
+A command that sees keys or plain models replaces its process (`zero_on_free.ensure`), whoever calls it. It is done
+here first, before anything is imported that would only be imported a second time.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+SEE_SECRETS: Final = (("seal",), ("serve",), ("broker", "serve"), ("broker", "kek"))
+"""The commands that replace their process, as they begin."""
+
+
+def main() -> None:
+    """Run the command line of this process; ends it with an exit code of `hermetic.cli.exit_codes`."""
+    if sees_secrets(sys.argv[1:]):
+        from hermetic.enclave import zero_on_free
+
+        zero_on_free.ensure()
+    from hermetic import cli
+
+    cli.main()
+
+
+def sees_secrets(arguments: Sequence[str]) -> bool:
+    """Whether these arguments begin as a command does that replaces its process."""
+    return any(tuple(arguments[: len(command)]) == command for command in SEE_SECRETS)
+
 
 if __name__ == "__main__":
     main()

@@ -20,37 +20,15 @@ from hermetic.client.judgement import Proof, verify_reply
 from hermetic.client.policy import CallerPolicy
 from hermetic.errors import AppraisalError, EvidenceError, VerificationError
 from hermetic.protos.hermetic.v1 import attestation_pb2 as pb
+from tests.client.callers_form import callers_form
 from tests.flows.attacks import ATTACKS
 
 NONCE, SPKI = b"\1" * 32, b"\2" * 32
 MANIFEST = "ab" * 32
 PUBLISHERS = "cd" * 32
 KEY: dict[str, JsonValue] = {"kty": "EC", "crv": "P-256", "alg": "ECDH-ES+A256KW", "x": "eA", "y": "eQ"}
-POLICY = f"""
-format = "hermetic-appraisal-policy/1"
-name = "callers"
-models = ["*"]
-profile = "demo"
-kinds = ["tpm"]
-allow_unmeasured_code = true
-client_certificate = ["server.example"]
-allow_any_machine = false
-
-[hermetic]
-required = true
-manifest_digest = "any"
-trusted_publishers = ["{PUBLISHERS}"]
-waivers = ["memory"]
-zeroing = "enforced"
-
-[tpm]
-ek = "any"
-provisioned_ak = false
-pcrs = {{}}
-root_hashes = "any"
-secure_boot = "any"
-log_base = "zeros"
-"""
+SERVER = "server.example"
+POLICY = callers_form("demo", server=SERVER, publishers=PUBLISHERS)
 
 
 class Server:
@@ -99,7 +77,7 @@ class Server:
         self._attester.extend(bytes.fromhex(manifest))
 
     def judge(self, reply: pb.GetEvidenceResponse, policy: CallerPolicy | None = None) -> Proof:
-        return verify_reply(reply, NONCE, SPKI, "server.example", policy or self.policy, self.now)
+        return verify_reply(reply, NONCE, SPKI, SERVER, policy or self.policy, self.now)
 
 
 @pytest.fixture
@@ -118,7 +96,7 @@ def test_a_genuine_reply_is_a_proof(server: Server) -> None:
     proof = server.judge(server.reply(server.statement(manifests=(MANIFEST,), waivers=("memory",))))
     assert proof.claims.hermetic is not None
     assert proof.claims.hermetic.trusted_publishers == PUBLISHERS
-    assert proof.claims.client == "server.example"
+    assert proof.claims.client == SERVER
     assert json.loads(json.dumps(proof.to_json()))["statement"]["manifests"] == [MANIFEST]
     assert "isolation waived" in proof.warnings
 

@@ -13,6 +13,7 @@ from hermetic.attestation.server_evidence import Statement, StatementTree, leaf
 from hermetic.attestation.verifiers import nvgpu, snp
 from tests.attestation.collateral import by_hand
 from tests.attestation.verifiers.nvgpu_made import NOW
+from tests.client.callers_form import callers_form
 from tests.conformance import composite, corpus, evidence
 from tests.conformance.build import Book, json_edits, remember, short, source
 
@@ -29,30 +30,7 @@ SAYS: dict[str, Any] = {
     "waivers": (),
     "log_head": "1:" + "ff" * 32,
 }
-FORM = f"""format = "hermetic-appraisal-policy/1"
-name = "callers"
-models = ["*"]
-profile = "production"
-kinds = ["tpm"]
-allow_unmeasured_code = true
-client_certificate = ["{SERVER}"]
-allow_any_machine = false
-
-[hermetic]
-required = true
-manifest_digest = "any"
-trusted_publishers = ["{PUBLISHERS}"]
-waivers = ["memory"]
-zeroing = "enforced"
-
-[tpm]
-ek = "any"
-provisioned_ak = false
-pcrs = {{}}
-root_hashes = "any"
-secure_boot = "any"
-log_base = "zeros"
-"""
+FORM = callers_form("production", server=SERVER, publishers=PUBLISHERS)
 
 
 def cases(book: Book) -> None:

@@ -24,12 +24,13 @@ def serve(config: Annotated[Path, typer.Option("--config", "-c", help="The serve
     again: what can change without a restart is taken by every front end, or by none.
     """
     from hermetic.enclave import zero_on_free
+
+    zero_on_free.ensure()
+    keep_memory_private()
     from hermetic.server.assembly import assemble
     from hermetic.server.config import ServerConfig
     from hermetic.server.repository import Repository
 
-    zero_on_free.ensure()
-    keep_memory_private()
     os.environ.setdefault("TSS2_LOG", "all+NONE")  # the TPM library reports errors that are answers
     settings = ServerConfig.load(config)
     told: dict[tuple[str, int], str] = {}

@@ -55,6 +55,11 @@ class SharedBuffers:
         start = buffer * self.layout.stride + region.offset
         return self._whole[start : start + region.capacity], self._address + start
 
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Where it begins, and its bytes: whole pages."""
+        return self._address, len(self._whole)
+
     def close(self) -> None:
         """Unmap the memory, unless somebody still holds a view of it: then with that view."""
         with suppress(BufferError):

@@ -63,6 +63,7 @@ class CudaDevice:
                 raise DeviceError(f"GPU: wanted a driver with {name}, got one without")
             function.argtypes, function.restype = arguments, _INT
         self._pages = PrivatePages()
+        self._locked: set[int] = set()
         self.index = index
         self._call("cuInit", 0)
         self._handle = self._ordinal(index)
@@ -108,10 +109,11 @@ class CudaDevice:
         self.use_here()
         self._call("cuMemFree_v2", address)
 
-    def allocate_host(self, nbytes: int) -> HostBlock:
-        """Return page-locked zeros. Mapped by us and then locked: what the driver maps is not to be scanned."""
+    def allocate_host(self, nbytes: int, *, locked: bool = True) -> HostBlock:
+        """Return zeros. Mapped by us and then locked: what the driver maps is not to be scanned."""
         block = self._pages.allocate(nbytes)
-        self._call("cuMemHostRegister_v2", block.address, len(block.view), 0)
+        if locked:
+            self.lock_host(block.address, len(block.view))
         return block
 
     def wipe_host(self, block: HostBlock, nbytes: int) -> None:
@@ -120,8 +122,19 @@ class CudaDevice:
 
     def free_host(self, block: HostBlock) -> None:
         """Unlock and unmap."""
-        self._call("cuMemHostUnregister", block.address)
+        if block.address in self._locked:
+            self.unlock_host(block.address)
         self._pages.free(block)
+
+    def lock_host(self, address: int, nbytes: int) -> None:
+        """Page-lock what is mapped already, shared memory too. `DeviceFullError` where no more can be locked."""
+        self._call("cuMemHostRegister_v2", address, nbytes, 0)
+        self._locked.add(address)
+
+    def unlock_host(self, address: int) -> None:
+        """Undo that."""
+        self._call("cuMemHostUnregister", address)
+        self._locked.discard(address)
 
     def stream(self) -> int:
         """Return a new stream, as a number that torch's `ExternalStream` takes."""

@@ -1,8 +1,7 @@
 """Memory for runtimes that compute on a GPU: what memory.py promises, as decisions over a few calls of a device.
 
-A batch goes: inputs are copied into page-locked staging (`prepare`, `take`), from there to buffers on the device
-(`upload`), the runtime computes (`enter`), outputs come back through staging (`download`, `settle`), all of it is wiped
-(`forget`). Copies and wipes of one batch are ordered on a stream of its own.
+The batches themselves, from their inputs' way in to their wipes: device_batch.py. Copies and wipes of one batch are
+ordered on a stream of its own.
 
 Rules, each held by a property test:
  (1) What counts as written is noted before it is written, and forgotten only when its wipe is known to be done.
@@ -12,23 +11,24 @@ Rules, each held by a property test:
      there yet touches nothing but staging and request buffers of its own.
  (5) A failed wait or wipe is final: nothing is used or freed from then on, and every call says so. The device's memory
      then goes with its context, when the process ends.
+ (6) Memory of others that is page-locked here (`lock`) is unlocked before it is unmapped, and after the device has
+     finished with it. Where it cannot be unlocked, it stays mapped until the end: see (5).
 
 Work of a batch that is not on its stream (onnxruntime has one of its own) must be complete when the runtime returns.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
-from hermetic.enclave.host_memory import HostBlock, Staging
+from hermetic.enclave.device_batch import DeviceBatch, LockedPages
+from hermetic.enclave.host_memory import HostBlock
 from hermetic.errors import DeviceError
 
 __all__ = ["Block", "Cache", "Device", "DeviceBatch", "DeviceMemory"]
 
 SWEEP_BYTES: Final = 256 << 20  # at a time, when memory that libraries gave back is overwritten
 SWEEP_LEAST_BYTES: Final = 2 << 20  # the driver gives memory out in pages of this size
-_ALIGNMENT: Final = 512  # bytes: what a request buffer's size is rounded up to
 
 
 class Block(NamedTuple):
@@ -53,14 +53,20 @@ class Device(Protocol):
     def free_bytes(self) -> int:
         """Return how much can be allocated."""
 
-    def allocate_host(self, nbytes: int) -> HostBlock:
-        """Return page-locked main memory, all zeros."""
+    def allocate_host(self, nbytes: int, *, locked: bool = True) -> HostBlock:
+        """Return main memory, all zeros, page-locked unless it must not be: copies are slower then."""
 
     def wipe_host(self, block: HostBlock, nbytes: int) -> None:
         """Zero the first `nbytes` of main memory, now."""
 
     def free_host(self, block: HostBlock) -> None:
         """Take main memory back."""
+
+    def lock_host(self, address: int, nbytes: int) -> None:
+        """Page-lock whole pages that are mapped already."""
+
+    def unlock_host(self, address: int) -> None:
+        """Undo that, before they are unmapped, once the device has finished with them."""
 
     def stream(self) -> int:
         """Return a new stream."""
@@ -105,7 +111,8 @@ class DeviceMemory:
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        self._pages = _LockedPages(device)
+        self._pages = LockedPages(device)
+        self._locked: set[int] = set()
         self._stream = device.stream()  # for wipes of what belongs to no batch
         self._caches: list[Cache] = []
         self._batches: list[DeviceBatch] = []
@@ -118,7 +125,7 @@ class DeviceMemory:
         """Wipe the memory of one more runtime too."""
         self._caches.append(cache)
 
-    def batch(self, inputs: int) -> "DeviceBatch":
+    def batch(self, inputs: int) -> DeviceBatch:
         """Return memory for one batch at a time."""
         batch = DeviceBatch(self, self._pages, inputs)
         self._batches.append(batch)
@@ -160,13 +167,30 @@ class DeviceMemory:
         closing = [batch.close for batch in reversed(self._batches)]
         self._batches.clear()
         failures: list[DeviceError] = []
-        for step in (*closing, self._empty_caches, self._sweep_all):
+        for step in (*closing, self._unlock_all, self._empty_caches, self._sweep_all):
             try:
                 step()
             except DeviceError as error:
                 failures.append(error)
         if failures:
             raise failures[0]
+
+    def lock(self, address: int, nbytes: int) -> bool:
+        """Page-lock memory that is shared with others; whether that could be done. It is theirs, and not wiped here."""
+        self.check()
+        try:
+            self.device.lock_host(address, nbytes)
+        except DeviceError:
+            return False
+        self._locked.add(address)
+        return True
+
+    def unlock(self, address: int) -> None:
+        """Undo `lock`, once no batch uses the memory any more. Raises `DeviceError`: it must stay mapped then."""
+        with self.final():
+            self.device.wait(None)
+            self.device.unlock_host(address)
+        self._locked.discard(address)
 
     def wipe(self, blocks: Sequence[Block]) -> None:
         """Zero memory that nothing uses from now on. Waits for the device, before and after."""
@@ -190,6 +214,10 @@ class DeviceMemory:
         except DeviceError as error:
             self._lost = str(error)
             raise
+
+    def _unlock_all(self) -> None:
+        for address in list(self._locked):
+            self.unlock(address)
 
     def _empty_caches(self) -> None:
         self._least_free = min(self._least_free, self.device.free_bytes())
@@ -222,181 +250,3 @@ class DeviceMemory:
             self.wipe(taken)
         for address, _ in taken:
             self.device.free(address)
-
-
-class DeviceBatch:
-    """One batch at a time: staging and request buffers of its inputs and outputs, and a stream.
-
-    Use: `begin`, then for each input `take` and `upload`, for each output `output`; the runtime; `download`, `settle`;
-    and `forget`, whatever happened.
-    """
-
-    def __init__(self, memory: DeviceMemory, pages: "_LockedPages", inputs: int) -> None:
-        self._memory = memory
-        self._device = memory.device
-        self._pages = pages
-        self.stream = memory.device.stream()
-        self._staging = [Staging(pages) for _ in range(inputs)]
-        self._returning: list[Staging] = []
-        self._buffers: dict[tuple[str, int], _Buffer] = {}
-        self._lengths = [0] * inputs
-        self._busy: set[Staging] = set()  # the device may be reading or writing them
-        self._tenant: bytes | None = None
-        self.in_flight = False
-        self.computing = False  # a runtime may be using what it keeps for later on behalf of this batch
-
-    def begin(self, tenant: bytes | None) -> None:
-        """See memory.py."""
-        self._check_none_in_flight()
-        self._memory.enter(tenant)
-        self.in_flight = self.computing = True
-
-    def prepare(self, tenant: bytes | None) -> None:
-        """Begin, but for the runtime: inputs may be taken and uploaded while another tenant's batch is computed."""
-        self._check_none_in_flight()
-        self._memory.check()
-        self._tenant, self.in_flight = tenant, True
-
-    def enter(self) -> None:
-        """Go on to the runtime; raises what `begin` raises."""
-        self._check_in_flight()
-        self._memory.enter(self._tenant)
-        self.computing = True
-
-    def take(self, index: int, address: int, nbytes: int, capacity: int) -> HostBlock:
-        """Copy input `index` into staging; return where it lies there."""
-        self._check_in_flight()
-        staging = self._staging[index]
-        if staging in self._busy:
-            self.settle()
-        self._lengths[index] = nbytes
-        return staging.copy(address, nbytes, capacity)
-
-    def upload(self, index: int) -> int:
-        """Begin to copy input `index` to the device; return its address there. Ordered on `stream`."""
-        self._check_in_flight()
-        staged, nbytes = self._staging[index].held, self._lengths[index]
-        if staged is None:
-            raise DeviceError(f"GPU memory: wanted input {index} taken before it is uploaded, got none")
-        buffer = self._room(("input", index), nbytes)
-        if nbytes:
-            self._busy.add(self._staging[index])
-            self._device.copy_in(buffer.address, staged.address, nbytes, self.stream)
-        return buffer.address
-
-    def output(self, index: int, nbytes: int) -> int:
-        """Return the address on the device where the runtime writes output `index`, `nbytes` at most."""
-        self._check_in_flight()
-        return self._room(("output", index), nbytes).address
-
-    def download(self, index: int, address: int, nbytes: int) -> memoryview:
-        """Begin to copy `nbytes` from `address` on the device to staging; valid after `settle`, until `forget`."""
-        self._check_in_flight()
-        while len(self._returning) <= index:
-            self._returning.append(Staging(self._pages))
-        staging = self._returning[index]
-        if staging in self._busy:
-            self.settle()
-        block = staging.room(nbytes, nbytes)
-        if nbytes:
-            self._busy.add(staging)
-            self._device.copy_out(block.address, address, nbytes, self.stream)
-        return block.view[:nbytes]
-
-    def settle(self) -> None:
-        """Wait until everything on `stream` is done."""
-        with self._memory.final():
-            self._device.wait(self.stream)
-        self._busy.clear()
-
-    def forget(self, *, failed: bool) -> None:
-        """See memory.py. Staging is wiped even where the device does not answer any more."""
-        try:
-            with self._memory.final():
-                # (2) After a failure the runtime may have left work on streams that are not ours.
-                self._device.wait(None if failed else self.stream)
-        finally:
-            for staging in (*self._staging, *self._returning):
-                staging.wipe()
-        self._busy.clear()
-        dirty = [buffer for buffer in self._buffers.values() if buffer.dirty]
-        with self._memory.final():
-            for buffer in dirty:
-                self._device.fill(buffer.address, buffer.dirty, self.stream)
-            if dirty:
-                self._device.wait(self.stream)
-        for buffer in dirty:
-            buffer.dirty = 0
-        self.in_flight = self.computing = False
-
-    def close(self) -> None:
-        """Wipe and give back everything; a batch in flight counts as failed. Staging in any case."""
-        try:
-            self.forget(failed=True)
-        except DeviceError:
-            self._pages.lost = True
-            raise
-        finally:
-            for staging in (*self._staging, *self._returning):
-                staging.give_back()
-        for buffer in self._buffers.values():
-            self._device.free(buffer.address)
-        self._buffers.clear()
-        self._device.end_stream(self.stream)
-
-    def _room(self, key: tuple[str, int], nbytes: int) -> "_Buffer":
-        """Return a request buffer of at least `nbytes`, all of which count as written (1)."""
-        buffer = self._buffers.get(key)
-        if buffer is None or buffer.nbytes < nbytes:
-            size = max(_ALIGNMENT, -(-nbytes // _ALIGNMENT) * _ALIGNMENT)
-            larger = _Buffer(self._device.allocate(size), size)
-            if buffer is not None:
-                self._discard(buffer)
-            buffer = self._buffers[key] = larger
-        buffer.dirty = max(buffer.dirty, nbytes)
-        return buffer
-
-    def _discard(self, buffer: "_Buffer") -> None:
-        """Free a buffer that became too small: wiped (3), and not while the device may use it (2)."""
-        with self._memory.final():
-            if buffer.dirty:
-                self._device.wait(None)
-                self._device.fill(buffer.address, buffer.dirty, self.stream)
-                self._device.wait(self.stream)
-        self._device.free(buffer.address)
-
-    def _check_none_in_flight(self) -> None:
-        if self.in_flight:
-            raise DeviceError("GPU memory: wanted the last batch forgotten before the next begins, got another")
-
-    def _check_in_flight(self) -> None:
-        if not self.in_flight:
-            raise DeviceError("GPU memory: wanted a batch that has begun, got none")
-
-
-@dataclass(slots=True)
-class _Buffer:
-    """Memory of the device of which the first `dirty` bytes may not be zero."""
-
-    address: int
-    nbytes: int
-    dirty: int = 0
-
-
-class _LockedPages:
-    """Page-locked main memory (host_memory.py, `Pages`)."""
-
-    def __init__(self, device: Device) -> None:
-        self._device = device
-        self.lost = False
-
-    def allocate(self, nbytes: int) -> HostBlock:
-        return self._device.allocate_host(nbytes)
-
-    def wipe(self, block: HostBlock, nbytes: int) -> None:
-        self._device.wipe_host(block, nbytes)
-
-    def free(self, block: HostBlock) -> None:
-        """Unlock and unmap, but for a device that may still write there: then the memory stays until the end."""
-        if not self.lost:
-            self._device.free_host(block)

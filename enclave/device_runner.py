@@ -1,39 +1,47 @@
 """Batches on a GPU: at least two at a time, so that copying, computing and answering overlap.
 
-    start    inputs are copied to page-locked memory, and on to the GPU, on the batch's own stream
+    start    inputs go to the GPU, on the batch's own stream
     launch   the runtime computes: at once where it can, else when it is the batch's turn
-    finish   outputs come back, through page-locked memory, to where the front end reads them; all of it is wiped
+    finish   outputs come back to where the front end reads them; all of it is wiped
 
-What is between two processes lies in shared memory, which both can write at any time; so it is never the device that
-reads or writes there. One copy in main memory more, at some 10 GB/s; the front end cannot change what was checked.
+Which way tensors travel is device_batch.py's: directly from and to the memory that is shared with a front end, which is
+page-locked when that attaches and unlocked before it is unmapped; or joined, where small transfers are slow.
+So a front end's buffer must stay as it is until its batch is answered, and its memory until `detach`. What it changes
+there meanwhile changes its own rows: nothing that is checked here is read from there again.
 
 Batches are finished in the order of their start. Two are in the runtime at once only where both are known to be of one
 tenant (device_memory.py, rule 4); without that the next one's inputs travel while one is computed.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from hermetic.enclave.batch_frames import Batch, Tensor, encode_done
 from hermetic.enclave.batch_runner import BatchBorder, SharedBuffers, not_done
-from hermetic.enclave.device_memory import DeviceBatch, DeviceMemory
+from hermetic.enclave.device_batch import DeviceBatch, Wanted, Way, rounded
+from hermetic.enclave.device_memory import DeviceMemory
+from hermetic.enclave.gpus import Transfers
 from hermetic.enclave.model_description import ModelDescription
 from hermetic.enclave.model_tensors import inputs_of
 from hermetic.enclave.runtimes.interface import Input, Output
 from hermetic.enclave.runtimes.interface_on_device import (
+    DeviceAnswer,
     DeviceInput,
     DeviceOutput,
     DeviceRuntime,
     Launched,
     nbytes_of,
 )
-from hermetic.errors import DeviceError
+from hermetic.errors import DeviceError, ModelFormatError
 
 __all__ = ["BATCHES_AT_ONCE", "DeviceRunner", "Pending"]
 
+BOOL: Final = "BOOL"
 BATCHES_AT_ONCE: Final = 2
+LOCKED_LIMIT: Final = 1 << 30
+"""Bytes of one front end's memory that are page-locked, and so cannot be paged out; larger ones are staged."""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,7 +65,6 @@ class Pending:
     inputs: list[DeviceInput] = field(default_factory=list)
     outputs: list[Output] = field(default_factory=list)
     launched: Launched | None = None
-    views: list[memoryview] = field(default_factory=list)
     refusal: bytes | None = None
 
 
@@ -74,12 +81,19 @@ class DeviceRunner:
         description: ModelDescription,
         memory: DeviceMemory,
         clock: Callable[[], int] = time.monotonic_ns,
+        *,
+        transfers: Transfers = "separate",
     ) -> None:
-        """`clock`: nanoseconds, of what is told of each batch."""
+        """`clock`: nanoseconds, of what is told of each batch. `transfers`: one for each tensor, or joined."""
+        self._joined = transfers == "joined"
+        self._locked: set[int] = set()  # where shared memory begins that is page-locked
         self._clock = clock
         self._runtime = runtime
         self._memory = memory
-        self._index = {tensor.own.name: at for at, tensor in enumerate(inputs_of(description))}
+        inputs = inputs_of(description)
+        self._index = {tensor.own.name: at for at, tensor in enumerate(inputs)}
+        # A BOOL is put right on the way, so not where the front end could spoil it again.
+        self._direct = frozenset(at for at, tensor in enumerate(inputs) if tensor.own.datatype != BOOL)
         places = [memory.batch(len(self._index)) for _ in range(BATCHES_AT_ONCE)]
         for place in places:
             runtime.prepare(place.stream)
@@ -101,12 +115,28 @@ class DeviceRunner:
         if not self._pending:
             self._memory.wipe_free_blocks()
 
+    def attach(self, buffers: SharedBuffers) -> None:
+        """Have a front end's memory page-locked, so that the device can reach it. Where it cannot be, it is staged."""
+        address, nbytes = buffers.extent
+        if not self._joined and nbytes <= LOCKED_LIMIT and self._memory.lock(address, nbytes):
+            self._locked.add(address)
+
+    def detach(self, buffers: SharedBuffers) -> None:
+        """Let go of a front end's memory, before it is unmapped. None of its batches may be under way.
+
+        Raises `DeviceError` where the device does not: then the memory must stay as it is, until the worker has ended.
+        """
+        address, _ = buffers.extent
+        if address in self._locked:
+            self._memory.unlock(address)
+            self._locked.discard(address)
+
     def run(self, batch: Batch, buffers: SharedBuffers) -> bytes:
         """Return the frame that answers `batch`. Raises `BorderError` as `start` does."""
         return self.finish(self.start(batch, buffers))
 
     def start(self, batch: Batch, buffers: SharedBuffers, tenant: bytes | None = None) -> Pending:
-        """Begin with a batch, whose inputs need not stay. `tenant`: whose rows they are, None where nobody knows.
+        """Begin with a batch, whose buffer must stay until it is answered. `tenant`: whose it is, None: nobody knows.
 
         Raises `BorderError` where the frame points outside of what the layout allows; nothing has begun then.
         """
@@ -115,7 +145,7 @@ class DeviceRunner:
         slot = self._free[-1]
         started = self._clock()
         slot.border.check_frame(batch, buffers.layout)
-        slot.place.prepare(tenant)
+        slot.place.prepare(tenant, self._way(batch, buffers))
         self._free.pop()
         pending = Pending(batch, slot, tenant, started)
         self._pending.append(pending)
@@ -146,8 +176,8 @@ class DeviceRunner:
         if pending.refusal is not None:
             return pending.refusal
         batch, began, copied = pending.batch, pending.started_ns, pending.copied_ns
-        times = (copied - began, ran - copied, ended - ran, pending.wipe_ns)
-        return encode_done(batch.buffer, batch.sequence, tensors, *times)
+        told = (copied - began, ran - copied, ended - ran, pending.wipe_ns, pending.slot.place.unlocked_bytes)
+        return encode_done(batch.buffer, batch.sequence, tensors, *told)
 
     def close(self) -> None:
         """Give up the runtime. Memory goes with `DeviceMemory.unload`."""
@@ -157,7 +187,6 @@ class DeviceRunner:
         """Wipe what a batch has left, and let the next one on."""
         # What the answers lie in goes back to the runtime's cache before anything else enters the runtime.
         pending.launched = None
-        pending.views.clear()
         if pending.slot.place.in_flight:
             began = self._clock()
             pending.slot.place.forget(failed=pending.refusal is not None)
@@ -167,6 +196,13 @@ class DeviceRunner:
         waiting = next((one for one in self._pending if one.launched is None and one.refusal is None), None)
         if waiting is not None and not self._runtime.synchronous and self._may_launch(waiting):
             self._launch(waiting)
+
+    def _way(self, batch: Batch, buffers: SharedBuffers) -> Way:
+        if self._joined:
+            wanted = sum(rounded(tensor.nbytes) for tensor in batch.inputs)
+            capacity = sum(rounded(region.capacity) for region in buffers.layout.inputs)
+            return Way(joined_bytes=wanted, joined_capacity=capacity)
+        return Way(self._direct, direct_outputs=True, locked=buffers.extent[0] in self._locked)
 
     def _uploaded(self, slot: _Slot, given: Input) -> DeviceInput:
         address = slot.place.upload(self._index[given.spec.name])
@@ -185,12 +221,9 @@ class DeviceRunner:
             pending.wipe_ns += self._clock() - began
             if self._runtime.synchronous:
                 place.settle()
-            targets = [_target(place, index, output) for index, output in enumerate(pending.outputs)]
+            targets = _targets(place, pending.outputs)
             pending.launched = self._runtime.launch(pending.inputs, targets, place.stream)
-            pending.views = [
-                place.download(index, answer.address, answer.nbytes)
-                for index, answer in enumerate(pending.launched.answers)
-            ]
+            place.fetch(_wanted(pending.outputs, pending.launched.answers))
         except Exception as error:  # noqa: BLE001 - whatever a model makes a runtime raise ends this batch only
             self._refuse(pending, error)
 
@@ -201,21 +234,33 @@ class DeviceRunner:
         pending.slot.place.forget(failed=True)
 
     def _answer(self, pending: Pending) -> list[Tensor]:
-        """Copy outputs to where the front end reads them; return them as it sees them."""
+        """Wait until outputs are where the front end reads them; return them as it sees them."""
         launched = pending.launched
         pending.slot.place.settle()
         answers = launched.answers if launched is not None else ()
-        tensors = []
-        for output, answer, view in zip(pending.outputs, answers, pending.views, strict=True):
-            output.view[: answer.nbytes] = view
-            tensors.append(Tensor(answer.nbytes, answer.shape))
+        pending.slot.place.deliver()
+        tensors = [Tensor(answer.nbytes, answer.shape) for answer in answers]
         return pending.slot.border.checked(tensors)
 
 
-def _target(place: DeviceBatch, index: int, output: Output) -> DeviceOutput:
-    """Return where the runtime puts an output: known beforehand where its shape is."""
-    capacity = len(output.view)
-    if output.shape is None:
-        return DeviceOutput(output.spec, None, capacity, 0)
-    nbytes = nbytes_of(output.spec.datatype, output.shape)
-    return DeviceOutput(output.spec, output.shape, capacity, place.output(index, nbytes))
+def _targets(place: DeviceBatch, outputs: Sequence[Output]) -> list[DeviceOutput]:
+    """Return where the runtime puts outputs: known beforehand where their shapes are."""
+    known = [output for output in outputs if output.shape is not None]
+    sizes = [nbytes_of(output.spec.datatype, output.shape or ()) for output in known]
+    places = iter(place.outputs(sizes))
+    return [
+        DeviceOutput(output.spec, output.shape, len(output.view), 0 if output.shape is None else next(places))
+        for output in outputs
+    ]
+
+
+def _wanted(outputs: Sequence[Output], answers: Sequence[DeviceAnswer]) -> list[Wanted]:
+    """Return where each answer goes. Raises `ModelFormatError` for one that is larger than its place."""
+    wanted = []
+    for output, answer in zip(outputs, answers, strict=True):
+        if answer.nbytes > len(output.view):
+            raise ModelFormatError(
+                f"output {output.spec.name!r}: wanted at most {len(output.view)} bytes, got {answer.nbytes}"
+            )
+        wanted.append(Wanted(answer.address, answer.nbytes, output.address))
+    return wanted

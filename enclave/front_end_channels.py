@@ -61,6 +61,7 @@ class FrontEndChannels:
         self._description = description
         self._control = control.fileno()
         self._front_ends: dict[int, _FrontEnd] = {}
+        self._leaving: list[_FrontEnd] = []  # dropped, but the GPU has batches in their memory
         self._epochs = 0
         self._poll = select.poll()
         self._poll.register(self._control, select.POLLIN)
@@ -89,6 +90,8 @@ class FrontEndChannels:
         end = Channel.of_descriptor(channel)
         # Never waits for a front end: one that takes no answers has broken the protocol.
         end.settimeout(0)
+        if self._device is not None:
+            self._device.attach(shared)
         self._epochs += 1
         self._front_ends[end.fileno()] = _FrontEnd(number, self._epochs, end, shared)
         self._poll.register(end.fileno(), select.POLLIN)
@@ -206,6 +209,7 @@ class FrontEndChannels:
             if self._front_ends.get(descriptor) is front_end:
                 self._drop(descriptor, front_end)
         finally:
+            self._let_go()
             self._pulse.end()
             if self._under_way:
                 self._pulse.begin()
@@ -214,7 +218,17 @@ class FrontEndChannels:
         self._poll.unregister(descriptor)
         del self._front_ends[descriptor]
         front_end.channel.close()
-        front_end.buffers.close()
+        self._leaving.append(front_end)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Unmap the memory of front ends that have left, once nothing on the GPU has to do with it any more."""
+        for front_end in list(self._leaving):
+            if all(one is not front_end for one, _ in self._under_way):
+                self._leaving.remove(front_end)
+                if self._device is not None:
+                    self._device.detach(front_end.buffers)
+                front_end.buffers.close()
 
 
 def _tenant(front_end: _FrontEnd, batch: Batch) -> bytes | None:

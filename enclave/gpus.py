@@ -12,7 +12,10 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["GPUS_LIMIT", "Gpu", "GpuOrders", "environment_of", "gpus_here"]
+Transfers = Literal["joined", "separate"]
+"""One transfer for all inputs of a batch and one for its outputs, or one for each tensor (device_batch.py)."""
+
+__all__ = ["GPUS_LIMIT", "Gpu", "GpuOrders", "Transfers", "environment_of", "gpus_here"]
 
 GPUS_LIMIT: Final = 64  # GPUs of one server, as many as workers of one model
 LIST: Final = Path("/proc/driver/nvidia/gpus")
@@ -50,6 +53,7 @@ class GpuOrders(BaseModel):
     cudnn_search: Literal["exhaustive", "heuristic", "default"] = "heuristic"
     graphs: bool = False
     tensorrt: bool = False
+    transfers: Transfers = "separate"
 
 
 def gpus_here(root: Path = Path("/")) -> tuple[Gpu, ...]:

@@ -2,7 +2,8 @@
 
     memory.py           the interface, and which profile gets which implementation
     host_memory.py      the CPU's: private copies of inputs; and the staging of the GPU's
-    device_memory.py    the GPU's logic: request buffers, staging, what runtimes cache; runs on a double without a GPU
+    device_memory.py    the GPU's logic: what is wiped when, and what runtimes cache; runs on a double without a GPU
+    device_batch.py     the GPU's batches: request buffers, staging, and how tensors travel
     runtime_caches.py   the memory that torch and onnxruntime keep for later: which of it is free, which is in use
     cuda_driver.py      the GPU itself: eighteen calls of NVIDIA's driver
 

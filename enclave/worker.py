@@ -330,7 +330,7 @@ def _runner(
     if not isinstance(memory, DeviceMemory):
         raise ConfigurationError(f"gpu: wanted memory on a GPU, got {type(memory).__name__}")
     on_gpu = runtimes.load_on_gpu(model, memory, orders)
-    return on_gpu, DeviceRunner(on_gpu, description, memory)
+    return on_gpu, DeviceRunner(on_gpu, description, memory, transfers=orders.transfers)
 
 
 def _wipe(loaded: _Loaded) -> None:

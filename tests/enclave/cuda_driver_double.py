@@ -52,6 +52,7 @@ class CudaDriverDouble:
         self.calls: list[str] = []
         self.memory: dict[int, Any] = {}
         self.locked: dict[int, int] = {}
+        self.no_more_locks = False
         self.streams = 0
         for name, arguments in SIGNATURES.items():
             setattr(self, name, ctypes.CFUNCTYPE(_int, *arguments)(self._noting(name, getattr(self, f"_{name}"))))
@@ -104,6 +105,8 @@ class CudaDriverDouble:
         return 0 if self.memory.pop(address, None) is not None else INVALID_VALUE
 
     def _cuMemHostRegister_v2(self, address: int, nbytes: int, flags: int) -> int:  # noqa: N802
+        if self.no_more_locks:
+            return OUT_OF_MEMORY
         self.locked[address] = nbytes
         return 0 if address % PAGE == 0 and nbytes and flags == 0 else INVALID_VALUE
 

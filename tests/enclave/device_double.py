@@ -38,11 +38,17 @@ class Work(NamedTuple):
 class DeviceDouble:
     """`Device` of device_memory.py. `fail_at`: the number of the call that fails, and with `sticky` all after it.
 
-    `full_at`: the number of the allocation that finds no room.
+    `full_at`: the number of the allocation that finds no room; `locks`: whether main memory can be page-locked.
     """
 
     def __init__(
-        self, size: int = SIZE, fail_at: int | None = None, *, sticky: bool = False, full_at: int | None = None
+        self,
+        size: int = SIZE,
+        fail_at: int | None = None,
+        *,
+        sticky: bool = False,
+        full_at: int | None = None,
+        locks: bool = True,
     ) -> None:
         self._memory = memoryview(mmap.mmap(-1, size))
         self._base = address_of(self._memory)
@@ -55,6 +61,8 @@ class DeviceDouble:
         self._fail_at = fail_at
         self._sticky = sticky
         self._full_at = full_at
+        self.locks = locks
+        self.shared: dict[int, int] = {}  # of others, page-locked
         self.allocations = 0
         self.broken = False
         self.events: list[Event] = []
@@ -97,8 +105,10 @@ class DeviceDouble:
         self._called("free_bytes")
         return sum(size for _, size in self._free)
 
-    def allocate_host(self, nbytes: int) -> HostBlock:
-        self._called("allocate_host", 0, nbytes)
+    def allocate_host(self, nbytes: int, *, locked: bool = True) -> HostBlock:
+        if locked:
+            self._called("allocate_host", 0, nbytes)
+            self._lock(nbytes)
         view = memoryview(mmap.mmap(-1, max(1, nbytes)))
         block = HostBlock(view, address_of(view))
         self._hosts[block.address] = block
@@ -115,6 +125,20 @@ class DeviceDouble:
         self._called("free_host", block.address, len(block.view))
         self._check_free("main", block.address, len(block.view))
         del self._hosts[block.address]
+
+    def lock_host(self, address: int, nbytes: int) -> None:
+        self._called("lock_host", address, nbytes)
+        self._lock(nbytes)
+        self.shared[address] = nbytes
+
+    def unlock_host(self, address: int) -> None:
+        self._called("unlock_host", address)
+        if self._is_touched(address, self.shared.pop(address)):
+            self.violations.append("shared memory was unlocked while the device used it")
+
+    def _lock(self, nbytes: int) -> None:
+        if not self.locks:
+            raise DeviceFullError(f"double: wanted {nbytes} bytes page-locked, got none")
 
     def stream(self) -> int:
         self._called("stream")
@@ -206,7 +230,11 @@ class DeviceDouble:
         )
 
     def _is_known(self, address: int, nbytes: int) -> bool:
-        blocks = [*self._used.items(), *((start, len(block.view)) for start, block in self._hosts.items())]
+        blocks = [
+            *self._used.items(),
+            *self.shared.items(),
+            *((start, len(block.view)) for start, block in self._hosts.items()),
+        ]
         return any(start <= address and address + nbytes <= start + length for start, length in blocks)
 
 

@@ -42,7 +42,10 @@ class RuntimeDouble:
 
     def launch(self, inputs: Sequence[DeviceInput], outputs: Sequence[DeviceOutput], stream: int) -> Launched:
         self.before()
-        (given,), (output,) = inputs, outputs
+        launched = [self._one(given, output, stream) for given, output in zip(inputs, outputs, strict=True)]
+        return Launched(tuple(answer for answer, _ in launched), [kept for _, kept in launched])
+
+    def _one(self, given: DeviceInput, output: DeviceOutput, stream: int) -> tuple[DeviceAnswer, Kept | None]:
         on = self._own if self.synchronous else stream
         kept = Kept(self.arena, given.nbytes) if output.shape is None else None
         target = output.address if kept is None else kept.address
@@ -59,7 +62,7 @@ class RuntimeDouble:
             del between
         else:
             self._device.compute(on, compute, (target, given.nbytes), (given.address, given.nbytes))
-        return Launched((DeviceAnswer(target, given.nbytes, given.shape),), kept)
+        return DeviceAnswer(target, given.nbytes, given.shape), kept
 
     def _copy(self, target: int, given: DeviceInput, stream: int) -> None:
         self._device.later(

@@ -1,11 +1,14 @@
 """Every call of the driver, with the arguments that its manual wants; and what becomes of its errors."""
 
+import mmap
 from types import SimpleNamespace
 
 import pytest
 
 from hermetic.enclave.cuda_driver import _CALLS, CudaDevice
-from hermetic.errors import DeviceError
+from hermetic.enclave.device_batch import LockedPages
+from hermetic.enclave.host_memory import address_of
+from hermetic.errors import DeviceError, DeviceFullError
 from tests.enclave.cuda_driver_double import ROOM, SIGNATURES, CudaDriverDouble
 
 
@@ -50,3 +53,29 @@ def test_a_gpu_that_is_not_there(gpus: int, index: int) -> None:
 def test_a_driver_that_is_too_old() -> None:
     with pytest.raises(DeviceError, match="wanted a driver with cuInit"):
         CudaDevice(driver=SimpleNamespace())
+
+
+def test_memory_of_others_is_locked_where_it_lies_and_unlocked_again() -> None:
+    driver = CudaDriverDouble()
+    device = CudaDevice(driver=driver)
+    view = memoryview(mmap.mmap(-1, 2 * mmap.PAGESIZE))
+    device.lock_host(address_of(view), len(view))
+    assert driver.locked == {address_of(view): len(view)}
+    device.unlock_host(address_of(view))
+    assert driver.locked == {}
+
+
+def test_where_no_more_can_be_locked_memory_is_ordinary_and_says_so() -> None:
+    driver = CudaDriverDouble()
+    device = CudaDevice(driver=driver)
+    pages = LockedPages(device)
+    locked = pages.allocate(100)
+    driver.no_more_locks = True
+    with pytest.raises(DeviceFullError):
+        device.allocate_host(100)
+    ordinary = pages.allocate(100)
+    assert (pages.is_locked(locked.address), pages.is_locked(ordinary.address)) == (True, False)
+    assert not any(ordinary.view)
+    pages.free(ordinary)
+    pages.free(locked)
+    assert driver.locked == {}

@@ -11,6 +11,7 @@ from hermetic.enclave.channel import Channel, data_channel, shared_memory
 from hermetic.enclave.device_memory import DeviceMemory
 from hermetic.enclave.device_runner import DeviceRunner, Pending
 from hermetic.enclave.front_end_channels import FrontEndChannels
+from hermetic.enclave.gpus import Transfers
 from hermetic.enclave.model_description import ModelDescription
 from hermetic.enclave.pulse import Pulse, Wrist
 from tests.enclave.device_double import DeviceDouble
@@ -68,13 +69,20 @@ class Worker:
         return (self.device.device_bytes() + self.device.host_bytes()).translate(None, b"\0")
 
 
-def made(device: DeviceDouble, *, synchronous: bool, free: bool = False) -> Worker:
-    description = described(answers=-1 if free else COLUMNS)
+def made(
+    device: DeviceDouble,
+    *,
+    synchronous: bool,
+    free: bool = False,
+    description: ModelDescription | None = None,
+    transfers: Transfers = "separate",
+) -> Worker:
+    description = description or described(answers=-1 if free else COLUMNS)
     memory = DeviceMemory(device)
     runtime = RuntimeDouble(device, memory, synchronous=synchronous)
     places = layout(description, 2, VARIABLE)
     buffers = SharedBuffers(mmap.mmap(-1, places.size), places)
-    return Worker(device, memory, runtime, DeviceRunner(runtime, description, memory), buffers)
+    return Worker(device, memory, runtime, DeviceRunner(runtime, description, memory, transfers=transfers), buffers)
 
 
 class FrontEnd:

@@ -30,7 +30,7 @@ FOLDER = Path(__file__).parents[3] / "vectors" / "broker-state"
 
 def independent() -> Any:
     """The code that made the vectors."""
-    spec = importlib.util.spec_from_file_location("broker_state_vectors", FOLDER / "generate.py")
+    spec = importlib.util.spec_from_file_location("broker_state_vectors", FOLDER / "make_broker_state.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -1,6 +1,6 @@
 """The vectors of docs/spec/broker-state.md, made and read by code that shares nothing with ours.
 
-    python tests/vectors/broker-state/generate.py      writes *.json beside itself, always the same bytes
+    python tests/vectors/broker-state/make_broker_state.py      writes *.json beside itself, always the same bytes
 
 hashlib, hmac, json, an Ed25519 and an AES-GCM are all that is used. The functions that open are what a test reads rows
 and files of the broker's own with.
@@ -161,7 +161,7 @@ def backups() -> dict[str, Any]:
     """Back-ups, and files that are none."""
     entries = [entry(number) for number in range(3)]
     keys = {"models/m/1.key": b64(b"a wrapped key")}
-    members = {
+    members: dict[str, Any] = {
         "origin": ORIGIN, "checkpoint": b64(checkpoint(entries)), "entries": [*map(b64, entries)], "keys": keys
     }  # fmt: skip
     whole = seal_backup(members)

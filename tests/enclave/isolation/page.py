@@ -33,6 +33,7 @@ TABLES = {
     ("root", "onnx-cpu"): "A worker that root started (`onnx-cpu`)",
     ("root", "front-end"): "A front end that root started (`front-end`)",
     ("user", "onnx-cpu"): "A worker that an ordinary user started (`onnx-cpu`)",
+    ("user", "front-end"): "A front end that an ordinary user started (`front-end`)",
 }
 """The tables of the page: which host and profile, and what it is called."""
 HOSTS = {
@@ -44,7 +45,7 @@ HOSTS = {
 _HEAD = """# The escape matrix
 
 What a hostile process tries once it is locked in, against every layer of its room. Written by `make escape` from a run;
-`make test` runs it again, of the second and third table what is claimed to stop an attempt, and fails where a run and
+`make test` runs it again, of all tables but the first what is claimed to stop an attempt, and fails where a run and
 this page disagree. The attempts are functions in `tests/enclave/isolation/escape_*.py`, the claims are
 `enclave/isolation/attempts.py`, the layers `enclave/isolation/layers.py`, the profiles `enclave/isolation/profiles.py`.
 

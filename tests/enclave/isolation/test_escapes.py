@@ -14,7 +14,6 @@ from tests.enclave.isolation.matrix import Prepared, prepared
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 PLACES = [
-    ("user", "front-end"),
     ("user", "torch-cpu"),
     pytest.param("root", "torch-cpu", marks=AS_ROOT),
     *(

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import Annotated, Final, Literal, NamedTuple, Self
+from typing import Annotated, Final, Literal, NamedTuple, Self, get_args
 
 import rfc8785
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -31,6 +31,7 @@ __all__ = [
     "KEY_ID_PATTERN",
     "KNOWN_ANSWER_NAME",
     "NAME_PATTERN",
+    "NATIVE_FORMATS",
     "FileEntry",
     "Manifest",
     "ModelFormat",
@@ -49,9 +50,11 @@ PROBLEMS_NAMED: Final = 8  # contradictions of one manifest that are told
 KNOWN_ANSWER_NAME: Final = ".hermetic/known-answer"
 RESERVED: Final = ".hermetic/"
 
-ModelFormat = Literal["onnx", "torchscript", "torch-export", "safetensors", "ensemble"]
-FORMATS: Final[tuple[ModelFormat, ...]] = ("onnx", "torchscript", "torch-export", "safetensors", "ensemble")
-CODE_FORMATS: Final[frozenset[str]] = frozenset({"torchscript", "torch-export"})
+ModelFormat = Literal["onnx", "torchscript", "torch-export", "aot-inductor", "safetensors", "ensemble"]
+FORMATS: Final[tuple[ModelFormat, ...]] = get_args(ModelFormat)
+NATIVE_FORMATS: Final[frozenset[str]] = frozenset({"aot-inductor"})
+"""Formats that are programs for the processor itself: only from publishers of native code."""
+CODE_FORMATS: Final[frozenset[str]] = frozenset({"torchscript", "torch-export"}) | NATIVE_FORMATS
 """Formats that are programs: only from publishers of code."""
 CONFIG_NAME: Final = "config.pbtxt"
 """The only file of an ensemble: its manifest says all of it, so that no worker and no key is needed."""
@@ -212,6 +215,11 @@ class Manifest(_Part):
     def is_code(self) -> bool:
         """Whether the model's format is a program."""
         return self.format in CODE_FORMATS
+
+    @property
+    def is_native_code(self) -> bool:
+        """Whether it is a program for the processor itself."""
+        return self.format in NATIVE_FORMATS
 
     @property
     def is_ensemble(self) -> bool:

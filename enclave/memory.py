@@ -64,6 +64,7 @@ class Memory(Protocol):
 _OF_PROFILE: Final[Mapping[str, Callable[[], Memory]]] = {
     "onnx-cpu": HostMemory,
     "torch-cpu": HostMemory,
+    "torch-native": HostMemory,
     "onnx-cuda": lambda: DeviceMemory(CudaDevice()),
     "torch-cuda": lambda: DeviceMemory(CudaDevice()),
 }

@@ -6,7 +6,7 @@
      starts threads and loads libraries; then seccomp, for every thread
  (4) makes the attested key pair, tells its public half
  (5) receives the sealed model, the key and the lease; verifies, decrypts, checks; wipes both keys
- (6) loads the model: only now does a runtime see a byte of it
+ (6) loads the model: only now does a runtime see a byte of it; with native code, loses the right to load any
  (7) runs its publisher's warm-ups, and gives its known answers, on the path that serves
  (8) serves front ends until it is told to unload, or its lease is over; wipes, ends
 
@@ -21,7 +21,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from hermetic.attestation.key_memory import KeyMemory
@@ -37,7 +37,12 @@ from hermetic.enclave.front_end_channels import FrontEndChannels
 from hermetic.enclave.gpu_libraries import library_folders
 from hermetic.enclave.gpus import GpuOrders
 from hermetic.enclave.isolation.limits import threads_of_worker
-from hermetic.enclave.isolation.lockdown import Room, lock_worker_before_threads, lock_worker_with_threads
+from hermetic.enclave.isolation.lockdown import (
+    Room,
+    end_loading,
+    lock_worker_before_threads,
+    lock_worker_with_threads,
+)
 from hermetic.enclave.isolation.process import die_with_parent, make_undumpable
 from hermetic.enclave.isolation.profiles import PROFILES
 from hermetic.enclave.known_answer import verify_known_answers
@@ -100,6 +105,7 @@ class Worker:
     def __init__(self, control: Channel, environment: Mapping[str, str]) -> None:
         self._control = control
         self._environment = environment
+        self._program: int | None = None  # memory that native code is run from
 
     def run(self) -> None:
         """Go through all steps; raises what ends the process early."""
@@ -138,10 +144,12 @@ class Worker:
         runtimes.import_runtimes(prepare.profile)
         # Made now: a locked worker can make no memory that is not bounded.
         sealed_into = os.memfd_create("hermetic-model", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        if PROFILES[prepare.profile].loads_code:
+            self._program = os.memfd_create("hermetic-program", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         keys = KeyMemory(KEY_MEMORY_BYTES)
         _silence()
         # (3) The lock-down.
-        layers = lock_worker_before_threads(_room(prepare), prepare.profile)
+        self._layers = layers = lock_worker_before_threads(_room(prepare), prepare.profile)
         private = open_memory(prepare.profile)
         runtimes.open_gpu(prepare.profile)
         report = lock_worker_with_threads(layers, zeroing)
@@ -176,7 +184,10 @@ class Worker:
         try:
             # (6) The runtime.
             description = manifest.description()
-            runtime, runner = _runner(_to_load(manifest, opened, prepare), description, private, prepare.gpu)
+            model = replace(_to_load(manifest, opened, prepare), program=self._program)
+            runtime, runner = _runner(model, description, private, prepare.gpu)
+            if PROFILES[prepare.profile].loads_code:
+                end_loading(self._layers)
             loaded = time.monotonic()
             # (7) Warm-ups, then the known answers.
             warm_up(runner, description, opened.view)

@@ -29,6 +29,8 @@ RUNTIME_ENVIRONMENT: Final[Mapping[str, str]] = {
     "ORT_DISABLE_TELEMETRY": "1",
     # A thread that numpy's import would start makes Landlock and namespaces cover only half of the process.
     "OPENBLAS_NUM_THREADS": "1",
+    # What AOTInductor makes believes the shapes and types of its inputs unless it is told to look.
+    "AOTI_RUNTIME_CHECK_INPUTS": "1",
 }
 """What a runtime needs to be told before it is imported."""
 

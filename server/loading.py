@@ -4,7 +4,7 @@ The supervisor sees the manifest, ciphertext and a JWE that it cannot open. Step
 """
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,7 +13,7 @@ from hermetic.attestation.clock import boottime
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.lease import LeaseTerms
 from hermetic.enclave.buffers import layout
-from hermetic.enclave.isolation.profiles import WorkerProfile
+from hermetic.enclave.isolation.profiles import PROFILE_OF_FORMAT, PROFILE_ON_GPU, WorkerProfile
 from hermetic.enclave.manifest import Manifest
 from hermetic.enclave.messages import Opened
 from hermetic.enclave.publishers import TrustedPublishers
@@ -28,19 +28,6 @@ from hermetic.server.watchdog import load_cpu_s
 
 CHECKPOINT_LIMIT: Final = 16384  # characters of a broker's checkpoint that a record keeps
 _MS: Final = 1000.0
-PROFILE_OF_FORMAT: Final[Mapping[str, WorkerProfile]] = {
-    "onnx": "onnx-cpu",
-    "torchscript": "torch-cpu",
-    "torch-export": "torch-cpu",
-    "safetensors": "torch-cpu",
-}
-"""Which lock-down profile a format's runtime needs on the CPU."""
-PROFILE_ON_GPU: Final[Mapping[str, WorkerProfile]] = {
-    "onnx": "onnx-cuda",
-    "torchscript": "torch-cuda",
-    "torch-export": "torch-cuda",
-}
-"""And on a GPU."""
 
 
 @dataclass(frozen=True, slots=True)

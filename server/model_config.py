@@ -23,17 +23,24 @@ from hermetic.protos.inference import model_config_pb2 as pb
 
 __all__ = ["BACKENDS", "PLATFORMS", "configuration"]
 
-PLATFORMS: Final = {"onnx": "onnxruntime_onnx", "torchscript": "pytorch_libtorch", "torch-export": "pytorch_export"}
+PLATFORMS: Final = {
+    "onnx": "onnxruntime_onnx",
+    "torchscript": "pytorch_libtorch",
+    "torch-export": "pytorch_export",
+    "aot-inductor": "pytorch_aotinductor",
+}
 BACKENDS: Final = {
     "onnx": "onnxruntime",
     "torchscript": "pytorch",
     "torch-export": "pytorch",
+    "aot-inductor": "pytorch",
     "safetensors": "pytorch",
 }
 _FILES: Final = {
     "onnx": "model.onnx",
     "torchscript": "model.pt",
     "torch-export": "model.pt2",
+    "aot-inductor": "model.pt2",
     "safetensors": "model.safetensors",
 }
 _RESPONSE: Final = "response:"

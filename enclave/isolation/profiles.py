@@ -10,7 +10,7 @@ pkg/sentry/devices/nvproxy/seccomp_filters.go) and have not run on a device: LIM
 import errno
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from hermetic.enclave.isolation.layers import (
@@ -23,10 +23,26 @@ from hermetic.enclave.isolation.layers import (
 from hermetic.enclave.isolation.nvidia_ioctls import REQUESTS
 from hermetic.enclave.isolation.seccomp import ALLOW, KILL, Argument, Rule, refuse
 
-WorkerProfile = Literal["onnx-cpu", "torch-cpu", "onnx-cuda", "torch-cuda"]
+WorkerProfile = Literal["onnx-cpu", "torch-cpu", "torch-native", "onnx-cuda", "torch-cuda"]
 """The profiles that a worker can be started with."""
+PROFILE_OF_FORMAT: Final[Mapping[str, WorkerProfile]] = {
+    "onnx": "onnx-cpu",
+    "torchscript": "torch-cpu",
+    "torch-export": "torch-cpu",
+    "aot-inductor": "torch-native",
+    "safetensors": "torch-cpu",
+}
+"""Which profile a format's runtime needs on the CPU."""
+PROFILE_ON_GPU: Final[Mapping[str, WorkerProfile]] = {
+    "onnx": "onnx-cuda",
+    "torchscript": "torch-cuda",
+    "torch-export": "torch-cuda",
+}
+"""And on a GPU."""
 
+_PROT_WRITE: Final = 2
 _PROT_EXEC: Final = 4
+_O_CLOEXEC: Final = 0x80000
 _MAP_ANONYMOUS: Final = 0x20
 _SET_MODE_FILTER: Final = 1  # of seccomp(2); also the value of its flag TSYNC
 _CLONE_THREAD: Final = 0x00010000
@@ -133,6 +149,7 @@ _PATHS: Final = "stat lstat newfstatat statx access faccessat faccessat2 readlin
 _SIZING: Final = frozenset({"grow_shared_memory"})  # ftruncate is allowed
 _ANONYMOUS: Final = frozenset({"executable_mapping", "executable_later"})  # mmap, mprotect
 _MAPPED_FILES: Final = _ANONYMOUS | {"executable_shared_memory"}
+_READ: Final = frozenset({"open_file", "list_folder", "parents_memory"})  # openat, while code is loaded
 _FILES: Final = frozenset(  # openat
     {"open_file", "stat_file", "list_folder", "write_file", "own_memory", "parents_memory"}
 )
@@ -177,6 +194,17 @@ PROFILES: Final[dict[str, Profile]] = {
             open_files=256,
             resident_bytes=1 << 30,
             gaps={"seccomp": _ANONYMOUS | _SIZING},
+        ),
+        Profile(
+            "torch-native",
+            "a worker with torch and native code, which it has loaded before it has this filter whole (`loads_code`)",
+            (*_EVERYONE, _DECRYPT_INTO, _LEASE),
+            _TRIED,
+            without={},
+            loads_code=True,
+            open_files=256,
+            resident_bytes=1 << 30,
+            gaps={"seccomp": _SIZING | _READ},
         ),
         *(
             Profile(
@@ -237,7 +265,7 @@ def rules(profile: Profile, *, empty_root: bool) -> list[Rule]:
     """
     return [
         *_sockets(),
-        *(_loading() if profile.loads_code else ()),
+        *(_loading(profile.executable) if profile.loads_code else ()),
         *[Rule(name, ALLOW) for calls in profile.allowed for name in calls.names.split()],
         *[Rule(name, ALLOW) for name in _PATHS.split() if empty_root and profile.name != "front-end"],
         *_memory(profile.executable),
@@ -252,10 +280,21 @@ def rules_after_loading(profile: Profile) -> list[Rule]:
     return [Rule("openat", refuse()), Rule("seccomp", KILL), *_memory(profile.executable)]
 
 
-def _loading() -> list[Rule]:
-    """Open descriptors of its own by their paths, map them executable, and put itself under the last filter."""
+def _loading(executable: str) -> list[Rule]:
+    """Open descriptors of its own by their paths, map them executable, and put itself under the last filter.
+
+    Opened to be read, and mapped not to be written: what can be written never becomes executable, unless it may anyhow.
+    """
+    to_read = ((Argument(2, 0, mask=0xFFFFFFFF & ~_O_CLOEXEC),),)
     every_thread = ((Argument(0, _SET_MODE_FILTER), Argument(1, _SET_MODE_FILTER)),)
-    return [Rule("openat", ALLOW), Rule("seccomp", ALLOW, every_thread), *_memory("files too")]
+    code_of_a_file = (Argument(2, 0, mask=_PROT_WRITE), Argument(3, 0, mask=_MAP_ANONYMOUS))
+    mmap, mprotect = _memory(executable)
+    return [
+        Rule("openat", ALLOW, to_read, refuse()),
+        Rule("seccomp", ALLOW, every_thread),
+        replace(mmap, any_of=(*mmap.any_of, code_of_a_file)),
+        mprotect,
+    ]
 
 
 def _memory(executable: str) -> list[Rule]:

@@ -4,6 +4,7 @@
     onnx_session.py   a graph as a session      onnx_cuda.py, torch_cuda.py: on a GPU
     onnx.py           ONNX Runtime       onnx_graph.py: weights lifted out of a graph, and what a graph may not contain
     torchscript.py    torch.jit          torch_export.py: torch.export       safetensors.py + architectures.py
+    aot_inductor.py   native code that torch has compiled
     torch_module.py   running any torch module on shared memory
     strings.py        BYTES tensors
 
@@ -22,38 +23,22 @@ from typing import Final
 
 from hermetic.enclave.device_memory import DeviceMemory
 from hermetic.enclave.gpus import GpuOrders
+from hermetic.enclave.isolation.profiles import PROFILE_OF_FORMAT, PROFILE_ON_GPU
 from hermetic.enclave.runtimes.interface import ModelToLoad, Runtime
 from hermetic.enclave.runtimes.interface_on_device import DeviceRuntime
 from hermetic.errors import DeviceError, HermeticError
 
-__all__ = [
-    "MODULE_OF_FORMAT",
-    "PROFILE_OF_FORMAT",
-    "PROFILE_ON_GPU",
-    "import_runtimes",
-    "load",
-    "load_on_gpu",
-    "open_gpu",
-    "runs",
-]
+__all__ = ["MODULE_OF_FORMAT", "import_runtimes", "load", "load_on_gpu", "open_gpu", "runs"]
 
 _HERE: Final = "hermetic.enclave.runtimes"
 MODULE_OF_FORMAT: Final = {
     "onnx": f"{_HERE}.onnx",
     "torchscript": f"{_HERE}.torchscript",
     "torch-export": f"{_HERE}.torch_export",
+    "aot-inductor": f"{_HERE}.aot_inductor",
     "safetensors": f"{_HERE}.safetensors",
 }
 """Which module loads a manifest's `format`."""
-
-PROFILE_OF_FORMAT: Final = {
-    "onnx": "onnx-cpu",
-    "torchscript": "torch-cpu",
-    "torch-export": "torch-cpu",
-    "safetensors": "torch-cpu",
-}
-"""Which lock-down profile a format's runtime needs."""
-
 
 MODULE_ON_GPU: Final = {
     "onnx": f"{_HERE}.onnx_cuda",
@@ -61,9 +46,6 @@ MODULE_ON_GPU: Final = {
     "torch-export": f"{_HERE}.torch_cuda",
 }
 """Which module loads a format on a GPU; others compute on the CPU only."""
-
-PROFILE_ON_GPU: Final = {"onnx": "onnx-cuda", "torchscript": "torch-cuda", "torch-export": "torch-cuda"}
-"""Which lock-down profile that needs."""
 
 
 def import_runtimes(profile: str) -> None:

@@ -17,7 +17,7 @@ class ModelToLoad:
 
     `inputs` and `outputs` are the model's own, hidden ones too; those in `unbatched` have no batch dimension.
     `spinning`: threads of the runtime wait actively; quicker alone, harmful on shared cores. More weights than
-    `prepack_limit_bytes` are used as they lie.
+    `prepack_limit_bytes` are used as they lie. `program`: a descriptor of empty memory, for native code to be run from.
     """
 
     format: str
@@ -30,6 +30,7 @@ class ModelToLoad:
     unbatched: frozenset[str] = frozenset()
     spinning: bool = False
     prepack_limit_bytes: int = PREPACK_LIMIT_DEFAULT
+    program: int | None = None
 
 
 class Input(NamedTuple):

@@ -17,7 +17,7 @@ from hermetic.enclave.runtimes.safetensors_header import read_header
 from hermetic.enclave.runtimes.torch_module import TorchRuntime, prepare_torch, tensor_over
 from hermetic.errors import ModelFormatError
 
-__all__ = ["CONFIG_NAME", "load", "read_tensors", "warm_up"]
+__all__ = ["CONFIG_NAME", "load", "read_all", "read_tensors", "warm_up"]
 
 CONFIG_NAME: Final = "config.json"
 CONFIG_LIMIT: Final = 1 << 20  # bytes
@@ -49,16 +49,7 @@ def load(model: ModelToLoad) -> TorchRuntime:
     `config.json` among the model's files parametrises the architecture. Raises `ModelFormatError`.
     """
     prepare_torch(model.threads)
-    tensors: dict[str, torch.Tensor] = {}
-    for name, view in model.files.items():
-        if name.endswith(".safetensors"):
-            shard = read_tensors(view)
-            if twice := tensors.keys() & shard.keys():
-                raise refused(
-                    ModelRefusal.SAFETENSORS_NAMES,
-                    f"safetensors: wanted each tensor once, got {sorted(twice)[:8]} twice",
-                )
-            tensors |= shard
+    tensors = read_all(model.files)
     module = build(model.architecture or "", _config(model.files))
     try:
         module.load_state_dict(tensors, strict=True, assign=True)
@@ -67,6 +58,21 @@ def load(model: ModelToLoad) -> TorchRuntime:
         raise ModelFormatError(f"safetensors: wanted the tensors of {model.architecture}, got: {detail}") from None
     module.requires_grad_(requires_grad=False)
     return TorchRuntime(module.eval(), model, holds_views=True)
+
+
+def read_all(files: Mapping[str, memoryview]) -> dict[str, torch.Tensor]:
+    """Return name -> tensor over all `.safetensors` of a model; `ModelFormatError` where one stands there twice."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name, view in files.items():
+        if name.endswith(".safetensors"):
+            shard = read_tensors(view)
+            if twice := tensors.keys() & shard.keys():
+                raise refused(
+                    ModelRefusal.SAFETENSORS_NAMES,
+                    f"safetensors: wanted each tensor once, got {sorted(twice)[:8]} twice",
+                )
+            tensors |= shard
+    return tensors
 
 
 def read_tensors(file: memoryview) -> dict[str, torch.Tensor]:

@@ -18,7 +18,7 @@ from typing import Final
 from hermetic.enclave.runtimes.archive import Entry, content_of, read_archive
 from hermetic.enclave.runtimes.refusals import ModelRefusal, refused
 
-__all__ = ["check_torch_export", "check_torchscript"]
+__all__ = ["check_aot_inductor", "check_torch_export", "check_torchscript"]
 
 TABLE_LIMIT: Final = 16 << 20  # bytes of one table of weights
 SAMPLES_LIMIT: Final = 64 << 20  # bytes of the sample inputs
@@ -30,6 +30,10 @@ _SAMPLES: Final = re.compile(r"data/sample_inputs/[^/]+\.pt")
 _EXPORTED: Final = re.compile(
     r"archive_format|archive_version|byteorder|version|\.data/[a-z_]+|models/[^/]+\.json|extra/.+"
     rf"|data/weights/weight_\d+|data/constants/tensor_\d+|{_TABLE.pattern}|{_SAMPLES.pattern}"
+)
+_AOT: Final = re.compile(
+    r"archive_format|archive_version|byteorder|version|\.data/[a-z_]+"
+    r"|data/aotinductor/model/[^/]+(\.cpp|_metadata\.json|\.so)"
 )
 _SAVED: Final = re.compile(r"data\.pkl|data/\d+|byteorder|version|\.format_version|\.storage_alignment|\.data/[a-z_]+")
 _PAYLOAD: Final = re.compile(r"(weight|tensor)_\d+")
@@ -71,6 +75,26 @@ def check_torch_export(file: memoryview) -> None:
         raise refused(ModelRefusal.ARCHIVE_NAMES, ".pt2: wanted a model in models/, got none")
 
 
+def check_aot_inductor(file: memoryview) -> Entry:
+    """Return the entry of the one shared object in a `.pt2` that AOTInductor made; refuse every other way to hold one.
+
+    Its weights are not in the archive: those are data, and lie beside it. Kernels and objects in files of their own
+    are refused, for a worker has no file that they could be read from.
+    """
+    found = []
+    for entry in read_archive(file, "AOTInductor"):
+        name = _inner(entry)
+        if not _AOT.fullmatch(name):
+            raise refused(
+                ModelRefusal.ARCHIVE_NAMES, f".pt2: wanted the files of one AOTInductor model on a CPU, got {name!r}"
+            )
+        if name.endswith(".so"):
+            found.append(entry)
+    if len(found) != 1:
+        raise refused(ModelRefusal.ARCHIVE_NAMES, f".pt2: wanted one shared object, got {len(found)}")
+    return found[0]
+
+
 def _inner(entry: Entry) -> str:
     """Return a name without the folder at the top, whose name is anybody's choice."""
     return entry.name.partition("/")[2]
@@ -79,7 +103,9 @@ def _inner(entry: Entry) -> str:
 def _refuse_native(names: list[str]) -> None:
     native = [name for name in names if name.endswith(_NATIVE) or name.startswith("data/aotinductor/")]
     if native:
-        raise refused(ModelRefusal.NATIVE_CODE, f"wanted no native code, got {native[0]!r}")
+        raise refused(
+            ModelRefusal.NATIVE_CODE, f"wanted no native code in a format other than aot-inductor, got {native[0]!r}"
+        )
 
 
 def _check_table(name: str, content: bytes) -> None:

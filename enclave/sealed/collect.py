@@ -165,7 +165,7 @@ def _find_model(source: _Source, description: Description) -> tuple[str, ModelFo
     names = source.own
     if source.config is not None and source.config.model_filename and not source.single:
         names = tuple(name for name in names if PurePosixPath(name).name == source.config.model_filename)
-    known = [(name, FORMAT_OF_SUFFIX.get(PurePosixPath(name).suffix)) for name in names]
+    known = [(name, _format_of(name, description)) for name in names]
     if len(names) == 1 and description.format:
         return names[0], description.format
     found = [(name, kind) for name, kind in known if kind and description.format in (None, kind)]
@@ -175,6 +175,12 @@ def _find_model(source: _Source, description: Description) -> tuple[str, ModelFo
             f"expected one model ({', '.join(FORMAT_OF_SUFFIX)}), got {[name for name, _ in found] or 'none'}"
         )
     return found[0]
+
+
+def _format_of(name: str, description: Description) -> ModelFormat | None:
+    """Return the format of a model's file by its name; both kinds of `.pt2` are called the same."""
+    found = FORMAT_OF_SUFFIX.get(PurePosixPath(name).suffix)
+    return "aot-inductor" if found == "torch-export" and description.format == "aot-inductor" else found
 
 
 _Specs = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
@@ -187,11 +193,11 @@ def _read(
     if model_format == "onnx":
         return _read_onnx(model, source, description)
     others = []
-    if model_format == "safetensors":
+    if model_format in ("safetensors", "aot-inductor"):
         others = [source.folder.open(name) for name in source.own if name != model.name and _belongs(name)]
     for file in (model, *others):
         if PurePosixPath(file.name).name != ARCHITECTURE_NAME:
-            check_file(model_format, file)
+            check_file(model_format if file is model else "safetensors", file)
     word = publishers_word(source.config, description, None, in_repository=source.in_repository)
     inputs, outputs = complete_specs(word, model_format)
     check_positions(inputs, outputs)

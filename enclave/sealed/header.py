@@ -6,7 +6,7 @@ Source: docs/spec/sealed-model.md section 6, steps 1 to 12. This is all of seali
 import json
 import os
 
-from hermetic.enclave.manifest import CODE_FORMATS, Manifest
+from hermetic.enclave.manifest import CODE_FORMATS, NATIVE_FORMATS, Manifest
 from hermetic.enclave.publishers import Publisher, TrustedPublishers, verify_signatures
 from hermetic.enclave.sealed.container import SignedManifest, read_head
 from hermetic.enclave.sealed.refusals import Refusal, refused
@@ -54,11 +54,17 @@ def check_length(fd: int, manifest: Manifest, payload_offset: int) -> None:
 
 
 def check_may_publish(publisher: Publisher, model_format: str) -> None:
-    """Refuse as `publisher-not-for-code` a program from a publisher that may not publish any."""
+    """Refuse a program from a publisher that may not publish any, by name; of native code too."""
     if model_format in CODE_FORMATS and not publisher.code:
         raise refused(
             Refusal.PUBLISHER_NOT_FOR_CODE,
             f"{model_format} is a program: expected a publisher with code = true, got {publisher.name!r} without",
+        )
+    if model_format in NATIVE_FORMATS and not publisher.native_code:
+        raise refused(
+            Refusal.PUBLISHER_NOT_FOR_NATIVE_CODE,
+            f"{model_format} is native code: expected a publisher with native_code = true, "
+            f"got {publisher.name!r} without",
         )
 
 

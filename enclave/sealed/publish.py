@@ -185,7 +185,8 @@ def _answered(
     fd = os.memfd_create(DRAFT_NAME, os.MFD_CLOEXEC)
     try:
         manifest = write_sealed(fd, facts, model.files, signer, key, threads=threads, progress=progress)
-        publishers = TrustedPublishers(publishers=(signer.publisher(code=manifest.is_code),))
+        marks = {"code": manifest.is_code, "native_code": manifest.is_native_code}
+        publishers = TrustedPublishers(publishers=(signer.publisher(**marks),))
         got = iter(_twice(Draft(fd, manifest, key, publishers), open_cases, answers))
     finally:
         os.close(fd)

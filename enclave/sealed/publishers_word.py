@@ -23,10 +23,11 @@ _FORMATS_OF: Final[Mapping[str, Mapping[str, tuple[ModelFormat, ...]]]] = {
         "onnxruntime_onnx": ("onnx",),
         "pytorch_libtorch": ("torchscript",),
         "pytorch_export": ("torch-export",),
+        "pytorch_aotinductor": ("aot-inductor",),
         "pytorch_safetensors": ("safetensors",),
         "ensemble": ("ensemble",),
     },
-    "backend": {"onnxruntime": ("onnx",), "pytorch": ("torchscript", "torch-export", "safetensors")},
+    "backend": {"onnxruntime": ("onnx",), "pytorch": ("torchscript", "torch-export", "aot-inductor", "safetensors")},
 }
 """Which formats Triton's platforms and back ends are here."""
 

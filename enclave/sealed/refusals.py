@@ -23,6 +23,7 @@ class Refusal(StrEnum):
     SIGNATURE_UNLISTED = "signature-unlisted"
     SIGNATURE_WRONG = "signature-wrong"
     PUBLISHER_NOT_FOR_CODE = "publisher-not-for-code"
+    PUBLISHER_NOT_FOR_NATIVE_CODE = "publisher-not-for-native-code"
     PAYLOAD_TRUNCATED = "payload-truncated"
     PAYLOAD_EXTENDED = "payload-extended"
     PAYLOAD_HEADER_CHANGED = "payload-header-changed"

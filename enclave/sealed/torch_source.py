@@ -11,7 +11,7 @@ from typing import Final
 from hermetic.enclave.manifest import ModelFormat
 from hermetic.enclave.model_description import TensorSpec
 from hermetic.enclave.runtimes.safetensors_header import read_header
-from hermetic.enclave.runtimes.torch_archives import check_torch_export, check_torchscript
+from hermetic.enclave.runtimes.torch_archives import check_aot_inductor, check_torch_export, check_torchscript
 from hermetic.enclave.sealed.source_files import SourceFile
 from hermetic.errors import ModelFormatError
 
@@ -23,6 +23,7 @@ _POSITION: Final = re.compile(r"__(\d{1,3})$")
 _CHECKS: Final[Mapping[ModelFormat, Callable[[memoryview], object]]] = {
     "torchscript": check_torchscript,
     "torch-export": check_torch_export,
+    "aot-inductor": check_aot_inductor,
     "safetensors": read_header,
 }
 

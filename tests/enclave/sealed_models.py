@@ -32,9 +32,9 @@ NUMPY_OF = {
 }  # fmt: skip
 
 
-def publishers(*, code: bool = True) -> str:
+def publishers(*, code: bool = True, native_code: bool = False) -> str:
     """The list of trusted publishers, as text."""
-    entry = PUBLISHER.publisher(code=code).model_dump(by_alias=True, exclude_none=True)
+    entry = PUBLISHER.publisher(code=code, native_code=native_code).model_dump(by_alias=True, exclude_none=True)
     return json.dumps({"publishers": [entry]})
 
 

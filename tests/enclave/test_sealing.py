@@ -365,11 +365,14 @@ def test_a_signature_over_the_bare_digest_is_not_one_over_the_manifest() -> None
     )
 
 
-@pytest.mark.parametrize("code_format", ["torchscript", "torch-export"])
+@pytest.mark.parametrize("code_format", ["torchscript", "torch-export", "aot-inductor"])
 def test_code_only_from_publishers_of_code(code_format: str) -> None:
     program = forge([("model.pt", b"code")], format=code_format)
     assert refusal(program) == Refusal.PUBLISHER_NOT_FOR_CODE
-    assert open_all(program.pack(), trusted=publishers(code=True)) == {"model.pt": b"code"}
+    if code_format == "aot-inductor":
+        assert refusal(program, trusted=publishers(code=True)) == Refusal.PUBLISHER_NOT_FOR_NATIVE_CODE
+    marks: dict[str, Any] = {"code": True, "native_code": code_format == "aot-inductor"}
+    assert open_all(program.pack(), trusted=publishers(**marks)) == {"model.pt": b"code"}
 
 
 # -------------------------------------------------------------------------------------------------------------- opening

@@ -65,7 +65,8 @@ def seal(
         Path | None, typer.Option(help="The model's description; model.toml beside it by default.")
     ] = None,
     model_format: Annotated[
-        str | None, typer.Option("--format", help="onnx, torchscript, torch-export or safetensors; else by suffix.")
+        str | None,
+        typer.Option("--format", help="onnx, torchscript, torch-export, aot-inductor, safetensors; else by suffix."),
     ] = None,
     architecture: Annotated[str | None, typer.Option(help="Registered architecture, for safetensors.")] = None,
     max_batch_size: Annotated[
@@ -144,11 +145,12 @@ def _locked_worker(threads: int, waived: Sequence[str]) -> "Answers":
 
     def compute(draft: "Draft", cases: "Sequence[tuple[NamedTensor, ...]]") -> "Sequence[tuple[NamedTensor, ...]]":
         from hermetic.enclave.answering import answers_of_draft
+        from hermetic.enclave.isolation.profiles import PROFILE_OF_FORMAT
         from hermetic.enclave.supervisor import WorkerSettings
 
         manifest = draft.manifest
         settings = WorkerSettings(
-            profile="onnx-cpu" if manifest.format == "onnx" else "torch-cpu",
+            profile=PROFILE_OF_FORMAT[manifest.format],
             publishers=draft.publishers.text,
             threads=threads,
             memory_limit_bytes=WORKER_MEMORY_FACTOR * manifest.payload.plaintext_size + WORKER_MEMORY_SPARE,

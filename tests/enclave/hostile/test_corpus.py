@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from hermetic.enclave import runtimes
+from hermetic.enclave.isolation.profiles import PROFILE_OF_FORMAT
 from hermetic.enclave.manifest import ModelFormat
 from hermetic.enclave.runtimes import safetensors
 from hermetic.enclave.runtimes.interface import ModelToLoad
@@ -90,7 +91,7 @@ IN_A_WORKER = ("graph-functions", "protobuf-text", "pickle")
 def test_a_worker_says_which_it_was_and_ends(refusal: str) -> None:
     """Sealed by a publisher's own tool, which looks at nothing."""
     file, kind, build = ONE_OF_EACH[refusal]
-    profile = runtimes.PROFILE_OF_FORMAT[kind]
+    profile = PROFILE_OF_FORMAT[kind]
     facts: dict[str, Any] = {"format": kind, "architecture": "mlp-classifier" if kind == "safetensors" else None}
     with (
         sealed({file: build()}, *SPECS, **facts) as model,

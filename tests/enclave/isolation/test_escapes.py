@@ -55,7 +55,7 @@ def test_every_attempt_on_cpus_is_claimed_to_be_stopped_but_what_the_torch_profi
         if not profile.devices
     }
     allowed = {"executable_mapping", "executable_later"}
-    assert open_to == {"onnx-cpu": set(), "front-end": set(), "torch-cpu": allowed}
+    assert open_to == {"onnx-cpu": set(), "front-end": set(), "torch-cpu": allowed, "torch-native": set()}
 
 
 def test_the_page_says_what_the_source_claims() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from hermetic.enclave.isolation import profiles, seccomp
 from hermetic.enclave.isolation.layers import SECCOMP
-from hermetic.enclave.isolation.profiles import PROFILES, rules
+from hermetic.enclave.isolation.profiles import PROFILES, rules, rules_after_loading
 from hermetic.enclave.isolation.properties import required
 from hermetic.enclave.isolation.seccomp import ALLOW, INSTRUCTIONS_LIMIT, KILL, Argument, Rule, assemble, refuse
 from hermetic.enclave.isolation.syscalls import AUDIT_ARCH, NUMBERS
@@ -115,7 +115,9 @@ def test_the_order_of_rules_decides_nothing_but_time(name: str) -> None:
     """One rule for each call, so any order allows the same; but for what an empty root, or a GPU, allows first."""
     times = Counter(rule.name for rule in rules(PROFILES[name], empty_root=False))
     of_files = {"openat", "getdents64", *profiles._PATHS.split()}
-    assert {call for call, count in times.items() if count > 1} == (of_files if PROFILES[name].devices else set())
+    while_loading = {"openat", "mmap", "mprotect"} if PROFILES[name].loads_code else set()
+    wanted = of_files if PROFILES[name].devices else while_loading
+    assert {call for call, count in times.items() if count > 1} == wanted
 
 
 def test_whether_a_profile_has_threads_is_one_line_of_it() -> None:
@@ -125,6 +127,33 @@ def test_whether_a_profile_has_threads_is_one_line_of_it() -> None:
         assert run(program, NUMBERS["x86_64"]["clone"], 0x3D0F00, architecture="x86_64") == wanted
     assert SECCOMP in required(without)["bounded-threads"]
     assert SECCOMP not in required(having)["bounded-threads"]
+
+
+def test_a_worker_may_open_its_native_code_and_then_nothing_more() -> None:
+    numbers = NUMBERS["x86_64"]
+    profile = PROFILES["torch-native"]
+    first = assemble(rules(profile, empty_root=True), architecture="x86_64")
+    last = assemble(rules_after_loading(profile), default=ALLOW, architecture="x86_64")
+
+    def answers(name: str, *arguments: int) -> tuple[int, int]:
+        """While it loads, and afterwards: of two filters the stricter answer counts, which is the lower number."""
+        one, other = (run(program, numbers[name], *arguments, architecture="x86_64") for program in (first, last))
+        return one, min(one, other, key=lambda answer: (answer != KILL, answer))
+
+    denied = refuse(errno.EACCES)
+    assert answers("mmap", 0, 4096, 3, 0x22) == (ALLOW, ALLOW)  # anonymous memory, to be written
+    assert answers("mmap", 0, 4096, 5, 0x802) == (ALLOW, denied)  # a file, to be executed
+    assert answers("mmap", 0, 4096, 7, 0x802) == answers("mmap", 0, 4096, 5, 0x22) == (denied, denied)
+    assert answers("mprotect", 0, 4096, 5) == (denied, denied)
+    cloexec = 0x80000
+    assert answers("openat", 0, 0, cloexec) == (ALLOW, refuse())
+    for flags in (1, 2, 0o100, 0o1000, 0x10000):  # write, both, create, truncate, a folder
+        assert answers("openat", 0, 0, cloexec | flags) == (refuse(), refuse())
+    assert answers("seccomp", 1, 1) == (ALLOW, KILL)
+    assert answers("seccomp", 1, 9) == answers("seccomp", 0, 0) == (KILL, KILL)  # no listener to filters
+    for name in ("socket", "execve", "execveat", "memfd_create", "ptrace", "pkey_mprotect"):
+        assert ALLOW not in answers(name)
+    assert required(profile)["no-files"] == ("empty-root", "landlock-files")
 
 
 def test_a_gpu_worker_may_speak_to_its_driver_and_to_nothing_else() -> None:

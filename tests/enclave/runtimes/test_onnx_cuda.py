@@ -42,8 +42,8 @@ def test_strings_are_refused_by_name() -> None:
 
 def test_the_server_starts_workers_for_what_they_load() -> None:
     from hermetic.enclave import runtimes
-    from hermetic.server import loading
+    from hermetic.enclave.isolation.profiles import PROFILE_OF_FORMAT, PROFILE_ON_GPU
 
-    assert loading.PROFILE_ON_GPU == runtimes.PROFILE_ON_GPU
-    assert all(runtimes.runs(profile, name) for name, profile in runtimes.PROFILE_ON_GPU.items())
+    for profiles in (PROFILE_OF_FORMAT, PROFILE_ON_GPU):
+        assert all(runtimes.runs(profile, name) for name, profile in profiles.items())
     assert not runtimes.runs("onnx-cuda", "safetensors")

@@ -37,7 +37,11 @@ def safetensors(tensors: Mapping[str, torch.Tensor]) -> bytes:
     data = b""
     for name, value in tensors.items():
         raw = value.detach().numpy().tobytes()
-        header[name] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": [len(data), len(data) + len(raw)]}
+        header[name] = {
+            "dtype": f"F{8 * value.itemsize}",
+            "shape": list(value.shape),
+            "data_offsets": [len(data), len(data) + len(raw)],
+        }
         data += raw
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

@@ -114,6 +114,8 @@ def write_refused() -> None:
         "signature-wrong-ml-dsa-65", forged_half.pack(), "signature-wrong", comment="Ed25519 right, ML-DSA-65 another's"
     )
     write("publisher-not-for-code", forge(FILES, format="torchscript").pack(), "publisher-not-for-code")
+    native = forge(FILES, format="aot-inductor").pack()
+    write("publisher-not-for-native-code", native, "publisher-not-for-native-code", trusted=publishers(code=True))
     write("payload-truncated", data[:-1], "payload-truncated")
     write("payload-extended", data + b"\x00", "payload-extended")
     write("payload-header-changed", flip(data, head + 39), "payload-header-changed")

@@ -12,9 +12,11 @@ from typing import Final
 from hermetic.enclave.isolation.layers import NO_CAPABILITIES, NO_NEW_PRIVILEGES, SECCOMP
 from hermetic.errors import IsolationError
 
-__all__ = ["ThreadSeen", "check_threads", "threads_of"]
+__all__ = ["OF_THREADS", "ThreadSeen", "check_threads", "threads_of"]
 
 _FILTERED: Final = 2  # SECCOMP_MODE_FILTER
+OF_THREADS: Final = (NO_CAPABILITIES, NO_NEW_PRIVILEGES, SECCOMP)
+"""The layers that belong to each thread, as far as the kernel tells of them."""
 _CAPABILITY_SETS: Final = ("CapInh", "CapPrm", "CapEff", "CapAmb")
 
 
@@ -62,7 +64,8 @@ def check_threads(process: int, layers: Collection[str]) -> None:
     if len({seen.uids for seen in threads}) > 1:
         outside.append(f"uids {sorted({seen.uids for seen in threads})}")
     if outside:
-        raise IsolationError(f"isolation: wanted every thread under {sorted(layers)}, got {'; '.join(outside)}")
+        wanted = [layer for layer in OF_THREADS if layer in layers]
+        raise IsolationError(f"isolation: wanted every thread under {wanted}, got {'; '.join(outside)}")
 
 
 def _seen(thread: int, facts: dict[str, str]) -> ThreadSeen:

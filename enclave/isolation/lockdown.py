@@ -76,13 +76,24 @@ class Room:
 
 @dataclass(slots=True)
 class Layers:
-    """Layers that hold so far, and why the others do not; `bounds` says in words what bounds memory."""
+    """Layers that hold so far, and why the others do not; `bounds` says in words what bounds memory.
+
+    `readable` are the folders of libraries, and the profile's files as far as this machine has them.
+    """
 
     room: Room
     profile: Profile
     held: set[str] = field(default_factory=set)
     unavailable: dict[str, str] = field(default_factory=dict)
     bounds: list[str] = field(default_factory=list)
+    readable: tuple[Shown, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Look which files there are to be read: later there is another root."""
+        own = f"/proc/{os.getpid()}/"
+        files = (Shown(path.replace("/proc/self/", own), path) for path in self.profile.reads)
+        folders = (Shown(path, path, mapped=True) for path in self.room.libraries)
+        self.readable = (*folders, *(file for file in files if os.path.exists(file.source)))  # noqa: PTH110
 
     def wants(self, name: str) -> bool:
         """Whether the profile and the room have the layer, and it does not hold yet."""
@@ -92,14 +103,6 @@ class Layers:
     def devices(self) -> tuple[str, ...]:
         """Device nodes that may be opened: those of the profile, and the process's own."""
         return (*self.profile.devices, *self.room.devices)
-
-    @property
-    def readable(self) -> tuple[Shown, ...]:
-        """What may be read: folders of libraries, and the profile's files as far as this machine has them."""
-        own = f"/proc/{os.getpid()}/"
-        files = (Shown(path.replace("/proc/self/", own), path) for path in self.profile.reads)
-        folders = (Shown(path, path, mapped=True) for path in self.room.libraries)
-        return (*folders, *(file for file in files if os.path.exists(file.source)))  # noqa: PTH110
 
     @property
     def in_root(self) -> tuple[Shown, ...]:

@@ -82,7 +82,7 @@ def empty_root(devices: Sequence[str] = (), shown: Sequence[Shown] = ()) -> None
     afterwards, and so is everything that could be imported.
     """
     syscall("unshare", _NEWNS)
-    place = next(folder for folder in _MOUNT_POINTS if Path(folder).is_dir())
+    place = _mount_point([item.source for item in shown])
     mount("none", "/", None, _MS_REC | _MS_PRIVATE)
     inodes = 2 + sum(len(Path(path).parts) for path in (*devices, *(item.place for item in shown)))
     mount("tmpfs", place, "tmpfs", _QUIET, f"size=4096,nr_inodes={inodes},mode=0555")
@@ -96,6 +96,14 @@ def empty_root(devices: Sequence[str] = (), shown: Sequence[Shown] = ()) -> None
     syscall("umount2", b".", _MNT_DETACH)
     os.chdir("/")
     mount("none", "/", None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _QUIET)
+
+
+def _mount_point(sources: Sequence[str]) -> str:
+    """Return a directory that none of `sources` lies in: what is mounted there hides what was."""
+    for folder in _MOUNT_POINTS:
+        if Path(folder).is_dir() and not any(Path(source).is_relative_to(folder) for source in sources):
+            return folder
+    raise OSError(f"empty root: wanted one of {_MOUNT_POINTS} with none of {sources} in it, got none")
 
 
 def _outermost(shown: Iterable[Shown]) -> list[Shown]:

@@ -92,7 +92,7 @@ def raise_limits(_around: Surroundings) -> str:
 
 
 def more_descriptors(around: Surroundings) -> str:
-    return f"{len([os.dup(around.letters) for _ in range(DESCRIPTORS)])} more"
+    return f"{len([os.dup(around.letters) for _ in range(around.descriptors)])} more"
 
 
 def more_threads(_around: Surroundings) -> str:

@@ -1,9 +1,10 @@
-"""A prepared parent that locks one child at a time and lets it try one thing. Run as `python -m ...locked HOST`.
+"""A prepared parent that locks one child at a time and lets it try one thing: `python -m ...locked HOST PROFILE`.
 
 HOST says what kind of host this parent plays: `root`; `user`, an ordinary user; `container`, root without the right to
 make namespaces; `user-container`, both. It reads cells from its standard input, one JSON object a line: {"attempt",
 "profile", "layers" (null: no lock-down), "thread"}; it answers each with {"outcome": "refused" | "killed" | "succeeded"
 | "broken", "detail", "report"}. The children are forks of one that has imported everything, so they are cheap.
+A worker on a GPU opens one on its way, whose driver is a stand-in (tests/enclave/standin_cuda).
 """
 
 import errno
@@ -29,10 +30,12 @@ from typing import Any, NoReturn
 from hermetic.enclave.isolation import cgroup, identity, kernel, lockdown, process, seccomp
 from hermetic.enclave.isolation.cgroup import Cgroup
 from hermetic.enclave.isolation.layers import CGROUP_MEMORY, CGROUP_TASKS, SEALED_MEMORY
+from hermetic.enclave.isolation.profiles import PROFILES
 from hermetic.enclave.isolation.properties import PROPERTIES
 from hermetic.enclave.zero_on_free import NOT_LOOKED_AT
 from tests.enclave.isolation import escape_memory, escape_outside, escape_processes
 from tests.enclave.isolation.surroundings import MEMORY, THREADS, Surroundings, surroundings
+from tests.enclave.standin_cuda import worker as standin
 
 ATTEMPTS: dict[str, Callable[[Surroundings], str]] = {
     function.__name__: function for function in (*escape_outside.SUITE, *escape_processes.SUITE, *escape_memory.SUITE)
@@ -110,7 +113,11 @@ def lock(cell: dict[str, Any], around: Surroundings, elsewhere: Elsewhere) -> st
     around.readable = {True: around.readable[True]} if SEALED_MEMORY in layers else {False: around.readable[False]}
     around.growable = os.memfd_create("growable", os.MFD_ALLOW_SEALING)
     os.ftruncate(around.growable, 4096)
-    front_end = cell["profile"] == "front-end"
+    profile = PROFILES[cell["profile"]]
+    around.descriptors = profile.open_files
+    front_end = profile.name == "front-end"
+    on_gpu = bool(profile.devices)
+    driver = around.folder / "driver"
     half = None
     if cell["layers"] is not None:
         room = lockdown.Room(
@@ -120,7 +127,14 @@ def lock(cell: dict[str, Any], around: Surroundings, elsewhere: Elsewhere) -> st
             threads=THREADS,
             waived=tuple(sorted(PROPERTIES)) if cell.get("waive") else (),
             layers=layers,
+            libraries=(str(driver),) if on_gpu else (),
         )
+        if on_gpu:
+            first = lockdown.lock_worker_before_threads(room, cell["profile"])
+            if cell.get("thread"):
+                threading.Thread(target=elsewhere.run, daemon=True).start()
+            standin.open_driver(driver)
+            return lockdown.lock_worker_with_threads(first, NOT_LOOKED_AT).model_dump_json()
         if not front_end:
             return lockdown.lock_down_worker(room, cell["profile"], NOT_LOOKED_AT).model_dump_json()
         half = lockdown.lock_front_end_before_threads(room, 0)
@@ -279,7 +293,7 @@ def unavailable() -> dict[str, str]:
     return {}
 
 
-def main(host: str) -> None:
+def main(host: str, profile: str) -> None:
     with suppress(ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (CORE_BYTES, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     ours, theirs = socket.socketpair()
@@ -288,6 +302,10 @@ def main(host: str) -> None:
         folder.chmod(0o1777)
         with surroundings(folder, ours.fileno()) as around:
             os.chdir(folder)
+            if PROFILES[profile].devices:
+                PROFILES[profile] = replace(PROFILES[profile], devices=(*standin.DEVICES, standin.NODE))
+                (folder / "driver").mkdir()
+                standin.build(folder / "driver")
             if (child := os.fork()) == 0:
                 ours.close()
                 play("user")  # nothing keeps root out
@@ -326,4 +344,4 @@ def serve(host: str, around: Surroundings) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

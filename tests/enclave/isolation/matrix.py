@@ -90,7 +90,7 @@ class Prepared:
 @contextmanager
 def prepared(host: str, profile: str) -> Iterator[Prepared]:
     """A prepared parent; it ends with the block."""
-    command = [sys.executable, "-m", "tests.enclave.isolation.locked", host]
+    command = [sys.executable, "-m", "tests.enclave.isolation.locked", host, profile]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
     assert process.stdout is not None

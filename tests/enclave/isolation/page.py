@@ -129,6 +129,10 @@ def _profiles() -> str:
         lines.append(f"- **{profile.name}**: {profile.what}.")
         lines += [f"    - without {layer}: {why}" for layer, why in profile.without.items()]
         lines += [f"    - {attempt} is not tried: {why}" for attempt, why in profile.not_tried.items()]
+        if profile.reads:
+            lines.append(
+                f"    - reads the folders of its libraries, and, where there are such: {', '.join(profile.reads)}"
+            )
         for layer, attempts in profile.gaps.items():
             lines.append(f"    - {layer} does not stop {', '.join(sorted(attempts))}")
     return "\n".join([*lines, ""])

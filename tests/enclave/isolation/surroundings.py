@@ -69,6 +69,7 @@ class Surroundings:
     parent: int = 0  # a process id
     growable: int = -1  # shared memory, handed over, not yet sealed; each locked process has its own
     listener: socket.socket | None = None  # a front end's
+    descriptors: int = 0  # how many it may have
 
 
 def _memfd(name: str, flags: int = 0, content: bytes = b"") -> int:

@@ -6,16 +6,19 @@ from collections.abc import Iterator
 import pytest
 
 from hermetic.enclave.isolation.attempts import ATTEMPTS, stopped_by
-from hermetic.enclave.isolation.layers import EMPTY_ROOT, LAYERS, OWN_UID, SECCOMP
+from hermetic.enclave.isolation.layers import EMPTY_ROOT, LANDLOCK_FILES, LAYERS, OWN_UID, SECCOMP
 from hermetic.enclave.isolation.profiles import PROFILES
 from hermetic.enclave.isolation.properties import FRONT_END_PROPERTIES, WORKER_PROPERTIES
 from tests.enclave.isolation import locked, page
 from tests.enclave.isolation.matrix import Prepared, prepared
+from tests.enclave.standin_cuda import worker as standin
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+ON_GPU = [AS_ROOT, pytest.mark.skipif(not standin.has_compiler(), reason="needs a C compiler, for its driver")]
 PLACES = [
     ("user", "torch-cpu"),
     pytest.param("root", "torch-cpu", marks=AS_ROOT),
+    pytest.param("root", "onnx-cuda", marks=ON_GPU),
     *(
         pytest.param(host, profile, marks=AS_ROOT)
         for host in ("container", "user-container")
@@ -133,6 +136,19 @@ def test_executable_memory_is_what_the_torch_profile_allows() -> None:
         )
         for name in stopped.split():
             assert parent.attempt(name, parent.every_layer).stopped, name
+
+
+@pytest.mark.parametrize("host", [pytest.param("root", marks=ON_GPU)])
+def test_nor_in_a_thread_that_a_worker_on_a_gpu_had_before_seccomp(host: str) -> None:
+    with prepared(host, "onnx-cuda") as parent:
+        attempts = (
+            "open_file own_memory parents_memory connect_tcp send_udp fork execute signal_parent mount setns keyctl"
+        )
+        outcomes = {name: parent.attempt(name, parent.every_layer, thread=True) for name in attempts.split()}
+        assert [name for name, got in outcomes.items() if not got.stopped] == []
+        # Landlock alone, which covers threads that start after it, as do uid and namespaces.
+        files = frozenset({LANDLOCK_FILES})
+        assert parent.attempt("open_file", files, waive=True, thread=True).outcome == "refused"
 
 
 @AS_ROOT

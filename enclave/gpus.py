@@ -2,7 +2,8 @@
 
 Numbers are those of `nvidia-smi`, and of CUDA with CUDA_DEVICE_ORDER=PCI_BUS_ID: in the order of PCI addresses. A
 worker is shown one of them by its UUID, and calls that number 0. Source: NVIDIA driver README, "Using the /proc file
-system interface". Not here: MIG slices, memory and confidential computing (NVML tells).
+system interface"; NVIDIA MIG User Guide, "Device Nodes and Capabilities". What NVML alone tells (memory, which slices
+there are, confidential computing) comes from server/gpu_facts.py.
 """
 
 import re
@@ -15,15 +16,43 @@ from pydantic import BaseModel, ConfigDict, Field
 Transfers = Literal["joined", "separate"]
 """One transfer for all inputs of a batch and one for its outputs, or one for each tensor (device_batch.py)."""
 
-__all__ = ["GPUS_LIMIT", "Gpu", "GpuOrders", "Transfers", "environment_of", "gpus_here"]
+__all__ = ["GPUS_LIMIT", "Gpu", "GpuOrders", "MigSlice", "Transfers", "capabilities_of", "environment_of", "gpus_here"]
 
 GPUS_LIMIT: Final = 64  # GPUs of one server, as many as workers of one model
 LIST: Final = Path("/proc/driver/nvidia/gpus")
+CAPABILITIES: Final = Path("/proc/driver/nvidia/capabilities")
+SLICES_LIMIT: Final = 64  # MIG devices of one GPU; NVIDIA's have 7 GPU instances at most
 _UUID: Final = re.compile("GPU-[0-9a-f-]{1,60}")
+_SLICE_UUID: Final = re.compile("MIG-[0-9a-f-]{1,60}")
+
+
+class MigSlice(BaseModel):
+    """One MIG device: a compute instance in a GPU instance of a GPU. `index`: as nvidia-smi -L counts them.
+
+    `capabilities`: minor numbers of the nodes below /dev/nvidia-caps that open the GPU instance and the compute
+    instance. Whoever may open these two and the GPU's own node reaches this slice and no other.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    index: Annotated[int, Field(ge=0, lt=SLICES_LIMIT)]
+    uuid: Annotated[str, Field(pattern=f"^{_SLICE_UUID.pattern}$")]
+    gpu_instance: Annotated[int, Field(ge=0, lt=256)]
+    compute_instance: Annotated[int, Field(ge=0, lt=256)]
+    capabilities: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes that open it."""
+        return tuple(f"/dev/nvidia-caps/nvidia-cap{minor}" for minor in self.capabilities)
 
 
 class Gpu(BaseModel):
-    """One GPU: its number (of nvidia-smi), its UUID, its node /dev/nvidiaMINOR, and what the driver calls it."""
+    """One GPU, or one MIG slice of it, which is a GPU of its own for CUDA.
+
+    Its number (of nvidia-smi), its UUID, its node /dev/nvidiaMINOR, and what the driver calls it. `memory_bytes`: of
+    the GPU, or of the slice; None where nobody has told. `confidential`: confidential computing is on.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,11 +60,30 @@ class Gpu(BaseModel):
     uuid: Annotated[str, Field(pattern=f"^{_UUID.pattern}$")]
     minor: Annotated[int, Field(ge=0, le=255)]
     name: Annotated[str, Field(max_length=256)] = ""
+    memory_bytes: Annotated[int, Field(ge=1)] | None = None
+    confidential: bool = False
+    slice: MigSlice | None = None
 
     @property
-    def node(self) -> str:
-        """The device node that its worker opens beside those of the driver."""
-        return f"/dev/nvidia{self.minor}"
+    def place(self) -> tuple[int, int]:
+        """What tells it from every other on this machine; in the order of nvidia-smi."""
+        return (self.number, -1 if self.slice is None else self.slice.index)
+
+    @property
+    def label(self) -> str:
+        """How operators say it: "1", or "1:0" for the first slice of it."""
+        return str(self.number) if self.slice is None else f"{self.number}:{self.slice.index}"
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The device nodes that its worker opens beside those of the driver, and no other worker's."""
+        own = () if self.slice is None else self.slice.nodes
+        return (f"/dev/nvidia{self.minor}", *own)
+
+    @property
+    def visible(self) -> str:
+        """What CUDA is told to see."""
+        return self.uuid if self.slice is None else self.slice.uuid
 
 
 class GpuOrders(BaseModel):
@@ -71,6 +119,18 @@ def gpus_here(root: Path = Path("/")) -> tuple[Gpu, ...]:
     )
 
 
+def capabilities_of(
+    gpu: Gpu, gpu_instance: int, compute_instance: int, root: Path = Path("/")
+) -> tuple[int, int] | None:
+    """Return the minor numbers of the nodes that open a slice; None where the driver does not list it."""
+    instance = root / CAPABILITIES.relative_to("/") / f"gpu{gpu.minor}" / "mig" / f"gi{gpu_instance}"
+    found = [
+        _facts(folder / "access").get("DeviceFileMinor", "")
+        for folder in (instance, instance / f"ci{compute_instance}")
+    ]
+    return (int(found[0]), int(found[1])) if all(minor.isdigit() for minor in found) else None
+
+
 def environment_of(orders: GpuOrders | None) -> Mapping[str, str]:
     """Return what a worker's environment says of its GPU, read when CUDA is loaded.
 
@@ -79,7 +139,7 @@ def environment_of(orders: GpuOrders | None) -> Mapping[str, str]:
     if orders is None:
         return {}
     return {
-        "CUDA_VISIBLE_DEVICES": orders.gpu.uuid,
+        "CUDA_VISIBLE_DEVICES": orders.gpu.visible,
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_MODULE_LOADING": "EAGER",
         "CUDA_CACHE_DISABLE": "1",

@@ -309,7 +309,7 @@ def _room(prepare: Prepare) -> Room:
         memory_bytes=prepare.memory_limit_bytes,
         threads=threads_of_worker(prepare.threads, profile.library_threads),
         waived=prepare.waived,
-        devices=() if prepare.gpu is None else (prepare.gpu.gpu.node,),
+        devices=() if prepare.gpu is None else prepare.gpu.gpu.nodes,
         libraries=library_folders() if profile.devices else (),
     )
 

@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from hermetic.enclave.configuration import INSTANCES_LIMIT, VersionPolicy
+from hermetic.enclave.gpus import Transfers
 from hermetic.errors import ConfigurationError
 from hermetic.server.evidence_settings import Attestation
 from hermetic.server.observing import Logging, Metrics, Trace
@@ -177,12 +178,16 @@ class Limits(Section):
 
 
 class GpuSettings(Section):
-    """How a model's workers compute on a GPU. What each setting means: `GpuOrders` in enclave/gpus.py."""
+    """How a model's workers compute on a GPU. What each setting means: `GpuOrders` in enclave/gpus.py.
+
+    `transfers` of "auto": joined where confidential computing is on.
+    """
 
     memory_limit_bytes: PositiveInt = 8 * GIB
     cudnn_search: Literal["exhaustive", "heuristic", "default"] = "heuristic"
     graphs: bool = False
     tensorrt: bool = False
+    transfers: Literal["auto"] | Transfers = "auto"
 
 
 class ModelSettings(Section):
@@ -191,7 +196,7 @@ class ModelSettings(Section):
     `instances` are workers (None: as many as the publisher says), `threads` the runtime's in each, `buffers` batches in
     shared memory for each front end and instance. `spinning`, and `cores` for all of its workers, go before `[cpu]`.
     `version_policy` of the highest version counts for all versions. `device` is "cpu", "cuda" (one worker on each GPU)
-    or "cuda:N" (None: as the publisher says); `gpu` says how workers on GPUs compute.
+    or "cuda:N", "cuda:N:SLICE" (None: as the publisher says); `gpu` says how workers on GPUs compute.
 
     A worker that takes longer than `load_timeout_s` or more CPU seconds than `load_cpu_s` over its load, longer than
     `batch_timeout_s` or more CPU seconds than `batch_cpu_s` over a batch ("auto": its threads times the former), or
@@ -200,7 +205,7 @@ class ModelSettings(Section):
     """
 
     instances: Annotated[int, Field(ge=1, le=INSTANCES_LIMIT)] | None = None
-    device: Annotated[str, Field(pattern="^(cpu|cuda|cuda:[0-9]{1,2})$")] | None = None
+    device: Annotated[str, Field(pattern="^(cpu|cuda|cuda:[0-9]{1,2}(:[0-9]{1,2})?)$")] | None = None
     gpu: GpuSettings = GpuSettings()
     version_policy: VersionPolicy | None = None
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"

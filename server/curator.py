@@ -288,7 +288,7 @@ class Curator:
         return plan
 
     def _carry_out(self, shelf: Shelf, plan: dict[Slot, ModelConfiguration], reply: Reply, done: Event) -> None:
-        self._cpu.expect(self._repository.expected(self._keeper.gpus.count))
+        self._cpu.expect(self._repository.expected(self._keeper.gpus))
         rest = [slot for slot in shelf.slots.values() if slot not in plan]
         to_load = [(slot, slot.file, wanted) for slot, wanted in plan.items() if slot.file and _needs(slot, wanted)]
 

@@ -97,10 +97,15 @@ class ModelKeeper:
             self._start(slot, generation, instance)
         self._publish()
 
-    def _gpus_in_use(self) -> list[Gpu]:
-        """Return the GPU of each worker that has one, or will."""
-        instances = (one for slot in self.repository for generation in slot.held() for one in generation.instances)
-        return [one.gpu for one in instances if one.gpu is not None and not one.over]
+    def _gpus_in_use(self) -> list[tuple[Gpu, int]]:
+        """Return the GPU of each worker that has one, or will, and the memory there that it may take."""
+        held = (generation for slot in self.repository for generation in slot.held())
+        return [
+            (one.gpu, generation.file.settings.gpu.memory_limit_bytes)
+            for generation in held
+            for one in generation.instances
+            if one.gpu is not None and not one.over
+        ]
 
     def _introduce_ensemble(self, slot: Slot, generation: Generation) -> None:
         """Tell every front end of an ensemble: other models' workers serve it, whenever they are there."""

@@ -7,11 +7,11 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from hermetic.enclave.configuration import ALL_GPUS, ModelConfiguration, VersionPolicy
+from hermetic.enclave.configuration import ModelConfiguration, VersionPolicy
 from hermetic.errors import HermeticError
 from hermetic.server.config import ModelSettings
 from hermetic.server.generation import Generation, SealedFile, restart_delay
-from hermetic.server.gpu_plan import gpus_wanted
+from hermetic.server.gpu_plan import GpuPlan, gpus_wanted
 from hermetic.server.messages import REASON_LIMIT, RepositoryEntry, State
 from hermetic.server.overrides import NO_OVERRIDE, Override
 from hermetic.server.version_policy import chosen
@@ -147,11 +147,11 @@ class Shelf:
         return self.override.applied(served, file.manifest)
 
 
-def workers_of(configuration: ModelConfiguration, settings: ModelSettings, gpus: int) -> list[ModelSettings]:
+def workers_of(configuration: ModelConfiguration, settings: ModelSettings, gpus: GpuPlan) -> list[ModelSettings]:
     """Return the settings once for each worker of a model."""
     if not configuration.gpus:
         return [settings] * configuration.instances
-    usable = gpus if configuration.gpus == ALL_GPUS else len(configuration.gpus)
+    usable = len(gpus.wanted(configuration, settings))
     return [settings] * min(usable, settings.instances or usable)
 
 
@@ -192,7 +192,7 @@ class Repository:
         slot.file = file
         return slot
 
-    def expected(self, gpus: int) -> list[ModelSettings]:
+    def expected(self, gpus: GpuPlan) -> list[ModelSettings]:
         """Return the settings of every worker that is to serve, one entry for each process; `gpus` there are."""
         workers: list[ModelSettings] = []
         for shelf in self.shelves():

@@ -18,7 +18,6 @@ from typing import Final
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.log import Log
 from hermetic.enclave.control_frames import Frame
-from hermetic.enclave.gpus import gpus_here
 from hermetic.enclave.lockdown_report import LockdownReport
 from hermetic.enclave.zero_on_free import NOT_LOOKED_AT
 from hermetic.errors import BorderError, HermeticError, NotReadyError
@@ -37,6 +36,7 @@ from hermetic.server.evidence_desk import EvidenceDesk
 from hermetic.server.front_end_pool import FrontEndPool
 from hermetic.server.front_ends import FrontEnd
 from hermetic.server.generation import Reply
+from hermetic.server.gpu_facts import known_gpus
 from hermetic.server.gpu_plan import GpuPlan
 from hermetic.server.key_renewal import KeyRenewal
 from hermetic.server.lease_events import LeaseEvents
@@ -130,7 +130,7 @@ class Supervisor:
             patience_s=patience,
             loads_at_once=at_once,
             front_end_memory=config.limits.front_end_memory_bytes,
-            gpus=GpuPlan(gpus_here()),
+            gpus=GpuPlan(known_gpus()),
         )
         self._leases = LeaseKeeper(loader, around)
         self._models.on_serving = self._leases.watch
@@ -196,7 +196,7 @@ class Supervisor:
 
     def _plan_cpu(self) -> None:
         """Share the cores out among front ends and the workers that are to come."""
-        self._cpu.begin(self._models.repository.expected(self._models.gpus.count))
+        self._cpu.begin(self._models.repository.expected(self._models.gpus))
         self._record("cpu.planned", self._cpu.describe())
 
     # Front ends

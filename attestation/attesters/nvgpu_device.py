@@ -27,6 +27,25 @@ class CcState:
     environment: int  # NVML_CC_SYSTEM_ENVIRONMENT_*
 
 
+@dataclass(frozen=True, slots=True)
+class CardSlice:
+    """One MIG device of a GPU, as NVML counts and names it; its memory in bytes."""
+
+    index: int
+    uuid: str
+    gpu_instance: int
+    compute_instance: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A GPU's memory in bytes, and its MIG devices; None: it is not cut."""
+
+    memory_bytes: int
+    slices: tuple[CardSlice, ...] | None
+
+
 class Nvml(Protocol):
     """What an attester asks of a driver, between enter and exit; every call raises `DeviceError`."""
 
@@ -125,6 +144,41 @@ class NvmlLibrary:
         with self._answering(f"have the certificate of GPU {index}"):
             made = self._lib.nvmlDeviceGetConfComputeGpuCertificate(self._handle(index))
         return _content(made.attestationCertChain, int(made.attestationCertChainSize), f"GPU {index}: chain")
+
+    def card(self, uuid: str) -> Card:
+        """Memory and MIG devices of the GPU with this UUID."""
+        with self._answering(f"describe {uuid}"):
+            handle = self._lib.nvmlDeviceGetHandleByUUID(uuid)
+            memory = int(self._lib.nvmlDeviceGetMemoryInfo(handle).total)
+            return Card(memory, self._slices(handle) if self._is_cut(handle) else None)
+
+    def _is_cut(self, handle: Any) -> bool:  # noqa: ANN401 - NVML's
+        """Whether MIG is on; GPUs that have no MIG say that the question is not supported."""
+        try:
+            now, _ = self._lib.nvmlDeviceGetMigMode(handle)
+        except self._lib.NVMLError_NotSupported:
+            return False
+        return bool(now)
+
+    def _slices(self, handle: Any) -> tuple[CardSlice, ...]:  # noqa: ANN401 - NVML's
+        """The MIG devices there are: numbers up to a limit, of which some are not given."""
+        found = []
+        for index in range(int(self._lib.nvmlDeviceGetMaxMigDeviceCount(handle))):
+            try:
+                device = self._lib.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
+            except self._lib.NVMLError_NotFound:
+                continue
+            uuid = self._lib.nvmlDeviceGetUUID(device)
+            found.append(
+                CardSlice(
+                    index,
+                    uuid.decode() if isinstance(uuid, bytes) else str(uuid),
+                    int(self._lib.nvmlDeviceGetGpuInstanceId(device)),
+                    int(self._lib.nvmlDeviceGetComputeInstanceId(device)),
+                    int(self._lib.nvmlDeviceGetMemoryInfo(device).total),
+                )
+            )
+        return tuple(found)
 
     def _handle(self, index: int) -> Any:  # noqa: ANN401 - NVML's
         return self._lib.nvmlDeviceGetHandleByIndex(index)

@@ -23,7 +23,7 @@ def listed(root: Path, *gpus: tuple[str, str, int]) -> Path:
 
 def test_numbers_follow_the_addresses_and_nodes_the_minor_numbers(tmp_path: Path) -> None:
     found = gpus_here(listed(tmp_path, ("61", "GPU-bb", 0), ("19", "GPU-aa", 3)))
-    assert [(gpu.number, gpu.uuid, gpu.node) for gpu in found] == [
+    assert [(gpu.number, gpu.uuid, *gpu.nodes) for gpu in found] == [
         (0, "GPU-aa", "/dev/nvidia3"),
         (1, "GPU-bb", "/dev/nvidia0"),
     ]

@@ -19,11 +19,12 @@ from typing import Final, Literal
 from hermetic import compiled
 from hermetic.attestation import key_memory
 from hermetic.enclave import zero_on_free
-from hermetic.enclave.gpus import gpus_here
+from hermetic.enclave.gpus import Gpu
 from hermetic.enclave.isolation import cgroup, landlock
 from hermetic.enclave.lockdown_report import LockdownReport
 from hermetic.enclave.zero_on_free import Zeroing
 from hermetic.errors import IsolationError
+from hermetic.server.gpu_facts import known_gpus
 
 __all__ = ["Finding", "State", "examine", "lacking_properties", "software_tpm", "zeroing_here"]
 
@@ -140,8 +141,8 @@ def _gpu(root: Path) -> Iterator[Finding]:
     if not version.exists():
         yield Finding("machine", "NVIDIA GPU", "missing", "no driver loaded", "models run on the CPU")
         return
-    for gpu in gpus_here(root):
-        yield Finding("machine", f"cuda:{gpu.number}", "good", f"{gpu.name or 'NVIDIA GPU'}, {gpu.node}, {gpu.uuid}")
+    for gpu in known_gpus(root):
+        yield Finding("machine", f"cuda:{gpu.label}", "good", _described(gpu))
     driver = _first_line(version)
     mode = _confidential_computing_mode()
     detail = f"{driver}; confidential computing: {mode}"
@@ -152,6 +153,11 @@ def _gpu(root: Path) -> Iterator[Finding]:
         yield Finding("machine", "NVIDIA GPU", "weak", detail, "no evidence of GPUs: install nvidia-ml-py (extra gpu)")
     else:
         yield Finding("machine", "NVIDIA GPU", "good", f'{detail}; devices = "nvidia" in server.toml')
+
+
+def _described(gpu: Gpu) -> str:
+    memory = "memory unknown, budgets are not checked" if gpu.memory_bytes is None else f"{gpu.memory_bytes >> 20} MiB"
+    return f"{gpu.name or 'NVIDIA GPU'}, {memory}, {', '.join(gpu.nodes)}, {gpu.visible}"
 
 
 def _is_on(mode: str) -> bool:

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 
-from hermetic.enclave.gpus import gpus_here
 from hermetic.enclave.publishers import TrustedPublishers
 from hermetic.errors import ConfigurationError
 from hermetic.provision.host import Finding
 from hermetic.server.catalogue import Catalogue
 from hermetic.server.config import ServerConfig
 from hermetic.server.cpu_plan import Cores, CpuPlan
+from hermetic.server.gpu_facts import known_gpus
+from hermetic.server.gpu_plan import GpuPlan
 from hermetic.server.repository import Repository
 
 __all__ = ["examine_cores", "examine_plan"]
@@ -28,7 +29,7 @@ def examine_cores(cores: Cores) -> Iterator[Finding]:
 def examine_plan(config: ServerConfig, cores: Cores) -> Iterator[Finding]:
     """Say how a server of this configuration would share the cores out, for the sealed files that are there now."""
     plan = CpuPlan(cores, config.cpu, config.front_ends)
-    workers = _repository(config).expected(len(gpus_here()))
+    workers = _repository(config).expected(GpuPlan(known_gpus()))
     try:
         plan.begin(workers)
     except ConfigurationError as error:

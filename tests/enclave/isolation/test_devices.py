@@ -72,3 +72,41 @@ def test_without_both_they_are_open() -> None:
     said = room_without("empty-root", "landlock-files")
     assert said["others"] == ["/etc/passwd", "/dev/full"]  # its own memory is root's: it has another uid
     assert said["no-files"] is None
+
+
+ON_A_SLICE = """
+import os
+from pathlib import Path
+from hermetic.enclave.isolation.kernel import mount, syscall
+
+# A /dev with the nodes of two slices, in a mount namespace of its own. Files do in the place of nodes.
+syscall("unshare", 0x00020000)
+mount("none", "/", None, 0x44000)
+mount("tmpfs", "/dev", "tmpfs", 0)
+nodes = ["null", "zero", "nvidia0", *(f"nvidia-caps/nvidia-cap{minor}" for minor in (1, 2, 12, 13, 14, 15))]
+for node in nodes:
+    path = Path("/dev") / node
+    path.parent.mkdir(exist_ok=True)
+    path.touch()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make nodes")
+@pytest.mark.parametrize("layer", [(), ("empty-root",), ("landlock-files",)])
+def test_a_worker_on_a_slice_opens_its_own_nodes_and_no_other_slices(layer: tuple[str, ...]) -> None:
+    """Nor those that cut a GPU anew (1) and watch all of it (2)."""
+    slices = """
+from hermetic.enclave.gpus import Gpu, MigSlice
+slice_ = MigSlice(index=0, uuid="MIG-0", gpu_instance=1, compute_instance=0, capabilities=(12, 13))
+own = Gpu(number=0, uuid="GPU-0", minor=0, slice=slice_).nodes
+"""
+    script = (
+        ON_A_SLICE
+        + slices
+        + ROOM.replace('devices=("/dev/zero",)', 'devices=("/dev/zero", *own)').replace(
+            "said = {", 'said = {"nodes": [node for node in nodes if tried("/dev/" + node, os.O_RDONLY) == "opened"],'
+        )
+    )
+    done = subprocess.run([sys.executable, "-c", script, "0", *layer], check=True, capture_output=True, timeout=30)
+    opened = json.loads(done.stdout)["nodes"]
+    assert opened == ["null", "zero", "nvidia0", "nvidia-caps/nvidia-cap12", "nvidia-caps/nvidia-cap13"]

@@ -1,5 +1,5 @@
 # Every target does its own set-up. `make test` and `make demo` are the two to start with.
-.PHONY: help setup compiled demo test test-compiled evidence evidence-bits conformance conformance-mutants attacks escape gpu gpu-memory check bench peers flood forgetting verify-speed fuzz fmt protos triton-vectors docs lock clean
+.PHONY: help setup compiled demo test test-compiled evidence evidence-bits conformance conformance-mutants attacks escape gpu gpu-memory gpu-wheels check bench peers flood forgetting verify-speed fuzz fmt protos triton-vectors docs lock clean
 
 PY := .venv/bin/python
 # Kept low: the suite starts real servers, brokers and TPMs, and must not starve them. One more than a small machine has
@@ -44,8 +44,15 @@ conformance-mutants: setup ## Switch off every check of every verifier and polic
 gpu-memory: ## Search this machine's GPU for what should be wiped (status 3: not everything ran)
 	PYTHONPATH=src $(if $(wildcard $(PY)),$(PY),python3) -m tests.hardware.gpu_memory --json build/gpu-memory.json
 
-gpu: ## Run all GPU checks and the GPU benchmark of this machine into build/gpu.json (status 3: not everything ran)
-	PYTHONPATH=src $(if $(wildcard $(PY)),$(PY),python3) -m tests.hardware.gpu --json build/gpu.json
+# Where there is no .venv: GPU_PYTHON has torch, onnxruntime and numpy, build/gpu-wheels what else is needed.
+GPU_PYTHON ?= python3
+GPU_OPTIONS ?=
+gpu: ## Run all GPU tests and the GPU benchmark of this machine into build/gpu.json (status 3: not everything ran)
+	@python=$(PY); [ -x $$python ] || python=$$($(GPU_PYTHON) requirements/gpu_environment.py) || exit 1; \
+	exec $$python -m tests.hardware.gpu --json build/gpu.json $(GPU_OPTIONS)
+
+gpu-wheels: setup ## Fetch what `make gpu` needs on a bare machine into build/gpu-wheels (PYTHON_THERE=3.12: its Python)
+	@requirements/gpu-wheels
 
 compiled: setup ## Compile the modules that every request passes (a minute or two, once for a state of the source)
 	@$(PY) hatch_build.py

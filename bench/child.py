@@ -18,6 +18,7 @@ ENVIRONMENT: Final = {
     "GRPC_VERBOSITY": "ERROR",
     "ORT_DISABLE_TELEMETRY": "1",
     "OPENBLAS_NUM_THREADS": "1",
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # GPUs have the numbers of nvidia-smi
 }
 EXIT_TIMEOUT_S: Final = 10
 

@@ -64,7 +64,7 @@ class _Loop:
         self._job = job
         chosen = [questions[slot % len(questions)] for slot in slots]
         self._requests = [question.request for question in chosen]
-        checkers = {question.request: Checker(question.answer) for question in chosen}
+        checkers = {one.request: Checker(one.answer, one.rows, one.tolerance) for one in chosen}
         self._checkers = [checkers[question.request] for question in chosen]
         self.errors: Counter[str] = Counter()
         self._began = [0.0] * len(slots)
@@ -167,7 +167,10 @@ def described(target: Target, questions: Sequence[Question]) -> dict[str, Any]:
         "address": target.address,
         "files": [str(path) for path in tls_files(target) or ()],
         "processes": processes_by_role(target.pids),
-        "questions": [{"request": b64encode(q.request).decode(), "answer": q.answer} for q in questions],
+        "questions": [
+            {"request": b64encode(q.request).decode(), "answer": q.answer, "rows": q.rows, "tolerance": q.tolerance}
+            for q in questions
+        ],
     }
 
 
@@ -179,7 +182,10 @@ def server_of(document: Mapping[str, Any]) -> Endpoint:
 
 def questions_of(document: Mapping[str, Any]) -> list[Question]:
     """Return what to ask."""
-    return [Question(b64decode(q["request"]), tuple(q["answer"])) for q in document["questions"]]
+    return [
+        Question(b64decode(q["request"]), tuple(q["answer"]), q["rows"], tuple(q["tolerance"]))
+        for q in document["questions"]
+    ]
 
 
 def said_of(point: Point) -> dict[str, Any]:

@@ -5,7 +5,6 @@ compared with what numpy says. A server that batches gives a handful of byte pat
 order), so the set stays small. Each question has its own answer: a reply meant for another caller is wrong here.
 """
 
-import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,15 +21,20 @@ METHOD: Final = SERVICE + "ModelInfer"
 RELATIVE_TOLERANCE: Final = 1e-3  # of a float32 sum of 512 products, in any order
 ABSOLUTE_TOLERANCE: Final = 1e-4
 PATTERNS_LIMIT: Final = 1024  # byte patterns kept as right, for one question
-_DATATYPES: Final = {"float32": "FP32", "int64": "INT64"}
+_DATATYPES: Final = {"float32": "FP32", "int64": "INT64", "uint8": "UINT8"}
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One ModelInfer request, serialised, and the numbers that its one FP32 output must hold."""
+    """One ModelInfer request, serialised, and the numbers that its one FP32 output must hold, [rows, ...].
+
+    `tolerance`: relative and absolute.
+    """
 
     request: bytes
     answer: tuple[float, ...]
+    rows: int = 1
+    tolerance: tuple[float, float] = (RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE)
 
 
 def question(
@@ -77,41 +81,45 @@ def describing_replies(model: str, width_in: int, width_out: int, max_batch_size
 class Checker:
     """Says of every reply to one question whether it is right."""
 
-    def __init__(self, answer: Sequence[float]) -> None:
-        """Keep the numbers that are right."""
-        self._answer = answer
+    def __init__(
+        self,
+        answer: Sequence[float],
+        rows: int = 1,
+        tolerance: tuple[float, float] = (RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE),
+    ) -> None:
+        """Keep the numbers that are right, as `Question` has them."""
+        self._answer = np.asarray(answer, np.float64)
+        self._shape = [rows, len(answer) // rows]
+        self._tolerance = tolerance
         self._right: set[bytes] = set()
 
     def accepts(self, reply: bytes) -> bool:
         """Return whether `reply` holds the answer."""
         if reply in self._right:
             return True
-        if not _holds(reply, self._answer):
+        if not self._holds(reply):
             return False
         if len(self._right) < PATTERNS_LIMIT:
             self._right.add(reply)
         return True
 
-
-def _holds(reply: bytes, answer: Sequence[float]) -> bool:
-    try:
-        message = grpc_service_pb2.ModelInferResponse.FromString(reply)
-    except DecodeError:
-        return False
-    if len(message.outputs) != 1:
-        return False
-    output, values = message.outputs[0], _values(message)
-    if (output.datatype, list(output.shape), len(values)) != ("FP32", [1, len(answer)], len(answer)):
-        return False
-    return all(
-        math.isclose(got, wanted, rel_tol=RELATIVE_TOLERANCE, abs_tol=ABSOLUTE_TOLERANCE)
-        for got, wanted in zip(values, answer, strict=True)
-    )
+    def _holds(self, reply: bytes) -> bool:
+        try:
+            message = grpc_service_pb2.ModelInferResponse.FromString(reply)
+        except DecodeError:
+            return False
+        if len(message.outputs) != 1:
+            return False
+        output, values = message.outputs[0], _values(message)
+        if output.datatype != "FP32" or list(output.shape) != self._shape or len(values) != len(self._answer):
+            return False
+        relative, absolute = self._tolerance
+        return np.allclose(values, self._answer, relative, absolute)
 
 
-def _values(reply: grpc_service_pb2.ModelInferResponse) -> Sequence[float]:
+def _values(reply: grpc_service_pb2.ModelInferResponse) -> NDArray[np.float32]:
     """Return the numbers of the one output; raw, or typed as KServe's and MLServer's replies have them."""
     if len(reply.raw_output_contents) == 1:
         raw = reply.raw_output_contents[0]
-        return struct.unpack(f"<{len(raw) // 4}f", raw[: len(raw) // 4 * 4])
-    return reply.outputs[0].contents.fp32_contents
+        return np.frombuffer(raw[: len(raw) // 4 * 4], "<f4")
+    return np.asarray(reply.outputs[0].contents.fp32_contents, np.float32)

@@ -51,19 +51,26 @@ class Turns:
 
 
 def main() -> None:
-    """Take the servers from the first line of stdin and a turn from each further one; write a point for each turn."""
+    """Take the servers from the first line of stdin and a turn from each further one; write a point for each turn.
+
+    A server may say how many `connections` it is asked over, each by a thread; one unless it does.
+    """
     from hermetic.bench.grpc_calls import Calls  # not at the top: the parent, which only starts this, loads no gRPC
 
     jobs = jobs_from_stdin()
     servers = next(jobs)
     questions = {name: questions_of(document) for name, document in servers.items()}
-    connections = {name: Calls(server_of(document), METHOD) for name, document in servers.items()}
+    connections = {
+        name: [Calls(server_of(document), METHOD) for _ in range(document.get("connections", 1))]
+        for name, document in servers.items()
+    }
     go_without_collections()
     for told in jobs:
         name = told["server"]
-        say(said_of(run([connections[name]], servers[name]["processes"], questions[name], Job(**told["job"]))))
-    for calls in connections.values():
-        calls.close()
+        say(said_of(run(connections[name], servers[name]["processes"], questions[name], Job(**told["job"]))))
+    for several in connections.values():
+        for calls in several:
+            calls.close()
 
 
 if __name__ == "__main__":

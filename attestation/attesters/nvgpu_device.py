@@ -131,6 +131,11 @@ class NvmlLibrary:
             name = self._lib.nvmlDeviceGetUUID(self._handle(index))
             return name.decode() if isinstance(name, bytes) else str(name)
 
+    def utilisation(self, index: int) -> int:
+        """Percent of the time just past in which the GPU computed; for benchmarks, no attester asks."""
+        with self._answering(f"say how busy GPU {index} is"):
+            return int(self._lib.nvmlDeviceGetUtilizationRates(self._handle(index)).gpu)
+
     def report(self, index: int, nonce: bytes) -> bytes:
         """A GPU's report: nvmlDeviceGetConfComputeGpuAttestationReport."""
         if len(nonce) != NONCE_SIZE:

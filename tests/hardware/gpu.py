@@ -1,59 +1,174 @@
-"""`make gpu`: everything about GPUs that this machine can run, in one JSON: memory that forgets, and speed.
+"""`make gpu`: every test about GPUs that this machine can run, then the benchmark, in ten minutes and in one JSON.
 
-Needs Python, numpy and NVIDIA's driver, torch and onnxruntime-gpu for the parts about them; no network, no pytest, no
-other package: `PYTHONPATH=src python3 -m tests.hardware.gpu --json FILE`. Exit status: 0 when everything ran and held,
-1 when something failed, 3 when nothing failed but something did not run. What did not run has not passed.
+    checks   of gpu_checks.py, memory that forgets; then the tests of this folder that are about GPUs, by pytest
+    parts    of `hermetic bench gpu`, with the time that is left
+
+Exit status: 0 when everything ran and held, 1 when something failed, 3 when nothing failed but not everything ran. What
+did not run has not passed. Needs the packages of requirements/gpu.txt; where one is missing, what needs it says so.
+Goals that are not reached fail nothing: they are in the JSON (docs/guide/gpus.md).
 """
 
 import argparse
 import json
+import os
+import subprocess
 import sys
-from dataclasses import asdict
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from hermetic.bench import gpu as bench
-from hermetic.bench.gpu_loop import Settings
 from hermetic.enclave.cuda_driver import CudaDevice
 from hermetic.errors import DeviceError
 from tests.hardware import gpu_memory
 from tests.hardware.gpu_checks import Bench
+from tests.hardware.gpu_memory import FAILED, NOT_RUN, Result
+
+ROOT: Final = Path(__file__).parents[2]
+TESTS: Final = ("test_*gpu*.py", "test_composite.py")
+"""The tests about GPUs, in this folder; a new file whose name has "gpu" in it is run."""
+SAME: Final = "test_the_memory_of_this_gpu_forgets"
+"""The test that runs the very checks of gpu_memory.py, once more."""
+TESTS_S: Final = 180.0
+BENCH_RESERVED_S: Final = 20.0
+"""What the benchmark may take beyond its time (hermetic.bench.gpu.budget)."""
 
 
-def memory_report(dirty_gib: int) -> gpu_memory.Report:
+@dataclass(frozen=True)
+class Options:
+    """How long all of it may take, how much a dirty allocation searches, and what the benchmark is told."""
+
+    minutes: float = 9.5
+    dirty_gib: int = 8
+    device: str = "cuda"
+    seconds: float = 0.3
+    rounds: int = 3
+    networks: str = "mlp,resnet50,bert-base"
+
+
+def memory_checks(dirty_gib: int) -> list[Result]:
     """Run the checks of gpu_memory.py."""
     found = gpu_memory.libraries()
     try:
         device = CudaDevice()
     except DeviceError as error:
-        return gpu_memory.not_run(str(error), gpu_memory.Report(gpu_memory.machine(None)))
+        return gpu_memory.not_run(str(error), gpu_memory.Report(gpu_memory.machine(None))).results
     checks = Bench(device, dirty_bytes=dirty_gib << 30)
-    return gpu_memory.run_all(checks, found, gpu_memory.Report(gpu_memory.machine(device)))
+    return gpu_memory.run_all(checks, found, gpu_memory.Report(gpu_memory.machine(device))).results
 
 
-def exit_status(report: gpu_memory.Report, parts: list[bench.Part]) -> int:
+def hardware_tests(limit_s: float, folder: Path = Path(__file__).parent) -> list[Result]:
+    """Run the tests of `folder` that need a GPU; pytest's word for each."""
+    files = sorted({str(path) for pattern in TESTS for path in folder.glob(pattern)})
+    if limit_s <= 0:
+        return [Result(Path(file).stem, "not run", "no time was left") for file in files]
+    with tempfile.TemporaryDirectory(prefix="hermetic-gpu-") as scratch:
+        report = Path(scratch) / "report.xml"
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-m",
+            "hardware",
+            "-k",
+            f"not {SAME}",
+            "-p",
+            "no:cacheprovider",
+        ]
+        command += ["--junitxml", str(report), "-o", "junit_family=xunit1", "--rootdir", str(ROOT), *files]
+        try:
+            ran = subprocess.run(command, cwd=ROOT, timeout=limit_s, capture_output=True, text=True, check=False)
+        except subprocess.TimeoutExpired:
+            return [Result("tests", "failed", f"wanted an end within {limit_s:.0f} s, got none")]
+        if not report.exists():
+            why = (ran.stdout + ran.stderr).strip().splitlines()[-1:]
+            return [Result(Path(file).stem, "not run", f"pytest: {''.join(why)}") for file in files]
+        return [_result(case) for case in ET.parse(report).iter("testcase")]
+
+
+def _result(case: ET.Element) -> Result:
+    """Return one test's result as pytest's XML has it; skipped is not passed."""
+    name = f"{Path(case.get('file', '')).stem}.{case.get('name', '')}"
+    ms = 1e3 * float(case.get("time", 0))
+    for kind, status in (("failure", "failed"), ("error", "failed"), ("skipped", "not run")):
+        if (found := case.find(kind)) is not None:
+            return Result(name, status, found.get("message") or found.text or "", ms)
+    return Result(name, "passed", "", ms)
+
+
+def benchmark(seconds: float, options: Options) -> dict[str, Any]:
+    """Run the benchmark; where a package for it is missing, that is why no part of it ran."""
+    try:
+        from hermetic.bench.gpu.document import document, lines
+        from hermetic.bench.gpu.run import chosen, machine_here, run, settings_for
+    except ImportError as error:
+        part = {"name": "benchmark", "status": "not run", "why": str(error), "left_out": [], "points": []}
+        return {"context": {}, "parts": [part], "goals": []}
+    settings = settings_for(options.device, seconds / 60, seconds=options.seconds, rounds=options.rounds)
+    results = run(
+        settings.limited_to(chosen(options.networks)),
+        lambda part: _say(f"{part.status:8} {part.name}: {part.why}"),
+    )
+    found = document(results, machine_here(options.device))
+    _say("\n".join(("", *lines(found))))
+    return found
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - a script
+
+
+def exit_status(checks: Iterable[Result], parts: Sequence[Mapping[str, Any]]) -> int:
     """Return the worst of both."""
-    statuses = {part.status for part in parts}
-    if "failed" in statuses or report.exit_status() == gpu_memory.FAILED:
-        return gpu_memory.FAILED
-    return gpu_memory.NOT_RUN if "not run" in statuses else report.exit_status()
+    statuses = {*(check.status for check in checks), *(part["status"] for part in parts)}
+    if "failed" in statuses:
+        return FAILED
+    return NOT_RUN if "not run" in statuses or any(part["left_out"] for part in parts) or not statuses else 0
+
+
+def run_all(options: Options) -> dict[str, Any]:
+    """Return the document."""
+    begun = time.monotonic()
+
+    def left_s() -> float:
+        return 60 * options.minutes - (time.monotonic() - begun)
+
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # GPUs have the numbers of nvidia-smi
+    checks = memory_checks(options.dirty_gib)
+    tests = hardware_tests(min(TESTS_S, left_s()))
+    for test in tests:
+        _say(f"{test.status:8} {test.name}: {test.detail[:200]}")
+    found = benchmark(left_s() - BENCH_RESERVED_S, options)
+    return {
+        **found,
+        "checks": [asdict(check) for check in (*checks, *tests)],
+        "status": exit_status((*checks, *tests), found["parts"]),
+        "seconds": round(time.monotonic() - begun, 1),
+    }
 
 
 def main(arguments: list[str]) -> int:
     """Run; returns the exit status."""
+    usual = Options()
     parser = argparse.ArgumentParser(description="What this machine's GPU does with our models and memory")
     parser.add_argument("--json", type=Path, required=True, help="write everything there")
-    parser.add_argument("--dirty-gib", type=int, default=8, help="memory that a dirty allocation searches at most")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each loop in each turn")
-    options = parser.parse_args(arguments)
-    report = memory_report(options.dirty_gib)
-    parts = bench.run(Settings(seconds=options.seconds))
-    for part in parts:
-        print(f"{part.status:8} {part.name}: {part.why or f'{len(part.points)} points'}", flush=True)  # noqa: T201
-    found: dict[str, Any] = {"memory": asdict(report), "bench": bench.document(parts)}
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(found, indent=1) + "\n")
-    return exit_status(report, parts)
+    parser.add_argument("--minutes", type=float, default=usual.minutes, help="for all of it")
+    parser.add_argument("--dirty-gib", type=int, default=usual.dirty_gib, help="memory that a check searches at most")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default=usual.device, help='"cpu": a rehearsal')
+    parser.add_argument("--seconds", type=float, default=usual.seconds, help="of each loop in each turn")
+    parser.add_argument("--rounds", type=int, default=usual.rounds, help="turns of each side")
+    parser.add_argument("--networks", default=usual.networks, help="some of these, separated by commas")
+    given = vars(parser.parse_args(arguments))
+    path: Path = given.pop("json")
+    found = run_all(Options(**given))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    status: int = found["status"]
+    return status
 
 
 if __name__ == "__main__":

@@ -1,16 +1,21 @@
-"""`make gpu` where there is no GPU: everything is told as not run, in one file, and nothing but numpy is needed."""
+"""`make gpu` where there is no GPU, and on a bare machine: what did not run is told, nothing but numpy is needed."""
 
+import importlib.util
 import json
+import os
 import subprocess
 import sys
+import zipfile
+from hashlib import sha256
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from hermetic.bench import gpu as bench
 from hermetic.enclave.cuda_driver import CudaDevice
 from hermetic.errors import DeviceError
-from tests.hardware import gpu, gpu_memory
+from tests.hardware import gpu
+from tests.hardware.gpu_memory import FAILED, NOT_RUN, Result
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,23 +28,61 @@ def test_without_a_gpu_everything_is_not_run_and_says_why(tmp_path: Path) -> Non
     else:
         pytest.skip("there is a GPU")
     path = tmp_path / "gpu.json"
-    assert gpu.main(["--json", str(path)]) == gpu_memory.NOT_RUN
+    assert gpu.main(["--json", str(path)]) == NOT_RUN
     found = json.loads(path.read_text())
-    results = [*found["memory"]["results"], *found["bench"]["parts"]]
+    results = [*found["checks"], *found["parts"]]
     assert {result["status"] for result in results} == {"not run"}
     assert all(result.get("why") or result.get("detail") for result in results)
-    assert found["bench"]["machine"]["gpu"] == "none"
+    assert {"copies_arrive_and_are_wiped", "test_nvgpu_evidence.test_their_evidence_is_for_one_nonce"} <= {
+        result["name"] for result in results
+    }
+    assert (found["status"], found["context"]["gpus"]) == (NOT_RUN, [])
 
 
 def test_the_worst_decides() -> None:
-    passed = gpu_memory.Report({}, [gpu_memory.Result("a", "passed", "")])
-    assert gpu.exit_status(passed, [bench.Part("mlp", "ran")]) == 0
-    assert gpu.exit_status(passed, [bench.Part("mlp", "not run")]) == gpu_memory.NOT_RUN
-    assert gpu.exit_status(passed, [bench.Part("mlp", "failed"), bench.Part("bert-base", "not run")]) == 1
+    passed, skipped, failed = (Result(status, status, "") for status in ("passed", "not run", "failed"))
+    whole = {"status": "ran", "left_out": []}
+    for checks, parts, status in (
+        ([passed], [whole], 0),
+        ([passed, skipped], [whole], NOT_RUN),
+        ([passed], [{"status": "not run", "left_out": []}], NOT_RUN),
+        ([passed], [{"status": "ran", "left_out": ["8 rows"]}], NOT_RUN),
+        ([skipped, failed], [whole], FAILED),
+        ([passed], [{"status": "failed", "left_out": []}, {"status": "not run", "left_out": []}], FAILED),
+        ([], [], NOT_RUN),
+    ):
+        assert gpu.exit_status(checks, parts) == status
 
 
-def test_it_needs_nothing_but_numpy_to_begin() -> None:
-    show = "import sys; import tests.hardware.gpu; print(*{name.partition('.')[0] for name in sys.modules})"
+TESTS = """
+import pytest
+
+pytestmark = pytest.mark.hardware
+
+def test_holds(): pass
+def test_fails(): raise ValueError("no room")
+def test_needs_more(): pytest.skip("one GPU")
+"""
+
+
+def test_what_a_test_says_is_what_is_told(tmp_path: Path) -> None:
+    (tmp_path / "test_some_gpu.py").write_text(TESTS)
+    (tmp_path / "test_tpm.py").write_text(TESTS)
+    found = {result.name: (result.status, result.detail) for result in gpu.hardware_tests(60, tmp_path)}
+    assert found == {
+        "test_some_gpu.test_holds": ("passed", ""),
+        "test_some_gpu.test_fails": ("failed", "ValueError: no room"),
+        "test_some_gpu.test_needs_more": ("not run", "one GPU"),
+    }
+    assert [(result.status, result.detail) for result in gpu.hardware_tests(0, tmp_path)] == [
+        ("not run", "no time was left")
+    ]
+
+
+@pytest.mark.parametrize("script", ["gpu", "gpu_memory"])
+def test_the_scripts_need_nothing_but_numpy_to_begin(script: str) -> None:
+    """A machine with a GPU may lack everything else; what needs more says so."""
+    show = f"import sys; import tests.hardware.{script}; print(*{{name.partition('.')[0] for name in sys.modules}})"
     ran = subprocess.run(
         [sys.executable, "-c", show],
         cwd=ROOT,
@@ -48,6 +91,7 @@ def test_it_needs_nothing_but_numpy_to_begin() -> None:
         text=True,
         check=True,
     )
+    # What site and editable installs bring into every process is no need of the script.
     plain = subprocess.run(
         [sys.executable, "-c", "import sys; print(*sys.modules)"], capture_output=True, text=True, check=True
     )
@@ -58,3 +102,49 @@ def test_it_needs_nothing_but_numpy_to_begin() -> None:
         "cython_runtime",  # numpy.random's
         "tests",
     }
+
+
+@pytest.fixture
+def maker() -> ModuleType:
+    """requirements/gpu_environment.py."""
+    spec = importlib.util.spec_from_file_location("gpu_environment", ROOT / "requirements" / "gpu_environment.py")
+    if spec is None or spec.loader is None:
+        raise ImportError("gpu_environment")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def wheel(folder: Path, content: str = "WHERE = 'carried'\n") -> Path:
+    path = folder / "carried-1-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("carried_for_a_gpu/__init__.py", content)
+    return path
+
+
+def test_the_environment_has_what_was_carried_and_what_was_there(maker: ModuleType, tmp_path: Path) -> None:
+    carried = wheel(tmp_path)
+    digests = frozenset({sha256(carried.read_bytes()).hexdigest()})
+    python = maker.make([carried], digests, tmp_path / "environment")
+    show = "import carried_for_a_gpu, numpy, hermetic; print(carried_for_a_gpu.WHERE)"
+    plain = {"PATH": os.defpath}  # as workers are started: no PYTHONPATH
+    ran = subprocess.run([python, "-c", show], env=plain, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ran.stdout == "carried\n"
+    made = python.stat().st_ino
+    assert maker.make([carried], digests, tmp_path / "environment").stat().st_ino == made, "made once"
+
+
+def test_a_wheel_that_is_not_pinned_is_refused_before_anything_is_made(maker: ModuleType, tmp_path: Path) -> None:
+    carried = wheel(tmp_path)
+    digests = maker.allowed(f"carried==1 --hash=sha256:{sha256(carried.read_bytes()).hexdigest()}\n")
+    assert len(digests) == 1
+    wheel(tmp_path, "WHERE = 'elsewhere'\n")
+    with pytest.raises(ValueError, match=r"carried-1-py3-none-any\.whl: wanted a wheel of requirements/gpu\.txt"):
+        maker.make([carried], digests, tmp_path / "environment")
+    assert not (tmp_path / "environment").exists()
+
+
+def test_every_package_that_is_carried_is_pinned_by_hash(maker: ModuleType) -> None:
+    text = (ROOT / "requirements" / "gpu.txt").read_text()
+    assert len(maker.allowed(text)) > text.count("==") > 40
+    assert not {"torch==", "numpy==", "onnxruntime=="} & {line.split("==")[0] + "==" for line in text.splitlines()}

@@ -1,15 +1,14 @@
-"""`hermetic bench gpu`: models on this machine's GPU, with copies and wipes, beside a bare loop of torch."""
+"""`hermetic bench gpu`: models on this machine's GPU, alone and behind a whole server, beside bare loops."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from hermetic.cli import output
 
 if TYPE_CHECKING:
-    from hermetic.bench.gpu import Part
+    from hermetic.bench.gpu.document import Part
 
 
 def register(bench: typer.Typer) -> None:
@@ -22,35 +21,25 @@ def _gpu(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the results to this file.", metavar="FILE")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of each loop in each turn.")] = 1.0,
+    minutes: Annotated[float, typer.Option(min=0.1, help="What there is no time for is left out, and named.")] = 8.0,
+    seconds: Annotated[float, typer.Option(min=0.001, help="Seconds of each loop in each turn.")] = 0.3,
     rounds: Annotated[int, typer.Option(min=1, help="Turns; the median of each number is reported.")] = 3,
+    networks: Annotated[str, typer.Option(help="Some of them, separated by commas.")] = "mlp,resnet50,bert-base",
+    device: Annotated[str, typer.Option(help='"cpu" rehearses; its numbers say nothing about a GPU.')] = "cuda",
 ) -> None:
-    """Measure an MLP, ResNet-50's and BERT-base's shape on this GPU, copied and wiped, beside a bare loop."""
-    from hermetic.bench import gpu, report
-    from hermetic.bench.gpu_loop import Settings
+    """Measure an MLP, ResNet-50's and BERT-base's shape on this GPU: bare, in a worker, and behind a whole server."""
+    from hermetic.bench import report
+    from hermetic.bench.gpu.document import document, lines
+    from hermetic.bench.gpu.run import chosen, machine_here, run, settings_for
 
-    parts = gpu.run(Settings(seconds=seconds, rounds=rounds))
-    document = gpu.document(parts)
+    settings = settings_for(device, minutes, seconds=seconds, rounds=rounds)
+    results = run(settings.limited_to(chosen(networks)), _tell)
+    found = document(results, machine_here(device))
     if json_file is not None:
-        report.write_json(document, json_file)
-    output.stdout().print(_table(parts))
+        report.write_json(found, json_file)
+    for line in lines(found):
+        output.stdout().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _table(parts: "list[Part]") -> Table:
-    rows = []
-    for part in parts:
-        if not part.points:
-            rows.append((part.name, part.status, "", "", "", "", part.why))
-        rows += [
-            (
-                part.name,
-                part.status,
-                str(point["rows"]),
-                str(point["streams"]),
-                f"{point['rate']:.0f}",
-                f"{point['ratio']:.3f}",
-                f"wiping {point['wipe_share']:.2%}, p99 {point['p99_ms']:.3g} ms",
-            )
-            for point in part.points
-        ]
-    return output.table("On this GPU", ["model", "", "rows", "streams", "rows/s", "of bare", ""], rows)
+def _tell(part: "Part") -> None:
+    output.stderr().print(f"{part.status}: {part.name} {part.why}", markup=False, highlight=False, soft_wrap=True)

@@ -4,6 +4,7 @@ The demo, the benchmarks and the flow tests all stand on it. Everything runs as 
 `hermetic` as processes of their own, on loopback, on ports that the kernel chooses.
 """
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,7 +44,7 @@ class Sealable:
     version: int = 1
     publisher: str = DEMO_PUBLISHERS[0]
     options: tuple[str, ...] = ()
-    server_settings: dict[str, int] = field(default_factory=dict)
+    server_settings: Mapping[str, int | str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -85,7 +86,7 @@ class Installation:
         configuration = self.folder / "server" / "server.toml"
         if f'"{path}"' in configuration.read_text():
             return
-        settings = "".join(f"{name} = {value}\n" for name, value in model.server_settings.items())
+        settings = "".join(f"{name} = {json.dumps(value)}\n" for name, value in model.server_settings.items())
         with configuration.open("a") as file:
             file.write(f'\n[[models]]\npath = "{path}"\n{settings}')
 

@@ -12,6 +12,10 @@ class State(ctypes.Structure):
     _fields_ = [("environment", ctypes.c_uint), ("ccFeature", ctypes.c_uint), ("devToolsMode", ctypes.c_uint)]
 
 
+class Utilization(ctypes.Structure):
+    _fields_ = [("gpu", ctypes.c_uint), ("memory", ctypes.c_uint)]
+
+
 class Report(ctypes.Structure):
     _fields_ = [
         ("isCecAttestationReportPresent", ctypes.c_uint),
@@ -48,6 +52,7 @@ class NvmlDouble:
         self.nonces: list[bytes] = []
         self.system = State(2, 1, 0)
         self.oversized = False
+        self.busy = 0  # percent
 
     def _called(self, name: str, *, while_open: bool = True) -> None:
         if name in self.failing or (while_open and not self.open):
@@ -80,6 +85,10 @@ class NvmlDouble:
     def nvmlDeviceGetUUID(self, handle: int) -> str:  # noqa: N802 - NVML's name
         self._called("nvmlDeviceGetUUID")
         return f"GPU-{handle}"
+
+    def nvmlDeviceGetUtilizationRates(self, handle: int) -> Utilization:  # noqa: N802 - NVML's name
+        self._called("nvmlDeviceGetUtilizationRates")
+        return Utilization(self.busy, 0)
 
     def nvmlDeviceGetConfComputeGpuAttestationReport(self, handle: int, nonce: Any) -> Report:  # noqa: N802 - NVML's name
         self._called("nvmlDeviceGetConfComputeGpuAttestationReport")

@@ -1,0 +1,235 @@
+"""`hermetic bench gpu`: files, then each network's two sides, then whole servers; within its minutes, come what may.
+
+No part stops those after it. What did not run, or not all of it, says why. `device` "cpu" takes the same way with a
+worker's runner for the CPU, for tests and rehearsals: its numbers say nothing about a GPU.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from hermetic.attestation.attesters.nvgpu_device import NvmlLibrary
+from hermetic.bench.gpu.bare import CPU, CUDA
+from hermetic.bench.gpu.budget import Budget, ended_after
+from hermetic.bench.gpu.crowd import processes_for
+from hermetic.bench.gpu.document import Machine, Part, Results
+from hermetic.bench.gpu.networks import LIBRARIES, NETWORKS, Library, Made, make_files
+from hermetic.bench.gpu.process import Sides
+from hermetic.bench.gpu.served import (
+    Asking,
+    ServedPlan,
+    beside_bare,
+    front_ends_for,
+    house,
+    name_of,
+    served,
+    small,
+)
+from hermetic.bench.gpu.sides import Pace
+from hermetic.bench.gpu.sweep import ROWS, Best, Plan, sweep
+from hermetic.bench.gpu.utilisation import Watch, watching
+from hermetic.demo.stage import Served
+from hermetic.enclave.cuda_driver import CudaDevice
+from hermetic.errors import ConfigurationError, DeviceError
+from hermetic.server.cores import cores_here
+
+__all__ = ["Settings", "chosen", "machine_here", "run", "settings_for", "why_not"]
+
+SERVED_SHARE: Final = 0.5
+"""Of all time, kept for whole servers."""
+SMALL: Final = "mlp"
+LARGE_SHARES: Final = 4
+"""What large networks get of the servers' time, beside one share for each number of front ends."""
+NO_TIME: Final = "no time was left"
+LARGE_ASKING: Final = (Asking(8, 16), Asking(32, 8), Asking(128, 4))
+SMALL_CALLERS: Final = (64, 256, 512)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is measured, for how many seconds at most. `folder`: where networks' files are made; none: a new one."""
+
+    device: str
+    seconds: float
+    networks: Sequence[str]
+    libraries: Sequence[Library]
+    sweep: Plan
+    served: ServedPlan
+    folder: Path | None = None
+
+    def limited_to(self, networks: Sequence[str]) -> "Settings":
+        """Return the same for some of the networks."""
+        return replace(self, networks=networks)
+
+
+@dataclass(slots=True)
+class _Run:
+    """What the parts share."""
+
+    settings: Settings
+    budget: Budget
+    watch: Watch
+    hear: Callable[[Part], None]
+    results: Results = field(default_factory=Results)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[Part]:
+        """Run the inside as a part of this name; what it raises is its result."""
+        part, begun = Part(name), time.monotonic()
+        try:
+            if self.budget.over:
+                part.status, part.why = "not run", NO_TIME
+            yield part
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this part's result
+            part.status, part.why = "failed", f"{type(error).__name__}: {error}"
+        part.seconds = time.monotonic() - begun
+        self.results.parts.append(part)
+        self.hear(part)
+
+
+def settings_for(device: str, minutes: float, *, seconds: float = 0.3, rounds: int = 3) -> Settings:
+    """Return what this machine's size asks for. `seconds`: of a turn of the plain loop and of the worker."""
+    cores = cores_here().count
+    large = {name: LARGE_ASKING for name in NETWORKS if name != SMALL}
+    return Settings(
+        device=device,
+        seconds=60 * minutes,
+        networks=tuple(NETWORKS),
+        libraries=LIBRARIES,
+        sweep=Plan(ROWS, Plan().lanes, Pace(seconds), rounds),
+        served=ServedPlan(large, SMALL_CALLERS, front_ends_for(cores), processes_for(cores), 5 * seconds, rounds),
+    )
+
+
+def machine_here(device: str) -> Machine:
+    """Return where this runs."""
+    return Machine(device, cores_here().count)
+
+
+def why_not(device: str) -> str:
+    """Return why nothing can be measured here; nothing where it can."""
+    if device == CPU:
+        return ""
+    try:
+        CudaDevice()
+    except DeviceError as error:
+        return str(error)
+    return ""
+
+
+def chosen(text: str) -> tuple[str, ...]:
+    """Return the networks that a comma-separated list names; `ConfigurationError` for others."""
+    names = tuple(text.split(","))
+    if unknown := [name for name in names if name not in NETWORKS]:
+        raise ConfigurationError(f"networks: wanted some of {', '.join(NETWORKS)}, got {', '.join(unknown)}")
+    return names
+
+
+def run(settings: Settings, hear: Callable[[Part], None] = lambda _: None) -> Results:
+    """Measure all of it; `hear` is told of each part when it ends."""
+    with ExitStack() as resources:
+        folder = settings.folder or Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="hermetic-gpu-")))
+        watch = resources.enter_context(watching(NvmlLibrary())) if settings.device == CUDA else Watch(None)
+        this = _Run(settings, Budget(settings.seconds), watch, hear)
+        if why := why_not(settings.device):
+            for name in _names(settings):
+                with this.part(name) as part:
+                    part.status, part.why = "not run", why
+            return this.results
+        models = _files(this, folder)
+        _sweeps(this, models)
+        _servers(this, [made for made in models if (made.network.name, made.library) in this.results.sweeps])
+        return this.results
+
+
+def _names(settings: Settings) -> list[str]:
+    """Return the names of all parts."""
+    return [*(f"{name}, {library}" for name in settings.networks for library in settings.libraries), "server"]
+
+
+def _files(this: _Run, folder: Path) -> list[Made]:
+    """Make every network's files."""
+    models: list[Made] = []
+    for name in this.settings.networks:
+        with this.part(f"files of {name}") as part:
+            if part.status == "ran":
+                found, errors = make_files(name, this.settings.libraries, folder)
+                models += found
+                if errors:
+                    part.status, part.why = "failed", str(errors)
+    return models
+
+
+def _sweeps(this: _Run, models: Sequence[Made]) -> None:
+    """Measure each network's two sides."""
+    reserved = SERVED_SHARE * this.settings.seconds
+    for at, made in enumerate(models):
+        share = this.budget.share(len(models) - at, reserved)
+        with this.part(f"{made.network.name}, {made.library}") as part:
+            if part.status != "ran":
+                continue
+            with Sides(made, this.settings.device) as sides, ended_after(sides.pid, share):
+                points, part.left_out = sweep(sides, this.settings.sweep, this.watch, share)
+            if points:
+                this.results.sweeps[made.network.name, made.library] = points
+            part.points = [point.document() for point in points]
+
+
+def _servers(this: _Run, models: Sequence[Made]) -> None:
+    """Measure whole servers with more and more front ends: for small requests, and the last for all networks."""
+    with this.part("server") as part:
+        if part.status == "ran" and not models:
+            part.status, part.why = "not run", "no model could be measured alone"
+        if part.status != "ran":
+            return
+        quickest = _quickest(this.results, models)
+        large = [made for made in models if made.network.name in this.settings.served.large]
+        numbers = sorted(this.settings.served.front_ends)[0 if quickest else -1 :]
+        with house(models, this.settings.device) as installation:
+            sealed = list(installation.models)
+            for front_ends in numbers:
+                last = front_ends == numbers[-1]
+                installation.models[:] = [one for one in sealed if last or (quickest and one.name == name_of(quickest))]
+                with this.part(f"server with {front_ends} front ends") as one:
+                    if one.status == "ran":
+                        with served(installation, front_ends) as (running, this.results.protections):
+                            if quickest:
+                                _small(this, running, quickest, front_ends, len(numbers[numbers.index(front_ends) :]))
+                            for at, made in enumerate(large if last else ()):
+                                _large(this, running, made, front_ends, len(large) - at)
+
+
+def _small(this: _Run, running: Served, made: Made, front_ends: int, left: int) -> None:
+    """Ask for small requests; `left` servers, this one included, and the large networks share the time."""
+    share = this.budget.share(left + LARGE_SHARES)
+    with this.part(f"small requests, {front_ends} front ends") as part:
+        if part.status == "ran":
+            with Sides(made, this.settings.device, ours=False) as sides, ended_after(sides.pid, share):
+                points, part.left_out = small(running, sides, front_ends, this.settings.served, this.watch, share)
+            this.results.small += points
+            part.points = [point.document() for point in points]
+
+
+def _large(this: _Run, running: Served, made: Made, front_ends: int, left: int) -> None:
+    """Ask for one large network in turns with its plain loop, at the size where that is quickest."""
+    best = Best.of(this.results.sweeps[made.network.name, made.library]).bare
+    share = this.budget.share(left)
+    with this.part(f"{name_of(made)}, {front_ends} front ends") as part:
+        if part.status == "ran":
+            with Sides(made, this.settings.device, ours=False) as sides, ended_after(sides.pid, share):
+                points, part.left_out = beside_bare(
+                    running, sides, (best.rows, best.streams), front_ends, this.settings.served, this.watch, share
+                )
+            this.results.large += points
+            part.points = [point.document() for point in points]
+
+
+def _quickest(results: Results, models: Sequence[Made]) -> Made | None:
+    """Return the small network in the library whose worker is quicker."""
+    of_small = [made for made in models if made.network.name == SMALL]
+    rates = {made: Best.of(results.sweeps[SMALL, made.library]).ours.ours.rate for made in of_small}
+    return max(rates, key=lambda made: rates[made]) if rates else None

@@ -1,0 +1,237 @@
+"""What is left of the plain loop's speed behind a whole server? Sealed, attested, over mutual TLS 1.3, wiped.
+
+Everything that a real request passes is there (staged.py). Large networks are asked in turns with the plain loop on the
+same card: a turn of the loop, a turn of callers, and so on. Small requests go to servers with more and more front ends.
+What wiping costs the worker is read where anyone would: the server's statistics, and its metrics.
+"""
+
+import re
+import tempfile
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from hermetic.bench.gpu.bare import CUDA
+from hermetic.bench.gpu.budget import Budget
+from hermetic.bench.gpu.crowd import Crowd
+from hermetic.bench.gpu.networks import TOLERANCE, Made
+from hermetic.bench.gpu.process import BARE, Sides
+from hermetic.bench.gpu.sides import Pace, Turn, median_of
+from hermetic.bench.gpu.sweep import taken
+from hermetic.bench.gpu.utilisation import Watch
+from hermetic.bench.staged import protections
+from hermetic.bench.traffic import Question, question
+from hermetic.demo.stage import START_TIMEOUT_S, Installation, Sealable, Served, Serving, install
+
+__all__ = ["Asking", "ServedPlan", "ServedPoint", "beside_bare", "front_ends_for", "house", "served", "small"]
+
+CALLS_WAITING: Final = 4096  # of one client: all the load is one client's
+QUESTIONS: Final = 4  # distinct requests of one size
+_GPU: Final = "cuda:0"
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """So many rows in a request, from so many callers at a time."""
+
+    rows: int
+    callers: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServedPlan:
+    """What servers are asked: large networks' requests, small ones', numbers of front ends; seconds of a turn."""
+
+    large: Mapping[str, Sequence[Asking]]
+    small_callers: Sequence[int]
+    front_ends: Sequence[int]
+    processes: int
+    seconds: float = 1.5
+    rounds: int = 3
+
+
+def front_ends_for(cores: int) -> tuple[int, ...]:
+    """Return the numbers of front ends worth trying: each has two cores, and callers need as many again."""
+    return tuple(number for number in (1, 2, 4, 6, 8) if number == 1 or 8 * number <= 3 * cores)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedPoint:
+    """One way of asking: rows per second and milliseconds, beside the plain loop where that took turns.
+
+    `wipe_ms` and `wipe_share` are of a batch in the worker, `rows_per_batch` what the server made of requests.
+    """
+
+    network: str
+    library: str
+    front_ends: int
+    asking: Asking
+    turn: Turn
+    bare: Turn | None
+    rows_per_batch: float
+    cpu_us_by_role: Mapping[str, float]
+
+    @property
+    def ratio(self) -> float | None:
+        """Of the plain loop's rate."""
+        return None if self.bare is None else self.turn.rate / self.bare.rate
+
+    def document(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            **{name: getattr(self, name) for name in ("network", "library", "front_ends", "rows_per_batch", "ratio")},
+            "rows": self.asking.rows,
+            "callers": self.asking.callers,
+            "cpu_us_by_role": dict(self.cpu_us_by_role),
+            "served": self.turn.document(),
+            "bare": None if self.bare is None else self.bare.document(),
+        }
+
+
+@contextmanager
+def house(models: Sequence[Made], device: str) -> Iterator[Installation]:
+    """Make an installation with these models sealed in it, and remove it afterwards."""
+    with (
+        tempfile.TemporaryDirectory(prefix="hermetic-bench-") as folder,
+        install(Path(folder) / "installation", prepare=_make_room) as installation,
+    ):
+        for made in models:
+            installation.seal(
+                Sealable(
+                    made.folder,
+                    name_of(made),
+                    options=("--golden", str(made.golden)),
+                    server_settings={"device": _GPU if device == CUDA else device},
+                )
+            )
+        yield installation
+
+
+@contextmanager
+def served(installation: Installation, front_ends: int) -> Iterator[tuple[Served, dict[str, Any]]]:
+    """Run a server of the installation with so many front ends; gives it and what protects it."""
+    path = installation.folder / "server" / "server.toml"
+    path.write_text(re.sub(r"(?m)^front_ends = \d+$", f"front_ends = {front_ends}", path.read_text()))
+    with Serving(installation) as running:
+        yield running, protections(installation)
+
+
+def name_of(made: Made) -> str:
+    """Return what the server calls it."""
+    return f"{made.network.name}-{made.library}"
+
+
+def beside_bare(
+    running: Served,
+    sides: Sides,
+    best: tuple[int, int],
+    front_ends: int,
+    plan: ServedPlan,
+    watch: Watch,
+    budget: Budget,
+) -> tuple[list[ServedPoint], list[str]]:
+    """Ask for one large network in turns with its plain loop, at its `best` rows and streams.
+
+    Returns the points, and the names of those for which there was no time.
+    """
+    points: list[ServedPoint] = []
+    left_out: list[str] = []
+    for asking in plan.large[sides.made.network.name]:
+        if budget.over:
+            left_out.append(f"{asking.rows} rows from {asking.callers} callers")
+            continue
+        with _asked(running, sides, asking, front_ends, plan, watch) as ask:
+            bare, points_of = [], []
+            for _ in range(plan.rounds):
+                bare.append(taken(sides, BARE, *best, Pace(plan.seconds / 2), watch))
+                points_of.append(ask())
+        points.append(replace(_median(points_of), bare=median_of(bare)))
+    return points, left_out
+
+
+def small(
+    running: Served, sides: Sides, front_ends: int, plan: ServedPlan, watch: Watch, budget: Budget
+) -> tuple[list[ServedPoint], list[str]]:
+    """Ask for one small row at a time from many callers."""
+    points: list[ServedPoint] = []
+    left_out: list[str] = []
+    for callers in plan.small_callers:
+        if budget.over:
+            left_out.append(f"{front_ends} front ends, {callers} callers")
+            continue
+        with _asked(running, sides, Asking(1, callers), front_ends, plan, watch) as ask:
+            points.append(_median([ask() for _ in range(plan.rounds)]))
+    return points, left_out
+
+
+@contextmanager
+def _asked(
+    running: Served, sides: Sides, asking: Asking, front_ends: int, plan: ServedPlan, watch: Watch
+) -> Iterator[Any]:
+    """Give what asks for one turn, and returns its point."""
+    made = sides.made
+    client = running.client()
+    with Crowd(running, questions(made, sides, asking.rows), plan.processes) as crowd:
+
+        def ask() -> ServedPoint:
+            before = _counted(running, client, name_of(made))
+            with watch.turn() as use:
+                point = crowd.turn(asking.callers, plan.seconds)
+            spent = [after - was for after, was in zip(_counted(running, client, name_of(made)), before, strict=True)]
+            batches, rows, wiping, working = spent
+            turn = Turn(
+                rate=asking.rows * point.throughput,
+                p50_ms=point.p50_ms,
+                p99_ms=point.p99_ms,
+                wipe_ms=wiping / max(1, batches) / 1e6,
+                wipe_share=wiping / max(1, working),
+                use=use.percent,
+            )
+            return ServedPoint(
+                made.network.name, made.library, front_ends, asking, turn, None, rows / max(1, batches),
+                dict(point.cpu_us_by_role),
+            )  # fmt: skip
+
+        try:
+            yield ask
+        finally:
+            client.close()
+
+
+def questions(made: Made, sides: Sides, rows: int) -> list[Question]:
+    """Return requests with so many rows each, and what the plain library answers to them on the same card."""
+    inputs, answers = made.network.inputs(rows), sides.answers(rows)
+    found = []
+    for number in range(min(QUESTIONS, rows)):  # the same rows in another order are other questions
+        order = [(at + number) % rows for at in range(rows)]
+        asked = question(name_of(made), inputs[order], answers[order].reshape(-1).tolist(), identifier=str(number))
+        found.append(replace(asked, rows=rows, tolerance=(TOLERANCE, TOLERANCE)))
+    return found
+
+
+def _counted(running: Served, client: Any, model: str) -> tuple[int, int, int, int]:  # noqa: ANN401 - tritonclient's
+    """Return batches, their rows, and nanoseconds of their wiping and of all work on them, as the server counts."""
+    (found,) = client.get_inference_statistics(model).model_stats
+    sizes = found.batch_stats
+    working = sum(size.compute_input.ns + size.compute_infer.ns + size.compute_output.ns for size in sizes)
+    port = running.server.wait_for(r"^metrics on .*:(\d+)$", START_TIMEOUT_S)[1]
+    with urllib.request.urlopen(f"http://localhost:{port}/metrics", timeout=START_TIMEOUT_S) as page:
+        text = page.read().decode()
+    wiped = re.search(rf'(?m)^hermetic_wipe_duration_us{{[^}}]*model="{model}"[^}}]*}} (\d+)$', text)
+    return found.execution_count, found.inference_count, 1000 * int(wiped[1]) if wiped else 0, working
+
+
+def _median(points: Sequence[ServedPoint]) -> ServedPoint:
+    return replace(points[-1], turn=median_of([point.turn for point in points]))
+
+
+def _make_room(folder: Path) -> None:
+    """Say how many front ends there are, let one client have all the load, and offer metrics on this machine."""
+    path = folder / "server" / "server.toml"
+    first, rest = path.read_text().split("[listen]", 1)
+    limits = f"[limits]\ncalls_waiting = {CALLS_WAITING}\ncalls_waiting_per_client = {CALLS_WAITING}\n"
+    metrics = "[metrics]\nport = 0\ntls = false\n"
+    path.write_text(f"{first}front_ends = 1\n\n[listen]{rest}\n{limits}\n{metrics}")

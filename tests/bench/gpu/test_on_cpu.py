@@ -1,0 +1,121 @@
+"""The whole benchmark on the CPU, small: files, both sides of both libraries, a whole server with two front ends."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hermetic.bench.gpu.budget import Budget
+from hermetic.bench.gpu.document import Machine, document
+from hermetic.bench.gpu.networks import NETWORKS, Made, made, make_files
+from hermetic.bench.gpu.process import BARE, Sides, answer_jobs
+from hermetic.bench.gpu.run import Settings, run, settings_for
+from hermetic.bench.gpu.served import Asking, ServedPlan
+from hermetic.bench.gpu.sides import Pace
+from hermetic.bench.gpu.sweep import Plan, sweep
+from hermetic.bench.gpu.utilisation import Watch
+from hermetic.errors import MeasurementError
+from tests.bench.gpu.test_sides import Recorded
+
+pytest.importorskip("torch")
+
+MLP = NETWORKS["mlp"]
+SWEEP = Plan({"mlp": (1, 4)}, (1, 2), Pace(0.0, 3), rounds=1)
+SERVED = ServedPlan({"mlp": (Asking(4, 3),)}, (5,), (2,), processes=2, seconds=0.1, rounds=1)
+HOUR_S = 3600
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = tmp_path_factory.mktemp("gpu-bench")
+    small = replace(settings_for("cpu", 1), networks=("mlp",), libraries=("onnxruntime",), seconds=HOUR_S)
+    return replace(small, sweep=SWEEP, served=SERVED, folder=folder)
+
+
+@pytest.mark.timeout(300)
+def test_everything_runs_and_is_in_the_document(settings: Settings) -> None:
+    results = run(settings)
+    assert [(part.name, part.status, part.why, part.left_out) for part in results.parts] == [
+        (name, "ran", "", [])
+        for name in (
+            "files of mlp",
+            "mlp, onnxruntime",
+            "small requests, 2 front ends",
+            "mlp-onnxruntime, 2 front ends",
+            "server with 2 front ends",
+            "server",
+        )
+    ]
+    found = document(results, Machine("cpu", 2))
+    points = {part["name"]: part["points"] for part in found["parts"]}
+    sizes = [(point["rows"], point["streams"]) for point in points["mlp, onnxruntime"]]
+    assert sizes == [(1, 1), (1, 2), (4, 1), (4, 2)]
+    (point,) = points["mlp-onnxruntime, 2 front ends"]
+    assert point["ratio"] == pytest.approx(point["served"]["rate"] / point["bare"]["rate"], rel=1e-2)
+    assert 1 <= point["rows_per_batch"] <= 12
+    (point,) = points["small requests, 2 front ends"]
+    assert (point["rows"], point["callers"], point["front_ends"]) == (1, 5, 2)
+    assert point["served"]["rate"] > 0
+    assert {"front end", "worker"} <= point["cpu_us_by_role"].keys()
+    assert found["context"]["protections"]["attestation"]
+    assert {goal["verdict"] for goal in found["goals"]} == {"not measured"}
+
+
+@pytest.mark.timeout(300)
+def test_torch_is_measured_too(settings: Settings) -> None:
+    made_of_torch, errors = make_files("mlp", ("torch",), settings.folder or Path())
+    assert errors == {}
+    with Sides(made_of_torch[0], "cpu") as sides:
+        points, left_out = sweep(sides, Plan({"mlp": (2,)}, (1,), Pace(0.0, 2), rounds=2), Watch(None), Budget(HOUR_S))
+    assert left_out == []
+    assert points[0].ratio > 0
+    assert points[0].spread >= 0
+
+
+def test_what_there_is_no_time_for_is_named(settings: Settings) -> None:
+    with Sides(_model(settings), "cpu") as sides:
+        points, left_out = sweep(sides, SWEEP, Watch(None), Budget(0))
+    assert points == []
+    assert left_out == ["1 rows, 1 streams", "1 rows, 2 streams", "4 rows, 1 streams", "4 rows, 2 streams"]
+
+
+def test_a_run_without_time_measures_nothing_and_says_so(settings: Settings) -> None:
+    results = run(replace(settings, seconds=0))
+    assert [(part.name, part.why) for part in results.parts] == [
+        ("files of mlp", "no time was left"),
+        ("server", "no time was left"),
+    ]
+    assert {part.status for part in results.parts} == {"not run"}
+
+
+def test_a_side_that_fails_is_told_and_may_be_asked_again(capsys: pytest.CaptureFixture[str]) -> None:
+    sides = [Recorded()]
+    jobs = [{"side": BARE, "rows": 1, "lanes": 1, "seconds": 0.0, "least": 1}] * 2
+
+    def make(rows: int, lanes: int) -> Recorded:
+        if not sides:
+            return Recorded()
+        sides.clear()
+        raise RuntimeError("no room")
+
+    answer_jobs("mlp", make, None, jobs)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == '{"error": "RuntimeError: no room"}'
+    assert '"rate"' in second
+
+
+def test_a_model_that_cannot_be_opened_says_why(tmp_path: Path) -> None:
+    file = Made(MLP, "onnxruntime", tmp_path).file
+    file.write_bytes(b"no model")
+    with pytest.raises(MeasurementError, match="mlp, onnxruntime: "):
+        Sides(Made(MLP, "onnxruntime", tmp_path), "cpu")
+
+
+def _model(settings: Settings) -> Made:
+    """Return a file that the first test has made, or make it."""
+    if settings.folder is None:
+        raise ValueError("wanted a folder")
+    there = made(MLP, "onnxruntime", settings.folder)
+    if not there.file.exists():
+        make_files("mlp", ("onnxruntime",), settings.folder)
+    return there

@@ -133,7 +133,7 @@ def _install() -> None:
 
     PROFILES["onnx-cuda"] = replace(PROFILES["onnx-cuda"], devices=DEVICES)
     gpu: Any = Gpu
-    gpu.node = NODE
+    gpu.nodes = (NODE,)
     module: Any = onnx_cuda
     module.open_gpu = lambda: None  # the driver's threads are there since its context was made
     module.load = lambda *_: Attempting()

@@ -151,7 +151,7 @@ class AdminClient:
         self._call("POST", "/hermetic/v1/leases/restore", json_body={**target, "reason": reason})
 
     def governance(self) -> dict[str, JsonValue]:
-        """Who the operators are, what is in force, what waits for signatures (docs/spec/governance.md, section 8)."""
+        """Who the operators are, what is in force, what waits for signatures (docs/spec/governance.md, section 9)."""
         return dict(json.loads(self._call("GET", "/hermetic/v1/governance").content))
 
     def hand_in(self, change: bytes) -> dict[str, JsonValue]:

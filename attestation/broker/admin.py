@@ -44,6 +44,9 @@ MAX_REASON: Final = 500
 
 MAX_VERSION: Final = 2**53 - 1
 
+_WITHOUT_SIGNED_ROLES: Final = ("list-governance", "hand-in-change")
+"""What a role may do that operators have not signed for: what it takes to have it signed for."""
+
 _HEADERS: Final = (HEADER_NAME, HEADER_VERSION, HEADER_MANIFEST_DIGEST, HEADER_PUBLISHER)
 
 
@@ -169,6 +172,8 @@ class Admin:
         scope = self._tokens.scope(token, request.path)
         allowed = bool(scope.prefixes) if about is None else scope.covers(about)
         wanted = f"a rule that allows {request.path}" + (f" for {about}" if about and scope.prefixes else "")
+        if request.act not in _WITHOUT_SIGNED_ROLES and self._governance.unsigned_roles():
+            allowed, wanted = False, "roles and issuers that operators signed for (governance.configuration)"
         fields: dict[str, JsonValue] = {
             "client": journal.client_fields(request.caller.identity),
             "issuer": token.issuer,

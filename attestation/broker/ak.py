@@ -10,6 +10,7 @@ from datetime import datetime
 
 from hermetic.attestation import enrolment
 from hermetic.attestation.broker import journal
+from hermetic.attestation.broker.governed import Rule
 from hermetic.attestation.broker.identity import ClientIdentity
 from hermetic.attestation.broker.journal import Journal
 from hermetic.attestation.broker.refusals import Refusal, Variant
@@ -26,9 +27,17 @@ class AkDesk:
     """Pending enrolments, and the CA that answers them. Thread-safe."""
 
     def __init__(
-        self, trust: EkTrust, authority: AkCa, log: Journal, cells: Cells, clock: Callable[[], datetime], most: int
+        self,
+        trust: EkTrust,
+        authority: AkCa,
+        rule: Rule,
+        log: Journal,
+        cells: Cells,
+        clock: Callable[[], datetime],
+        most: int,
     ) -> None:
-        """`most` is how many enrolments may wait for their answer, in `cells`."""
+        """`rule` says whether operators signed for this trust; at most `most` enrolments wait in `cells`."""
+        self._rule = rule
         self._trust = trust
         self._authority = authority
         self._log = log
@@ -42,6 +51,7 @@ class AkDesk:
         """POST /hermetic/v1/ak/challenge."""
         secret = secrets.token_bytes(enrolment.SECRET_SIZE)
         try:
+            self._demand_signed_trust()
             pending, answer = enrolment.challenge(dict(members), self._trust, self._clock(), secret)
         except (InvalidRequestError, EvidenceError) as error:
             self._record(None, identity, error)
@@ -54,12 +64,19 @@ class AkDesk:
         """POST /hermetic/v1/ak/certificate: the record is durable before the certificate leaves."""
         pending = self._take(members.get("id"), client)
         try:
+            self._demand_signed_trust()
             answer = enrolment.certificate(dict(members), pending, self._authority, self._clock())
         except (InvalidRequestError, EvidenceError) as error:
             self._record(pending, identity, error)
             raise _refused(error) from error
         self._record(pending, identity, None)
         return answer
+
+    def _demand_signed_trust(self) -> None:
+        with self._log.standing() as (standing, _):
+            failed = self._rule.unsigned_parts(standing, "trust")
+        if failed:
+            raise EvidenceError(failed)
 
     def _keep(self, client: str, pending: PendingEnrolment) -> str:
         name = uuid.uuid4().hex

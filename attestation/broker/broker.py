@@ -203,12 +203,20 @@ class Broker:
                 raise
         return sessions.of_token(self._holdings.signer.verify(bearer), caller.key)
 
+    def _demand_signed_trust(self) -> None:
+        """Raise `EvidenceError` where operators signed for other roots than these: then nothing is genuine here."""
+        with self._holdings.journal.standing() as (standing, _):
+            failed = self._rules.rule.unsigned_parts(standing, "trust")
+        if failed:
+            raise EvidenceError(failed)
+
     def _kinds(self) -> frozenset[str]:
         """The kinds of primary evidence that are verified here."""
         return served_kinds(self._rules.trust())
 
     def _verify(self, session: Session, body: bytes, caller: Caller) -> Attested:
         attestation = parse_attestation(body, session.asked, session.nonce)
+        self._demand_signed_trust()
         name = None if caller.identity is None else caller.identity.name
         verified = verify_attestation(attestation, session.asked.tee, self._rules.trust(), name, self._clock())
         claims = verified.claims
@@ -266,6 +274,8 @@ class Broker:
         key, policy = asking.key, asking.policy
         if key is None:
             return _MISSING, None
+        if failed := self._rules.rule.unsigned_parts(standing, "trust"):
+            return failed, None
         if failed := self._rules.rule.unsigned(standing, key):
             return failed, None
         if failed := refusals(self._asked(standing, key, asking.attested.claims, policy), policy):

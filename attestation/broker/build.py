@@ -46,6 +46,7 @@ from hermetic.attestation.broker.rates import Handshakes, Rates
 from hermetic.attestation.broker.serving import ServingDesk
 from hermetic.attestation.broker.serving_ca import ServingAuthority, ServingNames
 from hermetic.attestation.broker.sessions import SessionLimits, SessionTable
+from hermetic.attestation.broker.signed_configuration import signed_parts
 from hermetic.attestation.broker.state.cells import Cells
 from hermetic.attestation.broker.state.follower import Follower
 from hermetic.attestation.broker.state.opening import open_state
@@ -159,7 +160,7 @@ def _rule(config: BrokerConfig, writer: Journal) -> Rule:
         )
     if first.log != config.log.origin:
         raise ConfigurationError(f"log: expected operators of {config.log.origin}, got of {first.log}")
-    return Governed(config.profile)
+    return Governed(config.profile, signed_parts(config))
 
 
 def _leases(config: BrokerConfig, writer: Journal, key: ec.EllipticCurvePrivateKey, clock: Clock) -> Leases:
@@ -284,7 +285,7 @@ def _serving_desk(config: BrokerConfig, stores: _Stores, clock: Clock) -> Servin
     life = timedelta(seconds=settings.certificate_s)
     chain = _certificates(config, settings.certificates)
     authority = ServingAuthority(_ec_key(settings.key), chain, names, life, config.profile)
-    return ServingDesk(authority, stores.rule.serving, stores.log, clock)
+    return ServingDesk(authority, stores.rule, stores.log, clock)
 
 
 def _alternatives(names: ServingNamesOf) -> tuple[x509.GeneralName, ...]:
@@ -309,7 +310,7 @@ def _ak_desk(config: BrokerConfig, stores: _Stores, clock: Clock) -> AkDesk | No
     if authority.key.public_key() != certificate.public_key():
         raise ConfigurationError(f"{settings.certificate}: expected the certificate of {settings.key}, got another's")
     trust = EkTrust(config.profile, vendors, software)
-    return AkDesk(trust, authority, stores.log, stores.cells, clock, config.limits.enrolments)
+    return AkDesk(trust, authority, stores.rule, stores.log, stores.cells, clock, config.limits.enrolments)
 
 
 def _all_certificates(config: BrokerConfig, paths: Iterable[Path]) -> tuple[x509.Certificate, ...]:

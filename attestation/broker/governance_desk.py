@@ -1,4 +1,4 @@
-"""Handing changes in: judged, recorded, then in force (docs/spec/governance.md, sections 4, 7 and 8).
+"""Handing changes in: judged, recorded, then in force (docs/spec/governance.md, sections 4, 8 and 9).
 
 Whoever may reach the admin listener may hand a change in; what counts are the operators' signatures on it. A change
 that is refused is recorded too.
@@ -82,6 +82,11 @@ class GovernanceDesk:
             if standing.governance.first is not None:
                 raise Refusal(Variant.POLICY_DENY, f"{what}: expected a change that operators signed")
 
+    def unsigned_roles(self) -> bool:
+        """Whether operators have signed for other issuers and roles of the admin's than these."""
+        with self._log.standing() as (standing, _):
+            return bool(self._rule.unsigned_parts(standing, "admins"))
+
     def states(self, keys: Sequence[StoredKey]) -> list[KeyState]:
         """Which of these keys are signed for."""
         self._log.refresh()
@@ -95,6 +100,7 @@ class GovernanceDesk:
         with self._log.standing() as (standing, _):
             _demand_operators(standing)
             state, pending = standing.governance, self._pending(standing, keys)
+            unsigned = self._unsigned(standing)
             in_force: list[JsonValue] = [
                 {
                     "subject": subject.to_json(),
@@ -113,7 +119,16 @@ class GovernanceDesk:
             }
             log = "" if state.first is None else state.first.log
             fixed: dict[str, JsonValue] = {"broker": state.broker, "log": log, "operators": operators}
-        return fixed | {"in_force": in_force, "pending": pending, "checkpoint": self._checkpoint()}
+        more: dict[str, JsonValue] = {"pending": pending, "unsigned": unsigned, "checkpoint": self._checkpoint()}
+        return fixed | {"in_force": in_force} | more
+
+    def _unsigned(self, standing: Standing) -> list[JsonValue]:
+        """Parts of the configuration that are not what is in force, with the contents that a change needs."""
+        return [
+            {"subject": subject.to_json(), "content": content.to_json()}
+            for subject, content in self._rule.configuration.items()
+            if (found := standing.governance.in_force.get(subject)) is None or found.content != content
+        ]
 
     def _pending(self, standing: Standing, keys: tuple[StoredKey, ...]) -> list[JsonValue]:
         found: list[JsonValue] = []

@@ -15,12 +15,13 @@ from hermetic.attestation.broker.key_store import ResourcePath, StoredKey
 from hermetic.attestation.broker.leases import LeaseLengths
 from hermetic.attestation.broker.release import ModelPolicy, Policies
 from hermetic.attestation.claims import Profile
-from hermetic.attestation.governance import Form, KeyContent, ModelForm
-from hermetic.attestation.governance.contents import KeyModel
+from hermetic.attestation.governance import Form, KeyContent, ModelForm, OfConfiguration
+from hermetic.attestation.governance.contents import Configuration, KeyModel, Part
 from hermetic.attestation.policy import AppraisalPolicy
 from hermetic.errors import ConfigurationError, FailedCheck
 
 SIGNED: Final = "release.signed"
+CONFIGURATION: Final = "governance.configuration"
 FORMS_KEPT: Final = 256
 """How many forms are kept as read."""
 
@@ -28,7 +29,9 @@ KeyState = Literal["pending", "signed", "ungoverned"]
 
 
 class Rule(Protocol):
-    """Who decides about policies and keys."""
+    """Who decides about policies and keys. `configuration` is what operators sign for, as this process has it."""
+
+    configuration: Mapping[OfConfiguration, Configuration]
 
     def policy(self, standing: Standing, key: StoredKey) -> ModelPolicy | None:
         """The policy of a stored key; None where there is none, or two that fit alike."""
@@ -48,6 +51,9 @@ class Rule(Protocol):
     def summary(self, standing: Standing) -> dict[str, str | int] | None:
         """The operators as a record names them; None where there are none."""
 
+    def unsigned_parts(self, standing: Standing, *parts: Part) -> tuple[FailedCheck, ...]:
+        """What speaks against these parts of the configuration: all of them, where none is named."""
+
 
 class Ungoverned:
     """A broker without operators: what its configuration says is in force, and whoever changes it changes it.
@@ -57,6 +63,7 @@ class Ungoverned:
 
     def __init__(self, policies: Policies, serving: AppraisalPolicy | None) -> None:
         """Both are the configuration's."""
+        self.configuration: Mapping[OfConfiguration, Configuration] = {}
         self._policies = policies
         self._serving = serving
 
@@ -86,13 +93,18 @@ class Ungoverned:
         """Nobody."""
         return None
 
+    def unsigned_parts(self, _: Standing, *__: Part) -> tuple[FailedCheck, ...]:
+        """Nothing: whoever writes the configuration decides."""
+        return ()
+
 
 class Governed:
     """A broker whose log names operators."""
 
-    def __init__(self, profile: Profile) -> None:
-        """`profile` is the broker's: a demo's form is none elsewhere."""
+    def __init__(self, profile: Profile, configuration: Mapping[OfConfiguration, Configuration]) -> None:
+        """`profile` is the broker's: a demo's form is none elsewhere. `configuration` is what operators sign for."""
         self._profile = profile
+        self.configuration = configuration
 
     def policy(self, standing: Standing, key: StoredKey) -> ModelPolicy | None:
         """The one of the longest prefix, where its form is for this name: a shorter prefix is never asked instead."""
@@ -141,6 +153,16 @@ class Governed:
             "threshold": state.operators.threshold,
             "of": len(state.operators.operators),
         }
+
+    def unsigned_parts(self, standing: Standing, *parts: Part) -> tuple[FailedCheck, ...]:
+        """Parts that are not what operators signed for. One that they never signed for is nobody's (older logs)."""
+        failed = []
+        for subject, content in self.configuration.items():
+            found = standing.governance.in_force.get(subject)
+            if (not parts or subject.part in parts) and found is not None and found.content != content:
+                wanted = f"the part {subject.part} of version {found.version}, which operators signed for"
+                failed.append(FailedCheck(CONFIGURATION, wanted, "a configuration that says something else"))
+        return tuple(failed)
 
     def _form(self, content: object) -> AppraisalPolicy | None:
         """A form in force; None where it cannot be used here: then nothing is released by it."""

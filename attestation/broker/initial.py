@@ -7,8 +7,10 @@ from datetime import UTC, datetime
 from hermetic.attestation.broker import configured, journal
 from hermetic.attestation.broker.config import BrokerConfig
 from hermetic.attestation.broker.journal import Entry, Journal, Standing
+from hermetic.attestation.broker.signed_configuration import signed_parts
 from hermetic.attestation.broker.state.opening import open_state
-from hermetic.attestation.governance import First, OperatorSet
+from hermetic.attestation.governance import First, OfConfiguration, OfPolicy, OperatorSet
+from hermetic.attestation.governance.contents import Content
 from hermetic.errors import ConfigurationError
 
 
@@ -21,7 +23,11 @@ def fix_operators(
     """
     if config.governance == "none":
         raise ConfigurationError('governance: expected "operators" in the configuration, got "none"')
-    first = First.fix(config.log.origin, operators, configured.first_policies(config))
+    begin: list[tuple[OfPolicy | OfConfiguration, Content]] = [
+        *configured.first_policies(config),
+        *signed_parts(config).items(),
+    ]
+    first = First.fix(config.log.origin, operators, begin)
 
     def act(standing: Standing) -> tuple[Entry, None]:
         if standing.governance.first is not None:

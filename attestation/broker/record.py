@@ -58,7 +58,7 @@ def _first(state: Governance, index: int, record: Record) -> Event:
     if state.first is not None:
         return Event(index, record.time, "first operators", None, (), "no effect", "the log names operators already")
     state.begin(first)
-    policies = f"{len(first.policies)} policies to begin with"
+    policies = f"{len(first.policies)} policies and parts of the configuration to begin with"
     return Event(index, record.time, "first operators", 0, (), "in force", f"{_people(first.operators)}; {policies}")
 
 

@@ -7,6 +7,7 @@ from typing import Final
 from cryptography import x509
 
 from hermetic.attestation.broker import journal
+from hermetic.attestation.broker.governed import Rule
 from hermetic.attestation.broker.identity import ClientIdentity
 from hermetic.attestation.broker.journal import Entry, Journal, Standing
 from hermetic.attestation.broker.leases import against_host
@@ -15,7 +16,6 @@ from hermetic.attestation.broker.release import accepted
 from hermetic.attestation.broker.serving_ca import ServingAuthority, ServingNames, verify_request
 from hermetic.attestation.broker.sessions import Attested
 from hermetic.attestation.evidence import JsonValue
-from hermetic.attestation.policy import AppraisalPolicy
 from hermetic.errors import AppraisalError, FailedCheck, HermeticError, InvalidRequestError
 
 CURRENT_FORM: Final = "0.4.0"
@@ -28,13 +28,13 @@ class ServingDesk:
     def __init__(
         self,
         authority: ServingAuthority,
-        form: Callable[[Standing], AppraisalPolicy | None],
+        rule: Rule,
         log: Journal,
         clock: Callable[[], datetime],
     ) -> None:
-        """`form` is what a session must meet, as of a decision; None: nothing is certified."""
+        """`rule` says what a session must meet, as of a decision, and whether operators signed for our names."""
         self._authority = authority
-        self._form = form
+        self._rule = rule
         self._log = log
         self._clock = clock
 
@@ -89,7 +89,9 @@ class ServingDesk:
         self, standing: Standing, attested: Attested, client: ClientIdentity | None
     ) -> tuple[FailedCheck, ...]:
         """What the policy in force says against it, else what is revoked of the host."""
-        form = self._form(standing)
+        if failed := self._rule.unsigned_parts(standing, "trust", "serving"):
+            return failed
+        form = self._rule.serving(standing)
         if form is None:
             return (FailedCheck("serving.policy", "a policy of serving certificates", "none that can be used"),)
         return accepted(attested.claims, form, self._clock()) or against_host(standing, attested, client)

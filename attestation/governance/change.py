@@ -20,6 +20,7 @@ from hermetic.attestation.governance.contents import (
     Content,
     Digest,
     Name,
+    OfConfiguration,
     OfFloor,
     OfKey,
     OfOperators,
@@ -56,7 +57,9 @@ def _reason(text: str) -> str:
     return text
 
 
-AnySubject = Annotated[OfOperators | OfPolicy | OfKey | OfFloor | OfRevocation, Field(discriminator="kind")]
+AnySubject = Annotated[
+    OfOperators | OfPolicy | OfKey | OfFloor | OfRevocation | OfConfiguration, Field(discriminator="kind")
+]
 
 
 class Statement(Strict):
@@ -157,9 +160,9 @@ class Change:
 
 
 class FirstPolicy(Strict):
-    """A policy that an installation begins with."""
+    """A policy, or a part of the configuration, that an installation begins with."""
 
-    subject: OfPolicy
+    subject: Annotated[OfPolicy | OfConfiguration, Field(discriminator="kind")]
     content: dict[str, Any]
 
     @model_validator(mode="after")
@@ -191,7 +194,9 @@ class First(Strict):
         return self
 
     @classmethod
-    def fix(cls, log: str, operators: OperatorSet, policies: Iterable[tuple[OfPolicy, Content]]) -> Self:
+    def fix(
+        cls, log: str, operators: OperatorSet, policies: Iterable[tuple[OfPolicy | OfConfiguration, Content]]
+    ) -> Self:
         """A new first set, with an id of its own."""
         ordered = sorted(
             (FirstPolicy(subject=subject, content=content.to_json()) for subject, content in policies),
@@ -244,6 +249,8 @@ def shown(subject: Subject) -> str:
             return f"floor of {name}"
         case OfRevocation(of=of, name=name, version=version):
             return f"revocation of {of} {name}" + (f" version {version}" if version else "")
+        case OfConfiguration(part=part):
+            return f"configuration: {part}"
         case OfOperators():
             return "operators"
 

@@ -1,11 +1,11 @@
-"""What a change of governance is about, and what it can say (docs/spec/governance.md, sections 1, 2, 5 and 6).
+"""What a change of governance is about, and what it can say (docs/spec/governance.md, sections 1, 2, 5 to 7).
 
 Types only: each refuses what the spec does not allow. Whether a content fits what a broker has is the broker's.
 """
 
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -47,6 +47,7 @@ OperatorName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Name = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_printable)]
 Prefix = Annotated[str, Field(max_length=256), AfterValidator(_printable), AfterValidator(_literal)]
 Resource = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9][A-Za-z0-9._-]{0,127}){2}$")]
+Roots = Annotated[str, Field(pattern="^(shipped|none|[0-9a-f]{64})$")]
 RevokedName = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_printable)]
 FormText = Annotated[str, Field(min_length=1, max_length=MAX_FORM)]
 VersionNumber = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
@@ -111,7 +112,18 @@ class OfRevocation(Strict):
         return self
 
 
-Subject: TypeAlias = OfOperators | OfPolicy | OfKey | OfFloor | OfRevocation
+Part = Literal["admins", "serving", "trust"]
+"""A part of a broker's configuration that operators sign for."""
+
+
+class OfConfiguration(Strict):
+    """A part of the broker's configuration: whose evidence is genuine, who administrates, what certificates say."""
+
+    kind: Literal["configuration"] = "configuration"
+    part: Part
+
+
+Subject: TypeAlias = OfOperators | OfPolicy | OfKey | OfFloor | OfRevocation | OfConfiguration
 
 
 class Operator(Strict):
@@ -223,24 +235,96 @@ class RestoreContent(Strict):
     record: VersionNumber
 
 
-Content: TypeAlias = OperatorSet | ModelForm | Form | KeyContent | FloorContent | RestoreContent
+class CollateralTrust(Strict):
+    """Who signs bundles of collateral, and for how long after its end it is believed: digests of the two files."""
+
+    signers: Digest | None
+    windows: Digest | None
+
+
+class TrustContent(Strict):
+    """Whose evidence is genuine, and who may ask for it to be judged.
+
+    Certificates are SHA-256 of their DER, sorted; a vendor's roots "shipped", "none" or the digest of a folder's.
+    """
+
+    profile: Profile
+    amd: Roots
+    intel: Roots
+    nvidia: Roots
+    ak_authorities: tuple[Digest, ...]
+    provisioned_aks: tuple[Digest, ...]
+    ek_authorities: tuple[Digest, ...]
+    software_ek_authorities: tuple[Digest, ...]
+    collateral: CollateralTrust | None
+    clients: tuple[Digest, ...]
+    client_certificates: Literal["required", "optional"]
+
+
+class AdminIssuer(Strict):
+    """Who issues admin tokens: the names to say, and SHA-256 of the public key's SubjectPublicKeyInfo."""
+
+    name: Name
+    audience: str | None
+    key: Digest
+
+
+class AdminRole(Strict):
+    """What a role may do: a pattern of paths, and prefixes of names."""
+
+    role: Name
+    allowed: str
+    names: tuple[str, ...]
+
+
+class AdminsContent(Strict):
+    """Who may come to the admin listener (SHA-256 of the CAs), who issues tokens, and what each role may."""
+
+    authorities: tuple[Digest, ...]
+    issuers: tuple[AdminIssuer, ...]
+    roles: tuple[AdminRole, ...]
+
+
+class ServingName(Strict):
+    """What the serving certificate of one client says."""
+
+    client: str
+    common_name: str
+    dns: tuple[str, ...]
+    ip: tuple[str, ...]
+    uris: tuple[str, ...]
+
+
+class ServingContent(Strict):
+    """The CA of serving certificates (SHA-256), None without one, and whose certificates say what."""
+
+    authority: Digest | None
+    names: tuple[ServingName, ...]
+
+
+Configuration: TypeAlias = TrustContent | AdminsContent | ServingContent
+Content: TypeAlias = OperatorSet | ModelForm | Form | KeyContent | FloorContent | RestoreContent | Configuration
+
+
+_TYPES: Final[Mapping[str, type[Content]]] = {
+    "operators": OperatorSet,
+    "key": KeyContent,
+    "floor": FloorContent,
+    "revocation": RestoreContent,
+    "admins": AdminsContent,
+    "serving": ServingContent,
+    "trust": TrustContent,
+}
 
 
 def content_type(subject: Subject) -> type[Content]:
     """The type that a subject's contents have."""
     match subject:
-        case OfOperators():
-            return OperatorSet
-        case OfPolicy(of="models"):
-            return ModelForm
-        case OfPolicy():
-            return Form
-        case OfKey():
-            return KeyContent
-        case OfFloor():
-            return FloorContent
-        case OfRevocation():
-            return RestoreContent
+        case OfPolicy(of=of):
+            return ModelForm if of == "models" else Form
+        case OfConfiguration(part=part):
+            return _TYPES[part]
+    return _TYPES[subject.kind]
 
 
 def signed_name(subject: Subject, content: Content) -> str:

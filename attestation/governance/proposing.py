@@ -1,4 +1,4 @@
-"""The next change, out of what a broker says is in force (docs/spec/governance.md, section 8).
+"""The next change, out of what a broker says is in force (docs/spec/governance.md, section 9).
 
 What it says is believed only as far as a proposal goes: operators sign what the file says, and the broker checks that
 it follows.
@@ -14,6 +14,7 @@ from hermetic.attestation.governance.change import TIME_FORMAT, Change, Statemen
 from hermetic.attestation.governance.contents import (
     Content,
     KeyContent,
+    OfConfiguration,
     OfKey,
     OfOperators,
     OfRevocation,
@@ -37,6 +38,7 @@ class Proposer:
     operators_digest: str
     _versions: Mapping[Subject, tuple[int, str]]
     _pending: Mapping[str, KeyContent]
+    _unsigned: Mapping[Subject, Content]
 
     @classmethod
     def of_json(cls, state: Mapping[str, JsonValue]) -> Self:
@@ -51,12 +53,16 @@ class Proposer:
             if version := _number(named["version"]):
                 versions[OfOperators()] = version, str(named["digest"])
             pending = {str(one["resource"]): _key(str(one["resource"]), one) for one in _objects(state["pending"])}
+            unsigned = {
+                (subject := parse_subject(one["subject"])): parse_content(subject, one["content"])
+                for one in _objects(state.get("unsigned", []))
+            }
             broker, digest = str(state["broker"]), str(named["digest"])
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidRequestError(f"the broker's governance: cannot read its answer: {error!r}") from error
         if not isinstance(operators, OperatorSet):
             raise InvalidRequestError("the broker's governance: expected operators")
-        return cls(broker, operators, digest, versions, pending)
+        return cls(broker, operators, digest, versions, pending, unsigned)
 
     @property
     def pending(self) -> Sequence[str]:
@@ -69,6 +75,13 @@ class Proposer:
         if content is None:
             raise InvalidRequestError(f"key {resource}: expected one that is pending, got {self.pending or 'none'}")
         return self.change(OfKey(resource=resource), content, reason, now, life)
+
+    def part(self, subject: OfConfiguration) -> Content:
+        """A part of the broker's configuration as it runs now; raises `InvalidRequestError` where that is in force."""
+        content = self._unsigned.get(subject)
+        if content is None:
+            raise InvalidRequestError(f"configuration {subject.part}: expected one that is not what is in force")
+        return content
 
     def change(
         self, subject: Subject, content: Content, reason: str, now: datetime, life: timedelta = DEFAULT_LIFE

@@ -1,5 +1,6 @@
 """`hermetic broker init|operator-key|propose|sign|submit|governance|record`, and what doctor says of it."""
 
+import functools
 import json
 import os
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from hermetic.attestation.governance import Change, OperatorKey
@@ -28,8 +30,14 @@ role = "operator"
 RESOURCE = "models/cli/1"
 
 
+@functools.cache
+def commands() -> typer.Typer:
+    """Made once: that takes longer than most commands."""
+    return build()
+
+
 def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(build(), ["broker", *map(str, arguments)])
+    return CliRunner().invoke(commands(), ["broker", *map(str, arguments)])
 
 
 def run(*arguments: object) -> str:
@@ -174,6 +182,24 @@ def test_a_change_whose_content_was_exchanged_is_not_signed(
     refuse(
         "expected the content that its statement is about", "sign", policy, "--name", "alice", "--key", people["alice"]
     )
+
+
+def test_a_part_of_the_configuration_is_proposed_before_its_file_is_used(
+    broker: InThread, people: dict[str, Path], tmp_path: Path
+) -> None:
+    reach, change = ("--operator", broker.world.folder / "operator.toml"), tmp_path / "trust.json"
+    propose = ("propose", "configuration", "trust", "--reason", "a test", *reach, "--output", change)
+    refuse("expected one that is not what is in force", *propose)
+    file = broker.world.write_config(
+        governance="operators", change={'client_certificates = "required"': 'client_certificates = "optional"'}
+    )
+    assert [one.state for one in examine_broker(file)] == ["good", "missing"]
+    run(*propose, "--config", file)
+    for name in ("alice", "bob"):
+        run("sign", change, "--name", name, "--key", people[name])
+    run("submit", change, *reach)
+    assert [one.state for one in examine_broker(file)] == ["good"]
+    assert "not what operators signed for: configuration trust" in " ".join(invoke("governance", *reach).output.split())
 
 
 def test_a_key_is_under_a_passphrase_unless_its_owner_says_otherwise(tmp_path: Path) -> None:

@@ -61,11 +61,15 @@ def init(
     """Fix who signs for policies and keys, once, before the broker starts. The file's policies are the first ones."""
     from hermetic.attestation.broker.config import BrokerConfig
     from hermetic.attestation.broker.initial import fix_operators
+    from hermetic.attestation.governance import OfConfiguration, OfPolicy
 
     first = fix_operators(BrokerConfig.load(config), _people(signer, threshold, scope))
     facts = {"broker": first.digest, "log": first.log, "threshold": first.operators.threshold,
              "operators": [one.name for one in first.operators.operators],
-             "policies": [f"{one.subject.of} {one.subject.prefix!r}" for one in first.policies]}  # fmt: skip
+             "policies": [f"{one.subject.of} {one.subject.prefix!r}" for one in first.policies
+                          if isinstance(one.subject, OfPolicy)],
+             "configuration": [one.subject.part for one in first.policies
+                               if isinstance(one.subject, OfConfiguration)]}  # fmt: skip
     output.show(facts, as_json=as_json, human=lambda: output.facts("governance", facts))
     output.note("Write the broker's name down where its machine cannot change it: every signed change carries it.")
 
@@ -201,6 +205,34 @@ def restore(
     _write_proposal(operator, subject, content, reason, days, target)
 
 
+@_propose.command()
+def configuration(
+    part: Annotated[Literal["admins", "serving", "trust"], typer.Argument(help="Which part of the configuration.")],
+    *,
+    operator: OperatorOption,
+    reason: ReasonOption,
+    target: TargetOption,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", "-c", help="The TOML file that is to come. Without it: what the broker runs with now."
+        ),
+    ] = None,
+    days: DaysOption = 7,
+) -> None:
+    """A part of the broker's configuration: trust (whose evidence is genuine), admins (roles), serving (names)."""
+    from hermetic.attestation.broker.config import BrokerConfig
+    from hermetic.attestation.broker.signed_configuration import signed_parts
+    from hermetic.attestation.governance import OfConfiguration
+
+    subject = OfConfiguration(part=part)
+    if config is not None:
+        content: Content = signed_parts(BrokerConfig.load(config))[subject]
+    else:
+        content = _proposer(operator).part(subject)
+    _write_proposal(operator, subject, content, reason, days, target)
+
+
 def sign(
     change: Annotated[Path, typer.Argument(help="The change; the signature is added to this file.")],
     name: Annotated[str, typer.Option("--name", help="Whose signature it is: the name in the set of operators.")],
@@ -273,6 +305,8 @@ def governance(operator: OperatorOption, as_json: output.JsonOption = False) -> 
     if not as_json:
         for one in state["pending"]:
             output.warn(f"pending: {one['resource']}")
+        for one in state["unsigned"]:
+            output.warn(f"not what operators signed for: configuration {one['subject']['part']}")
 
 
 def _proposer(operator: Path) -> "Proposer":

@@ -10,6 +10,7 @@ from hermetic.attestation.broker import journal
 from hermetic.attestation.broker.config import BrokerConfig
 from hermetic.attestation.broker.configured import first_policies, log_signer
 from hermetic.attestation.broker.journal import Standing
+from hermetic.attestation.broker.signed_configuration import signed_parts
 from hermetic.attestation.broker.state.ledger import LoggedRecord
 from hermetic.attestation.broker.state.opening import log_folder, open_state
 from hermetic.attestation.governance.change import shown
@@ -21,6 +22,7 @@ __all__ = ["examine_broker"]
 
 AREA: Final = "broker"
 NAME: Final = "governance"
+PROPOSE: Final = "hermetic broker propose configuration"
 _KINDS: Final = frozenset({journal.GOVERNANCE, journal.CHANGE})
 
 
@@ -48,6 +50,13 @@ def examine_broker(path: Path) -> list[Finding]:
 
 def _files_that_say_something_else(config: BrokerConfig, standing: Standing) -> Iterator[Finding]:
     """Policies of the configuration that are not what operators signed for: whoever edits them may think they count."""
+    for part, facts in signed_parts(config).items():
+        signed = standing.governance.in_force.get(part)
+        if signed is None:
+            yield Finding(AREA, "configuration", "weak", f"{shown(part)}: nobody has signed for it", PROPOSE)
+        elif signed.content != facts:
+            detail = f"{shown(part)}: in force is version {signed.version}, the file says something else"
+            yield Finding(AREA, "configuration", "missing", detail, f"the broker refuses what depends on it: {PROPOSE}")
     for subject, content in first_policies(config):
         in_force = standing.governance.in_force.get(subject)
         if in_force is None or in_force.content != content:

@@ -16,6 +16,7 @@ BROKER: Final = "tests/attestation/broker/test_governed.py"
 FORMAT: Final = "tests/attestation/governance/test_governance.py"
 SHARED: Final = "tests/attestation/broker/state/test_shared_governance.py"
 REVOCATIONS: Final = "tests/attestation/broker/test_governed_revocations.py"
+CONFIGURED: Final = "tests/attestation/broker/test_governed_configuration.py"
 COMMANDS: Final = "tests/cli/test_broker_governance.py"
 VECTORS: Final = "test_a_vector_ends_as_it_says"
 
@@ -87,6 +88,15 @@ ATTACKS: Final = (
            REVOCATIONS, "test_records_that_loosen_without_signatures_have_no_effect"),
     Attack("A broker process that was started before operators were named goes on without them", "`release.signed`",
            SHARED, "test_a_broker_that_started_before_operators_were_named_releases_nothing"),
+    Attack("The configuration is edited: another vendor's root, CA or key whose evidence counts, another client CA",
+           "`governance.configuration`", CONFIGURED,
+           "test_an_edited_trust_attests_and_releases_nothing_until_two_have_signed"),
+    Attack("A session attested under roots that operators have replaced since", "`governance.configuration`",
+           CONFIGURED, "test_a_session_from_before_gets_nothing_once_operators_signed_for_another_trust"),
+    Attack("The configuration is edited: a role may do more, another key issues admin tokens", "`AdminAuthAccess`",
+           CONFIGURED, "test_an_edited_role_or_issuer_does_nothing_but_have_changes_signed"),
+    Attack("The configuration is edited: another client's serving certificate says a server's name",
+           "`governance.configuration`", CONFIGURED, "test_no_certificate_says_a_name_that_operators_did_not_sign_for"),
     Attack("A stored key replaced by another upload of the same name, or in the store by a holder of its KEK",
            "`release.signed`; `InternalError`", BROKER,
            "test_a_key_put_in_place_of_another_is_pending_or_not_released"),

@@ -14,6 +14,7 @@ from hermetic.attestation.governance import (
     FloorContent,
     Governance,
     ModelForm,
+    OfConfiguration,
     OfFloor,
     OfOperators,
     OfPolicy,
@@ -25,7 +26,7 @@ from hermetic.attestation.governance import (
     Signature,
     Statement,
 )
-from hermetic.attestation.governance.contents import Content, Subject, digest_of
+from hermetic.attestation.governance.contents import AdminRole, AdminsContent, Content, Subject, digest_of
 
 LOG = "example.test/broker"
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
@@ -121,6 +122,10 @@ def _of_one_set() -> dict[str, Case]:
     both, history = signed(after, "alice", "bob"), (before,)
     floor = proposed(state, OfFloor(name="march-1"), FloorContent(before=3, to=2))
     restored = proposed(state, OfRevocation(of="model", name="march-1", version=2), RestoreContent(record=17))
+    admins = AdminsContent(
+        authorities=("ab" * 32,), issuers=(), roles=(AdminRole(role="r", allowed="^/x$", names=("march-",)),)
+    )
+    configured = proposed(state, OfConfiguration(part="admins"), admins)
     mallory = Signature(operator="bob", signature=signed(after, "mallory").signatures[0].signature)
     outsider = after.with_signatures([both.signatures[0], mallory])
     forged = Signature(operator="carol", signature=both.signatures[0].signature)
@@ -133,6 +138,8 @@ def _of_one_set() -> dict[str, Case]:
         "accepted-first-of-subject": Case((), before),
         "accepted-by-three": Case(history, signed(after, "alice", "bob", "carol")),
         "accepted-floor": Case(history, signed(floor, "bob", "carol")),
+        "accepted-configuration": Case(history, signed(configured, "bob", "carol")),
+        "refused-configuration-by-one": Case(history, signed(configured, "carol"), SIGNATURES),
         "accepted-restored": Case(history, signed(restored, "bob", "carol")),
         "refused-restored-by-one": Case(history, signed(restored, "bob"), SIGNATURES),
         "refused-by-one": Case(history, signed(after, "alice"), SIGNATURES),
@@ -172,6 +179,7 @@ def _malformed() -> dict[str, Case]:
     restored = signed(proposed(state, revoked, RestoreContent(record=17)), "alice", "bob").dumps()
     at = text.index(b'"statement":')
     forms = {
+        "configuration-of-no-part": restored.replace(b'"kind":"revocation"', b'"kind":"configuration"'),
         "revocation-of-two": restored.replace(b'"kind":"revocation",', b'"chip":"c","kind":"revocation",'),
         "revocation-of-a-servers-version": restored.replace(b'"of":"model"', b'"of":"server"'),
         "order": b"{" + text[at:-2] + b"," + text[1 : at - 1] + b"}\n",

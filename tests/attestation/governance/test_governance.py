@@ -19,6 +19,7 @@ from hermetic.attestation.governance import (
     FloorContent,
     Governance,
     KeyContent,
+    OfConfiguration,
     OfFloor,
     OfKey,
     OfOperators,
@@ -28,7 +29,7 @@ from hermetic.attestation.governance import (
     OperatorSet,
     RestoreContent,
 )
-from hermetic.attestation.governance.contents import Content, KeyModel, Subject, secret_digest
+from hermetic.attestation.governance.contents import Content, KeyModel, ServingContent, Subject, secret_digest
 from hermetic.attestation.governance.operator_key import read_public_key
 from hermetic.attestation.governance.proposing import Proposer
 from hermetic.errors import ConfigurationError, InvalidRequestError, LogError
@@ -167,6 +168,7 @@ def test_operators_sign_for_their_prefixes_only() -> None:
         (OfRevocation(of="model", name="april"), RestoreContent(record=1)),
         (OfRevocation(of="server", name="march-1"), RestoreContent(record=1)),
         (OfRevocation(of="chip", name="march-1"), RestoreContent(record=1)),
+        (OfConfiguration(part="serving"), ServingContent(authority=None, names=())),
     ]
     for subject, content in covered:
         assert failed(state, signed(proposed(state, subject, content), "alice", "carol")) == []

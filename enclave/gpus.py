@@ -9,14 +9,27 @@ there are, confidential computing) comes from server/gpu_facts.py.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Transfers = Literal["joined", "separate"]
 """One transfer for all inputs of a batch and one for its outputs, or one for each tensor (device_batch.py)."""
 
-__all__ = ["GPUS_LIMIT", "Gpu", "GpuOrders", "MigSlice", "Transfers", "capabilities_of", "environment_of", "gpus_here"]
+__all__ = [
+    "ACCURACY",
+    "ERROR_LIMIT",
+    "GPUS_LIMIT",
+    "Accuracy",
+    "Gpu",
+    "GpuOrders",
+    "MigSlice",
+    "Precision",
+    "Transfers",
+    "capabilities_of",
+    "environment_of",
+    "gpus_here",
+]
 
 GPUS_LIMIT: Final = 64  # GPUs of one server, as many as workers of one model
 LIST: Final = Path("/proc/driver/nvidia/gpus")
@@ -86,12 +99,34 @@ class Gpu(BaseModel):
         return self.uuid if self.slice is None else self.slice.uuid
 
 
+Precision = Literal["fp32", "fp16", "bf16"]
+
+
+class Accuracy(NamedTuple):
+    """How far an answer may be from the one in FP32: `absolute + relative * |answer|`, in the answer's own unit."""
+
+    precision: Precision
+    relative: float
+    absolute: float
+
+
+ACCURACY: Final[Mapping[Precision, Accuracy]] = {
+    "fp16": Accuracy("fp16", 5e-3, 5e-3),
+    "bf16": Accuracy("bf16", 2e-2, 2e-2),
+}
+"""What is allowed unless an operator says otherwise."""
+ERROR_LIMIT: Final = 0.1
+"""Above this the comparison would accept another model."""
+
+
 class GpuOrders(BaseModel):
     """Which GPU a worker computes on, and how. Bytes are of the GPU's memory.
 
     `memory_limit_bytes` bounds what the runtime may take there for weights and batches; beyond, a batch is refused.
     `cudnn_search`: how kernels for convolutions are chosen. `graphs`: shapes that come again are recorded once and
-    replayed. `tensorrt`: TensorRT takes what it can of a graph.
+    replayed. `tensorrt`: TensorRT takes what it can of a graph, with at most `tensorrt_workspace_bytes` to compute in.
+    `precision`: what products are computed in; then answers may be off by `max_absolute_error`, in their own unit, and
+    `max_relative_error` of their value together (None: as `ACCURACY` has it).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -101,6 +136,21 @@ class GpuOrders(BaseModel):
     cudnn_search: Literal["exhaustive", "heuristic", "default"] = "heuristic"
     graphs: bool = False
     tensorrt: bool = False
+    tensorrt_workspace_bytes: Annotated[int, Field(ge=1)] = 1 << 30
+    precision: Precision = "fp32"
+    max_absolute_error: Annotated[float, Field(ge=0, le=ERROR_LIMIT)] | None = None
+    max_relative_error: Annotated[float, Field(ge=0, le=ERROR_LIMIT)] | None = None
+
+    @property
+    def accuracy(self) -> Accuracy | None:
+        """How far answers may be from those in FP32; None where it is FP32 that computes them."""
+        default = ACCURACY.get(self.precision)
+        if default is None:
+            return None
+        relative = default.relative if self.max_relative_error is None else self.max_relative_error
+        absolute = default.absolute if self.max_absolute_error is None else self.max_absolute_error
+        return Accuracy(self.precision, relative, absolute)
+
     transfers: Transfers = "separate"
 
 

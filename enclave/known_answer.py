@@ -11,7 +11,16 @@ from hermetic.enclave.batch_runner import BatchRunner, SharedBuffers
 from hermetic.enclave.buffers import BufferLayout, layout
 from hermetic.enclave.configuration import ABSENT_SHAPE
 from hermetic.enclave.device_runner import DeviceRunner
-from hermetic.enclave.known_answer_file import KnownAnswer, NamedTensor, check_cases, decode, verify_answers
+from hermetic.enclave.gpus import Accuracy
+from hermetic.enclave.known_answer_file import (
+    KnownAnswer,
+    NamedTensor,
+    Tolerance,
+    allowing,
+    check_cases,
+    decode,
+    verify_answers,
+)
 from hermetic.enclave.manifest import Manifest
 from hermetic.enclave.model_description import ModelDescription
 from hermetic.enclave.model_tensors import inputs_of
@@ -21,9 +30,16 @@ __all__ = ["layout_for", "outputs_in", "verify_known_answers", "write_inputs"]
 
 
 def verify_known_answers(
-    runner: BatchRunner | DeviceRunner, description: ModelDescription, manifest: Manifest, content: memoryview
+    runner: BatchRunner | DeviceRunner,
+    description: ModelDescription,
+    manifest: Manifest,
+    content: memoryview,
+    accuracy: Accuracy | None = None,
 ) -> int:
-    """Return how many cases passed: all in the known-answer file `content`, else `KnownAnswerError`."""
+    """Return how many cases passed: all in the known-answer file `content`, else `KnownAnswerError`.
+
+    `accuracy`: the model computes in a lower precision than the answers were; how far off floats may be then.
+    """
     cases = decode(content)
     check_cases(cases, manifest)
     for case in cases:
@@ -35,11 +51,21 @@ def verify_known_answers(
             done = decode_done(runner.run(Batch(0, 0, tensors), buffers))
             if done.status != STATUS_OK:
                 raise KnownAnswerError(f"known answer: wanted an answer, got none: {done.text}")
-            verify_answers(case, outputs_in(buffers, done.outputs))
+            _verify(case, outputs_in(buffers, done.outputs), accuracy)
         finally:
             memory[:] = bytes(len(memory))
             buffers.close()
     return len(cases)
+
+
+def _verify(case: KnownAnswer, got: tuple[NamedTensor, ...], accuracy: Accuracy | None) -> None:
+    if accuracy is None:
+        verify_answers(case, got)
+        return
+    try:
+        verify_answers(allowing(case, Tolerance(accuracy.relative, accuracy.absolute)), got)
+    except KnownAnswerError as error:
+        raise KnownAnswerError(f"accuracy of {accuracy.precision} against fp32: {error}") from None
 
 
 def layout_for(

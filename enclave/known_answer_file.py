@@ -30,6 +30,7 @@ __all__ = [
     "ModelSpecs",
     "NamedTensor",
     "Tolerance",
+    "allowing",
     "check_cases",
     "decode",
     "encode",
@@ -237,6 +238,18 @@ def verify_answers(expected: KnownAnswer, got: Sequence[NamedTensor]) -> Sequenc
     return got
 
 
+def allowing(case: KnownAnswer, least: Tolerance) -> KnownAnswer:
+    """Return the case with floats allowed to be off by `least`, or by what the publisher allows where that is more."""
+
+    def wider(output: ExpectedOutput) -> ExpectedOutput:
+        given = output.tolerance
+        if given is None:
+            return output
+        return output._replace(tolerance=Tolerance(max(given.rtol, least.rtol), max(given.atol, least.atol)))
+
+    return case._replace(outputs=tuple(wider(output) for output in case.outputs))
+
+
 def _difference(output: ExpectedOutput, got: NamedTensor) -> str | None:
     """Return what is wrong with one output, None where nothing is."""
     wanted, tolerance = output
@@ -271,9 +284,12 @@ def _out_of_tolerance(
     if passed.all():
         return None
     bad = ~passed
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        times = np.abs(got - wanted)[bad & finite] / (tolerance.atol + tolerance.rtol * np.abs(wanted))[bad & finite]
+    worst = f", at most {times.max():.3g} times that" if times.size and np.isfinite(times.max()) else ""
     return (
         f"{label}: expected within rtol {tolerance.rtol} and atol {tolerance.atol}, "
-        f"{int(bad.sum())} of {bad.size} elements are off, first {int(bad.argmax())}"
+        f"{int(bad.sum())} of {bad.size} elements are off{worst}, first {int(bad.argmax())}"
     )
 
 

@@ -193,7 +193,8 @@ class Worker:
             warm_up(runner, description, opened.view)
             warm = time.monotonic()
             if manifest.known_answer is not None:
-                verify_known_answers(runner, description, manifest, opened.view(KNOWN_ANSWER_NAME))
+                accuracy = None if prepare.gpu is None else prepare.gpu.accuracy
+                verify_known_answers(runner, description, manifest, opened.view(KNOWN_ANSWER_NAME), accuracy)
             answered = time.monotonic()
             files = {name: bytearray(opened.view(name)) for name in manifest.configuration.files()}
             if not runtime.holds_views:

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from hermetic.enclave.configuration import INSTANCES_LIMIT, VersionPolicy
-from hermetic.enclave.gpus import Transfers
+from hermetic.enclave.gpus import ERROR_LIMIT, Precision, Transfers
 from hermetic.errors import ConfigurationError
 from hermetic.server.evidence_settings import Attestation
 from hermetic.server.observing import Logging, Metrics, Trace
@@ -188,6 +188,10 @@ class GpuSettings(Section):
     graphs: bool = False
     tensorrt: bool = False
     transfers: Literal["auto"] | Transfers = "auto"
+    tensorrt_workspace_bytes: PositiveInt = GIB
+    precision: Precision = "fp32"
+    max_absolute_error: Annotated[float, Field(ge=0, le=ERROR_LIMIT)] | None = None
+    max_relative_error: Annotated[float, Field(ge=0, le=ERROR_LIMIT)] | None = None
 
 
 class ModelSettings(Section):

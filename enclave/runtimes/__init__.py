@@ -5,7 +5,7 @@
     onnx.py           ONNX Runtime       onnx_graph.py: weights lifted out of a graph, and what a graph may not contain
     torchscript.py    torch.jit          torch_export.py: torch.export       safetensors.py + architectures.py
     aot_inductor.py   native code that torch has compiled
-    torch_module.py   running any torch module on shared memory
+    torch_module.py   running any torch module on shared memory      torch_graphs.py, torch_precision.py: on a GPU
     strings.py        BYTES tensors
 
 What a model's files may hold is judged before a runtime sees them, and by `hermetic seal` too:

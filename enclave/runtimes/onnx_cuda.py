@@ -23,7 +23,7 @@ from hermetic.enclave.runtime_caches import Arena
 from hermetic.enclave.runtimes.interface import ModelToLoad
 from hermetic.enclave.runtimes.interface_on_device import DeviceAnswer, DeviceInput, DeviceOutput, Launched, nbytes_of
 from hermetic.enclave.runtimes.onnx_session import TYPE_OF, Engine, OpenGraph, open_graph
-from hermetic.errors import DeviceError, ModelFormatError
+from hermetic.errors import ConfigurationError, DeviceError, ModelFormatError
 
 __all__ = ["CUDA", "OnnxOnDevice", "load", "open_gpu", "providers"]
 
@@ -33,6 +33,13 @@ BINDINGS_LIMIT: Final = 256  # bindings kept for batches that come again in the 
 GRAPHS_LIMIT: Final = 64  # CUDA graphs of one model: batch sizes times places
 CUDA_PROVIDER: Final = "CUDAExecutionProvider"
 WARM_UP: Final = 64  # rows and columns of what is multiplied before there is a model
+TENSORRT: Final = "TensorrtExecutionProvider"
+_NOTHING_IN_FILES: Final = {
+    "trt_engine_cache_enable": "0",  # an engine has the model's weights, in plaintext
+    "trt_timing_cache_enable": "0",
+    "trt_dump_subgraphs": "0",
+    "trt_dump_ep_context_model": "0",
+}
 _NO_GRAPH: Final = "-1"
 _ERRORS_ONLY: Final = 4
 
@@ -144,6 +151,7 @@ def load(model: ModelToLoad, memory: DeviceMemory, orders: GpuOrders) -> OnnxOnD
     `DeviceFullError` where the budget or the GPU has no room.
     """
     check_numbers(model)
+    check_orders(orders, ort.get_available_providers())
     arena = Arena(memory, orders.memory_limit_bytes, keeps=orders.graphs)
     engine = Engine(providers(orders, arena.provider_options()), _options)
     try:
@@ -173,13 +181,27 @@ def providers(orders: GpuOrders, arena: Mapping[str, str]) -> list[tuple[str, di
     if orders.tensorrt:
         tensorrt = {
             "device_id": "0",
-            "trt_max_workspace_size": str(orders.memory_limit_bytes),
-            "trt_engine_cache_enable": "0",  # a cache is a file
-            "trt_timing_cache_enable": "0",
+            "trt_max_workspace_size": str(min(orders.memory_limit_bytes, orders.tensorrt_workspace_bytes)),
+            "trt_fp16_enable": "1" if orders.precision == "fp16" else "0",
+            "trt_bf16_enable": "1" if orders.precision == "bf16" else "0",
+            **_NOTHING_IN_FILES,
             "trt_cuda_graph_enable": "1" if orders.graphs else "0",
         }
-        chosen.insert(0, ("TensorrtExecutionProvider", tensorrt))
+        chosen.insert(0, (TENSORRT, tensorrt))
     return chosen
+
+
+def check_orders(orders: GpuOrders, available: Sequence[str]) -> None:
+    """Refuse orders that this onnxruntime cannot follow, or that are not for ONNX; `available`: its providers."""
+    if orders.tensorrt and TENSORRT not in available:
+        raise ConfigurationError(
+            f"gpu.tensorrt: wanted an onnxruntime with {TENSORRT}, got one with {sorted(available)}"
+        )
+    if orders.precision != "fp32" and not orders.tensorrt:
+        raise ConfigurationError(
+            f"gpu.precision: wanted fp32 for an ONNX model without tensorrt, whose types are its own, "
+            f"got {orders.precision}"
+        )
 
 
 def check_numbers(model: ModelToLoad) -> None:

@@ -4,8 +4,8 @@ So several batches may be computed at a time, and nobody waits before `finish`. 
 for each stream apart; what of it is free is wiped between tenants (runtime_caches.py, `TorchCache`). The budget is a
 fraction of the GPU's memory, which torch holds itself to. An allocation beyond it is an answer to that batch.
 
-`graphs` is refused: a recorded graph's answers stay in use in a pool of their own, which nothing wipes between tenants
-yet. Source: torch.cuda (ExternalStream, set_per_process_memory_fraction, OutOfMemoryError), torch 2.13.
+`graphs`: batches are replayed as recorded CUDA graphs (torch_graphs.py). `precision`: torch_precision.py.
+Source: torch.cuda (ExternalStream, set_per_process_memory_fraction, OutOfMemoryError), torch 2.13.
 """
 
 import contextlib
@@ -17,11 +17,14 @@ from typing import Any, Final
 import torch
 
 from hermetic.enclave.device_memory import DeviceMemory
-from hermetic.enclave.gpus import GpuOrders
+from hermetic.enclave.gpus import GpuOrders, Precision
+from hermetic.enclave.model_description import TensorSpec
 from hermetic.enclave.runtime_caches import TorchCache
 from hermetic.enclave.runtimes.interface import ModelToLoad
-from hermetic.enclave.runtimes.interface_on_device import DeviceAnswer, DeviceInput, DeviceOutput, Launched
+from hermetic.enclave.runtimes.interface_on_device import DeviceAnswer, DeviceInput, DeviceOutput, Launched, nbytes_of
+from hermetic.enclave.runtimes.torch_graphs import CudaRecorder, RecordedBatches, Recorder, check_fixed_shapes
 from hermetic.enclave.runtimes.torch_module import DTYPE_OF, check_numbers, in_order
+from hermetic.enclave.runtimes.torch_precision import Lowering
 from hermetic.errors import ConfigurationError, DeviceFullError, ModelFormatError
 
 __all__ = ["TorchOnDevice", "load", "open_gpu", "tensor_at"]
@@ -39,11 +42,24 @@ class TorchOnDevice:
 
     holds_views = False
 
-    def __init__(self, module: Callable[..., Any], cache: TorchCache, where: str = CUDA) -> None:
+    def __init__(
+        self, module: Callable[..., Any], cache: TorchCache, where: str = CUDA, precision: Precision = "fp32"
+    ) -> None:
         self._module: Callable[..., Any] | None = module
         self._cache = cache
         self._where = where
+        self._lowering = Lowering(precision, where)
+        self._lowering.store(module)
+        self._recorded: RecordedBatches | None = None
         self.synchronous = where != CUDA
+
+    def record(self, model: ModelToLoad, recorder: Recorder) -> None:
+        """Have every batch replayed from now on. Raises as `RecordedBatches`."""
+
+        def compute(tensors: Sequence[torch.Tensor]) -> list[object]:
+            return self._compute(tensors, model.outputs)
+
+        self._recorded = RecordedBatches(compute, model, recorder, self._cache)
 
     def prepare(self, stream: int) -> None:
         """Have cuBLAS take its workspace for a stream: whatever is there, every batch writes to it."""
@@ -57,19 +73,36 @@ class TorchOnDevice:
 
     def launch(self, inputs: Sequence[DeviceInput], outputs: Sequence[DeviceOutput], stream: int) -> Launched:
         """Put one batch on the stream."""
-        if self._module is None:
-            raise ModelFormatError("torch: wanted a loaded model, got one that is closed")
         try:
             with torch.inference_mode(), self._on(stream):
                 tensors = [tensor_at(given, self._where) for given in inputs]
-                answers = in_order(self._module(*tensors), [output.spec.name for output in outputs])
-                return self._placed(answers, outputs)
+                if self._recorded is not None:
+                    return self._replayed(self._recorded, tensors, outputs)
+                return self._placed(self._compute(tensors, [output.spec for output in outputs]), outputs)
         except torch.OutOfMemoryError:
             raise DeviceFullError("GPU memory: wanted room for this batch in the model's budget, got none") from None
 
     def close(self) -> None:
-        """Drop the module."""
-        self._module = None
+        """Drop the module, and what was recorded of it."""
+        if self._recorded is not None:
+            self._recorded.close()
+        self._recorded = self._module = None
+
+    def _compute(self, tensors: Sequence[torch.Tensor], specs: Sequence[TensorSpec]) -> list[object]:
+        """Return the module's answers in the manifest's order, in its types where only the precision is another."""
+        if self._module is None:
+            raise ModelFormatError("torch: wanted a loaded model, got one that is closed")
+        with self._lowering.computing():
+            answers = in_order(self._module(*tensors), [spec.name for spec in specs])
+        return [self._lowering.restore(one, DTYPE_OF[spec.datatype]) for one, spec in zip(answers, specs, strict=True)]
+
+    def _replayed(
+        self, recorded: RecordedBatches, tensors: Sequence[torch.Tensor], outputs: Sequence[DeviceOutput]
+    ) -> Launched:
+        """Replay a batch, straight to its outputs' places: all shapes are known."""
+        places = [_place(output) for output in outputs]
+        recorded.replay(tensors, [tensor_at(place, self._where) for place in places])
+        return Launched(tuple(DeviceAnswer(place.address, place.nbytes, place.shape) for place in places), None)
 
     def _placed(self, answers: Sequence[object], outputs: Sequence[DeviceOutput]) -> Launched:
         """Have answers of a known shape copied to their place, which is wiped with the batch; leave others."""
@@ -108,9 +141,11 @@ def load(model: ModelToLoad, memory: DeviceMemory, orders: GpuOrders) -> TorchOn
     Raises `ModelFormatError` where it is refused by us or by torch, `DeviceFullError` without room for its weights,
     `ConfigurationError` for orders that torch cannot follow.
     """
-    if orders.graphs or orders.tensorrt:
-        raise ConfigurationError("gpu: wanted neither graphs nor tensorrt for a torch model, got one of them")
+    if orders.tensorrt:
+        raise ConfigurationError("gpu.tensorrt: wanted an ONNX model, got one of torch")
     check_numbers(model)
+    if orders.graphs:
+        check_fixed_shapes(model)
     _, whole = torch.cuda.mem_get_info()
     torch.cuda.set_per_process_memory_fraction(min(1.0, orders.memory_limit_bytes / whole))
     loader: Callable[..., Callable[..., Any]] = importlib.import_module(_MODULE_OF_FORMAT[model.format]).load_module
@@ -123,7 +158,10 @@ def load(model: ModelToLoad, memory: DeviceMemory, orders: GpuOrders) -> TorchOn
         if _times_full() != before:
             raise DeviceFullError("GPU memory: wanted room for the model in its budget, got none") from None
         raise
-    return TorchOnDevice(module, cache)
+    runtime = TorchOnDevice(module, cache, precision=orders.precision)
+    if orders.graphs:
+        runtime.record(model, CudaRecorder())
+    return runtime
 
 
 def tensor_at(given: DeviceInput, where: str = CUDA) -> torch.Tensor:
@@ -143,6 +181,12 @@ class _CudaArray:
 
     def __init__(self, address: int, nbytes: int) -> None:
         self.__cuda_array_interface__ = {"shape": (nbytes,), "typestr": "|u1", "data": (address, False), "version": 3}
+
+
+def _place(output: DeviceOutput) -> DeviceInput:
+    """Return where an output of a known shape goes, as memory to make a tensor of."""
+    shape = output.shape or ()
+    return DeviceInput(output.spec, shape, nbytes_of(output.spec.datatype, shape), output.address)
 
 
 def _checked(answer: object, output: DeviceOutput, where: str) -> torch.Tensor:

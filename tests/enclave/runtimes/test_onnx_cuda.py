@@ -4,13 +4,13 @@ import os
 
 import pytest
 
-from hermetic.enclave.gpus import Gpu, GpuOrders
+from hermetic.enclave.gpus import Gpu, GpuOrders, Precision
 from hermetic.enclave.runtimes.interface import ModelToLoad
-from hermetic.errors import ModelFormatError
+from hermetic.errors import ConfigurationError, ModelFormatError
 from tests.enclave.sealed_models import spec
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-from hermetic.enclave.runtimes.onnx_cuda import check_numbers, providers
+from hermetic.enclave.runtimes.onnx_cuda import check_numbers, check_orders, providers
 
 GPU = Gpu(number=3, uuid="GPU-aa", minor=1)
 ARENA = {"gpu_external_alloc": "1", "gpu_external_free": "2", "gpu_external_empty_cache": "3"}
@@ -30,8 +30,32 @@ def test_tensorrt_stands_first_and_keeps_no_files() -> None:
     orders = GpuOrders(gpu=GPU, memory_limit_bytes=77, graphs=True, tensorrt=True)
     (first, options), (second, cuda) = providers(orders, ARENA)
     assert (first, second) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
-    assert (options["trt_engine_cache_enable"], options["trt_max_workspace_size"]) == ("0", "77")
+    assert options["trt_max_workspace_size"] == "77"  # never more than the whole budget
+    files = {name for name in options if "cache" in name or "dump" in name}
+    assert len(files) == 4
+    assert {options[name] for name in files} == {"0"}
     assert cuda["enable_cuda_graph"] == "1"
+
+
+@pytest.mark.parametrize(("precision", "flags"), [("fp32", "00"), ("fp16", "10"), ("bf16", "01")])
+def test_tensorrt_computes_in_the_precision_that_is_asked_for(precision: Precision, flags: str) -> None:
+    orders = GpuOrders(gpu=GPU, memory_limit_bytes=99, tensorrt=True, tensorrt_workspace_bytes=7, precision=precision)
+    (_, options), _ = providers(orders, ARENA)
+    assert options["trt_fp16_enable"] + options["trt_bf16_enable"] == flags
+    assert options["trt_max_workspace_size"] == "7"
+
+
+def test_what_this_onnxruntime_or_an_onnx_model_cannot_do_is_refused_by_name() -> None:
+    orders = GpuOrders(gpu=GPU, memory_limit_bytes=77, tensorrt=True)
+    with pytest.raises(
+        ConfigurationError, match=r"gpu\.tensorrt: wanted .*TensorrtExecutionProvider, got one with \['CPU"
+    ):
+        check_orders(orders, ["CPUExecutionProvider"])
+    check_orders(orders, ["CPUExecutionProvider", "TensorrtExecutionProvider"])
+    plain = orders.model_copy(update={"tensorrt": False})
+    check_orders(plain, [])
+    with pytest.raises(ConfigurationError, match=r"gpu\.precision: wanted fp32 for an ONNX model .*, got bf16"):
+        check_orders(plain.model_copy(update={"precision": "bf16"}), [])
 
 
 def test_strings_are_refused_by_name() -> None:

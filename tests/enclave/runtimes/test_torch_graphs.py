@@ -1,0 +1,191 @@
+"""Recorded batches, with a recorder that is none: what is recorded, what a replay computes, and what it leaves."""
+
+import ctypes
+import mmap
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hermetic.enclave.batch_frames import STATUS_OK, Batch, Tensor, decode_done
+from hermetic.enclave.batch_runner import SharedBuffers
+from hermetic.enclave.buffers import layout
+from hermetic.enclave.device_memory import DeviceMemory
+from hermetic.enclave.device_runner import DeviceRunner
+from hermetic.enclave.gpus import Gpu, GpuOrders
+from hermetic.enclave.runtime_caches import TorchCache
+from hermetic.enclave.runtimes import torch_cuda
+from hermetic.enclave.runtimes.interface import ModelToLoad
+from hermetic.enclave.runtimes.torch_cuda import TorchOnDevice
+from hermetic.enclave.runtimes.torch_graphs import buckets, check_fixed_shapes
+from hermetic.errors import ConfigurationError, ModelFormatError
+from tests.enclave.device_double import DeviceDouble, TorchCudaDouble
+from tests.enclave.sealed_models import spec
+from tests.enclave.worker_on_double import described
+
+COLUMNS, LARGEST = 8, 6
+MODEL = ModelToLoad("torch-export", None, {}, (spec("x", "FP32", COLUMNS),), (spec("y", "FP32", COLUMNS),), LARGEST, 1)
+
+
+DESCRIPTION = described("FP32", COLUMNS, COLUMNS).model_copy(update={"max_batch_size": LARGEST})
+
+
+class RecorderDouble:
+    """Records by keeping what to do, computes nothing meanwhile. Its tensors and its pool are memory of the double.
+
+    What a replay computes in between lies in the pool, where it stays, as a graph's does: `between` of the last batch.
+    """
+
+    def __init__(self, cuda: TorchCudaDouble) -> None:
+        self._cuda = cuda
+        self._recording = False
+        self.calls: list[str] = []
+        self.pools: list[int] = []
+
+    def zeros(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        nbytes = max(512, prod(shape) * dtype.itemsize)
+        address = self._cuda.allocate(nbytes)
+        ctypes.memset(address, 0, nbytes)
+        held = (ctypes.c_char * nbytes).from_address(address)
+        weakref.finalize(held, self._cuda.free, address)
+        raw = torch.frombuffer(held, dtype=dtype)
+        return raw[: prod(shape)].reshape(tuple(shape))
+
+    def warm_up(self, act: Callable[[], object]) -> None:
+        self.calls.append("warm-up")
+        act()
+
+    def record(self, act: Callable[[], object]) -> Callable[[], object]:
+        self.calls.append("record")
+        pool = self._cuda.allocate(512)
+        self._cuda.free(pool)  # what a graph uses only in between is free as soon as it is recorded
+        self.pools.append(pool)
+
+        def replay() -> None:
+            self.calls.append("replay")
+            act()
+            ctypes.memset(pool, 0x77, 512)
+
+        return replay
+
+    def after_the_last(self) -> None:
+        self.calls.append("after")
+
+    def copied_out(self) -> None:
+        self.calls.append("copied out")
+
+
+class Recorded:
+    """A runner on doubles over a module, every batch replayed."""
+
+    def __init__(self, module: Callable[..., Any], model: ModelToLoad = MODEL) -> None:
+        self.device = DeviceDouble()
+        self.memory = DeviceMemory(self.device)
+        cuda = TorchCudaDouble(self.device)
+        cache = TorchCache(cuda)
+        self.memory.add_cache(cache)
+        self.recorder = RecorderDouble(cuda)
+        runtime = TorchOnDevice(module, cache, "cpu")
+        runtime.record(model, self.recorder)
+        self.runner = DeviceRunner(runtime, DESCRIPTION, self.memory)
+        self.places = layout(DESCRIPTION, 1, 4096)
+        self.buffers = SharedBuffers(mmap.mmap(-1, self.places.size), self.places)
+
+    def ask(self, rows: np.ndarray[Any, Any], tenant: bytes | None = None) -> np.ndarray[Any, Any]:
+        self.buffers.region(0, self.places.inputs[0])[0][: rows.nbytes] = rows.tobytes()
+        batch = Batch(0, 0, (Tensor(rows.nbytes, rows.shape),))
+        done = decode_done(self.runner.finish(self.runner.start(batch, self.buffers, tenant)))
+        assert done.status == STATUS_OK, done.text
+        answer = bytes(self.buffers.region(0, self.places.outputs[0])[0][: rows.nbytes])
+        return np.frombuffer(answer, np.float32).reshape(rows.shape)
+
+
+def rows_of(count: int, seed: int = 1) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).uniform(1, 2, (count, COLUMNS)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("largest", "recorded"), [(0, (0,)), (1, (1,)), (2, (1, 2)), (6, (1, 2, 4, 6)), (8, (1, 2, 4, 8))]
+)
+def test_powers_of_two_and_the_largest_are_recorded(largest: int, recorded: tuple[int, ...]) -> None:
+    assert buckets(largest) == recorded
+
+
+def test_each_batch_is_replayed_in_the_smallest_recording_that_holds_it() -> None:
+    seen: list[np.ndarray[Any, Any]] = []
+
+    def double(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.clone().numpy())
+        return 2 * x
+
+    recorded = Recorded(double)
+    assert recorded.recorder.calls == ["warm-up", "warm-up", "record"] * 4
+    for count, bucket in ((1, 1), (3, 4), (6, 6), (5, 6), (2, 2), (3, 4)):
+        seen.clear()
+        recorded.recorder.calls.clear()
+        rows = rows_of(count, seed=count)
+        np.testing.assert_array_equal(recorded.ask(rows, b"one"), 2 * rows)
+        (computed,) = seen
+        assert computed.shape == (bucket, COLUMNS)
+        np.testing.assert_array_equal(computed[:count], rows)
+        assert not computed[count:].any()  # rows of an earlier, larger batch are gone
+        assert recorded.recorder.calls == ["after", "replay", "copied out"]
+
+
+def test_what_a_replay_leaves_is_wiped_before_another_tenant_and_at_the_end() -> None:
+    recorded = Recorded(lambda x: 2 * x)
+    mine = rows_of(4)
+    recorded.ask(mine, b"one")
+    left = recorded.device.device_bytes()
+    assert mine.tobytes() in left
+    assert (2 * mine).tobytes() in left
+    assert b"\x77" * 512 in left
+    recorded.ask(mine, b"one")
+    recorded.ask(rows_of(1, seed=2), b"two")
+    left = recorded.device.device_bytes()
+    assert mine.tobytes()[:8] not in left
+    assert (2 * mine).tobytes()[:8] not in left
+    assert left.count(b"\x77" * 512) == 1  # of its own
+    recorded.runner.close()
+    recorded.memory.unload()
+    assert not recorded.device.device_bytes().strip(b"\0")
+    assert recorded.device.violations == []
+
+
+def test_a_model_is_right_again_after_its_recordings_were_wiped() -> None:
+    weights = torch.eye(COLUMNS) * 3
+    recorded = Recorded(lambda x: x @ weights)
+    for tenant in (b"one", b"two", None, b"one"):
+        np.testing.assert_allclose(recorded.ask(rows_of(3), tenant), 3 * rows_of(3))
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (lambda x: x[:, :2], r"output 'y': wanted torch.float32\[1, 8\], got \(torch.float32, \[1, 2\]\)"),
+        (lambda x: x.double(), r"got \(torch.float64"),
+        (lambda x: (x, x), "outputs: wanted 1, got 2"),
+        (lambda x: x @ x, "graphs: wanted a model that can be recorded, got RuntimeError: .* for 1 rows"),
+    ],
+)
+def test_what_cannot_be_recorded_is_refused_at_load(module: Callable[..., Any], reason: str) -> None:
+    with pytest.raises(ModelFormatError, match=reason):
+        Recorded(module)
+
+
+def test_shapes_that_are_not_fixed_are_refused_by_name() -> None:
+    words = replace(MODEL, inputs=(spec("words", "INT64", -1),))
+    for model, name in ((words, "words"), (replace(MODEL, unbatched=frozenset({"y"})), "y")):
+        with pytest.raises(ConfigurationError, match=rf"gpu\.graphs: .* fixed but for its rows, got \['{name}'\]"):
+            check_fixed_shapes(model)
+
+
+def test_tensorrt_is_for_onnx() -> None:
+    orders = GpuOrders(gpu=Gpu(number=0, uuid="GPU-aa", minor=0), memory_limit_bytes=1, tensorrt=True)
+    with pytest.raises(ConfigurationError, match=r"gpu\.tensorrt: wanted an ONNX model"):
+        torch_cuda.load(MODEL, DeviceMemory(DeviceDouble()), orders)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import ssl
 import tempfile
@@ -10,22 +11,24 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
+from unittest import mock
 
 import numpy as np
 import pytest
 import tritonclient.grpc
 from cryptography import x509
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
 from hermetic.attestation.log import LogReader, NoteVerifier
 from hermetic.attestation.log.record import Record
 from hermetic.attestation.testing.software_tpm import is_installed
+from hermetic.cli import broker_kek, build, seal
 from hermetic.demo.processes import Command
-from hermetic.demo.stage import START_TIMEOUT_S, Installation, Served, install
+from hermetic.demo.stage import START_TIMEOUT_S, Installation, Sealable, Served, install
 from hermetic.provision.demo import govern as govern_demo
 from tests.flows.networks import Network
 
-COMMAND_TIMEOUT_S = 60
 LINE_TIMEOUT_S = 40
 REFUSED = "UNAVAILABLE (?!not loaded|unloaded)"
 
@@ -104,9 +107,16 @@ class Scene:
         return self.folder / "server" / "models"
 
     def seal(self, network: Network) -> Path:
-        path = self.installation.seal(network.sealable)
-        self.sealed[network.name] = path
+        """Seal in this process, with an answer of the plain model: a worker and a process less for each."""
+        rows, golden = network.rows(1), self.workshop / f"{network.name}-{network.sealable.version}.npz"
+        np.savez(golden, allow_pickle=False, **{"inputs/x": rows, "outputs/y": network.answer(rows)})
+        path = self.sealed[network.name] = self.seal_model(network.sealable, "--golden", golden)
         return path
+
+    def seal_model(self, model: Sealable, *options: str | Path) -> Path:
+        """Seal in this process; a locked worker computes the answers, where `options` name none."""
+        self.run(*self.installation.seal_arguments(model), *options)
+        return self.installation.sealed_file(model)
 
     def configuration(self, files: Sequence[Path], *, replace: Sequence[tuple[str, str]] = ()) -> Path:
         """Write a configuration that serves these sealed files; `replace` changes the rest of it."""
@@ -142,10 +152,15 @@ class Scene:
             yield running
 
     def run(self, *arguments: str | Path) -> str:
-        """Run `hermetic ...` to its good end; returns what it printed."""
-        with Command([str(argument) for argument in arguments]) as command:
-            command.succeed(COMMAND_TIMEOUT_S)
-            return command.output
+        """Run `hermetic ...` in this process, which stays as it is, to its good end; returns what it printed."""
+        with contextlib.ExitStack() as kept:
+            kept.enter_context(mock.patch.dict(os.environ, HERMETIC_ZERO_ON_FREE="1"))  # as if replaced already
+            for module in (seal, broker_kek):
+                kept.enter_context(mock.patch.object(module, "keep_memory_private"))
+            result = CliRunner().invoke(build(), [str(argument) for argument in arguments])
+        if result.exit_code:
+            pytest.fail(f"{arguments[0]}: wanted exit status 0, got {result.exit_code}:\n{result.output}")
+        return result.output
 
     def inspect(self, sealed: Path) -> dict[str, Any]:
         """What `hermetic inspect` shows of a sealed file."""

@@ -64,7 +64,7 @@ def picture(folder: Path) -> Sealable:
 def served() -> Iterator[Running]:
     metrics = ("[log]", "[metrics]\nport = 0\ntls = false\n\n[log]")
     with scene("sample") as place:
-        sealed = place.installation.seal(picture(place.workshop / "picture"))
+        sealed = place.seal_model(picture(place.workshop / "picture"))
         with place.serve([sealed], replace=[metrics]) as served:
             yield served
 

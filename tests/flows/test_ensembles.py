@@ -138,10 +138,10 @@ def seal_all(place: Scene) -> tuple[list[Path], Chain]:
     ensemble.mkdir()
     (ensemble / "config.pbtxt").write_text(CONFIG)
     sealed = [
-        place.installation.seal(Sealable(ensemble, "diagnosis")),
-        place.installation.seal(Sealable(before, "scale")),
-        place.installation.seal(Sealable(program, "classify")),
-        place.installation.seal(Sealable(after, "judge")),
+        place.seal_model(Sealable(ensemble, "diagnosis")),
+        place.seal_model(Sealable(before, "scale")),
+        place.seal_model(Sealable(program, "classify")),
+        place.seal_model(Sealable(after, "judge")),
     ]
     sessions = [
         onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])

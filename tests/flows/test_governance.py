@@ -1,7 +1,7 @@
 """Two of three people decide, with real processes: a key that waits for them, a policy that they tighten, a way back.
 
-One installation, in the order in which it happens. Broker, server and the commands about the key are processes; the
-policies are signed here, to save their time.
+One installation, in the order in which it happens. Broker, server and the commands that are refused are processes; the
+other commands run here, and the policies are signed here, to save their time.
 """
 
 import json
@@ -15,10 +15,11 @@ from hermetic.attestation.governance import Change, OperatorKey
 from hermetic.attestation.log.record import Record
 from hermetic.demo.processes import Command
 from tests.flows.networks import Network, dense
-from tests.flows.scene import COMMAND_TIMEOUT_S, Scene, best_tee, check_answers, scene
+from tests.flows.scene import Scene, best_tee, check_answers, scene
 
 pytestmark = pytest.mark.timeout(180)
 
+COMMAND_TIMEOUT_S = 60
 LEASE_S, GRACE_S = 4.0, 4.0
 PEOPLE = ("alice", "bob", "carol")
 BROKER_REFUSED = 6

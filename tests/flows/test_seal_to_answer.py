@@ -41,7 +41,8 @@ def flow() -> Iterator[Flow]:
     with scene(best_tee()) as place:
         network = dense(place.workshop, "dense", seed=1)
         other = dense(place.workshop, "other", seed=2)
-        good, tampered = place.seal(network), place.seal(other)
+        good = place.installation.seal(network.sealable)  # the command as a process, its answers by a locked worker
+        tampered = place.seal(other)
         content = bytearray(tampered.read_bytes())
         content[-100] ^= 1
         tampered.write_bytes(content)

@@ -21,7 +21,7 @@ PROMPTS = ("a s", " is", "the", "key", "log")
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
     with scene(best_tee()) as place:
-        files = [place.installation.seal(model) for model in (adder(place.workshop), writer(place.workshop))]
+        files = [place.seal_model(model) for model in (adder(place.workshop), writer(place.workshop))]
         with place.serve(files) as server:
             yield server
 

@@ -43,11 +43,9 @@ _VersionOption = Annotated[
 ]
 
 
-_GUARDED: Final = "__hermetic_guarded__"
-
-
+@functools.cache
 def build() -> typer.Typer:
-    """The application with every command whose module exists."""
+    """The application with every command whose module exists; one, for a module adds to its group when it registers."""
     app = typer.Typer(
         name="hermetic",
         no_args_is_help=True,
@@ -78,8 +76,6 @@ def _guard_all(app: typer.Typer) -> None:
 
 def _guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     """The same command; an error of ours ends it with its text on stderr and its exit code."""
-    if hasattr(command, _GUARDED):  # a group of subcommands is one object of its module, however often we are built
-        return command
 
     @functools.wraps(command)
     def guarded(*args: object, **options: object) -> object:
@@ -95,7 +91,6 @@ def _guarded(command: Callable[..., Any]) -> Callable[..., Any]:
         output.complain(failure, as_json=bool(options.get("as_json")))
         raise typer.Exit(exit_code(failure))
 
-    setattr(guarded, _GUARDED, True)
     return guarded
 
 

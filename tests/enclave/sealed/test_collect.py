@@ -21,6 +21,13 @@ from tests.enclave.sealed import small_models as small
 SECRET = b"the sealer's own secret " * 2000
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _what_is_old_is_not_looked_at_again() -> None:
+    """Most time here was spent on collecting garbage, twice for each refusal, among all that earlier tests imported."""
+    gc.collect()
+    gc.freeze()
+
+
 def gathered(source: Path, **said: Any) -> tuple[CollectedModel, dict[str, bytes]]:
     """The model, and its files' contents as a writer reads them."""
     description = Description.load(description_beside(source), said)

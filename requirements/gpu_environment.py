@@ -10,6 +10,7 @@ import shutil
 import site
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -61,6 +62,10 @@ def make(wheels: list[Path], digests: frozenset[str], to: Path) -> Path:
     folders = [*site.getsitepackages(), site.getusersitepackages()] if site.ENABLE_USER_SITE else site.getsitepackages()
     lines = [f"import site; site.addsitedir({folder!r})" for folder in folders]
     (packages / "carried.pth").write_text("\n".join([str(ROOT / "src"), *lines, ""]))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    about = packages / f"{project['name']}-{project['version']}.dist-info"  # a package is asked for its version
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
     (to / STAMP).write_text(made_of)
     return python
 

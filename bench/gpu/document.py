@@ -131,7 +131,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     """Return a document of `document` as text for people."""
     shown = []
     for part in found["parts"]:
-        why = part["why"] or f"{len(part['points'])} points"
+        why = _brief(part["why"]) or f"{len(part['points'])} points"
         left = f"; no time for: {', '.join(part['left_out'])}" if part["left_out"] else ""
         shown.append(f"{part['status']:8} {part['name']} ({part['seconds']:.0f} s): {why}{left}")
         shown += [f"         {_shown(point)}" for point in part["points"]]
@@ -152,6 +152,12 @@ def _shown(point: Mapping[str, Any]) -> str:
         f"{point['rows']} rows, {where}{front_ends}: {ours['rate']:.0f} rows/s{of_bare}, p50 {ours['p50_ms']:.3g} ms, "
         f"p99 {ours['p99_ms']:.3g} ms, wiping {ours['wipe_share']:.2%}{use}"
     )
+
+
+def _brief(text: str) -> str:
+    """Return the beginning of a text, and the end of a long one: what a process said last stands there."""
+    first, _, rest = text.partition("\n")
+    return first if not rest else f"{first} ... {rest.splitlines()[-1]}"
 
 
 def _driver() -> str:

@@ -93,10 +93,13 @@ class ServedPoint:
 
 @contextmanager
 def house(models: Sequence[Made], device: str) -> Iterator[Installation]:
-    """Make an installation with these models sealed in it, and remove it afterwards."""
+    """Make an installation with these models sealed in it, and remove it afterwards.
+
+    Its evidence is `sample`, which a bare machine can make: nothing that is measured here has to do with it.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="hermetic-bench-") as folder,
-        install(Path(folder) / "installation", prepare=_make_room) as installation,
+        install(Path(folder) / "installation", tee="sample", prepare=_make_room) as installation,
     ):
         for made in models:
             installation.seal(

@@ -19,6 +19,7 @@ from hermetic.errors import MeasurementError
 __all__ = ["Pace", "Side", "Turn", "check_equal", "median_of", "take_turn"]
 
 WARM_UP: Final = 3  # batches of each lane before a side is first measured
+LONGEST_S: Final = 3.0
 
 
 class Side(Protocol):
@@ -39,7 +40,7 @@ class Side(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long a turn is: `seconds`, and no fewer batches than `least`."""
+    """How long a turn is: `seconds`, and no fewer batches than `least` unless they take longer than `LONGEST_S`."""
 
     seconds: float = 0.3
     least: int = 5
@@ -79,7 +80,7 @@ def take_turn(side: Side, rows: int, lanes: int, pace: Pace) -> Turn:
         begun[lane] = time.perf_counter()
         side.start(lane)
     lane, now = 0, first
-    while now - first < pace.seconds or len(times) < pace.least:
+    while now - first < pace.seconds or (len(times) < pace.least and now - first < LONGEST_S):
         wiping += _finish(side, lane, begun, times)
         begun[lane] = now = time.perf_counter()
         side.start(lane)

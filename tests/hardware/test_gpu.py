@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
@@ -126,10 +127,10 @@ def test_the_environment_has_what_was_carried_and_what_was_there(maker: ModuleTy
     carried = wheel(tmp_path)
     digests = frozenset({sha256(carried.read_bytes()).hexdigest()})
     python = maker.make([carried], digests, tmp_path / "environment")
-    show = "import carried_for_a_gpu, numpy, hermetic; print(carried_for_a_gpu.WHERE)"
+    show = "import carried_for_a_gpu as c, numpy, importlib.metadata as m; print(c.WHERE, m.version('hermetic'))"
     plain = {"PATH": os.defpath}  # as workers are started: no PYTHONPATH
     ran = subprocess.run([python, "-c", show], env=plain, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert ran.stdout == "carried\n"
+    assert ran.stdout == f"carried {version('hermetic')}\n"
     made = python.stat().st_ino
     assert maker.make([carried], digests, tmp_path / "environment").stat().st_ino == made, "made once"
 

@@ -41,6 +41,7 @@ RESULTS = Results(
     parts=[
         Part("resnet50, torch", points=[point(8, 100, 50).document()]),
         Part("server", "not run", "no time was left"),
+        Part("broker", "failed", "lost:\nTraceback\nKeyError"),
     ],
     sweeps={("resnet50", "torch"): [point(8, 100, 50), point(32, 200, 192)]},
     large=[asked(150, 200), asked(180, 200)],
@@ -78,6 +79,7 @@ def test_the_document_is_json_and_its_text_names_what_did_not_run() -> None:
     assert found["parts"][1]["why"] == "no time was left"
     text = "\n".join(lines(found))
     assert "not run  server (0 s): no time was left" in text
+    assert "failed   broker (0 s): lost: ... KeyError" in text
     assert "8 rows, 1 streams: 50 rows/s, 0.500 of the bare loop" in text
     assert "not reached  server / bare loop, resnet50, torch: wanted 0.95, got 0.9" in text
 

@@ -77,6 +77,48 @@ class TorchEngine:
             self._torch.cuda.synchronize()
 
 
+class TorchGraphEngine(TorchEngine):
+    """torch with every run replayed: what a recording leaves in its pool and in its own tensors is to be wiped too."""
+
+    def __init__(
+        self, memory: DeviceMemory, torch: ModuleType, cuda: TorchCuda, where: str = "cuda", recorder: Any = None
+    ) -> None:
+        """`recorder`: other than the GPU's in tests."""
+        from hermetic.enclave.runtimes import torch_graphs
+
+        super().__init__(memory, torch, cuda, where)
+        self._recorder = recorder or torch_graphs.CudaRecorder()
+        self._recorded: dict[int, torch_graphs.RecordedBatches] = {}
+
+    def run(self, x: int, y: int, rows: int) -> None:
+        m, n = self._weights.shape
+        if rows not in self._recorded:
+            self._recorded[rows] = self._record(rows)
+        with self._torch.inference_mode():
+            self._recorded[rows].replay([self._at(x, (rows, m))], [self._at(y, (rows, n))])
+        self._wait()
+
+    def close(self) -> None:
+        self._recorded.clear()
+        super().close()
+
+    def _record(self, rows: int) -> Any:
+        from hermetic.enclave.model_description import TensorSpec
+        from hermetic.enclave.runtimes.interface import ModelToLoad
+        from hermetic.enclave.runtimes.torch_graphs import RecordedBatches
+
+        m, n = self._weights.shape
+        ends = (TensorSpec(name=name, datatype="FP32", shape=(rows, size)) for name, size in (("x", m), ("y", n)))
+        given, answered = ((end,) for end in ends)
+        model = ModelToLoad("torch-export", None, {}, given, answered, 0, 1)
+        weights = self._weights
+
+        def compute(tensors: Any) -> list[Any]:
+            return [self._torch.relu(tensors[0] @ weights)]
+
+        return RecordedBatches(compute, model, self._recorder, self.cache)  # type: ignore[arg-type]
+
+
 class OrtEngine:
     """onnxruntime with an arena of ours. On "cpu" the arena is told, and not asked for anything."""
 

@@ -23,11 +23,12 @@ from typing import Any, Final
 from hermetic.enclave.cuda_driver import CudaDevice
 from hermetic.enclave.device_memory import DeviceMemory
 from hermetic.errors import DeviceError
-from tests.hardware.engines import Engine, OrtEngine, TorchEngine
+from tests.hardware.engines import Engine, OrtEngine, TorchEngine, TorchGraphEngine
 from tests.hardware.gpu_checks import WITH_RUNTIME, WITHOUT_RUNTIME, Bench
 
 FAILED: Final = 1
 NOT_RUN: Final = 3
+LIBRARIES: Final = ("torch", "torch-graphs", "onnxruntime")
 _SHOWN: Final = 300  # characters of a result on one line
 
 
@@ -80,24 +81,26 @@ def run_all(bench: Bench, libraries: Sequence[Library], report: Report) -> Repor
 def not_run(why: str, report: Report) -> Report:
     """Say of every check that it was not run."""
     names = [check.__name__ for check in WITHOUT_RUNTIME]
-    names += [f"{library}: {check.__name__}" for library in ("torch", "onnxruntime") for check in WITH_RUNTIME]
+    names += [f"{library}: {check.__name__}" for library in LIBRARIES for check in WITH_RUNTIME]
     for name in names:
         _tell(Result(name, "not run", why), report)
     return report
 
 
 def libraries() -> list[Library]:
-    """Return torch and onnxruntime as they are here."""
-    return [_torch(), _onnxruntime()]
+    """Return torch, with recorded graphs too, and onnxruntime as they are here."""
+    return [_torch("torch", TorchEngine), _torch("torch-graphs", TorchGraphEngine), _onnxruntime()]
 
 
-def _torch() -> Library:
+def _torch(name: str, engine: type[TorchEngine]) -> Library:
     torch = _import("torch")
     if isinstance(torch, str):
-        return Library("torch", None, torch)
+        return Library(name, None, torch)
     if not torch.cuda.is_available():
-        return Library("torch", None, f"torch {torch.__version__} does not see a GPU")
-    return Library("torch", lambda memory: TorchEngine(memory, torch, torch.cuda))
+        return Library(name, None, f"torch {torch.__version__} does not see a GPU")
+    if engine is TorchGraphEngine and isinstance(ours := _import("hermetic.enclave.runtimes.torch_graphs"), str):
+        return Library(name, None, ours)
+    return Library(name, lambda memory: engine(memory, torch, torch.cuda))
 
 
 def _onnxruntime() -> Library:

@@ -18,8 +18,9 @@ from hermetic.enclave.runtime_caches import Arena, TorchCache
 from hermetic.errors import DeviceError
 from tests.enclave.cuda_driver_double import CudaDriverDouble
 from tests.enclave.device_double import DeviceDouble, TorchCudaDouble
+from tests.enclave.recorder_double import RecorderDouble
 from tests.hardware import gpu_checks, gpu_memory
-from tests.hardware.engines import Engine, Matrix, OrtEngine, TorchEngine, put
+from tests.hardware.engines import Engine, Matrix, OrtEngine, TorchEngine, TorchGraphEngine, put
 from tests.hardware.gpu_checks import WITH_RUNTIME, WITHOUT_RUNTIME, Bench, NotForgottenError
 from tests.hardware.onnx_by_hand import relu_of_product
 
@@ -167,15 +168,17 @@ def test_a_runtime_that_keeps_nothing_shows_nothing() -> None:
             check(Bench(device, engine, **SMALL))
 
 
-@pytest.mark.parametrize("name", ["torch", "onnxruntime"])
+@pytest.mark.parametrize("name", ["torch", "torch-graphs", "onnxruntime"])
 def test_the_engines_of_the_gpu_compute_on_the_cpu_too(name: str) -> None:
     """Their lines run, over the double's memory; where torch and onnxruntime keep theirs is the GPU's matter."""
     import onnxruntime
     import torch
 
     device = DeviceDouble(SIZE)
+    cuda = TorchCudaDouble(device)
     engines: dict[str, Callable[[DeviceMemory], Engine]] = {
-        "torch": lambda memory: TorchEngine(memory, torch, TorchCudaDouble(device), "cpu"),
+        "torch": lambda memory: TorchEngine(memory, torch, cuda, "cpu"),
+        "torch-graphs": lambda memory: TorchGraphEngine(memory, torch, cuda, "cpu", RecorderDouble(cuda)),
         "onnxruntime": lambda memory: OrtEngine(memory, onnxruntime, "cpu"),
     }
     gpu_checks.answers_are_right_before_and_after_wipes(Bench(device, engines[name], **SMALL))

@@ -1,11 +1,8 @@
 """Recorded batches, with a recorder that is none: what is recorded, what a replay computes, and what it leaves."""
 
-import ctypes
 import mmap
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -25,6 +22,7 @@ from hermetic.enclave.runtimes.torch_cuda import TorchOnDevice
 from hermetic.enclave.runtimes.torch_graphs import buckets, check_fixed_shapes
 from hermetic.errors import ConfigurationError, ModelFormatError
 from tests.enclave.device_double import DeviceDouble, TorchCudaDouble
+from tests.enclave.recorder_double import RecorderDouble
 from tests.enclave.sealed_models import spec
 from tests.enclave.worker_on_double import described
 
@@ -33,51 +31,6 @@ MODEL = ModelToLoad("torch-export", None, {}, (spec("x", "FP32", COLUMNS),), (sp
 
 
 DESCRIPTION = described("FP32", COLUMNS, COLUMNS).model_copy(update={"max_batch_size": LARGEST})
-
-
-class RecorderDouble:
-    """Records by keeping what to do, computes nothing meanwhile. Its tensors and its pool are memory of the double.
-
-    What a replay computes in between lies in the pool, where it stays, as a graph's does: `between` of the last batch.
-    """
-
-    def __init__(self, cuda: TorchCudaDouble) -> None:
-        self._cuda = cuda
-        self._recording = False
-        self.calls: list[str] = []
-        self.pools: list[int] = []
-
-    def zeros(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        nbytes = max(512, prod(shape) * dtype.itemsize)
-        address = self._cuda.allocate(nbytes)
-        ctypes.memset(address, 0, nbytes)
-        held = (ctypes.c_char * nbytes).from_address(address)
-        weakref.finalize(held, self._cuda.free, address)
-        raw = torch.frombuffer(held, dtype=dtype)
-        return raw[: prod(shape)].reshape(tuple(shape))
-
-    def warm_up(self, act: Callable[[], object]) -> None:
-        self.calls.append("warm-up")
-        act()
-
-    def record(self, act: Callable[[], object]) -> Callable[[], object]:
-        self.calls.append("record")
-        pool = self._cuda.allocate(512)
-        self._cuda.free(pool)  # what a graph uses only in between is free as soon as it is recorded
-        self.pools.append(pool)
-
-        def replay() -> None:
-            self.calls.append("replay")
-            act()
-            ctypes.memset(pool, 0x77, 512)
-
-        return replay
-
-    def after_the_last(self) -> None:
-        self.calls.append("after")
-
-    def copied_out(self) -> None:
-        self.calls.append("copied out")
 
 
 class Recorded:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Final, Self, TypeVar
 
 from hermetic import errors
+from hermetic.enclave import worker_heap
 from hermetic.enclave.channel import Channel, data_channel, shared_memory
 from hermetic.enclave.control_frames import Frame, decode_control
 from hermetic.enclave.gpus import environment_of
@@ -108,7 +109,8 @@ class Worker:
         uid = OwnUid(settings.uid)
         cgroup.prepare()
         with theirs:
-            process = spawn(theirs.fileno(), settings.cores, environment_of(settings.gpu))
+            more = {**worker_heap.orders(settings.profile), **environment_of(settings.gpu)}
+            process = spawn(theirs.fileno(), settings.cores, more)
         wrist = Wrist()
         group = cgroup.around(
             process.pid,

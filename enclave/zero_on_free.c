@@ -64,10 +64,6 @@ DOOR void free(void *block)
     if (block == NULL) {
         return;
     }
-    if (mapped(block)) { /* unmapped at once: nobody in this process reads it again, and the kernel clears its pages */
-        __libc_free(block);
-        return;
-    }
     /* Wiping a block that was freed before would also wipe the mark by which glibc is about to refuse it. A block that
      * only inherited the mark loses nothing by this: glibc writes its own links over the first word now. */
     size_t size = malloc_usable_size(block);

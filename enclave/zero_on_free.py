@@ -42,7 +42,6 @@ BY_NOTHING: Final = "nothing"
 _memset: Final = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)(("memset", ctypes.CDLL(None)))
 _BYTES_HEADER: Final = bytes.__basicsize__ - 1
 _ZEROS: Final = memoryview(bytes(64 << 10))
-_SMALLEST_MAPPED: Final = 64 << 10  # glibc maps blocks of 128 KiB and more, later only larger ones
 _seen: Final[list[str]] = []
 """What the self-test has seen to overwrite all freed memory of this process: the library, or nothing."""
 
@@ -135,10 +134,9 @@ def wipe_immutable_bytes_that_nobody_else_holds(secret: bytes) -> None:
 def wipe_bytes_about_to_be_freed(secret: bytes) -> None:
     """Zero a `bytes` object, as above, whose last reference the caller drops next; nothing where `free` zeroes it then.
 
-    That is where the library is in force, by the self-test of `status` in this process, and the block is none that has
-    a mapping of its own, which `free` gives back to the kernel as it is.
+    That is where the library is in force, by the self-test of `status` in this process.
     """
-    if len(secret) >= _SMALLEST_MAPPED or not _seen:
+    if not _seen:
         wipe_immutable_bytes_that_nobody_else_holds(secret)
 
 

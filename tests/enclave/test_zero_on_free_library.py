@@ -71,6 +71,38 @@ def found_through(program: Path, environ: dict[str, str]) -> dict[str, int]:
     return {name: int(count) for name, count in (line.split() for line in said.splitlines())}
 
 
+# Puts a file in memory under a block that has a mapping of its own: the file keeps what was there when it was unmapped.
+MAPPED = """
+import ctypes, mmap, os
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.free.argtypes = [ctypes.c_void_p]
+size = 64 << 20
+block = libc.malloc(size)
+start = -(-block // mmap.PAGESIZE) * mmap.PAGESIZE
+length = (size - (start - block)) // mmap.PAGESIZE * mmap.PAGESIZE
+file = os.memfd_create("under")
+os.ftruncate(file, length)
+fixed = 0x10
+assert libc.mmap(start, length, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | fixed, file, 0) == start
+ctypes.memset(block, 0xA5, size)
+libc.free(block)
+maps = open("/proc/self/maps").read()
+print(f"{start:x}-" in maps, os.pread(file, length, 0).count(0xA5))
+"""
+
+
+def test_what_goes_back_to_the_kernel_is_overwritten_first(library: Path) -> None:
+    def left(environ: dict[str, str]) -> list[str]:
+        command = [sys.executable, "-c", MAPPED]
+        return subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout.split()
+
+    unmapped, count = left({})
+    assert (unmapped, int(count) > 63 << 20) == ("False", True)
+    assert left({"LD_PRELOAD": str(library)}) == ["False", "0"]
+
+
 def test_nothing_is_left_through_any_door(every_door: Path, library: Path) -> None:
     control = found_through(every_door, {})
     assert len(control) >= 15

@@ -170,30 +170,34 @@ class Admin:
         """
         token = self._tokens.verify(request.bearer)
         scope = self._tokens.scope(token, request.path)
-        allowed = bool(scope.prefixes) if about is None else scope.covers(about)
-        wanted = f"a rule that allows {request.path}" + (f" for {about}" if about and scope.prefixes else "")
-        if request.act not in _WITHOUT_SIGNED_ROLES and self._governance.unsigned_roles():
-            allowed, wanted = False, "roles and issuers that operators signed for (governance.configuration)"
-        fields: dict[str, JsonValue] = {
-            "client": journal.client_fields(request.caller.identity),
-            "issuer": token.issuer,
-            "role": token.role,
-            "jti": token.id,
-            "expires": token.expires,
-            "act": request.act,
-            "path": request.path[:MAX_NAME_LENGTH],
-            "outcome": "allowed" if allowed else "refused",
-            "reasons": [] if allowed else [f"role {token.role}: expected {wanted}"[:MAX_REASON]],
-        }
 
-        def act(standing: Standing) -> tuple[Entry, None]:
+        def act(standing: Standing) -> tuple[Entry, str]:
             self._check_unspent(standing, token)
-            return Entry(journal.ADMIN, fields), None
+            wanted = self._missing(standing, request, about, scope)
+            fields: dict[str, JsonValue] = {
+                "client": journal.client_fields(request.caller.identity),
+                "issuer": token.issuer,
+                "role": token.role,
+                "jti": token.id,
+                "expires": token.expires,
+                "act": request.act,
+                "path": request.path[:MAX_NAME_LENGTH],
+                "outcome": "refused" if wanted else "allowed",
+                "reasons": [f"role {token.role}: expected {wanted}"[:MAX_REASON]] if wanted else [],
+            }
+            return Entry(journal.ADMIN, fields), wanted
 
-        self._log.decide(act)
-        if not allowed:
+        if wanted := self._log.decide(act)[1]:
             raise Refusal(Variant.ADMIN_ACCESS, f"role {token.role}: expected {wanted}")
         return scope
+
+    def _missing(self, standing: Standing, request: Request, about: str | None, scope: Scope) -> str:
+        """What the role would need; empty: it may do this."""
+        if request.act not in _WITHOUT_SIGNED_ROLES and self._governance.unsigned_roles(standing):
+            return "roles and issuers that operators signed for (governance.configuration)"
+        if bool(scope.prefixes) if about is None else scope.covers(about):
+            return ""
+        return f"a rule that allows {request.path}" + (f" for {about}" if about and scope.prefixes else "")
 
     def _check_unspent(self, standing: Standing, token: AdminToken) -> None:
         standing.forget_ended(self._clock())

@@ -29,11 +29,15 @@ _TIMES: Final = ("iat", "exp")
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """Who may issue admin tokens: the `iss` (and `aud`, where not None) to name, and the key to sign with."""
+    """Who may issue admin tokens: the `iss` (and `aud`, where not None) to name, the key to sign with, for which roles.
+
+    `roles` is None where it may name every role.
+    """
 
     name: str
     audience: str | None
     key: OKPKey | ECKey
+    roles: tuple[str, ...] | None = None
 
     @property
     def algorithms(self) -> list[str]:
@@ -119,6 +123,8 @@ class AdminTokens:
         role, token_id = claims.get("role"), claims.get("jti")
         if not isinstance(role, str) or not 0 < len(role) <= MAX_ROLE_LENGTH:
             raise _refused("token: expected a role, got none")
+        if issuer.roles is not None and role not in issuer.roles:
+            raise _refused(f"token: expected a role that its issuer may name ({', '.join(issuer.roles)}), got {role!r}")
         if not isinstance(token_id, str) or not _TOKEN_ID.fullmatch(token_id):
             raise _refused("token: expected a jti of 8 to 64 letters, digits, dots, lines, got none or another")
         return AdminToken(issuer.name, role, token_id, self._in_time(claims))

@@ -12,13 +12,13 @@ from hermetic.attestation import enrolment
 from hermetic.attestation.broker import journal
 from hermetic.attestation.broker.governed import Rule
 from hermetic.attestation.broker.identity import ClientIdentity
-from hermetic.attestation.broker.journal import Journal
+from hermetic.attestation.broker.journal import Entry, Journal, Standing
 from hermetic.attestation.broker.refusals import Refusal, Variant
 from hermetic.attestation.broker.sessions import hidden
 from hermetic.attestation.broker.state.cells import Cell, Cells, NoRoomError, Room
 from hermetic.attestation.enrolment import AkCa, EkTrust, PendingEnrolment
 from hermetic.attestation.evidence import JsonValue
-from hermetic.errors import EvidenceError, HermeticError, InvalidRequestError
+from hermetic.errors import EvidenceError, FailedCheck, HermeticError, InvalidRequestError
 
 ENROLMENT = "enrolment"
 
@@ -64,12 +64,12 @@ class AkDesk:
         """POST /hermetic/v1/ak/certificate: the record is durable before the certificate leaves."""
         pending = self._take(members.get("id"), client)
         try:
-            self._demand_signed_trust()
             answer = enrolment.certificate(dict(members), pending, self._authority, self._clock())
         except (InvalidRequestError, EvidenceError) as error:
             self._record(pending, identity, error)
             raise _refused(error) from error
-        self._record(pending, identity, None)
+        if failed := self._record(pending, identity, None):
+            raise _refused(EvidenceError(failed))
         return answer
 
     def _demand_signed_trust(self) -> None:
@@ -97,15 +97,22 @@ class AkDesk:
 
     def _record(
         self, pending: PendingEnrolment | None, identity: ClientIdentity | None, error: HermeticError | None
-    ) -> None:
-        fields: dict[str, JsonValue] = {
-            "client": journal.client_fields(identity),
-            "outcome": "enrolled" if error is None else "refused",
-            "reasons": [] if error is None else journal.reason(error),
-            "ek": None if pending is None else pending.ek.hex(),
-            "ak": None if pending is None else pending.ak.name().hex(),
-        }
-        self._log.write(journal.AK, fields)
+    ) -> tuple[FailedCheck, ...]:
+        """Record what was decided, durably; returns what operators' signatures have against it."""
+
+        def act(standing: Standing) -> tuple[Entry, tuple[FailedCheck, ...]]:
+            failed = () if error is not None else self._rule.unsigned_parts(standing, "trust")
+            why = journal.reasons(failed) if error is None else journal.reason(error)
+            fields: dict[str, JsonValue] = {
+                "client": journal.client_fields(identity),
+                "outcome": "refused" if why else "enrolled",
+                "reasons": why,
+                "ek": None if pending is None else pending.ek.hex(),
+                "ak": None if pending is None else pending.ak.name().hex(),
+            }
+            return Entry(journal.AK, fields), failed
+
+        return self._log.decide(act)[1]
 
 
 def _refused(error: HermeticError) -> Refusal:

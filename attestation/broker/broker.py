@@ -7,7 +7,7 @@ decision is durable in the log before it has any effect.
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -292,9 +292,15 @@ class Broker:
         floor = 0 if model is None else standing.floor(model.name)
         settled = 0
         if model is not None and policy is not None and policy.rollback == "latest-only":
-            settled = newest_settled(self._holdings.keys.list(), model.name, now, policy.roll_over)
+            settled = newest_settled(self._released(standing, model.name), model.name, now, policy.roll_over)
         lease_key = self._holdings.leases.signer.public.digest
         return Asked(key, claims, self._rules.profile, floor, settled, now, lease_key)
+
+    def _released(self, standing: Standing, name: str) -> Iterator[StoredKey]:
+        """Keys of a name that may be released: one that nobody has signed for makes no older one obsolete."""
+        for key in self._holdings.keys.list():
+            if key.model is not None and key.model.name == name and not self._rules.rule.unsigned(standing, key):
+                yield key
 
     def _log_attest(self, session: Session, caller: Caller, outcome: str, facts: Mapping[str, JsonValue]) -> None:
         attempt = hidden(session.id)

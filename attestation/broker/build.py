@@ -189,7 +189,7 @@ def _public(
 
 def _admin(config: BrokerConfig, stores: _Stores, clock: Clock, judging: Clock) -> Endpoint:
     settings = config.admin
-    issuers = [Issuer(one.name, one.audience, _issuer_key(one.public_key)) for one in settings.issuers]
+    issuers = [Issuer(one.name, one.audience, _issuer_key(one.public_key), one.roles) for one in settings.issuers]
     rules = [AclRule.parse(rule.role, rule.allowed, rule.names) for rule in settings.acl]
     tokens = AdminTokens(issuers, rules, life_s=settings.token_life_s, leeway_s=settings.leeway_s, clock=judging)
     admin = Admin(

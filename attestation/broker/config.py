@@ -48,11 +48,15 @@ class Public(Listener):
 
 
 class Issuer(Section):
-    """Who issues admin tokens: the `iss` and `aud` to name, and the public key (PEM, Ed25519 or P-256)."""
+    """Who issues admin tokens: the `iss` and `aud` to name, and the public key (PEM, Ed25519 or P-256).
+
+    Whoever holds the key names the role: with `roles` one of these, else any.
+    """
 
     name: Annotated[str, Field(min_length=1, max_length=256)]
     audience: str | None = None
     public_key: Path
+    roles: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
 
 class Acl(Section):
@@ -74,6 +78,14 @@ class Admin(Listener):
     leeway_s: Annotated[int, Field(ge=0, le=300)] = 30
     issuers: tuple[Issuer, ...] = Field(min_length=1)
     acl: tuple[Acl, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _issuers_name_roles(self) -> Self:
+        known = {one.role for one in self.acl}
+        for issuer in self.issuers:
+            if not (named := set(issuer.roles or ())) <= known:
+                raise ValueError(f"issuer {issuer.name}: expected roles of the acl, got {sorted(named - known)}")
+        return self
 
 
 class Tokens(Section):

@@ -82,10 +82,9 @@ class GovernanceDesk:
             if standing.governance.first is not None:
                 raise Refusal(Variant.POLICY_DENY, f"{what}: expected a change that operators signed")
 
-    def unsigned_roles(self) -> bool:
+    def unsigned_roles(self, standing: Standing) -> bool:
         """Whether operators have signed for other issuers and roles of the admin's than these."""
-        with self._log.standing() as (standing, _):
-            return bool(self._rule.unsigned_parts(standing, "admins"))
+        return bool(self._rule.unsigned_parts(standing, "admins"))
 
     def states(self, keys: Sequence[StoredKey]) -> list[KeyState]:
         """Which of these keys are signed for."""

@@ -67,7 +67,8 @@ def _admins(config: BrokerConfig) -> AdminsContent:
     return AdminsContent(
         authorities=_certificates(admin.client_authorities),
         issuers=tuple(
-            AdminIssuer(name=one.name, audience=one.audience, key=_public_key(one.public_key)) for one in admin.issuers
+            AdminIssuer(name=one.name, audience=one.audience, key=_public_key(one.public_key), roles=one.roles)
+            for one in admin.issuers
         ),
         roles=tuple(AdminRole(role=one.role, allowed=one.allowed, names=one.names) for one in admin.acl),
     )

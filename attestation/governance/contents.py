@@ -26,6 +26,20 @@ MAX_NUMBER: Final = 2**53 - 1
 KEY_LABEL: Final = b"hermetic-governance-key/1\0"
 """What the digest of a model's key begins with."""
 
+SMALL_ORDER: Final = tuple(
+    bytes.fromhex(point)
+    for point in (
+        "00" * 32,
+        "01" + "00" * 31,
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "ec" + "ff" * 30 + "7f",
+        "ed" + "ff" * 30 + "7f",
+        "ee" + "ff" * 30 + "7f",
+    )
+)
+"""Encodings of the points of Ed25519 whose order divides 8, without the bit of the sign: anybody signs by them."""
+
 WHOLE: Final = ""
 """The prefix of every name; also what is not about a name at all is covered by it alone."""
 
@@ -34,6 +48,13 @@ def _printable(text: str) -> str:
     if not text.isprintable():
         raise ValueError("expected printable characters")
     return text
+
+
+def _of_one_person(key: str) -> str:
+    point = bytes.fromhex(key)
+    if point[:-1] + bytes([point[-1] & 0x7F]) in SMALL_ORDER:
+        raise ValueError("expected a public key of one person, got a point of small order, by which anybody signs")
+    return key
 
 
 def _literal(text: str) -> str:
@@ -129,7 +150,7 @@ Subject: TypeAlias = OfOperators | OfPolicy | OfKey | OfFloor | OfRevocation | O
 class Operator(Strict):
     """One who signs: a public key (Ed25519, hex), and the prefixes of names that they sign for."""
 
-    key: Digest  # 32 bytes in hex, as a digest is
+    key: Annotated[Digest, AfterValidator(_of_one_person)]  # 32 bytes in hex, as a digest is
     name: OperatorName
     prefixes: Annotated[tuple[Prefix, ...], Field(min_length=1, max_length=MAX_PREFIXES)]
 
@@ -262,11 +283,12 @@ class TrustContent(Strict):
 
 
 class AdminIssuer(Strict):
-    """Who issues admin tokens: the names to say, and SHA-256 of the public key's SubjectPublicKeyInfo."""
+    """Who issues admin tokens: names to say, SHA-256 of the key's SubjectPublicKeyInfo, roles (None: every role)."""
 
     name: Name
     audience: str | None
     key: Digest
+    roles: tuple[Name, ...] | None
 
 
 class AdminRole(Strict):

@@ -111,7 +111,8 @@ ATTACKS: Final[dict[str, Attack]] = {
         FORMS,
     ),
     "rotation": Attack(
-        "In mid-session the connection is cut, and an attacker with a certified key that nobody attested answers",
+        "The server's certificate rotates in mid-session to a key that nobody attested: the connection is cut, and an "
+        "attacker with a certified key answers",
         ("evidence.spki",),
         "VerificationError",
         FLOW,

@@ -27,8 +27,20 @@ _KINDS: Final = frozenset({journal.GOVERNANCE, journal.CHANGE})
 
 
 def examine_broker(path: Path) -> list[Finding]:
-    """Whether the log of the broker at `path` names operators; raises `ConfigurationError`."""
+    """Whether the log of the broker at `path` names operators, and who may act as whom; raises `ConfigurationError`."""
     config = BrokerConfig.load(path)
+    return [*_governance(config), *_issuers_of_every_role(config)]
+
+
+def _issuers_of_every_role(config: BrokerConfig) -> Iterator[Finding]:
+    """Roles for prefixes hold only for whose token key names no other role."""
+    loose = [one.name for one in config.admin.issuers if one.roles is None]
+    if loose and any(one.names != ("",) for one in config.admin.acl):
+        cost = "whoever holds the key of such an issuer acts in every role: admin.issuers.roles"
+        yield Finding(AREA, "roles", "weak", f"issuers that may name every role: {', '.join(loose)}", cost)
+
+
+def _governance(config: BrokerConfig) -> list[Finding]:
     try:
         standing = _standing(config)
     except LogError as error:

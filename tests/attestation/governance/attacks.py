@@ -17,6 +17,7 @@ FORMAT: Final = "tests/attestation/governance/test_governance.py"
 SHARED: Final = "tests/attestation/broker/state/test_shared_governance.py"
 REVOCATIONS: Final = "tests/attestation/broker/test_governed_revocations.py"
 CONFIGURED: Final = "tests/attestation/broker/test_governed_configuration.py"
+INSIDERS: Final = "tests/attestation/broker/test_governed_insiders.py"
 COMMANDS: Final = "tests/cli/test_broker_governance.py"
 VECTORS: Final = "test_a_vector_ends_as_it_says"
 
@@ -97,6 +98,12 @@ ATTACKS: Final = (
            CONFIGURED, "test_an_edited_role_or_issuer_does_nothing_but_have_changes_signed"),
     Attack("The configuration is edited: another client's serving certificate says a server's name",
            "`governance.configuration`", CONFIGURED, "test_no_certificate_says_a_name_that_operators_did_not_sign_for"),
+    Attack("An admin of one prefix, who holds a key that issues tokens, names another role", "`AdminAuthAccess`",
+           INSIDERS, "test_an_admin_of_one_prefix_names_no_other_role"),
+    Attack("Somebody who may only upload retires all versions of a model by a newer key that nobody signed for",
+           "not counted", INSIDERS, "test_a_key_that_nobody_signed_for_retires_no_older_one"),
+    Attack("An operator's key of small order, by which anybody signs without a private key", "malformed", INSIDERS,
+           "test_a_key_by_which_everybody_signs_is_no_operators"),
     Attack("A stored key replaced by another upload of the same name, or in the store by a holder of its KEK",
            "`release.signed`; `InternalError`", BROKER,
            "test_a_key_put_in_place_of_another_is_pending_or_not_released"),

@@ -1,5 +1,6 @@
 """How tensors travel to a GPU that is a double: directly, staged or joined; and what a front end gains meanwhile."""
 
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from hermetic.enclave import device_runner
 from hermetic.enclave.batch_frames import STATUS_FAILED, STATUS_OK, Batch, Done, Tensor, decode_done
 from hermetic.enclave.batch_runner import SharedBuffers
 from hermetic.enclave.gpus import Transfers
+from hermetic.enclave.host_memory import HostBlock
 from hermetic.enclave.model_description import ModelDescription
 from hermetic.enclave.runtimes.interface_on_device import Launched
 from hermetic.errors import DeviceError
@@ -234,6 +236,29 @@ def test_memory_that_cannot_be_unlocked_stays_mapped_and_the_worker_ends() -> No
         served.worker.memory.check()
     served.channels._front_ends.clear()
     served.close()
+
+
+class FullHost(DeviceDouble):
+    """A machine whose main memory is full: nothing can be locked, and nothing else be had."""
+
+    full = True
+
+    def allocate_host(self, nbytes: int, *, locked: bool = True) -> HostBlock:
+        if self.full:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        return super().allocate_host(nbytes, locked=locked)
+
+
+@pytest.mark.parametrize("transfers", ["joined", "separate"])
+def test_no_main_memory_for_staging_is_an_answer_too(transfers: Transfers) -> None:
+    device = FullHost(locks=False)
+    scene = scene_of(device, transfers)
+    scene.worker.runner.attach(scene.worker.buffers)
+    assert scene.ask(0xA1).status == STATUS_FAILED
+    device.full = False
+    assert scene.ask(0xB1).status == STATUS_OK
+    assert scene.right(0xB1)
+    scene.end()
 
 
 @pytest.mark.parametrize("transfers", ["joined", "separate"])

@@ -5,6 +5,9 @@ are small integers, so every library computes the same bits in whatever precisio
 people to read; what it raises says what was wanted and what was found. They run on a double too (test_gpu_memory.py).
 """
 
+import ctypes
+import mmap
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +15,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from hermetic.enclave.device_memory import Block, Device, DeviceBatch, DeviceMemory
+from hermetic.enclave.device_batch import DeviceBatch, Wanted, Way, rounded
+from hermetic.enclave.device_memory import Block, Device, DeviceMemory
 from hermetic.errors import DeviceError
 from tests.hardware.engines import Engine, Matrix, put
 
@@ -125,6 +129,60 @@ def freed_memory_comes_back_dirty(bench: Bench) -> str:
     return "found nothing: this driver gives out clean memory, and dirty allocations show less than they could"
 
 
+def numbers_travel_straight_from_shared_memory(bench: Bench) -> str:
+    """A memfd as front ends share it, page-locked where that is possible: copied, wiped, unlocked, and unmapped."""
+    memory = DeviceMemory(bench.device)
+    batch, case = memory.batch(1), Case(bench, 5)
+    content = case.x.tobytes()
+    descriptor = os.memfd_create("gpu-checks")
+    os.ftruncate(descriptor, -(-2 * len(content) // mmap.PAGESIZE) * mmap.PAGESIZE)
+    with mmap.mmap(descriptor, 0) as shared:
+        os.close(descriptor)
+        shared[: len(content)] = content
+        start = ctypes.addressof(ctypes.c_char.from_buffer(shared))
+        locked = memory.lock(start, len(shared))
+        batch.prepare(b"alpha", Way(frozenset({0}), direct_outputs=True, locked=locked))
+        batch.take(0, start, len(content), len(content))
+        address = batch.upload(0)
+        batch.fetch([Wanted(address, len(content), start + len(content))])
+        batch.settle()
+        batch.deliver()
+        _want("what came back", shared[len(content) : 2 * len(content)] == content)
+        told = batch.unlocked_bytes
+        _want("a word of every byte that was not page-locked", told == 0 if locked else told >= 2 * len(content))
+        batch.forget(failed=False)
+        _want("the request buffer all zeros", not any(_read(bench.device, address, len(content))))
+        if locked:
+            memory.unlock(start)
+    memory.unload()
+    return f"{len(content)} bytes, " + ("page-locked" if locked else "which cannot be page-locked here")
+
+
+def joined_tensors_are_one_transfer_each_way(bench: Bench) -> str:
+    """Three tensors through one block; then neither block holds anything."""
+    memory = DeviceMemory(bench.device)
+    batch, cases = memory.batch(3), [Case(bench, seed) for seed in (6, 7, 8)]
+    size = rounded(cases[0].x.nbytes)
+    batch.prepare(None, Way(joined_bytes=3 * size, joined_capacity=3 * size))
+    staged = [batch.take(at, case.x.ctypes.data, case.x.nbytes, case.x.nbytes) for at, case in enumerate(cases)]
+    addresses = [batch.upload(at) for at in range(3)]
+    back = [np.empty_like(case.x) for case in cases]
+    places = batch.outputs([case.x.nbytes for case in cases])
+    for source, target, case in zip(addresses, places, cases, strict=True):
+        batch.settle()
+        put(bench.device, target, _read(bench.device, source, case.x.nbytes))
+    batch.fetch([Wanted(place, one.nbytes, one.ctypes.data) for place, one in zip(places, back, strict=True)])
+    batch.settle()
+    batch.deliver()
+    _want("what came back", all(np.array_equal(one, case.x) for one, case in zip(back, cases, strict=True)))
+    batch.forget(failed=False)
+    _want("staging all zeros", not any(any(bytes(one.view)) for one in staged))
+    left = [_read(bench.device, address, case.x.nbytes) for address, case in zip(addresses, cases, strict=True)]
+    _want("the request buffer all zeros", not any(map(any, left)))
+    memory.unload()
+    return f"3 times {cases[0].x.nbytes} bytes"
+
+
 # With torch or onnxruntime.
 
 
@@ -158,11 +216,34 @@ def nothing_is_left_for_the_next_tenant(bench: Bench) -> str:
     batch.begin(b"beta")
     took = 1e3 * (time.perf_counter() - started)
     _want_gone(bench.device, [*kept, *engine.cache.free_blocks()], case.of_batch)
+    _want_clean(bench, case.of_batch, "before another tenant's batch")
     batch.forget(failed=False)
     engine.close()
     memory.unload()
     size = sum(block.nbytes for block in kept)
     return f"before: {control}; wiping {len(kept)} blocks of {size} bytes took {took:.2f} ms"
+
+
+def nothing_is_left_when_nobody_asks(bench: Bench) -> str:
+    """The wipe that a worker makes when no batch comes: no tenant's, and the next batch is right."""
+    memory = DeviceMemory(bench.device)
+    engine = bench.engine(memory)
+    case = Case(bench, 25)
+    engine.load(case.w)
+    batch = memory.batch(1)
+    _ask(batch, engine, case, b"alpha")
+    kept = engine.cache.free_blocks()
+    control = _find(bench.device, kept, case.of_batch)
+    if not any(control.values()):
+        raise NotForgottenError(f"control: wanted a canary in {len(kept)} free blocks before the wipe, got {control}")
+    memory.wipe_free_blocks()
+    _want("a memory that says it is clean", memory.is_clean)
+    _want_gone(bench.device, [*kept, *engine.cache.free_blocks()], case.of_batch)
+    _want_clean(bench, case.of_batch, "when nobody asks")
+    _ask(batch, engine, Case(bench, 26), b"alpha")
+    engine.close()
+    memory.unload()
+    return f"before: {control}"
 
 
 def nothing_is_left_after_unload(bench: Bench) -> str:
@@ -182,9 +263,7 @@ def nothing_is_left_after_unload(bench: Bench) -> str:
     memory.unload()
     took = 1e3 * (time.perf_counter() - started)
     _want_gone(bench.device, engine.cache.all_blocks(), canaries)
-    found = _dirty(bench, canaries)
-    if any(found.values()):
-        raise NotForgottenError(f"dirty allocation: wanted no canary after unload, got {found}")
+    _want_clean(bench, canaries, "after unload")
     return f"loaded: {control}; unload took {took:.1f} ms"
 
 
@@ -239,11 +318,14 @@ WITHOUT_RUNTIME: Final = (
     copies_arrive_and_are_wiped,
     a_batch_that_failed_is_wiped,
     no_room_is_an_error_and_not_the_end,
+    numbers_travel_straight_from_shared_memory,
+    joined_tensors_are_one_transfer_each_way,
     freed_memory_comes_back_dirty,
 )
 WITH_RUNTIME: Final = (
     answers_are_right_before_and_after_wipes,
     nothing_is_left_for_the_next_tenant,
+    nothing_is_left_when_nobody_asks,
     a_batch_in_which_the_runtime_failed_is_wiped,
     nothing_is_left_after_unload,
     wiping_costs,
@@ -296,6 +378,13 @@ def _dirty(bench: Bench, canaries: Mapping[str, bytes]) -> dict[str, int]:
     finally:
         for address, _ in taken:
             bench.device.free(address)
+
+
+def _want_clean(bench: Bench, canaries: Mapping[str, bytes], when: str) -> None:
+    """Search memory that the driver gives out now."""
+    found = _dirty(bench, canaries)
+    if any(found.values()):
+        raise NotForgottenError(f"dirty allocation: wanted no canary {when}, got {found}")
 
 
 def _find(device: Device, blocks: Sequence[Block], canaries: Mapping[str, bytes]) -> dict[str, int]:

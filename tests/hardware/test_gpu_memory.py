@@ -124,7 +124,10 @@ class Late(DeviceDouble):
 FORGETTING = (
     gpu_checks.copies_arrive_and_are_wiped,
     gpu_checks.a_batch_that_failed_is_wiped,
+    gpu_checks.numbers_travel_straight_from_shared_memory,
+    gpu_checks.joined_tensors_are_one_transfer_each_way,
     gpu_checks.nothing_is_left_for_the_next_tenant,
+    gpu_checks.nothing_is_left_when_nobody_asks,
     gpu_checks.a_batch_in_which_the_runtime_failed_is_wiped,
     gpu_checks.nothing_is_left_after_unload,
 )
@@ -142,7 +145,7 @@ def test_each_check_fails_where_staging_is_not_wiped(check: Check) -> None:
         check(on_double(device=NoHostWipe(SIZE)))
 
 
-@pytest.mark.parametrize("check", [gpu_checks.copies_arrive_and_are_wiped, *WITH_RUNTIME[:4]])
+@pytest.mark.parametrize("check", [gpu_checks.copies_arrive_and_are_wiped, *WITH_RUNTIME[:5]])
 def test_each_check_fails_where_nobody_waits(check: Check) -> None:
     with pytest.raises(NotForgottenError):
         check(on_double(device=Late(SIZE)))
@@ -201,7 +204,7 @@ def test_the_report_says_of_each_check_how_it_went(capsys: pytest.CaptureFixture
     ]
     report = gpu_memory.run_all(on_double(device=device), found, gpu_memory.Report({"gpu": "double"}))
     statuses = [result.status for result in report.results]
-    assert statuses == ["passed"] * 9 + ["not run"] * 5
+    assert statuses == ["passed"] * 12 + ["not run"] * 6
     assert report.exit_status() == gpu_memory.NOT_RUN
     assert "not run  onnxruntime: wiping_costs: no such thing" in capsys.readouterr().out
     broken = gpu_memory.run_all(on_double(device=NoFill(SIZE)), [], gpu_memory.Report({}))

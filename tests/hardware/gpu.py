@@ -24,8 +24,8 @@ from typing import Any, Final
 from hermetic.enclave.cuda_driver import CudaDevice
 from hermetic.errors import DeviceError
 from tests.hardware import gpu_memory
-from tests.hardware.gpu_checks import Bench
 from tests.hardware.gpu_memory import FAILED, NOT_RUN, Result
+from tests.hardware.gpu_search import Bench
 
 ROOT: Final = Path(__file__).parents[2]
 TESTS: Final = ("test_*gpu*.py", "test_composite.py")

@@ -9,42 +9,26 @@ import ctypes
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from hermetic.enclave.device_batch import DeviceBatch, Wanted, Way, rounded
-from hermetic.enclave.device_memory import Block, Device, DeviceMemory
+from hermetic.enclave.device_memory import Block, DeviceMemory
 from hermetic.errors import DeviceError
 from tests.hardware.engines import Engine, Matrix, put
-
-CANARY_BYTES: Final = 64
-READ_BYTES: Final = 32 << 20  # at a time
-DIRTY_PIECE_BYTES: Final = 256 << 20
-
-
-class NotForgottenError(Exception):
-    """Something was found that should be gone, or not found that should be there."""
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What a check works with: a GPU or its double, the size of batches, and how much memory is searched at most."""
-
-    device: Device
-    make_engine: Callable[[DeviceMemory], Engine] | None = None
-    rows: int = 256
-    columns: int = 512
-    dirty_bytes: int = 8 << 30
-    dirty_piece: int = DIRTY_PIECE_BYTES
-
-    def engine(self, memory: DeviceMemory) -> Engine:
-        """Return a runtime without a model."""
-        if self.make_engine is None:
-            raise NotForgottenError("wanted a bench with a runtime, got one without")
-        return self.make_engine(memory)
+from tests.hardware.gpu_search import (
+    CANARY_BYTES,
+    Bench,
+    NotForgottenError,
+    dirty,
+    find,
+    read,
+    want,
+    want_clean,
+    want_found,
+    want_gone,
+)
 
 
 class Case:
@@ -73,12 +57,12 @@ def copies_arrive_and_are_wiped(bench: Bench) -> str:
     address = batch.upload(0)
     returned = batch.download(0, address, len(content))
     batch.settle()
-    _want("what came back", bytes(returned) == content)
-    _want_found(bench.device, [Block(address, len(content))], {"input": case.of_batch["input"]})
+    want("what came back", bytes(returned) == content)
+    want_found(bench.device, [Block(address, len(content))], {"input": case.of_batch["input"]})
     batch.forget(failed=False)
-    _want("staging of the input all zeros", not any(bytes(staged.view)))
-    _want("staging of the output all zeros", not any(bytes(returned)))
-    _want("the request buffer all zeros", not any(_read(bench.device, address, len(content))))
+    want("staging of the input all zeros", not any(bytes(staged.view)))
+    want("staging of the output all zeros", not any(bytes(returned)))
+    want("the request buffer all zeros", not any(read(bench.device, address, len(content))))
     memory.unload()
     return f"{len(content)} bytes"
 
@@ -91,8 +75,8 @@ def a_batch_that_failed_is_wiped(bench: Bench) -> str:
     staged = batch.take(0, case.x.ctypes.data, case.x.nbytes, case.x.nbytes)
     address = batch.upload(0)
     batch.forget(failed=True)
-    _want("staging all zeros", not any(bytes(staged.view)))
-    _want("the request buffer all zeros", not any(_read(bench.device, address, case.x.nbytes)))
+    want("staging all zeros", not any(bytes(staged.view)))
+    want("the request buffer all zeros", not any(read(bench.device, address, case.x.nbytes)))
     batch.begin(None)
     batch.forget(failed=False)
     memory.unload()
@@ -123,7 +107,7 @@ def freed_memory_comes_back_dirty(bench: Bench) -> str:
     address = bench.device.allocate(len(content))
     put(bench.device, address, content)
     bench.device.free(address)
-    found = _dirty(bench, {"input": case.of_batch["input"]})
+    found = dirty(bench, {"input": case.of_batch["input"]})
     if any(found.values()):
         return f"found {found['input']} times: a dirty allocation that finds nothing shows something"
     return "found nothing: this driver gives out clean memory, and dirty allocations show less than they could"
@@ -147,11 +131,11 @@ def numbers_travel_straight_from_shared_memory(bench: Bench) -> str:
         batch.fetch([Wanted(address, len(content), start + len(content))])
         batch.settle()
         batch.deliver()
-        _want("what came back", shared[len(content) : 2 * len(content)] == content)
+        want("what came back", shared[len(content) : 2 * len(content)] == content)
         told = batch.unlocked_bytes
-        _want("a word of every byte that was not page-locked", told == 0 if locked else told >= 2 * len(content))
+        want("a word of every byte that was not page-locked", told == 0 if locked else told >= 2 * len(content))
         batch.forget(failed=False)
-        _want("the request buffer all zeros", not any(_read(bench.device, address, len(content))))
+        want("the request buffer all zeros", not any(read(bench.device, address, len(content))))
         if locked:
             memory.unlock(start)
     memory.unload()
@@ -170,15 +154,15 @@ def joined_tensors_are_one_transfer_each_way(bench: Bench) -> str:
     places = batch.outputs([case.x.nbytes for case in cases])
     for source, target, case in zip(addresses, places, cases, strict=True):
         batch.settle()
-        put(bench.device, target, _read(bench.device, source, case.x.nbytes))
+        put(bench.device, target, read(bench.device, source, case.x.nbytes))
     batch.fetch([Wanted(place, one.nbytes, one.ctypes.data) for place, one in zip(places, back, strict=True)])
     batch.settle()
     batch.deliver()
-    _want("what came back", all(np.array_equal(one, case.x) for one, case in zip(back, cases, strict=True)))
+    want("what came back", all(np.array_equal(one, case.x) for one, case in zip(back, cases, strict=True)))
     batch.forget(failed=False)
-    _want("staging all zeros", not any(any(bytes(one.view)) for one in staged))
-    left = [_read(bench.device, address, case.x.nbytes) for address, case in zip(addresses, cases, strict=True)]
-    _want("the request buffer all zeros", not any(map(any, left)))
+    want("staging all zeros", not any(any(bytes(one.view)) for one in staged))
+    left = [read(bench.device, address, case.x.nbytes) for address, case in zip(addresses, cases, strict=True)]
+    want("the request buffer all zeros", not any(map(any, left)))
     memory.unload()
     return f"3 times {cases[0].x.nbytes} bytes"
 
@@ -209,14 +193,14 @@ def nothing_is_left_for_the_next_tenant(bench: Bench) -> str:
     batch = memory.batch(1)
     _ask(batch, engine, case, b"alpha")
     kept = engine.cache.free_blocks()
-    control = _find(bench.device, kept, case.of_batch)
+    control = find(bench.device, kept, case.of_batch)
     if not any(control.values()):
         raise NotForgottenError(f"control: wanted a canary in {len(kept)} free blocks before the wipe, got {control}")
     started = time.perf_counter()
     batch.begin(b"beta")
     took = 1e3 * (time.perf_counter() - started)
-    _want_gone(bench.device, [*kept, *engine.cache.free_blocks()], case.of_batch)
-    _want_clean(bench, case.of_batch, "before another tenant's batch")
+    want_gone(bench.device, [*kept, *engine.cache.free_blocks()], case.of_batch)
+    want_clean(bench, case.of_batch, "before another tenant's batch")
     batch.forget(failed=False)
     engine.close()
     memory.unload()
@@ -233,13 +217,13 @@ def nothing_is_left_when_nobody_asks(bench: Bench) -> str:
     batch = memory.batch(1)
     _ask(batch, engine, case, b"alpha")
     kept = engine.cache.free_blocks()
-    control = _find(bench.device, kept, case.of_batch)
+    control = find(bench.device, kept, case.of_batch)
     if not any(control.values()):
         raise NotForgottenError(f"control: wanted a canary in {len(kept)} free blocks before the wipe, got {control}")
     memory.wipe_free_blocks()
-    _want("a memory that says it is clean", memory.is_clean)
-    _want_gone(bench.device, [*kept, *engine.cache.free_blocks()], case.of_batch)
-    _want_clean(bench, case.of_batch, "when nobody asks")
+    want("a memory that says it is clean", memory.is_clean)
+    want_gone(bench.device, [*kept, *engine.cache.free_blocks()], case.of_batch)
+    want_clean(bench, case.of_batch, "when nobody asks")
     _ask(batch, engine, Case(bench, 26), b"alpha")
     engine.close()
     memory.unload()
@@ -255,15 +239,15 @@ def nothing_is_left_after_unload(bench: Bench) -> str:
     engine.load(case.w)
     batch = memory.batch(1)
     _ask(batch, engine, case, b"alpha")
-    control = _find(bench.device, engine.cache.all_blocks(), canaries)
+    control = find(bench.device, engine.cache.all_blocks(), canaries)
     if not control["weight"]:
         raise NotForgottenError(f"control: wanted the weight found while the model is loaded, got {control}")
     engine.close()
     started = time.perf_counter()
     memory.unload()
     took = 1e3 * (time.perf_counter() - started)
-    _want_gone(bench.device, engine.cache.all_blocks(), canaries)
-    _want_clean(bench, canaries, "after unload")
+    want_gone(bench.device, engine.cache.all_blocks(), canaries)
+    want_clean(bench, canaries, "after unload")
     return f"loaded: {control}; unload took {took:.1f} ms"
 
 
@@ -279,10 +263,10 @@ def a_batch_in_which_the_runtime_failed_is_wiped(bench: Bench) -> str:
     x, y = batch.upload(0), batch.output(0, case.y.nbytes)
     batch.settle()
     engine.run(x, y, bench.rows)
-    _want_found(bench.device, [Block(y, case.y.nbytes)], {"output": case.of_batch["output"]})
+    want_found(bench.device, [Block(y, case.y.nbytes)], {"output": case.of_batch["output"]})
     batch.forget(failed=True)
-    _want("staging all zeros", not any(bytes(staged.view)))
-    _want_gone(bench.device, [Block(x, case.x.nbytes), Block(y, case.y.nbytes)], case.of_batch)
+    want("staging all zeros", not any(bytes(staged.view)))
+    want_gone(bench.device, [Block(x, case.x.nbytes), Block(y, case.y.nbytes)], case.of_batch)
     _ask(batch, engine, Case(bench, 41), b"beta")
     engine.close()
     memory.unload()
@@ -338,7 +322,7 @@ def _ask(batch: DeviceBatch, engine: Engine, case: Case, tenant: bytes | None) -
     batch.begin(tenant)
     try:
         answer = _compute(batch, engine, case)
-        _want("the answer that numpy gives", answer == case.y.tobytes())
+        want("the answer that numpy gives", answer == case.y.tobytes())
         failed = False
     finally:
         batch.forget(failed=failed)
@@ -361,75 +345,3 @@ def _middle(array: Matrix) -> bytes:
     if len(content) != CANARY_BYTES or len(set(content)) < 4:  # else it could be anybody's
         raise NotForgottenError(f"canary: wanted {CANARY_BYTES} bytes with some variety, got {content.hex()}")
     return content
-
-
-def _dirty(bench: Bench, canaries: Mapping[str, bytes]) -> dict[str, int]:
-    """Allocate until there is no more, or enough; return how often each canary was found. Everything is freed again."""
-    taken: list[Block] = []
-    try:
-        size, left = bench.dirty_piece, bench.dirty_bytes
-        while left > 0 and size >= 1 << 12:
-            try:
-                taken.append(Block(bench.device.allocate(min(size, left)), min(size, left)))
-                left -= size
-            except DeviceError:
-                size //= 2
-        return _find(bench.device, taken, canaries)
-    finally:
-        for address, _ in taken:
-            bench.device.free(address)
-
-
-def _want_clean(bench: Bench, canaries: Mapping[str, bytes], when: str) -> None:
-    """Search memory that the driver gives out now."""
-    found = _dirty(bench, canaries)
-    if any(found.values()):
-        raise NotForgottenError(f"dirty allocation: wanted no canary {when}, got {found}")
-
-
-def _find(device: Device, blocks: Sequence[Block], canaries: Mapping[str, bytes]) -> dict[str, int]:
-    """Return how often each canary lies in the blocks."""
-    found = dict.fromkeys(canaries, 0)
-    for block in blocks:
-        rest = b""
-        for part in _parts(device, block):
-            content = rest + part
-            for name, canary in canaries.items():
-                found[name] += content.count(canary)
-            rest = content[-CANARY_BYTES + 1 :]
-    return found
-
-
-def _parts(device: Device, block: Block) -> Iterator[bytes]:
-    host, stream = device.allocate_host(min(READ_BYTES, block.nbytes)), device.stream()
-    try:
-        for start in range(0, block.nbytes, READ_BYTES):
-            nbytes = min(READ_BYTES, block.nbytes - start)
-            device.copy_out(host.address, block.address + start, nbytes, stream)
-            device.wait(stream)
-            yield bytes(host.view[:nbytes])
-    finally:
-        device.wipe_host(host, len(host.view))
-        device.free_host(host)
-        device.end_stream(stream)
-
-
-def _read(device: Device, address: int, nbytes: int) -> bytes:
-    return b"".join(_parts(device, Block(address, nbytes)))
-
-
-def _want(what: str, holds: Any) -> None:
-    if not holds:
-        raise NotForgottenError(f"wanted {what}, got something else")
-
-
-def _want_found(device: Device, blocks: Sequence[Block], canaries: Mapping[str, bytes]) -> None:
-    found = _find(device, blocks, canaries)
-    if not all(found.values()):
-        raise NotForgottenError(f"control: wanted every canary where it was just written, got {found}")
-
-
-def _want_gone(device: Device, blocks: Sequence[Block], canaries: Mapping[str, bytes]) -> None:
-    found = _find(device, blocks, canaries)
-    if any(found.values()):
-        raise NotForgottenError(f"wanted no canary in {len(blocks)} blocks after the wipe, got {found}")

@@ -24,7 +24,8 @@ from hermetic.enclave.cuda_driver import CudaDevice
 from hermetic.enclave.device_memory import DeviceMemory
 from hermetic.errors import DeviceError
 from tests.hardware.engines import Engine, OrtEngine, TorchEngine, TorchGraphEngine
-from tests.hardware.gpu_checks import WITH_RUNTIME, WITHOUT_RUNTIME, Bench
+from tests.hardware.gpu_checks import WITH_RUNTIME, WITHOUT_RUNTIME
+from tests.hardware.gpu_search import Bench
 
 FAILED: Final = 1
 NOT_RUN: Final = 3

@@ -21,7 +21,8 @@ from tests.enclave.device_double import DeviceDouble, TorchCudaDouble
 from tests.enclave.recorder_double import RecorderDouble
 from tests.hardware import gpu_checks, gpu_memory
 from tests.hardware.engines import Engine, Matrix, OrtEngine, TorchEngine, TorchGraphEngine, put
-from tests.hardware.gpu_checks import WITH_RUNTIME, WITHOUT_RUNTIME, Bench, NotForgottenError
+from tests.hardware.gpu_checks import WITH_RUNTIME, WITHOUT_RUNTIME
+from tests.hardware.gpu_search import Bench, NotForgottenError
 from tests.hardware.onnx_by_hand import relu_of_product
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"

@@ -18,6 +18,7 @@ CANARY_BYTES: Final = 16  # the shortest remainder that is seen: glibc alone lea
 SMALL: Final = (32, 208, 1008)  # bytes: kept by glibc's per-thread cache, where it is on
 MIDDLE: Final = (4096, 60_000)  # bytes: in bins
 LARGE: Final = (1 << 18,)  # bytes: mapped at first, then in bins
+ALIGNMENT: Final = 64  # bytes: what runtimes ask for
 SHRUNK: Final = 64  # bytes that realloc keeps
 GROWN: Final = 4  # times as many as before
 _BLOCKS: Final = 16  # of each size: more than a cache holds
@@ -34,6 +35,9 @@ _free: Final[Callable[[_Pointer], None]] = ctypes.CFUNCTYPE(None, ctypes.c_void_
 _realloc: Final[Callable[[_Pointer, int], _Pointer]] = ctypes.CFUNCTYPE(
     ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t
 )(("realloc", ctypes.CDLL(None)))
+_aligned_alloc: Final[Callable[[int, int], _Pointer]] = ctypes.CFUNCTYPE(
+    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t
+)(("aligned_alloc", ctypes.CDLL(None)))
 _pwrite: Final[Callable[[int, int, int, int], int]] = ctypes.CFUNCTYPE(
     ctypes.c_ssize_t, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long
 )(("pwrite", ctypes.CDLL(None)))
@@ -68,6 +72,7 @@ def _doors() -> Iterator[tuple[str, Callable[[bytes, _Holds], bool]]]:
     yield "large blocks", lambda canary, holds: _freed(canary, holds, LARGE, _malloc, _libc_free)
     # Once more: glibc has learned from the first time not to map such blocks, and keeps them itself.
     yield "large blocks again", lambda canary, holds: _freed(canary, holds, LARGE, _malloc, _libc_free)
+    yield "large aligned blocks", lambda canary, holds: _freed(canary, holds, LARGE, _aligned, _libc_free)
     yield "Python's objects", _python
     yield "what realloc cuts off", _shrunk
     yield "what realloc moves away from", _moved
@@ -83,6 +88,10 @@ def _freed(canary: bytes, holds: _Holds, sizes: tuple[int, ...], allocate: _Allo
             free(block, size)
         found |= any(holds(block, size) for block in blocks)
     return found
+
+
+def _aligned(size: int) -> _Pointer:
+    return _aligned_alloc(ALIGNMENT, size)
 
 
 def _libc_free(block: _Pointer, _size: int) -> None:

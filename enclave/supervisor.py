@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from typing import Final, Self, TypeVar
 
 from hermetic import errors
-from hermetic.enclave import worker_heap
 from hermetic.enclave.channel import Channel, data_channel, shared_memory
 from hermetic.enclave.control_frames import Frame, decode_control
 from hermetic.enclave.gpus import environment_of
@@ -109,8 +108,7 @@ class Worker:
         uid = OwnUid(settings.uid)
         cgroup.prepare()
         with theirs:
-            more = {**worker_heap.orders(settings.profile), **environment_of(settings.gpu)}
-            process = spawn(theirs.fileno(), settings.cores, more)
+            process = spawn(theirs.fileno(), settings.cores, environment_of(settings.gpu))
         wrist = Wrist()
         group = cgroup.around(
             process.pid,

@@ -75,7 +75,7 @@ from hermetic.enclave.sealing import OpenedModel, open_payload, read_header, ver
 from hermetic.enclave.streaming_aead import KEY_BYTES
 from hermetic.enclave.warm_up import warm_up
 from hermetic.enclave.worker_lease import WorkerLease, moments
-from hermetic.enclave.zero_on_free import RUNTIME_ENVIRONMENT, status
+from hermetic.enclave.zero_on_free import RUNTIME_ENVIRONMENT, give_kept_blocks_back, status
 from hermetic.errors import (
     BorderError,
     ConfigurationError,
@@ -210,6 +210,7 @@ class Worker:
             text = f"wanted a model that can be loaded, got {_without_its_text(error)}"
             raise refused(ModelRefusal.LOADER, text) from None
         gc.collect()
+        give_kept_blocks_back()
         self._send(
             Opened(
                 description=description,

@@ -5,16 +5,25 @@
  * reallocarray calls realloc. What malloc, calloc, aligned_alloc, posix_memalign and memalign gave is freed by free too.
  * munmap is left alone: memory that a program mapped by itself is its own to wipe.
  *
- * No state but the two words below, which are written once before main; no lock, no allocation, no system call. So it
- * is as safe in threads, after a fork and before its own constructor as glibc's own functions are.
+ * Large aligned blocks, which is what runtimes compute in, are mapped here and kept when they are freed (ADR 0148): a batch
+ * gets the pages of the one before, wiped, and the kernel need not clear new ones. They look to glibc like its own
+ * mapped blocks, so that malloc_usable_size and realloc know them.
+ *
+ * No lock, and nothing is allocated for what is noted here; system calls only for large blocks. So it is as safe in threads,
+ * after a fork and before its own constructor as glibc's own functions are.
  *
  * Deliberately not here: what no free passes (stacks, registers, kernel buffers), and glibc's own moves of a mapped
  * block, where the kernel moves the pages and leaves no copy.
  */
+#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
+#include <errno.h>
 #include <malloc.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #ifndef SOURCE_SHA256
 #error "compile with -DSOURCE_SHA256=\"...\", the digest of this file (hatch_build.py)"
@@ -26,6 +35,7 @@
 extern void *__libc_malloc(size_t size);
 extern void *__libc_realloc(void *block, size_t size);
 extern void __libc_free(void *block);
+extern void *__libc_memalign(size_t alignment, size_t size);
 
 /* Says which source this was made of; zero_on_free.py compares it with the source beside it. */
 DOOR extern const char hermetic_zero_on_free_source[];
@@ -59,9 +69,224 @@ static int mapped(const void *block)
     return (word & MAPPED) != 0;
 }
 
+enum { PAGE = 4096 };           /* bytes; the first of a large block's mapping holds nothing but glibc's two words */
+enum { LARGE = 256 << 10 };     /* bytes from which an aligned block is mapped here */
+enum { KEPT_BLOCKS = 64 };      /* that wait to be asked for again */
+enum { WASTE = 4 };             /* a kept block is taken for a request that is smaller by at most this part of it */
+
+/* A place is empty, or holds a block that is all zeros and belongs to nobody. Who exchanges the pointer has the block;
+ * `size` and `order` may be those of the block before, and only help to choose. */
+static struct {
+    _Atomic(void *) block;
+    _Atomic size_t size;
+    _Atomic size_t order;
+} kept[KEPT_BLOCKS];
+static _Atomic size_t kept_bytes, used_bytes;
+static _Atomic size_t most_used; /* bytes of large blocks in use at a time */
+static _Atomic size_t frees;
+
+/* Whether a mapped block may be one of ours: glibc's own begin at a page only where that was asked for, and they may be
+ * kept just as well. */
+static int large(const void *block)
+{
+    return (uintptr_t)block % PAGE == 0 && mapped(block);
+}
+
+static void unmap(void *block)
+{
+    size_t before; /* bytes of the mapping in front of glibc's two words */
+    memcpy(&before, (const char *)block - LINKS, sizeof before);
+    munmap((char *)block - LINKS - before, malloc_usable_size(block) + LINKS + before);
+}
+
+static void *map(size_t size)
+{
+    size_t all;
+    if (__builtin_add_overflow(size, 2 * PAGE - 1, &all)) {
+        return NULL;
+    }
+    all -= all % PAGE;
+    char *start = mmap(NULL, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (start == MAP_FAILED) {
+        return NULL;
+    }
+    size_t words[] = {PAGE - LINKS, (all - (PAGE - LINKS)) | MAPPED};
+    memcpy(start + PAGE - LINKS, words, sizeof words);
+    return start + PAGE;
+}
+
+static void *take(int place)
+{
+    void *block = atomic_exchange(&kept[place].block, NULL);
+    if (block != NULL) {
+        atomic_fetch_sub(&kept_bytes, malloc_usable_size(block));
+    }
+    return block;
+}
+
+/* Puts a block of zeros where it is found again; unmaps it where there is no place. */
+static void keep(void *block)
+{
+    size_t size = malloc_usable_size(block);
+    for (int place = 0; place < KEPT_BLOCKS; place++) {
+        void *none = NULL;
+        if (atomic_load(&kept[place].block) == NULL) {
+            atomic_fetch_add(&kept_bytes, size);
+            if (atomic_compare_exchange_strong(&kept[place].block, &none, block)) {
+                atomic_store(&kept[place].size, size);
+                atomic_store(&kept[place].order, atomic_fetch_add(&frees, 1));
+                return;
+            }
+            atomic_fetch_sub(&kept_bytes, size);
+        }
+    }
+    unmap(block);
+}
+
+static int fits(size_t has, size_t size)
+{
+    return has >= size && has - size <= has / WASTE;
+}
+
+/* The place of the smallest kept block that fits, or -1. */
+static int best_place(size_t size)
+{
+    int best = -1;
+    size_t least = SIZE_MAX;
+    for (int place = 0; place < KEPT_BLOCKS; place++) {
+        size_t has = atomic_load(&kept[place].size);
+        if (atomic_load(&kept[place].block) != NULL && fits(has, size) && has < least) {
+            best = place;
+            least = has;
+        }
+    }
+    return best;
+}
+
+/* A kept block of about this size, all zeros, or NULL. */
+static void *again(size_t size)
+{
+    for (int place; (place = best_place(size)) >= 0;) {
+        void *block = take(place);
+        if (block != NULL && fits(malloc_usable_size(block), size)) {
+            return block;
+        }
+        if (block != NULL) { /* another thread was quicker, and this is another block */
+            keep(block);
+        }
+    }
+    return NULL;
+}
+
+/* Unmaps the block that was kept for longest; 0 where there is none. */
+static int give_one_back(void)
+{
+    int oldest = -1;
+    for (int place = 0; place < KEPT_BLOCKS; place++) {
+        if (atomic_load(&kept[place].block) != NULL &&
+            (oldest < 0 || atomic_load(&kept[place].order) < atomic_load(&kept[oldest].order))) {
+            oldest = place;
+        }
+    }
+    void *block = oldest < 0 ? NULL : take(oldest);
+    if (block != NULL) {
+        unmap(block);
+    }
+    return oldest >= 0;
+}
+
+static void note_used(size_t size)
+{
+    size_t now = atomic_fetch_add(&used_bytes, size) + size;
+    size_t most = atomic_load(&most_used);
+    while (now > most && !atomic_compare_exchange_weak(&most_used, &most, now)) {
+    }
+}
+
+/* Whether one more mapping of this size would make all large blocks, kept ones with them, half as much again as were ever
+ * in use at a time. Less, and requests of many sizes would take turns in unmapping each other's. */
+static int too_much(size_t size)
+{
+    size_t most = atomic_load(&most_used);
+    return atomic_load(&used_bytes) + atomic_load(&kept_bytes) + size > most + most / 2;
+}
+
+static void *large_block(size_t size)
+{
+    void *block = again(size);
+    if (block == NULL) {
+        while (too_much(size) && give_one_back()) {
+        }
+        do {
+            block = map(size);
+        } while (block == NULL && give_one_back());
+    }
+    if (block != NULL) {
+        note_used(malloc_usable_size(block));
+    } else {
+        errno = ENOMEM;
+    }
+    return block;
+}
+
+static void free_large(void *block)
+{
+    for (int place = 0; place < KEPT_BLOCKS; place++) {
+        if (atomic_load(&kept[place].block) == block) {
+            abort(); /* freed twice: it would get two owners */
+        }
+    }
+    size_t size = malloc_usable_size(block);
+    wipe(block, size);
+    atomic_fetch_sub(&used_bytes, size);
+    keep(block);
+}
+
+/* For a process that has loaded its model, and will never again need what that took. */
+DOOR void hermetic_give_kept_blocks_back(void)
+{
+    while (give_one_back()) {
+    }
+    atomic_store(&most_used, atomic_load(&used_bytes));
+}
+
+static void *aligned(size_t alignment, size_t size)
+{
+    return size >= LARGE && alignment <= PAGE ? large_block(size) : __libc_memalign(alignment, size);
+}
+
+DOOR void *memalign(size_t alignment, size_t size)
+{
+    return aligned(alignment, size);
+}
+
+DOOR void *aligned_alloc(size_t alignment, size_t size)
+{
+    return aligned(alignment, size);
+}
+
+DOOR int posix_memalign(void **block, size_t alignment, size_t size)
+{
+    if (alignment < sizeof(void *) || (alignment & (alignment - 1)) != 0) {
+        return EINVAL;
+    }
+    int errno_before = errno; /* POSIX: it is not touched */
+    void *made = aligned(alignment, size);
+    errno = errno_before;
+    if (made == NULL) {
+        return ENOMEM;
+    }
+    *block = made;
+    return 0;
+}
+
 DOOR void free(void *block)
 {
     if (block == NULL) {
+        return;
+    }
+    if (large(block)) {
+        free_large(block);
         return;
     }
     /* Wiping a block that was freed before would also wipe the mark by which glibc is about to refuse it. A block that
@@ -74,6 +299,19 @@ DOOR void free(void *block)
     __libc_free(block);
 }
 
+/* Into a block of glibc's: whoever asks for alignment and resizes has given the alignment up. */
+static void *realloc_large(void *block, size_t size)
+{
+    void *moved = __libc_malloc(size);
+    if (moved == NULL) {
+        return NULL;
+    }
+    size_t had = malloc_usable_size(block);
+    memcpy(moved, block, size < had ? size : had);
+    free_large(block);
+    return moved;
+}
+
 DOOR void *realloc(void *block, size_t size)
 {
     if (block == NULL) {
@@ -82,6 +320,9 @@ DOOR void *realloc(void *block, size_t size)
     if (size == 0) { /* as glibc has it */
         free(block);
         return NULL;
+    }
+    if (large(block)) {
+        return realloc_large(block, size);
     }
     size_t had = malloc_usable_size(block);
     if (size <= had) { /* stays where it is; glibc may cut the end off */

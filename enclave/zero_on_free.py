@@ -34,6 +34,7 @@ RUNTIME_ENVIRONMENT: Final[Mapping[str, str]] = {
 }
 """What a runtime needs to be told before it is imported."""
 
+GIVE_BACK: Final = "hermetic_give_kept_blocks_back"
 PRELOAD: Final = "preload"
 BY_GLIBC: Final = "glibc-tunables"
 BY_NOTHING: Final = "nothing"
@@ -138,6 +139,16 @@ def wipe_bytes_about_to_be_freed(secret: bytes) -> None:
     """
     if not _seen:
         wipe_immutable_bytes_that_nobody_else_holds(secret)
+
+
+def give_kept_blocks_back() -> None:
+    """Give the kernel what large aligned blocks were freed so far; nothing where the library is not preloaded.
+
+    For a process that has loaded its model: what that took would be kept as if batches needed it (ADR 0148).
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, GIVE_BACK):
+        getattr(library, GIVE_BACK)()
 
 
 def _orders() -> dict[str, str]:

@@ -14,7 +14,7 @@
 #include <string.h>
 
 enum { BLOCKS = 24, THREADS = 6 };
-static const size_t sizes[] = {24, 25, 32, 40, 56, 72, 104, 120, 136, 200, 1000, 1032, 1048, 4096, 5000, 60000, 140000};
+static const size_t sizes[] = {24, 25, 32, 40, 56, 72, 104, 120, 136, 200, 1000, 1032, 1048, 4096, 5000, 60000, 140000, 300000};
 enum { SIZES = sizeof sizes / sizeof *sizes };
 static const uint8_t masked[16] = "EveryDoorIsTried";
 static const uint8_t mask = 0xa5;

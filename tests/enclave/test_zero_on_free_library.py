@@ -117,6 +117,7 @@ def test_nothing_is_left_through_any_door(every_door: Path, library: Path) -> No
         (("wipe((char *)block + size, had - size);", ""), "what realloc cuts off"),
         (("memcpy(moved, block, had);\n    free(block);", "memcpy(moved, block, had);\n    __libc_free(block);"),
          "what realloc moves away from"),
+        (("wipe(block, size);\n    atomic_fetch_sub", "atomic_fetch_sub"), "large aligned blocks"),
     ],
 )  # fmt: skip
 def test_the_self_test_names_the_door_that_stays_open(tmp_path: Path, taken_out: tuple[str, str], door: str) -> None:
@@ -225,7 +226,9 @@ def test_threads_that_resize_and_free_each_others_blocks(tmp_path: Path, broken:
 
 def test_it_exports_its_doors_and_nothing_else(library: Path) -> None:
     listed = subprocess.run(["nm", "-D", "--defined-only", library], capture_output=True, text=True, check=True).stdout
-    doors = {"free", "realloc", "free_sized", "free_aligned_sized", "cfree", "hermetic_zero_on_free_source"}
+    frees = {"free", "realloc", "free_sized", "free_aligned_sized", "cfree"}
+    allocates = {"memalign", "aligned_alloc", "posix_memalign"}
+    doors = {*frees, *allocates, "hermetic_give_kept_blocks_back", "hermetic_zero_on_free_source"}
     assert {line.split()[-1] for line in listed.splitlines()} == doors
 
 

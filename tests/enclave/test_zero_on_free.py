@@ -120,7 +120,14 @@ def test_another_library_in_its_place_is_noticed(tmp_path: Path) -> None:
 
 def test_the_environment_holds_nothing_of_ours() -> None:
     allocator = {"LD_PRELOAD", "GLIBC_TUNABLES"} if library() else {"GLIBC_TUNABLES"}
-    others = {"PYTHONMALLOC", "MKL_DISABLE_FAST_MM", "ORT_DISABLE_TELEMETRY", "OPENBLAS_NUM_THREADS", "PYTHONUTF8"}
+    others = {
+        "AOTI_RUNTIME_CHECK_INPUTS",
+        "PYTHONMALLOC",
+        "MKL_DISABLE_FAST_MM",
+        "ORT_DISABLE_TELEMETRY",
+        "OPENBLAS_NUM_THREADS",
+        "PYTHONUTF8",
+    }
     assert set(environment()) == allocator | others
 
 

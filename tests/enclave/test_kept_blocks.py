@@ -38,7 +38,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("case", TAKEN_OUT)
 def test_what_becomes_of_blocks_that_are_freed(program: Path, library: Path, tmp_path: Path, case: str) -> None:
     def ended(library: Path) -> tuple[int, str]:
-        command, environment = [program, case], {"LD_PRELOAD": str(library)}
+        command, environment = [str(program), case], {"LD_PRELOAD": str(library)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout
 

@@ -21,8 +21,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc.jwk import ECKey
 
 from hermetic.attestation.attesters.composite import CompositeAttester, CompositeEvidence
-from hermetic.attestation.evidence import JsonValue, device_report_data, report_data
+from hermetic.attestation.evidence import JsonValue, device_report_data, fit_to, report_data
 from hermetic.attestation.exchange import BrokerClient
+from hermetic.attestation.gpu_facts import GpuFacts, check_gpu, gpus_in
 from hermetic.attestation.hybrid_key import KeyWrap, is_hybrid
 from hermetic.attestation.lease import LeaseKey
 from hermetic.attestation.server_evidence import StatementTree
@@ -41,13 +42,15 @@ HostClaims = Callable[[], dict[str, JsonValue]]
 class Release:
     """A released model key, wrapped to the worker's key, and what came with it from our broker, not from Trustee.
 
-    `checkpoint` is the broker's, signed (None: none); `lease` is for the worker (empty: none).
+    `checkpoint` is the broker's, signed (None: none); `lease` is for the worker (empty: none). `gpu`: what the evidence
+    said of the GPU under it (None: it has none, or the evidence has no GPUs).
     """
 
     jwe: bytes
     token: str
     checkpoint: bytes | None
     lease: str = ""
+    gpu: GpuFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +65,25 @@ class Renewal:
 class Applicant:
     """A worker that is attested for: its public key (a JWK), what it holds, whose leases it obeys ("": nobody's).
 
-    `hybrid_key` is the public half of its other key, base64url; empty where it has none.
+    `hybrid_key` is the public half of its other key, base64url; empty where it has none. `gpu`: the UUID of the GPU
+    under it, "": none; `gpu_at_load`: what evidence said of that when it was loaded, None: it is being loaded.
     """
 
     key: Mapping[str, str]
     report: LockdownReport
     lease_key: str = ""
     hybrid_key: str = ""
+    gpu: str = ""
+    gpu_at_load: GpuFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Session:
-    """An attested session: its token, and whether a hybrid key was attested in it."""
+    """An attested session: its token, whether a hybrid key was attested in it, and what evidence says of a GPU."""
 
     token: str
     is_hybrid: bool
+    gpu: GpuFacts | None
 
 
 class Attesting:
@@ -94,6 +101,8 @@ class Attesting:
         self._broker = broker
         self._host_claims = host_claims
         self._log = BrokerLog()
+        self.gpus: tuple[GpuFacts, ...] = ()
+        """This host's GPUs as the last evidence for the broker has them; none where that could not be made."""
         self.on_log_fault: Callable[[str], None] = lambda _: None
         """Hears, in whatever thread it is, that the broker's log is not what it was."""
 
@@ -109,18 +118,18 @@ class Attesting:
     def release_key(self, manifest: Manifest, worker: Applicant, *, measured: bool = True) -> Release:
         """Return the model's key, wrapped to the worker's key. `measured`: the manifest is extended first.
 
-        Raises `BrokerRefusedError` (final) or `BrokerUnreachableError`.
+        Raises `BrokerRefusedError` (final), `GpuChangedError` (final too) or `BrokerUnreachableError`.
         """
         digest = manifest.digest()
         with self._broker.turn:
             session = self._attest(
-                worker.key, _claims(digest, worker), measured=digest if measured else None, hybrid=worker.hybrid_key
+                worker.key, _claims(digest, worker), measured=digest if measured else None, worker=worker
             )
             jwe = self._broker.resource(manifest.key_id)
             self._look_at_log()
             if session.is_hybrid and not is_hybrid(jwe):
                 raise BrokerRefusedError("key: expected one wrapped to the hybrid key that was attested, got another")
-            return Release(jwe, session.token, self._broker.last_checkpoint, self._broker.last_lease)
+            return Release(jwe, session.token, self._broker.last_checkpoint, self._broker.last_lease, session.gpu)
 
     def renew_lease(self, manifest: Manifest, worker: Applicant) -> Renewal:
         """Return another lease for the worker's new key, against fresh evidence. Raises as `release_key`.
@@ -128,7 +137,7 @@ class Attesting:
         The manifest was measured in this boot already: that stands in the evidence.
         """
         with self._broker.turn:
-            self._attest(worker.key, _claims(manifest.digest(), worker), measured=None, hybrid=worker.hybrid_key)
+            self._attest(worker.key, _claims(manifest.digest(), worker), measured=None, worker=worker)
             lease = self._broker.renew_lease(manifest.key_id)
             self._look_at_log()
             return Renewal(lease, self._broker.last_checkpoint)
@@ -160,9 +169,10 @@ class Attesting:
         claims: Mapping[str, JsonValue],
         measured: bytes | None,
         *,
-        hybrid: str | None = None,
+        worker: Applicant | None = None,
     ) -> "_Session":
-        """Run steps 2 to 5 up to the token; the caller holds the lock. `hybrid`: None where no key is asked for."""
+        """Run steps 2 to 5 up to the token; the caller holds the lock. `worker`: None where no key is asked for."""
+        hybrid = None if worker is None else worker.hybrid_key
         challenge = self._broker.challenge(self._attester.tee)
         wraps_hybrid = bool(hybrid) and challenge.offers_hybrid
         if wraps_hybrid:
@@ -176,12 +186,16 @@ class Attesting:
             self._attester.extend(measured)
         hermetic = _with(self._host_claims(), claims) if challenge.knows_hermetic else None
         nonce, key = challenge.nonce, dict(public_key)
+        device_digest, self.gpus = device_report_data(nonce, key), ()
         made = self._attester.collect(
-            device_report_data(nonce, key),
+            device_digest,
             lambda additional: report_data(nonce, key, additional_evidence=additional, hermetic=hermetic),
         )
+        self.gpus = gpus_in(made.additional, fit_to("nvidia", device_digest))
+        watched = worker is not None and worker.gpu and self.gpus
+        gpu = check_gpu(worker.gpu, worker.gpu_at_load, self.gpus) if worker is not None and watched else None
         token = self._broker.attest(challenge, key, made.primary, hermetic, additional_evidence=made.additional)
-        return _Session(token, wraps_hybrid)
+        return _Session(token, wraps_hybrid, gpu)
 
 
 def _claims(manifest_digest: bytes, worker: Applicant) -> dict[str, JsonValue]:

@@ -4,7 +4,8 @@ Every worker counts its own lease (enclave/lease_timer.py), so nothing here can 
 
     renew     at half of its length, a little earlier by chance, with fresh evidence over a new key of the worker's
     fail      the broker does not answer: again and again, until the worker ends itself at length + grace
-    over      the broker says no, or has revoked it: the generation stops at once, whoever asks it is told
+    over      the broker says no, or has revoked it, or the GPU under it is another: the generation stops at once,
+              whoever asks it is told
 
 A broker without leases is emulated, and said to be: attest and get the key again at the configured interval; the
 counting is then this process' alone. It is by CLOCK_BOOTTIME, as a worker's: the loop's own clock stands still while
@@ -23,10 +24,10 @@ from hermetic.attestation.clock import boottime
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.exchange import LeaseEvent
 from hermetic.enclave.supervisor import Worker
-from hermetic.errors import BrokerRefusedError, HermeticError
+from hermetic.errors import BrokerRefusedError, GpuChangedError, HermeticError
 from hermetic.server.generation import Generation, Instance
 from hermetic.server.loading import Leased, Loaded, Loader
-from hermetic.server.metrics import LeaseFacts, LeaseOfWorker
+from hermetic.server.metrics import GpuOfHost, LeaseFacts, LeaseOfWorker
 from hermetic.server.surroundings import Surroundings
 
 __all__ = ["LeaseKeeper"]
@@ -126,7 +127,8 @@ class LeaseKeeper:
             )
             for ward in self._wards.values()
         )
-        return self._facts.model_copy(update={"workers": workers})
+        gpus = tuple(GpuOfHost.model_validate(gpu.facts()) for gpu in self._loader.gpus)
+        return self._facts.model_copy(update={"workers": workers, "gpus": gpus})
 
     def _log_fault(self, reason: str) -> None:
         """The broker's log is not what it was; leases go on: whose log is right is for operators to say."""
@@ -192,6 +194,10 @@ class LeaseKeeper:
         if isinstance(error, BrokerRefusedError) and error.variant == FINAL:
             self._end(ward, "its lease was not renewed: the broker's policy refuses")
             return
+        if isinstance(error, GpuChangedError) and leased.gpu is not None:
+            self._count("gpu_changes")
+            self._end(ward, f"its lease was not renewed: {error}")
+            return
         again = min(max(leased.length_s * AGAIN_PART, AGAIN_AT_LEAST_S), AGAIN_AT_MOST_S)
         self._at(self._clock() + again, ward, leased, partial(self._renew, ward, leased))
 
@@ -207,7 +213,7 @@ class LeaseKeeper:
             self._record("lease.over", {**self._about(ward), "reason": reason})
             self.on_over(ward.generation, reason)
 
-    def _count(self, name: Literal["renewals", "failures", "ended", "log_faults"]) -> None:
+    def _count(self, name: Literal["renewals", "failures", "ended", "log_faults", "gpu_changes"]) -> None:
         self._facts = self._facts.model_copy(update={name: getattr(self._facts, name) + 1})
 
     def _about(self, ward: _Ward) -> dict[str, JsonValue]:

@@ -5,12 +5,13 @@ The supervisor sees the manifest, ciphertext and a JWE that it cannot open. Step
 
 import os
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from hermetic.attestation.clock import boottime
 from hermetic.attestation.evidence import JsonValue
+from hermetic.attestation.gpu_facts import GpuFacts
 from hermetic.attestation.lease import LeaseTerms
 from hermetic.enclave.buffers import layout
 from hermetic.enclave.isolation.profiles import PROFILE_OF_FORMAT, PROFILE_ON_GPU, WorkerProfile
@@ -44,6 +45,8 @@ class Leased:
     grace_s: float
     checkpoint: bytes | None = None
     """The broker's, that a renewal came with; the first lease's is the key's (`Release`)."""
+    gpu: GpuFacts | None = None
+    """The GPU under the model, as evidence had it when the key was released."""
 
     @property
     def renew_by(self) -> float:
@@ -62,6 +65,7 @@ class Leased:
             "length-ms": round(_MS * self.length_s),
             "grace-ms": round(_MS * self.grace_s),
             **({} if self.checkpoint is None else {"broker-checkpoint": _shown(self.checkpoint)}),
+            **({} if self.gpu is None else {"gpu": self.gpu.facts()}),
         }
 
 
@@ -123,6 +127,11 @@ class Loader:
         self._publishers = publishers
         self._attesting = attesting
 
+    @property
+    def gpus(self) -> tuple[GpuFacts, ...]:
+        """This host's GPUs as its last evidence for the broker has them; none while that could not be made."""
+        return self._attesting.gpus
+
     def load(self, file: SealedFile, place: Place) -> Loaded:
         """Return one instance of the model, loaded, at this place; whatever fails, no process is left behind.
 
@@ -139,9 +148,10 @@ class Loader:
         worker = Worker.start(self._worker_settings(settings, manifest, place, lease_key))  # 1.
         try:
             begun = boottime()
-            applicant = Applicant(worker.public_key, worker.report, lease_key, worker.hybrid_key)
+            uuid = "" if place.gpu is None else place.gpu.uuid
+            applicant = Applicant(worker.public_key, worker.report, lease_key, worker.hybrid_key, uuid)
             release = self._attesting.release_key(manifest, applicant)  # 2. to 5.
-            leased = self.leasing.of(release.lease, lease_key, begun)
+            leased = replace(self.leasing.of(release.lease, lease_key, begun), gpu=release.gpu)
             sealed = _open(file.path)
             try:
                 opened = worker.open(
@@ -168,18 +178,20 @@ class Loader:
     def renew(self, worker: Worker, manifest: Manifest, leased: Leased, timeout_s: float) -> Leased:
         """Have a worker's lease renewed with fresh evidence over a new key of its own. Blocking.
 
-        Raises as `load`, and `LeaseRefusedError` where the worker does not take it. What was in force still is then.
+        Raises as `load`, `LeaseRefusedError` where the worker does not take it, and `GpuChangedError` where the GPU
+        under it is not what it was. What was in force still is then.
         """
         begun = boottime()
         # The hybrid key that the worker had: its private half is gone, and a renewal brings no key.
         key = worker.new_lease_key(timeout_s)
-        applicant = Applicant(key, worker.report, leased.lease_key, worker.hybrid_key)
+        uuid = "" if leased.gpu is None else leased.gpu.uuid
+        applicant = Applicant(key, worker.report, leased.lease_key, worker.hybrid_key, uuid, leased.gpu)
         if not leased.lease_key:
             self._attesting.release_key(manifest, applicant, measured=False)
-            return self.leasing.of("", "", begun)
+            return replace(self.leasing.of("", "", begun), gpu=leased.gpu)
         renewal = self._attesting.renew_lease(manifest, applicant)
         worker.take_lease(renewal.lease, self.leasing.at_most_ms, timeout_s)
-        return self.leasing.of(renewal.lease, leased.lease_key, begun, renewal.checkpoint)
+        return replace(self.leasing.of(renewal.lease, leased.lease_key, begun, renewal.checkpoint), gpu=leased.gpu)
 
     def _worker_settings(
         self, settings: ModelSettings, manifest: Manifest, place: Place, lease_key: str

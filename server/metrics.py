@@ -67,8 +67,25 @@ class LeaseOfWorker(BaseModel):
     left_s: Count
 
 
+class GpuOfHost(BaseModel):
+    """One GPU as the last evidence for the broker has it (attestation/gpu_facts.py)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    uuid: str
+    device: str
+    architecture: str
+    driver: str
+    vbios: str
+    cc: str
+    devtools: str
+    environment: str
+
+
 class LeaseFacts(BaseModel):
-    """Leases of all workers, what became of them, and whether the broker's feed of revocations answers."""
+    """Leases of all workers, what became of them, whether the broker's feed of revocations answers; GPUs in evidence.
+
+    `gpu_changes`: workers that were stopped because the GPU under them was gone or another.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     workers: tuple[LeaseOfWorker, ...] = ()
@@ -77,6 +94,8 @@ class LeaseFacts(BaseModel):
     ended: Count = 0
     log_faults: Count = 0
     connected: bool = False
+    gpus: tuple[GpuOfHost, ...] = ()
+    gpu_changes: Count = 0
 
 
 class Facts(BaseModel):
@@ -229,6 +248,7 @@ def _facts(lines: list[str], facts: Facts) -> None:
     evidence = ((_text(kind=kind), 1) for kind in facts.evidence)
     _family(lines, "hermetic_evidence", "gauge", "1 for each kind of evidence that this server attests with", evidence)
     _leases(lines, facts.leases)
+    _gpus(lines, facts.leases)
     profile = [(_text(profile=facts.profile), 1)]
     _family(lines, "hermetic_profile", "gauge", "1 for the profile; demo is not for secrets", profile)
 
@@ -249,6 +269,29 @@ def _leases(lines: list[str], leases: LeaseFacts) -> None:
         ("feed_connected", "gauge", "1 while the broker's feed of revocations answers", int(leases.connected)),
     ):
         _family(lines, f"hermetic_lease_{name}", kind, text, [("", value)])
+
+
+def _gpus(lines: list[str], leases: LeaseFacts) -> None:
+    info = (
+        (
+            _text(
+                uuid=gpu.uuid,
+                device=gpu.device,
+                architecture=gpu.architecture,
+                driver=gpu.driver,
+                vbios=gpu.vbios,
+                environment=gpu.environment,
+            ),
+            1,
+        )
+        for gpu in leases.gpus
+    )
+    _family(lines, "hermetic_gpu_info", "gauge", "1 for each GPU in this host's last evidence for the broker", info)
+    for name, text in (("cc", "confidential computing is on"), ("devtools", "DEVTOOLS are on")):
+        states = ((_text(uuid=gpu.uuid), int(getattr(gpu, name) == "on")) for gpu in leases.gpus)
+        _family(lines, f"hermetic_gpu_{name}", "gauge", f"1 while {text}, as the GPU's driver says", states)
+    text = "Number of workers stopped because the GPU under them was gone or another"
+    _family(lines, "hermetic_gpu_changes", "counter", text, [("", leases.gpu_changes)])
 
 
 def _family(lines: list[str], name: str, kind: str, text: str, samples: Iterable[tuple[str, int]]) -> None:

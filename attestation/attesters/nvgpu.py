@@ -10,7 +10,7 @@ from typing import Final
 
 from hermetic.attestation.attesters.nvgpu_device import Nvml, NvmlLibrary
 from hermetic.attestation.evidence import REPORT_DATA_SIZE, JsonValue, fit
-from hermetic.errors import DeviceError
+from hermetic.errors import DeviceError, GpuChangedError
 
 ENVIRONMENTS: Final = {0: "unavailable", 1: "simulation", 2: "production"}
 ARCHITECTURES: Final = {9: "HOPPER", 10: "BLACKWELL"}
@@ -33,14 +33,15 @@ class NvGpuAttester:
     def collect(self, report_data: bytes) -> JsonValue:
         """Reports of all GPUs over `report_data`, cut to 32 bytes, in the form of docs/spec/nvgpu-evidence.md.
 
-        Raises `DeviceError` where there is no driver or GPU, where one makes no report or is of another architecture.
+        Raises `DeviceError` where there is no driver, where a GPU makes no report or is of another architecture, and
+        `GpuChangedError` where the driver has none.
         """
         nonce = fit(report_data, REPORT_DATA_SIZE[self.tee])
         with self._lock, self._nvml as nvml:
             state = nvml.state()
             devices = [_device(nvml, index, nonce) for index in range(nvml.count())]
         if not devices:
-            raise DeviceError("NVIDIA driver: expected a GPU, got none")
+            raise GpuChangedError("NVIDIA driver: expected a GPU, got none")
         return {
             "device_evidence_list": devices,
             "hermetic": {

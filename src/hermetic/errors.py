@@ -23,7 +23,8 @@
     │   ├── TpmError                    the TPM does not answer, or not as expected
     │   ├── TsmError                    the confidential VM's report interface does not answer, or not as expected
     │   ├── DeviceError                 the GPU does not answer, or memory on it cannot be wiped
-    │   │   └── DeviceFullError             the GPU, or the model's budget of its memory, has no room
+    │   │   ├── DeviceFullError             the GPU, or the model's budget of its memory, has no room
+    │   │   └── GpuChangedError             the GPU under a model is gone, or not what it was
     │   ├── LeaseRefusedError           a worker's lease is missing, forged, somebody else's, or over
     │   ├── LeaseEndedError             the model's lease was revoked, refused or has run out
     │   ├── SharedStateError            the brokers' database is away, full or locked: try again
@@ -154,6 +155,10 @@ class DeviceError(OperatorError):
 
 class DeviceFullError(DeviceError):
     """The GPU has no room for a batch, or the model's budget of its memory has none."""
+
+
+class GpuChangedError(DeviceError):
+    """The GPU under a model is gone, or is not what it was when the model was loaded: final for that worker."""
 
 
 class LeaseRefusedError(OperatorError):

@@ -91,8 +91,14 @@ class SigningNvml(NvmlDouble):
     """The module `pynvml` on a machine with these GPUs, each signing for the nonce that it is given."""
 
     def __init__(self, chips: Sequence[Gpu]) -> None:
-        super().__init__([(HOPPER, b"", chip.chain) for chip in chips])
+        super().__init__([])
+        self.chips: Sequence[Gpu] = ()
+        self.hold(chips)
+
+    def hold(self, chips: Sequence[Gpu]) -> None:
+        """From now on these GPUs are there."""
         self.chips = chips
+        self.gpus = [(HOPPER, b"", chip.chain) for chip in chips]
 
     def nvmlDeviceGetConfComputeGpuAttestationReport(self, handle: int, nonce: Any) -> Report:  # noqa: N802 - NVML's name
         data = transcript(self.chips[handle].leaf, bytes(nonce), BLOCKS, GPU_OPAQUE)
@@ -133,6 +139,13 @@ def device_name(chip: Chip) -> str:
     """The claim `device` of a GPU: SHA-256 of its chip's public key."""
     spki = chip.own.certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(spki).hexdigest()
+
+
+def device_name_of(gpu: Gpu) -> str:
+    """What the doubles of a driver call this GPU: by its chip."""
+    chip = x509.load_pem_x509_certificates(gpu.chain)[1].public_key()
+    spki = chip.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return f"GPU-{hashlib.sha256(spki).hexdigest()[:8]}"
 
 
 def trust(vendor: Vendor) -> TrustRoots:

@@ -49,9 +49,9 @@ def answers(worker: Worker) -> dict[int, int]:
     """What each attempt came to, by its number; negative: in the worker's first thread."""
     numbers = [number for index in range(1, len(standin.ATTEMPTS) + 1) for number in (index, -index)]
     files = {"model.onnx": linear()[0].SerializeToString()}
-    with sealed(files, [spec("x", "FP32", 1)], [spec("y", "FP32", 1)], max_batch_size=64) as model:
+    with sealed(files, [spec("attempts", "FP32", 1)], [spec("y", "FP32", 1)], max_batch_size=64) as model:
         open_in(worker, model)
-    (answered,) = answer(worker, (tensor("x", "FP32", np.array(numbers, np.float32)[:, None]),))
+    (answered,) = answer(worker, (tensor("attempts", "FP32", np.array(numbers, np.float32)[:, None]),))
     return dict(zip(numbers, map(int, np.frombuffer(answered.raw, np.float32)), strict=True))
 
 

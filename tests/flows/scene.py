@@ -118,14 +118,20 @@ class Scene:
         self.run(*self.installation.seal_arguments(model), *options)
         return self.installation.sealed_file(model)
 
-    def configuration(self, files: Sequence[Path], *, replace: Sequence[tuple[str, str]] = ()) -> Path:
-        """Write a configuration that serves these sealed files; `replace` changes the rest of it."""
+    def configuration(
+        self, files: Sequence[Path], *, replace: Sequence[tuple[str, str]] = (), each: Sequence[str] = ()
+    ) -> Path:
+        """Write a configuration that serves these sealed files; `replace` changes the rest of it.
+
+        `each`: more settings of each file, in their order.
+        """
         text = (self.folder / "server" / "server.toml").read_text()
         for old, new in replace:
             if old not in text:
                 raise ValueError(f"server.toml: wanted {old!r} in it")
             text = text.replace(old, new)
-        text += "".join(f'\n[[models]]\npath = "{file}"\n' for file in files)
+        settings = each or [""] * len(files)
+        text += "".join(f'\n[[models]]\npath = "{file}"\n{more}\n' for file, more in zip(files, settings, strict=True))
         path = self.folder / "server" / "server-of-test.toml"
         path.write_text(text)
         return path
@@ -138,9 +144,10 @@ class Scene:
         refused: Sequence[Path] = (),
         replace: Sequence[tuple[str, str]] = (),
         program: Sequence[str] = ("-m", "hermetic"),
+        each: Sequence[str] = (),
     ) -> Iterator[Running]:
         """Run a server of sealed files until the files `ready` are served and the files `refused` are not."""
-        configuration = self.configuration([*ready, *refused], replace=replace)
+        configuration = self.configuration([*ready, *refused], replace=replace, each=each)
         ear = Ear()
         with Command(["serve", "--config", str(configuration)], ear.hear, program=program) as command:
             port = int(command.wait_for(r"^listening on .*:(\d+)$", START_TIMEOUT_S)[1])

@@ -8,10 +8,18 @@ import pytest
 
 from hermetic.attestation.clock import boottime
 from hermetic.attestation.exchange import LeaseEvent
+from hermetic.attestation.gpu_facts import GpuFacts
 from hermetic.attestation.lease import LeasedModel, LeaseTerms
 from hermetic.enclave.manifest import Manifest
 from hermetic.enclave.supervisor import Worker
-from hermetic.errors import BrokerRefusedError, BrokerUnreachableError, HermeticError, LeaseEndedError
+from hermetic.errors import (
+    BrokerRefusedError,
+    BrokerUnreachableError,
+    DeviceError,
+    GpuChangedError,
+    HermeticError,
+    LeaseEndedError,
+)
 from hermetic.server.cpu_plan import Place
 from hermetic.server.generation import SealedFile
 from hermetic.server.leases import LeaseKeeper
@@ -25,6 +33,9 @@ from tests.server.keeping import Keeping, LoaderDouble, Told
 from tests.server.test_repository import sealed
 
 LENGTH_S, GRACE_S = 0.3, 0.3
+
+
+GPU = GpuFacts("GPU-0", "aa", "HOPPER", "580.1", "96.00", "on", "off", "production")
 
 
 def terms(number: int) -> LeaseTerms:
@@ -43,6 +54,7 @@ class Leasing(LoaderDouble):
         self.on_log_fault: Callable[[str], None] = lambda _: None
         self.length_s = length_s
         self.issued = 0
+        self.gpus: tuple[GpuFacts, ...] = ()
 
     def leased(self) -> Leased:
         self.issued += 1
@@ -52,6 +64,7 @@ class Leasing(LoaderDouble):
             boottime(),
             self.length_s,
             GRACE_S,
+            gpu=next(iter(self.gpus), None),
         )
 
     def load(self, file: SealedFile, place: Place) -> Loaded:
@@ -128,6 +141,35 @@ def test_a_policys_no_is_final(house: House) -> None:
     slot, _ = house.load()
     assert house.until_over(slot) == slot.reason == "its lease was not renewed: the broker's policy refuses"
     assert house.loader.issued == 1
+
+
+def test_a_gpu_that_is_another_is_final_for_the_model_on_it(house: House) -> None:
+    house.loader.gpus = (GPU,)
+    house.loader.refusals.append(GpuChangedError("GPU GPU-0: wanted it, got another"))
+    slot, _ = house.load()
+    assert house.until_over(slot) == slot.reason == "its lease was not renewed: GPU GPU-0: wanted it, got another"
+    assert house.leases.facts().gpu_changes == 1
+
+
+def test_a_driver_that_does_not_answer_and_gpus_under_other_models_are_asked_again(house: House) -> None:
+    house.loader.refusals += [DeviceError("no answer"), GpuChangedError("expected a GPU, got none")]
+    slot, _ = house.load()
+    house.keeping.turn_until(lambda: bool(house.records("lease.renewed")))
+    assert slot.state == "READY"
+
+
+def test_metrics_say_which_gpus_and_in_which_mode(house: House) -> None:
+    house.loader.gpus = (GPU,)
+    facts = Facts(profile="demo", waived=(), epoch=1, epochs_refused=0, front_ends=1, front_ends_lost=0, models=(),
+                  leases=house.leases.facts())  # fmt: skip
+    lines = render(Page(tally=Tally(), facts=facts)).splitlines()
+    info = next(line for line in lines if line.startswith("hermetic_gpu_info{"))
+    assert 'uuid="GPU-0"' in info
+    assert 'driver="580.1"' in info
+    assert 'vbios="96.00"' in info
+    assert 'hermetic_gpu_cc{uuid="GPU-0"} 1' in lines
+    assert 'hermetic_gpu_devtools{uuid="GPU-0"} 0' in lines
+    assert "hermetic_gpu_changes 0" in lines
 
 
 def test_a_revoked_lease_stops_the_model_at_once(house: House) -> None:

@@ -53,6 +53,7 @@ class NvmlDouble:
         self.system = State(2, 1, 0)
         self.oversized = False
         self.busy = 0  # percent
+        self.uuids: list[str] = []
 
     def _called(self, name: str, *, while_open: bool = True) -> None:
         if name in self.failing or (while_open and not self.open):
@@ -84,7 +85,7 @@ class NvmlDouble:
 
     def nvmlDeviceGetUUID(self, handle: int) -> str:  # noqa: N802 - NVML's name
         self._called("nvmlDeviceGetUUID")
-        return f"GPU-{handle}"
+        return self.uuids[handle] if self.uuids else f"GPU-{handle}"
 
     def nvmlDeviceGetUtilizationRates(self, handle: int) -> Utilization:  # noqa: N802 - NVML's name
         self._called("nvmlDeviceGetUtilizationRates")

@@ -102,7 +102,7 @@ int cuInit(unsigned flags) {
     memory = open("/dev/zero", O_RDWR | O_CLOEXEC);  /* the stand-in for /dev/nvidia-uvm */
     int maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC), cpus = open("/proc/cpuinfo", O_RDONLY | O_CLOEXEC);
     char text[64];
-    if (control < 0 || memory < 0) return NO_DEVICE;
+    if (control < 0 || memory < 0) return 1000 + errno;
     if (maps < 0 || cpus < 0 || read(maps, text, sizeof text) < 1 || read(cpus, text, sizeof text) < 1) return NOT_FOUND;
     close(maps);
     close(cpus);

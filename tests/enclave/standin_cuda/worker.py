@@ -1,8 +1,9 @@
 """The worker on a GPU, where there is none: `python -m tests.enclave.standin_cuda.worker` as supervisors start it.
 
 Everything is the product's but for three things. NVIDIA's driver is driver.c; its nodes are some that every machine
-has; and what computes makes attempts: for each number of a batch one of `ATTEMPTS`, in a thread of the driver, or in
-its own where the number is negative. The answer is 0 where it succeeded, else the errno.
+has; and ONNX Runtime computes on the CPU, in the driver's memory. A model whose input is called `attempts` makes
+attempts instead: for each number of a batch one of `ATTEMPTS`, in a thread of the driver, or in the worker's own where
+the number is negative. The answer is 0 where it succeeded, else the errno.
 """
 
 import ctypes
@@ -19,10 +20,19 @@ from typing import Any
 import numpy as np
 
 from hermetic.enclave import runtimes, worker, worker_process, zero_on_free
-from hermetic.enclave.gpus import Gpu
+from hermetic.enclave.device_memory import DeviceMemory
+from hermetic.enclave.gpus import Gpu, GpuOrders
 from hermetic.enclave.isolation import seccomp
 from hermetic.enclave.isolation.profiles import PROFILES
-from hermetic.enclave.runtimes.interface_on_device import DeviceAnswer, DeviceInput, DeviceOutput, Launched
+from hermetic.enclave.runtime_caches import Arena
+from hermetic.enclave.runtimes.interface import ModelToLoad
+from hermetic.enclave.runtimes.interface_on_device import (
+    DeviceAnswer,
+    DeviceInput,
+    DeviceOutput,
+    DeviceRuntime,
+    Launched,
+)
 
 HERE = Path(__file__).parent
 FOLDER = "HERMETIC_TEST_STANDIN"
@@ -128,6 +138,17 @@ class Attempting:
         return int(make(ord(kind), what.encode()))
 
 
+def _load(model: ModelToLoad, memory: DeviceMemory, orders: GpuOrders) -> DeviceRuntime:
+    from hermetic.enclave.runtimes.onnx import _options
+    from hermetic.enclave.runtimes.onnx_cuda import OnnxOnDevice
+    from hermetic.enclave.runtimes.onnx_session import Engine, open_graph
+
+    if model.inputs[0].name == "attempts":
+        return Attempting()
+    opened = open_graph(model, Engine(["CPUExecutionProvider"], _options))
+    return OnnxOnDevice(opened, Arena(memory, orders.memory_limit_bytes), where="cpu")
+
+
 def _install() -> None:
     from hermetic.enclave.runtimes import onnx_cuda
 
@@ -136,7 +157,7 @@ def _install() -> None:
     gpu.nodes = (NODE,)
     module: Any = onnx_cuda
     module.open_gpu = lambda: None  # the driver's threads are there since its context was made
-    module.load = lambda *_: Attempting()
+    module.load = _load
     if ALONE in os.environ:
         filters: Any = seccomp
         filters._FILTER_FLAG_TSYNC = 0

@@ -27,19 +27,18 @@ MakeSide = Callable[[int, int], Side]
 
 
 def open_bare(library: Library, network: Network, file: Path, device: str) -> MakeSide:
-    """Load the model as its library would have it; `MeasurementError` where that does not see the GPU."""
+    """Load the file that the worker loads, as its library would have it; `MeasurementError` where that sees no GPU."""
     return (_open_torch if library == "torch" else _open_onnxruntime)(network, file, device)
 
 
 def _open_torch(network: Network, file: Path, device: str) -> MakeSide:
     import torch
-
-    del file  # the module itself is what a plain loop would have
-    from hermetic.bench.gpu.torch_networks import make
+    from torch.export.passes import move_to_device_pass
 
     if device == CUDA and not torch.cuda.is_available():
         raise MeasurementError(f"torch {torch.__version__}: wanted a GPU, got none")
-    module = make(network.name).eval().to(device)
+    program = torch.export.load(str(file))  # what the worker runs: what exporting costs or saves is not ours
+    module = (program if device == CPU else move_to_device_pass(program, device)).module()
     return lambda rows, lanes: TorchBare(module, network, rows, lanes, device)
 
 

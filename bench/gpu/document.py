@@ -7,7 +7,7 @@ was not. Goals are judged for what ran on a GPU, and the one about small request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from hermetic.bench.context import context
 from hermetic.bench.gpu.served import ServedPoint
@@ -28,6 +28,7 @@ GOAL_WIPE_SHARE: Final = 0.02
 DIGITS: Final = 4  # significant
 _DRIVER: Final = Path("/sys/module/nvidia/version")
 
+PointT = TypeVar("PointT", Point, ServedPoint)
 Status = Literal["ran", "not run", "failed"]
 
 
@@ -42,10 +43,13 @@ class Part:
     left_out: list[str] = field(default_factory=list)
     points: list[dict[str, Any]] = field(default_factory=list)
 
-    @property
-    def whole(self) -> bool:
-        """Whether all of it ran."""
-        return self.status == "ran" and not self.left_out
+    def take(self, name: str, point: PointT | None, into: list[PointT]) -> None:
+        """Have one point, or, where there was no time for it, its name."""
+        if point is None:
+            self.left_out.append(name)
+        else:
+            self.points.append(point.document())
+            into.append(point)
 
 
 @dataclass(slots=True)
@@ -83,6 +87,8 @@ def goals(results: Results, machine: Machine) -> list[Goal]:
     on_gpu = machine.device == "cuda"
     found = []
     for (network, library), points in results.sweeps.items():
+        if not points:
+            continue
         best, of = Best.of(points), f"{network}, {library}"
         asked = [point for point in results.large if (point.network, point.library) == (network, library)]
         if best.bare.bare.p50_ms > LARGE_MS:

@@ -35,7 +35,8 @@ __all__ = ["LANES", "OnCpu", "OnGpu", "Ours", "open_ours"]
 LANES: Final = BATCHES_AT_ONCE
 """Batches that a worker has at a time on a GPU."""
 TENANT: Final = b"bench"
-BUDGET_BYTES: Final = 24 << 30  # of the GPU's memory: more than any of these needs
+SIDES: Final = 2
+"""Both are in one process, which torch holds to one budget."""
 THREADS: Final = 1
 COPIES: Final = 10
 
@@ -171,7 +172,9 @@ def open_ours(library: Library, network: Network, file: Path, device: str) -> Op
         return Opened(lambda rows, lanes: Ours(OnCpu(runner, {}), network, library, rows, lanes), lambda _: None,
                       memory.unload)  # fmt: skip
     gpu = Gpu(number=0, uuid="GPU-0", minor=0)  # CUDA's number 0, whatever its name
-    runtime = runtimes.load_on_gpu(model, memory, GpuOrders(gpu=gpu, memory_limit_bytes=BUDGET_BYTES))
+    runtime = runtimes.load_on_gpu(
+        model, memory, GpuOrders(gpu=gpu, memory_limit_bytes=SIDES * LANES * network.gpu_bytes)
+    )
     return opened_on_gpu(DeviceRunner(runtime, description, memory), memory, network, library)
 
 

@@ -21,18 +21,18 @@ from hermetic.bench.gpu.networks import LIBRARIES, NETWORKS, Library, Made, make
 from hermetic.bench.gpu.process import Sides
 from hermetic.bench.gpu.served import (
     Asking,
+    House,
     ServedPlan,
-    beside_bare,
+    Server,
     front_ends_for,
     house,
     name_of,
-    served,
-    small,
+    questions,
 )
 from hermetic.bench.gpu.sides import Pace
 from hermetic.bench.gpu.sweep import ROWS, Best, Plan, sweep
 from hermetic.bench.gpu.utilisation import Watch, watching
-from hermetic.demo.stage import Served
+from hermetic.bench.traffic import Question
 from hermetic.enclave.cuda_driver import CudaDevice
 from hermetic.errors import ConfigurationError, DeviceError
 from hermetic.server.cores import cores_here
@@ -42,10 +42,13 @@ __all__ = ["Settings", "chosen", "machine_here", "run", "settings_for", "why_not
 SERVED_SHARE: Final = 0.5
 """Of all time, kept for whole servers."""
 SMALL: Final = "mlp"
-LARGE_SHARES: Final = 4
-"""What large networks get of the servers' time, beside one share for each number of front ends."""
+LARGE_SHARES: Final = 2
+"""What each large network gets of the servers' time, beside one share for each number of front ends."""
 NO_TIME: Final = "no time was left"
 LARGE_ASKING: Final = (Asking(8, 16), Asking(32, 8), Asking(128, 4))
+REHEARSED_ROWS: Final = {"mlp": (1, 64), "resnet50": (1, 2), "bert-base": (1, 2)}
+REHEARSED_ASKING: Final = (Asking(1, 1), Asking(2, 2))
+"""What a CPU can answer in time."""
 SMALL_CALLERS: Final = (64, 256, 512)
 
 
@@ -94,13 +97,14 @@ class _Run:
 def settings_for(device: str, minutes: float, *, seconds: float = 0.3, rounds: int = 3) -> Settings:
     """Return what this machine's size asks for. `seconds`: of a turn of the plain loop and of the worker."""
     cores = cores_here().count
-    large = {name: LARGE_ASKING for name in NETWORKS if name != SMALL}
+    asking, rows = (LARGE_ASKING, ROWS) if device == CUDA else (REHEARSED_ASKING, REHEARSED_ROWS)
+    large = {name: asking for name in NETWORKS if name != SMALL}
     return Settings(
         device=device,
         seconds=60 * minutes,
         networks=tuple(NETWORKS),
         libraries=LIBRARIES,
-        sweep=Plan(ROWS, Plan().lanes, Pace(seconds), rounds),
+        sweep=Plan(rows, Plan().lanes, Pace(seconds), rounds),
         served=ServedPlan(large, SMALL_CALLERS, front_ends_for(cores), processes_for(cores), 5 * seconds, rounds),
     )
 
@@ -142,7 +146,7 @@ def run(settings: Settings, hear: Callable[[Part], None] = lambda _: None) -> Re
             return this.results
         models = _files(this, folder)
         _sweeps(this, models)
-        _servers(this, [made for made in models if (made.network.name, made.library) in this.results.sweeps])
+        _servers(this, [made for made in models if this.results.sweeps.get((made.network.name, made.library))])
         return this.results
 
 
@@ -173,59 +177,62 @@ def _sweeps(this: _Run, models: Sequence[Made]) -> None:
             if part.status != "ran":
                 continue
             with Sides(made, this.settings.device) as sides, ended_after(sides.pid, share):
-                points, part.left_out = sweep(sides, this.settings.sweep, this.watch, share)
-            if points:
-                this.results.sweeps[made.network.name, made.library] = points
-            part.points = [point.document() for point in points]
+                for name, point in sweep(sides, this.settings.sweep, this.watch, share):
+                    part.take(name, point, this.results.sweeps.setdefault((made.network.name, made.library), []))
 
 
 def _servers(this: _Run, models: Sequence[Made]) -> None:
-    """Measure whole servers with more and more front ends: for small requests, and the last for all networks."""
-    with this.part("server") as part:
-        if part.status == "ran" and not models:
-            part.status, part.why = "not run", "no model could be measured alone"
+    """Measure whole servers: with more and more front ends for small requests, with most for each large network."""
+    asked: list[Question] = []
+    with ExitStack() as resources:
+        with this.part("sealed models") as part:
+            if part.status == "ran" and not models:
+                part.status, part.why = "not run", "no model could be measured alone"
+            if part.status == "ran":
+                home = resources.enter_context(house(models, this.settings.device))
+                if quickest := _quickest(this.results, models):
+                    with (
+                        Sides(quickest, this.settings.device, ours=False) as sides,
+                        ended_after(sides.pid, this.budget),
+                    ):
+                        asked = questions(quickest, sides, 1)
         if part.status != "ran":
             return
-        quickest = _quickest(this.results, models)
-        large = [made for made in models if made.network.name in this.settings.served.large]
-        numbers = sorted(this.settings.served.front_ends)[0 if quickest else -1 :]
-        with house(models, this.settings.device) as installation:
-            sealed = list(installation.models)
-            for front_ends in numbers:
-                last = front_ends == numbers[-1]
-                installation.models[:] = [one for one in sealed if last or (quickest and one.name == name_of(quickest))]
-                with this.part(f"server with {front_ends} front ends") as one:
-                    if one.status == "ran":
-                        with served(installation, front_ends) as (running, this.results.protections):
-                            if quickest:
-                                _small(this, running, quickest, front_ends, len(numbers[numbers.index(front_ends) :]))
-                            for at, made in enumerate(large if last else ()):
-                                _large(this, running, made, front_ends, len(large) - at)
+        plan = this.settings.served
+        large = [made for made in models if made.network.name in plan.large]
+        numbers = sorted(plan.front_ends)
+        for at, front_ends in enumerate(numbers if quickest else ()):
+            share = this.budget.share(len(numbers) - at + LARGE_SHARES * len(large))
+            with this.part(f"small requests, {front_ends} front ends") as part:
+                if part.status == "ran" and quickest:
+                    _small(this, part, home, quickest, asked, front_ends, share)
+        for at, made in enumerate(large):
+            with this.part(f"{name_of(made)}, {numbers[-1]} front ends") as part:
+                if part.status == "ran":
+                    _large(this, part, home, made, numbers[-1], this.budget.share(len(large) - at))
 
 
-def _small(this: _Run, running: Served, made: Made, front_ends: int, left: int) -> None:
-    """Ask for small requests; `left` servers, this one included, and the large networks share the time."""
-    share = this.budget.share(left + LARGE_SHARES)
-    with this.part(f"small requests, {front_ends} front ends") as part:
-        if part.status == "ran":
-            with Sides(made, this.settings.device, ours=False) as sides, ended_after(sides.pid, share):
-                points, part.left_out = small(running, sides, front_ends, this.settings.served, this.watch, share)
-            this.results.small += points
-            part.points = [point.document() for point in points]
+def _small(
+    this: _Run, part: Part, home: House, made: Made, asked: Sequence[Question], front_ends: int, share: Budget
+) -> None:
+    """Ask one server for small requests."""
+    with home.server([made], front_ends) as (running, this.results.protections):
+        server = Server(running, made, front_ends, this.settings.served, this.watch)
+        for name, point in server.small(asked, share):
+            part.take(name, point, this.results.small)
 
 
-def _large(this: _Run, running: Served, made: Made, front_ends: int, left: int) -> None:
-    """Ask for one large network in turns with its plain loop, at the size where that is quickest."""
+def _large(this: _Run, part: Part, home: House, made: Made, front_ends: int, share: Budget) -> None:
+    """Ask one server for a large network in turns with its plain loop, at the size where that is quickest."""
     best = Best.of(this.results.sweeps[made.network.name, made.library]).bare
-    share = this.budget.share(left)
-    with this.part(f"{name_of(made)}, {front_ends} front ends") as part:
-        if part.status == "ran":
-            with Sides(made, this.settings.device, ours=False) as sides, ended_after(sides.pid, share):
-                points, part.left_out = beside_bare(
-                    running, sides, (best.rows, best.streams), front_ends, this.settings.served, this.watch, share
-                )
-            this.results.large += points
-            part.points = [point.document() for point in points]
+    with (
+        home.server([made], front_ends) as (running, this.results.protections),
+        Sides(made, this.settings.device, ours=False) as sides,
+        ended_after(sides.pid, share),
+    ):
+        server = Server(running, made, front_ends, this.settings.served, this.watch)
+        for name, point in server.beside_bare(sides, (best.rows, best.streams), share):
+            part.take(name, point, this.results.large)
 
 
 def _quickest(results: Results, models: Sequence[Made]) -> Made | None:

@@ -8,7 +8,7 @@ What wiping costs the worker is read where anyone would: the server's statistics
 import re
 import tempfile
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from hermetic.bench.staged import protections
 from hermetic.bench.traffic import Question, question
 from hermetic.demo.stage import START_TIMEOUT_S, Installation, Sealable, Served, Serving, install
 
-__all__ = ["Asking", "ServedPlan", "ServedPoint", "beside_bare", "front_ends_for", "house", "served", "small"]
+__all__ = ["Asking", "House", "ServedPlan", "ServedPoint", "Server", "front_ends_for", "house", "name_of", "questions"]
 
 CALLS_WAITING: Final = 4096  # of one client: all the load is one client's
 QUESTIONS: Final = 4  # distinct requests of one size
@@ -91,8 +91,32 @@ class ServedPoint:
         }
 
 
+Answered = ServedPoint | None
+
+
+class House:
+    """An installation in which models are sealed, for one server after another, each with some of them."""
+
+    def __init__(self, installation: Installation, models: Sequence[Made], device: str) -> None:
+        """Seal them."""
+        self._installation = installation
+        self._file = installation.folder / "server" / "server.toml"
+        self._text = self._file.read_text()
+        self._sealed = {made: _sealable(made, device) for made in models}
+        for model in self._sealed.values():
+            installation.seal(model)
+
+    @contextmanager
+    def server(self, models: Sequence[Made], front_ends: int) -> Iterator[tuple[Served, dict[str, Any]]]:
+        """Run a server of these models with so many front ends; gives it, and what protects it."""
+        self._file.write_text(f"front_ends = {front_ends}\n{self._text}")
+        self._installation.models[:] = [self._sealed[made] for made in models]
+        with Serving(self._installation) as running:
+            yield running, protections(self._installation)
+
+
 @contextmanager
-def house(models: Sequence[Made], device: str) -> Iterator[Installation]:
+def house(models: Sequence[Made], device: str) -> Iterator[House]:
     """Make an installation with these models sealed in it, and remove it afterwards.
 
     Its evidence is `sample`, which a bare machine can make: nothing that is measured here has to do with it.
@@ -101,25 +125,7 @@ def house(models: Sequence[Made], device: str) -> Iterator[Installation]:
         tempfile.TemporaryDirectory(prefix="hermetic-bench-") as folder,
         install(Path(folder) / "installation", tee="sample", prepare=_make_room) as installation,
     ):
-        for made in models:
-            installation.seal(
-                Sealable(
-                    made.folder,
-                    name_of(made),
-                    options=("--golden", str(made.golden)),
-                    server_settings={"device": _GPU if device == CUDA else device},
-                )
-            )
-        yield installation
-
-
-@contextmanager
-def served(installation: Installation, front_ends: int) -> Iterator[tuple[Served, dict[str, Any]]]:
-    """Run a server of the installation with so many front ends; gives it and what protects it."""
-    path = installation.folder / "server" / "server.toml"
-    path.write_text(re.sub(r"(?m)^front_ends = \d+$", f"front_ends = {front_ends}", path.read_text()))
-    with Serving(installation) as running:
-        yield running, protections(installation)
+        yield House(installation, models, device)
 
 
 def name_of(made: Made) -> str:
@@ -127,81 +133,79 @@ def name_of(made: Made) -> str:
     return f"{made.network.name}-{made.library}"
 
 
-def beside_bare(
-    running: Served,
-    sides: Sides,
-    best: tuple[int, int],
-    front_ends: int,
-    plan: ServedPlan,
-    watch: Watch,
-    budget: Budget,
-) -> tuple[list[ServedPoint], list[str]]:
-    """Ask for one large network in turns with its plain loop, at its `best` rows and streams.
-
-    Returns the points, and the names of those for which there was no time.
-    """
-    points: list[ServedPoint] = []
-    left_out: list[str] = []
-    for asking in plan.large[sides.made.network.name]:
-        if budget.over:
-            left_out.append(f"{asking.rows} rows from {asking.callers} callers")
-            continue
-        with _asked(running, sides, asking, front_ends, plan, watch) as ask:
-            bare, points_of = [], []
-            for _ in range(plan.rounds):
-                bare.append(taken(sides, BARE, *best, Pace(plan.seconds / 2), watch))
-                points_of.append(ask())
-        points.append(replace(_median(points_of), bare=median_of(bare)))
-    return points, left_out
+def _sealable(made: Made, device: str) -> Sealable:
+    """Return how a model is sealed and served: on the first GPU, whose memory has to do for it."""
+    on_gpu: dict[str, int | str] = {"device": _GPU, "gpu.memory_limit_bytes": made.network.gpu_bytes}
+    return Sealable(
+        made.folder,
+        name_of(made),
+        options=("--golden", str(made.golden)),
+        server_settings=on_gpu if device == CUDA else {"device": device},
+    )
 
 
-def small(
-    running: Served, sides: Sides, front_ends: int, plan: ServedPlan, watch: Watch, budget: Budget
-) -> tuple[list[ServedPoint], list[str]]:
-    """Ask for one small row at a time from many callers."""
-    points: list[ServedPoint] = []
-    left_out: list[str] = []
-    for callers in plan.small_callers:
-        if budget.over:
-            left_out.append(f"{front_ends} front ends, {callers} callers")
-            continue
-        with _asked(running, sides, Asking(1, callers), front_ends, plan, watch) as ask:
-            points.append(_median([ask() for _ in range(plan.rounds)]))
-    return points, left_out
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One server under load, and how it is asked."""
 
+    running: Served
+    made: Made
+    front_ends: int
+    plan: ServedPlan
+    watch: Watch
 
-@contextmanager
-def _asked(
-    running: Served, sides: Sides, asking: Asking, front_ends: int, plan: ServedPlan, watch: Watch
-) -> Iterator[Any]:
-    """Give what asks for one turn, and returns its point."""
-    made = sides.made
-    client = running.client()
-    with Crowd(running, questions(made, sides, asking.rows), plan.processes) as crowd:
+    def beside_bare(self, sides: Sides, best: tuple[int, int], budget: Budget) -> Iterator[tuple[str, Answered]]:
+        """Ask for a large network in turns with its plain loop at its `best` rows and streams.
 
-        def ask() -> ServedPoint:
-            before = _counted(running, client, name_of(made))
-            with watch.turn() as use:
-                point = crowd.turn(asking.callers, plan.seconds)
-            spent = [after - was for after, was in zip(_counted(running, client, name_of(made)), before, strict=True)]
-            batches, rows, wiping, working = spent
-            turn = Turn(
-                rate=asking.rows * point.throughput,
-                p50_ms=point.p50_ms,
-                p99_ms=point.p99_ms,
-                wipe_ms=wiping / max(1, batches) / 1e6,
-                wipe_share=wiping / max(1, working),
-                use=use.percent,
-            )
-            return ServedPoint(
-                made.network.name, made.library, front_ends, asking, turn, None, rows / max(1, batches),
-                dict(point.cpu_us_by_role),
-            )  # fmt: skip
+        Gives the name and the point of each way of asking; None where there was no time for it.
+        """
+        for asking in self.plan.large[self.made.network.name]:
+            point = None
+            if not budget.over:
+                with self._asked(questions(self.made, sides, asking.rows), asking) as ask:
+                    pace = Pace(self.plan.seconds / 2)
+                    turns = [(taken(sides, BARE, *best, pace, self.watch), ask()) for _ in range(self.plan.rounds)]
+                point = replace(_median([own for _, own in turns]), bare=median_of([bare for bare, _ in turns]))
+            yield f"{asking.rows} rows from {asking.callers} callers", point
 
-        try:
-            yield ask
-        finally:
-            client.close()
+    def small(self, asked: Sequence[Question], budget: Budget) -> Iterator[tuple[str, Answered]]:
+        """Ask for one row at a time, from more and more callers; gives what `beside_bare` does."""
+        for callers in self.plan.small_callers:
+            point = None
+            if not budget.over:
+                with self._asked(asked, Asking(1, callers)) as ask:
+                    point = _median([ask() for _ in range(self.plan.rounds)])
+            yield f"{callers} callers", point
+
+    @contextmanager
+    def _asked(self, asked: Sequence[Question], asking: Asking) -> Iterator[Callable[[], ServedPoint]]:
+        """Give what takes one turn of callers, and returns its point."""
+        client = self.running.client()
+        with Crowd(self.running, asked, self.plan.processes) as crowd:
+            try:
+                yield lambda: self._turn(crowd, client, asking)
+            finally:
+                client.close()
+
+    def _turn(self, crowd: Crowd, client: Any, asking: Asking) -> ServedPoint:  # noqa: ANN401 - tritonclient's
+        model = name_of(self.made)
+        before = _counted(self.running, client, model)
+        with self.watch.turn() as use:
+            point = crowd.turn(asking.callers, self.plan.seconds)
+        after = _counted(self.running, client, model)
+        batches, rows, wiping, working = (now - was for now, was in zip(after, before, strict=True))
+        turn = Turn(
+            rate=asking.rows * point.throughput,
+            p50_ms=point.p50_ms,
+            p99_ms=point.p99_ms,
+            wipe_ms=wiping / max(1, batches) / 1e6,
+            wipe_share=wiping / max(1, working),
+            use=use.percent,
+        )
+        cpu, per_batch = dict(point.cpu_us_by_role), rows / max(1, batches)
+        return ServedPoint(
+            self.made.network.name, self.made.library, self.front_ends, asking, turn, None, per_batch, cpu
+        )
 
 
 def questions(made: Made, sides: Sides, rows: int) -> list[Question]:
@@ -232,9 +236,8 @@ def _median(points: Sequence[ServedPoint]) -> ServedPoint:
 
 
 def _make_room(folder: Path) -> None:
-    """Say how many front ends there are, let one client have all the load, and offer metrics on this machine."""
+    """Let one client have all the load, and offer metrics on this machine."""
     path = folder / "server" / "server.toml"
-    first, rest = path.read_text().split("[listen]", 1)
     limits = f"[limits]\ncalls_waiting = {CALLS_WAITING}\ncalls_waiting_per_client = {CALLS_WAITING}\n"
     metrics = "[metrics]\nport = 0\ntls = false\n"
-    path.write_text(f"{first}front_ends = 1\n\n[listen]{rest}\n{limits}\n{metrics}")
+    path.write_text(f"{path.read_text()}\n{limits}\n{metrics}")

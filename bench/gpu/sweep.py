@@ -1,6 +1,6 @@
 """How near does a worker come to the plain loop at each batch size and number of streams? In turns A B A B; medians."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -66,21 +66,16 @@ class Best:
         return self.ours.ours.rate / self.bare.bare.rate
 
 
-def sweep(sides: Sides, plan: Plan, watch: Watch, budget: Budget) -> tuple[list[Point], list[str]]:
-    """Return a point for each size that there was time for, and the names of the others.
+def sweep(sides: Sides, plan: Plan, watch: Watch, budget: Budget) -> Iterator[tuple[str, Point | None]]:
+    """Give the name and the point of each size; None where there was no time for it.
 
     Raises `MeasurementError` where a side fails, or where the two give different answers.
     """
-    points: list[Point] = []
-    left_out: list[str] = []
     for rows in plan.rows[sides.made.network.name]:
         copy_ms = None if budget.over else sides.copy_ms(rows)
         for lanes in plan.lanes:
-            if budget.over:
-                left_out.append(f"{rows} rows, {lanes} streams")
-            else:
-                points.append(_point(sides, rows, lanes, plan, watch, copy_ms))
-    return points, left_out
+            point = None if budget.over else _point(sides, rows, lanes, plan, watch, copy_ms)
+            yield f"{rows} rows, {lanes} streams", point
 
 
 def taken(sides: Sides, side: str, rows: int, lanes: int, pace: Pace, watch: Watch) -> Turn:

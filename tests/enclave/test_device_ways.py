@@ -3,12 +3,12 @@
 import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from hermetic.enclave import device_runner
 from hermetic.enclave.batch_frames import STATUS_FAILED, STATUS_OK, Batch, Done, Tensor, decode_done
-from hermetic.enclave.batch_runner import SharedBuffers
 from hermetic.enclave.gpus import Transfers
 from hermetic.enclave.host_memory import HostBlock
 from hermetic.enclave.model_description import ModelDescription
@@ -187,38 +187,47 @@ def test_what_is_too_large_to_be_locked_is_staged_and_that_is_told(monkeypatch: 
     scene.end()
 
 
+class Watching(DeviceDouble):
+    """Notes at each unlocking whether the memory was mapped then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unlocked: dict[int, bool] = {}
+
+    def unlock_host(self, address: int) -> None:
+        self.unlocked[address] = is_mapped(address)
+        super().unlock_host(address)
+
+
+def is_mapped(address: int) -> bool:
+    ranges = (line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines())
+    return any(int(start, 16) <= address < int(end, 16) for start, end in ranges)
+
+
 @pytest.mark.parametrize("synchronous", [True, False])
-def test_memory_of_a_front_end_that_leaves_is_let_go_when_its_batches_are_done(
-    synchronous: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    closed: list[int] = []
-    close = SharedBuffers.close
-    device = DeviceDouble()
-
-    def note(buffers: SharedBuffers) -> None:
-        closed.append(len(device.events))
-        close(buffers)
-
-    worker = made(device, synchronous=synchronous)
-    served = Served(worker, described())
+def test_memory_of_a_front_end_that_leaves_is_let_go_when_its_batches_are_done(synchronous: bool) -> None:
+    device = Watching()
+    served = Served(made(device, synchronous=synchronous), described())
     front_end, other = served.front_end(1), served.front_end(2)
-    monkeypatch.setattr(SharedBuffers, "close", note)
-    (descriptor,) = [at for at, one in served.channels._front_ends.items() if one.number == 1]
+    ((descriptor, leaving),) = [each for each in served.channels._front_ends.items() if each[1].number == 1]
+    address, _ = leaving.buffers.extent
     for buffer, tag in enumerate((0xA1, 0xA5)):
         front_end.send(tag, buffer, tenant=1)
         served.channels._serve_one(descriptor)
     front_end.channel.close()
     served.channels._serve_one(descriptor)
     assert descriptor not in served.channels._front_ends
+    assert device.unlocked == {}, "two batches are still under way there"
     served.channels._answer_all()
-    unlocked = device.names().index("unlock_host")
-    assert unlocked < closed[0], "unlocked before it is unmapped"
-    assert [at for at, name in enumerate(device.names()) if name in ("copy_in", "copy_out")][-1] < unlocked
+    assert device.unlocked == {address: True}
+    names = device.names()
+    unlocked = names.index("unlock_host")
+    assert max(at for at, name in enumerate(names) if name in ("copy_in", "copy_out")) < unlocked
     assert device.violations == []
     other.send(0xB1, tenant=1)
     served.channels.finish()
     assert other.answer()[0].status == STATUS_OK
-    assert device.shared == {}
+    assert (device.shared, list(device.unlocked.values())) == ({}, [True, True])
     served.close()
 
 
@@ -276,3 +285,29 @@ def test_no_room_at_any_allocation_is_an_answer_whichever_way(transfers: Transfe
         assert scene.ask(0xB1).status == STATUS_OK
         assert scene.right(0xB1)
         scene.end()
+
+
+@pytest.mark.parametrize("transfers", ["joined", "separate"])
+@pytest.mark.parametrize("synchronous", [True, False])
+def test_whatever_fails_nothing_is_unmapped_or_left_that_the_device_may_still_use(
+    transfers: Transfers, synchronous: bool
+) -> None:
+    begun = DeviceDouble()
+    first = len(scene_of(begun, transfers, synchronous=synchronous).device.events)
+    answered = told = 0
+    for fail_at in range(first, first + 45):
+        device = DeviceDouble(fail_at=fail_at)
+        scene = scene_of(device, transfers, synchronous=synchronous)
+        try:
+            scene.worker.runner.attach(scene.worker.buffers)
+            answered += scene.ask(0xA1).status == STATUS_OK
+            scene.worker.runner.detach(scene.worker.buffers)
+            scene.worker.runner.close()
+            scene.worker.memory.unload()
+        except DeviceError:
+            told += 1
+        assert not any(device.host_bytes()), fail_at
+        assert device.violations == [], fail_at
+        assert device.broken or (scene.worker.left() == b"" and not device.shared), fail_at
+    assert answered >= 8
+    assert told >= 8

@@ -34,6 +34,7 @@ FACTS = Facts(
 def tally_of(name: str, generation: int = 1) -> ModelTally:
     statistics = ModelStatistics()
     statistics.executed(4, 2, (1000, 2000, 3000), 5)
+    statistics.cost(7000, 512)
     statistics.succeeded(9000, 1000)
     statistics.failed(1000, "CANCELED")
     return ModelTally.model_validate(
@@ -63,6 +64,7 @@ def test_the_page() -> None:
     assert found["nv_inference_request_duration_us", model] == 10
     assert found["nv_inference_compute_infer_duration_us", model] == 4
     assert found["nv_inference_pending_request_count", model] == 6
+    assert (found["hermetic_wipe_duration_us", model], found["hermetic_gpu_unlocked_bytes", model]) == (7, 512)
     reasons = {reason: found["nv_inference_request_failure", (model[0], ("reason", reason), model[1])] for reason in
                ("REJECTED", "CANCELED", "BACKEND", "OTHER")}  # fmt: skip
     assert reasons == {"REJECTED": 0, "CANCELED": 1, "BACKEND": 0, "OTHER": 0}

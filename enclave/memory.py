@@ -67,6 +67,7 @@ _OF_PROFILE: Final[Mapping[str, Callable[[], Memory]]] = {
     "torch-native": HostMemory,
     "onnx-cuda": lambda: DeviceMemory(CudaDevice()),
     "torch-cuda": lambda: DeviceMemory(CudaDevice()),
+    "torch-native-cuda": lambda: DeviceMemory(CudaDevice()),
 }
 
 

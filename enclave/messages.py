@@ -32,7 +32,7 @@ class Prepare(Frame):
     """
 
     kind: ClassVar[int] = 0x01
-    profile: Literal["onnx-cpu", "torch-cpu", "torch-native", "onnx-cuda", "torch-cuda"]
+    profile: Literal["onnx-cpu", "torch-cpu", "torch-native", "onnx-cuda", "torch-cuda", "torch-native-cuda"]
     publishers: str  # the trusted publishers' list, as publishers.py reads it
     threads: Annotated[int, Field(ge=1, le=256)]
     memory_limit_bytes: Annotated[int, Field(ge=1)]

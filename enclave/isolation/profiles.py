@@ -23,7 +23,7 @@ from hermetic.enclave.isolation.layers import (
 from hermetic.enclave.isolation.nvidia_ioctls import REQUESTS
 from hermetic.enclave.isolation.seccomp import ALLOW, KILL, Argument, Rule, refuse
 
-WorkerProfile = Literal["onnx-cpu", "torch-cpu", "torch-native", "onnx-cuda", "torch-cuda"]
+WorkerProfile = Literal["onnx-cpu", "torch-cpu", "torch-native", "onnx-cuda", "torch-cuda", "torch-native-cuda"]
 """The profiles that a worker can be started with."""
 PROFILE_OF_FORMAT: Final[Mapping[str, WorkerProfile]] = {
     "onnx": "onnx-cpu",
@@ -37,6 +37,7 @@ PROFILE_ON_GPU: Final[Mapping[str, WorkerProfile]] = {
     "onnx": "onnx-cuda",
     "torchscript": "torch-cuda",
     "torch-export": "torch-cuda",
+    "aot-inductor": "torch-native-cuda",
 }
 """And on a GPU."""
 
@@ -226,6 +227,7 @@ PROFILES: Final[dict[str, Profile]] = {
                     RLIMIT_MEMORY: "the driver reserves address space beyond all memory; a control group can bound it",
                 },
                 executable="files too",
+                loads_code=loads_code,
                 devices=("/dev/nvidiactl", "/dev/nvidia-uvm"),
                 library_threads=16,
                 reads=_CUDA_READS,
@@ -233,7 +235,11 @@ PROFILES: Final[dict[str, Profile]] = {
                 resident_bytes=4 << 30,
                 gaps={"seccomp": _MAPPED_FILES | _FILES | _SIZING},
             )
-            for name, library in (("onnx-cuda", "ONNX Runtime"), ("torch-cuda", "torch"))
+            for name, library, loads_code in (
+                ("onnx-cuda", "ONNX Runtime", False),
+                ("torch-cuda", "torch", False),
+                ("torch-native-cuda", "torch and native code", True),
+            )
         ),
         Profile(
             "front-end",
@@ -265,7 +271,7 @@ def rules(profile: Profile, *, empty_root: bool) -> list[Rule]:
     """
     return [
         *_sockets(),
-        *(_loading(profile.executable) if profile.loads_code else ()),
+        *(_loading(profile) if profile.loads_code else ()),
         *[Rule(name, ALLOW) for calls in profile.allowed for name in calls.names.split()],
         *[Rule(name, ALLOW) for name in _PATHS.split() if empty_root and profile.name != "front-end"],
         *_memory(profile.executable),
@@ -277,10 +283,12 @@ def rules(profile: Profile, *, empty_root: bool) -> list[Rule]:
 
 def rules_after_loading(profile: Profile) -> list[Rule]:
     """Return what a process of a profile that `loads_code` loses when it has loaded it; all else stays as it is."""
+    if profile.devices:  # the driver goes on opening its nodes; but no library is loaded any more
+        return [Rule("seccomp", KILL), *_memory("anonymous")]
     return [Rule("openat", refuse()), Rule("seccomp", KILL), *_memory(profile.executable)]
 
 
-def _loading(executable: str) -> list[Rule]:
+def _loading(profile: Profile) -> list[Rule]:
     """Open descriptors of its own by their paths, map them executable, and put itself under the last filter.
 
     Opened to be read, and mapped not to be written: what can be written never becomes executable, unless it may anyhow.
@@ -288,7 +296,9 @@ def _loading(executable: str) -> list[Rule]:
     to_read = ((Argument(2, 0, mask=0xFFFFFFFF & ~_O_CLOEXEC),),)
     every_thread = ((Argument(0, _SET_MODE_FILTER), Argument(1, _SET_MODE_FILTER)),)
     code_of_a_file = (Argument(2, 0, mask=_PROT_WRITE), Argument(3, 0, mask=_MAP_ANONYMOUS))
-    mmap, mprotect = _memory(executable)
+    if profile.executable == "files too":
+        return [Rule("seccomp", ALLOW, every_thread)]
+    mmap, mprotect = _memory(profile.executable)
     return [
         Rule("openat", ALLOW, to_read, refuse()),
         Rule("seccomp", ALLOW, every_thread),

@@ -44,6 +44,7 @@ MODULE_ON_GPU: Final = {
     "onnx": f"{_HERE}.onnx_cuda",
     "torchscript": f"{_HERE}.torch_cuda",
     "torch-export": f"{_HERE}.torch_cuda",
+    "aot-inductor": f"{_HERE}.torch_cuda",
 }
 """Which module loads a format on a GPU; others compute on the CPU only."""
 

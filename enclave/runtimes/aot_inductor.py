@@ -12,9 +12,9 @@ Source: torch 2.13, torch/csrc/inductor/aoti_runner and aoti_runtime/interface.h
 import fcntl
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 from torch._C import _aoti
@@ -27,7 +27,7 @@ from hermetic.enclave.runtimes.torch_archives import check_aot_inductor
 from hermetic.enclave.runtimes.torch_module import TorchRuntime, first_line, prepare_torch
 from hermetic.errors import IsolationError, ModelFormatError
 
-__all__ = ["hand_over", "load", "warm_up", "without_executable_stack"]
+__all__ = ["Program", "Runner", "hand_over", "load", "load_module", "warm_up", "without_executable_stack"]
 
 PROGRAM_LIMIT: Final = 256 << 20  # bytes of the shared object, which holds no weights
 _SEALED: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
@@ -49,49 +49,86 @@ _DTYPES: Final[Mapping[int, torch.dtype]] = {
 """torch's numbers of types. Source: c10/core/ScalarType.h."""
 
 
+class Runner(Protocol):
+    """What torch makes of a shared object: `AOTIModelContainerRunnerCpu`, and the same for CUDA."""
+
+    @property
+    def run(self) -> Callable[..., list[torch.Tensor]]:
+        """Compute."""
+
+    @property
+    def extract_constants_map(self) -> Callable[..., Mapping[str, torch.Tensor]]:
+        """Return the weights that it has."""
+
+    @property
+    def get_constant_names_to_original_fqns(self) -> Callable[[], Mapping[str, str]]:
+        """Return the module's name of each weight."""
+
+    @property
+    def get_constant_names_to_dtypes(self) -> Callable[[], Mapping[str, int]]:
+        """Return the number of each weight's type."""
+
+    @property
+    def update_constant_buffer(self) -> Callable[..., None]:
+        """Take weights."""
+
+
 def warm_up() -> None:
     """Have torch make no code while it runs."""
     torch.backends.mkldnn.set_flags(_enabled=False)  # type: ignore[no-untyped-call]
 
 
 def load(model: ModelToLoad) -> TorchRuntime:
-    """Return the program over its weights, which are the model's `.safetensors`.
+    """Return the program on the CPU, on weights where they lie; raises as `load_module` does."""
+    return TorchRuntime(load_module(model), model, holds_views=True)
 
-    Raises `ModelFormatError` for an archive that is refused, a program that cannot be loaded, and weights that are not
-    the program's; `IsolationError` where this host gives the program no place to be loaded from.
+
+def load_module(model: ModelToLoad, device: str = "cpu") -> Callable[..., list[torch.Tensor]]:
+    """Return the program over its weights, which are the model's `.safetensors`, on `device`.
+
+    On "cuda" it computes on the current stream, on copies of the weights in torch's memory. Raises `ModelFormatError`
+    for an archive that is refused, a program that cannot be loaded, and weights that are not the program's;
+    `IsolationError` where this host gives the program no place to be loaded from.
     """
     prepare_torch(model.threads)
     if (program := model.program) is None:
         raise IsolationError("native code: wanted memory that was made for it before the lock-down, got none")
-    path = _placed(model, program)
+    path = _placed(model, program, device)
     try:
-        runner = _aoti.AOTIModelContainerRunnerCpu(path, 1)
+        runner = _runner(path, device)
     except Exception as error:  # noqa: BLE001 - torch raises RuntimeError and its own
         raise ModelFormatError(f"AOTInductor: wanted a program that torch can load, got {first_line(error)}") from None
     finally:
         os.close(program)
     try:
-        hand_over(runner, read_all(model.files))
+        hand_over(runner, {name: weight.to(device) for name, weight in read_all(model.files).items()})
     except RuntimeError as error:
         raise ModelFormatError(f"AOTInductor: wanted the program's weights, got {first_line(error)}") from None
 
-    return TorchRuntime(_Program(runner, model), model, holds_views=True)
+    return Program(runner, model)
 
 
-class _Program:
+def _runner(path: str, device: str) -> Runner:
+    if device == "cpu":
+        return _aoti.AOTIModelContainerRunnerCpu(path, 1)
+    return _aoti.AOTIModelContainerRunnerCuda(path, 1, device, "")  # "": no folder of kernels, which are in it
+
+
+class Program:
     """What a worker calls. A batch of one row is given a second one, of zeros, where there may be more than one.
 
     torch compiles for "two or more" where the number of rows is open, and the program refuses other numbers than those
     that it was compiled for (`AOTI_RUNTIME_CHECK_INPUTS`), for it would write past its memory with them.
     """
 
-    def __init__(self, runner: "_aoti.AOTIModelContainerRunnerCpu", model: ModelToLoad) -> None:
+    def __init__(self, runner: Runner, model: ModelToLoad) -> None:
         self._run = runner.run
         has_rows = model.max_batch_size > 1
         self._inputs = [has_rows and spec.name not in model.unbatched for spec in model.inputs]
         self._outputs = [has_rows and spec.name not in model.unbatched for spec in model.outputs]
 
     def __call__(self, *inputs: torch.Tensor) -> list[torch.Tensor]:
+        """Run one batch."""
         lone = [batched and len(tensor) == 1 for batched, tensor in zip(self._inputs, inputs, strict=True)]
         if not any(lone):
             return list(self._run(list(inputs)))
@@ -102,10 +139,10 @@ class _Program:
         return [one[:1] if batched else one for batched, one in zip(self._outputs, answers, strict=True)]
 
 
-def _placed(model: ModelToLoad, program: int) -> str:
+def _placed(model: ModelToLoad, program: int, device: str) -> str:
     """Copy the shared object into the worker's memory for it, seal that, and return the path to load it from."""
     main, *_ = model.files.values()
-    content = content_of(main, check_aot_inductor(main), PROGRAM_LIMIT)
+    content = content_of(main, check_aot_inductor(main, device), PROGRAM_LIMIT)
     if not Path(OWN_DESCRIPTORS).is_dir():
         raise IsolationError("native code: wanted a mount namespace, to be loaded from in an empty root, got none")
     left = memoryview(without_executable_stack(content))
@@ -133,7 +170,7 @@ def without_executable_stack(program: bytes) -> bytearray:
     return changed
 
 
-def hand_over(runner: "_aoti.AOTIModelContainerRunnerCpu", weights: Mapping[str, torch.Tensor]) -> None:
+def hand_over(runner: Runner, weights: Mapping[str, torch.Tensor]) -> None:
     """Have the program compute on these weights where they lie.
 
     Those that it does not name are left: torch writes weights of a few elements into the program.

@@ -75,24 +75,38 @@ def check_torch_export(file: memoryview) -> None:
         raise refused(ModelRefusal.ARCHIVE_NAMES, ".pt2: wanted a model in models/, got none")
 
 
-def check_aot_inductor(file: memoryview) -> Entry:
+def check_aot_inductor(file: memoryview, device: str | None = None) -> Entry:
     """Return the entry of the one shared object in a `.pt2` that AOTInductor made; refuse every other way to hold one.
 
-    Its weights are not in the archive: those are data, and lie beside it. Kernels and objects in files of their own
-    are refused, for a worker has no file that they could be read from.
+    `device`: where it is about to run; its metadata must not say another ("cpu", "cuda"). Its weights are not in the
+    archive: those are data, and lie beside it. Kernels and objects in files of their own are refused, for a worker has
+    no file that they could be read from.
     """
     found = []
     for entry in read_archive(file, "AOTInductor"):
         name = _inner(entry)
         if not _AOT.fullmatch(name):
             raise refused(
-                ModelRefusal.ARCHIVE_NAMES, f".pt2: wanted the files of one AOTInductor model on a CPU, got {name!r}"
+                ModelRefusal.ARCHIVE_NAMES,
+                f".pt2: wanted the files of one AOTInductor model, its kernels in it, got {name!r}",
             )
+        if name.endswith("_metadata.json") and device is not None:
+            _check_device(name, content_of(file, entry, TABLE_LIMIT), device)
         if name.endswith(".so"):
             found.append(entry)
     if len(found) != 1:
         raise refused(ModelRefusal.ARCHIVE_NAMES, f".pt2: wanted one shared object, got {len(found)}")
     return found[0]
+
+
+def _check_device(name: str, content: bytes, device: str) -> None:
+    """Refuse a program that says it is for another device."""
+    try:
+        told = json.loads(content).get("AOTI_DEVICE_KEY")
+    except (ValueError, RecursionError, AttributeError):
+        raise refused(ModelRefusal.ARCHIVE, f"{name!r}: wanted an object in JSON, got another content") from None
+    if told != device:
+        raise refused(ModelRefusal.NATIVE_CODE, f"wanted a program for {device!r}, got one for {told!r}")
 
 
 def _inner(entry: Entry) -> str:

@@ -34,6 +34,7 @@ WARM_UP: Final = 64  # rows and columns of the product that makes cuBLAS take it
 _MODULE_OF_FORMAT: Final = {
     "torchscript": "hermetic.enclave.runtimes.torchscript",
     "torch-export": "hermetic.enclave.runtimes.torch_export",
+    "aot-inductor": "hermetic.enclave.runtimes.aot_inductor",
 }
 
 
@@ -143,6 +144,10 @@ def load(model: ModelToLoad, memory: DeviceMemory, orders: GpuOrders) -> TorchOn
     """
     if orders.tensorrt:
         raise ConfigurationError("gpu.tensorrt: wanted an ONNX model, got one of torch")
+    if model.format == "aot-inductor" and orders.precision != "fp32":
+        raise ConfigurationError(
+            f"gpu.precision: wanted fp32 for a program in native code, whose types are its own, got {orders.precision}"
+        )
     check_numbers(model)
     if orders.graphs:
         check_fixed_shapes(model)

@@ -115,7 +115,7 @@ def test_the_order_of_rules_decides_nothing_but_time(name: str) -> None:
     """One rule for each call, so any order allows the same; but for what an empty root, or a GPU, allows first."""
     times = Counter(rule.name for rule in rules(PROFILES[name], empty_root=False))
     of_files = {"openat", "getdents64", *profiles._PATHS.split()}
-    while_loading = {"openat", "mmap", "mprotect"} if PROFILES[name].loads_code else set()
+    while_loading = {"openat", "mmap", "mprotect"} if PROFILES[name].loads_code else set()  # of its own descriptors
     wanted = of_files if PROFILES[name].devices else while_loading
     assert {call for call, count in times.items() if count > 1} == wanted
 
@@ -154,6 +154,16 @@ def test_a_worker_may_open_its_native_code_and_then_nothing_more() -> None:
     for name in ("socket", "execve", "execveat", "memfd_create", "ptrace", "pkey_mprotect"):
         assert ALLOW not in answers(name)
     assert required(profile)["no-files"] == ("empty-root", "landlock-files")
+
+
+def test_native_code_on_a_gpu_leaves_the_driver_its_nodes_and_maps_no_file_afterwards() -> None:
+    numbers, profile = NUMBERS["x86_64"], PROFILES["torch-native-cuda"]
+    first = assemble(rules(profile, empty_root=True), architecture="x86_64")
+    last = assemble(rules_after_loading(profile), default=ALLOW, architecture="x86_64")
+    for program, mapped, filters in ((first, ALLOW, ALLOW), (last, refuse(errno.EACCES), KILL)):
+        assert run(program, numbers["mmap"], 0, 4096, 5, 0x802, architecture="x86_64") == mapped
+        assert run(program, numbers["seccomp"], 1, 1, architecture="x86_64") == filters
+        assert run(program, numbers["openat"], 0, 0, 2, architecture="x86_64") == ALLOW
 
 
 def test_a_gpu_worker_may_speak_to_its_driver_and_to_nothing_else() -> None:

@@ -1,5 +1,6 @@
 """Native code in a real locked worker: whose is opened, what it may do before the second filter, and what after."""
 
+import ctypes
 import io
 import subprocess
 import zipfile
@@ -13,10 +14,18 @@ import torch
 from torch._C._aoti import AOTIModelContainerRunnerCpu
 
 from hermetic.enclave.answering import answer
-from hermetic.enclave.runtimes.aot_inductor import hand_over, without_executable_stack
+from hermetic.enclave.device_memory import DeviceMemory
+from hermetic.enclave.gpus import Gpu, GpuOrders
+from hermetic.enclave.runtime_caches import TorchCache
+from hermetic.enclave.runtimes import torch_cuda
+from hermetic.enclave.runtimes.aot_inductor import Program, hand_over, without_executable_stack
 from hermetic.enclave.runtimes.archive import content_of
+from hermetic.enclave.runtimes.interface import ModelToLoad
+from hermetic.enclave.runtimes.interface_on_device import DeviceInput, DeviceOutput
 from hermetic.enclave.runtimes.torch_archives import check_aot_inductor, check_torch_export
-from hermetic.errors import ModelFormatError, SealedModelError, WorkerLostError
+from hermetic.enclave.runtimes.torch_cuda import TorchOnDevice
+from hermetic.errors import ConfigurationError, ModelFormatError, SealedModelError, WorkerLostError
+from tests.enclave.device_double import DeviceDouble, TorchCudaDouble
 from tests.enclave.runtimes.test_torch import safetensors
 from tests.enclave.sealed_models import open_in, publishers, sealed, serving, settings, spec, started, tensor
 
@@ -141,7 +150,7 @@ def test_weights_that_are_not_the_programs(linked: Path, changed: dict[str, Any]
 @pytest.mark.parametrize(
     ("archive", "reason"),
     [
-        (packed(b"", **{"data/aotinductor/model/k.cubin": b""}), "archive-names: .*on a CPU, got .*k.cubin"),
+        (packed(b"", **{"data/aotinductor/model/k.cubin": b""}), "archive-names: .*its kernels in it, got .*k.cubin"),
         (packed(b"", **{"data/weights/weight_0": b""}), "archive-names: .*got 'data/weights/weight_0'"),
         (packed(b"", **{"data/aotinductor/model/b.so": b""}), "archive-names: .pt2: wanted one shared object, got 2"),
         (packed(b"", **{"data/aotinductor/other/b.so": b""}), "archive-names"),
@@ -151,6 +160,45 @@ def test_weights_that_are_not_the_programs(linked: Path, changed: dict[str, Any]
 def test_archives_that_hold_native_code_in_another_way(archive: bytes, reason: str) -> None:
     with pytest.raises(ModelFormatError, match=reason):
         check_aot_inductor(memoryview(archive))
+
+
+def test_a_program_for_another_device_is_refused() -> None:
+    check_aot_inductor(memoryview(MODEL.read_bytes()), "cpu")
+    with pytest.raises(ModelFormatError, match="native-code: wanted a program for 'cuda', got one for 'cpu'"):
+        check_aot_inductor(memoryview(MODEL.read_bytes()), "cuda")
+    for told in (b"[]", b"{"):
+        with pytest.raises(ModelFormatError, match=r"archive: .* wanted an object in JSON"):
+            check_aot_inductor(memoryview(packed(b"", **{"data/aotinductor/model/a_metadata.json": told})), "cpu")
+
+
+def test_on_a_gpu_it_has_the_types_that_it_was_compiled_with() -> None:
+    orders = GpuOrders(gpu=Gpu(number=0, uuid="GPU-aa", minor=0), memory_limit_bytes=1, precision="fp16")
+    model = ModelToLoad("aot-inductor", None, {}, (spec("x", "FP32", 6),), (spec("y", "FP32", 3),), 8, 1)
+    with pytest.raises(ConfigurationError, match="wanted fp32 for a program in native code"):
+        torch_cuda.load(model, DeviceMemory(DeviceDouble()), orders)
+
+
+def test_its_batches_on_a_device_are_computed_where_they_lie(linked: Path) -> None:
+    """The path of a GPU, on the CPU: the program in the place of a module."""
+    runner = AOTIModelContainerRunnerCpu(str(linked), 1)
+    hand_over(runner, weights())
+    model = ModelToLoad("aot-inductor", None, {}, (spec("x", "FP32", 6),), (spec("y", "FP32", 3),), 8, 1)
+    device = DeviceDouble()
+    memory = DeviceMemory(device)
+    runtime = TorchOnDevice(Program(runner, model), TorchCache(TorchCudaDouble(device)), "cpu")
+    for rows in (ROWS, ROWS[:1]):
+        x, y = (device.allocate(4 * len(rows) * columns) for columns in (6, 3))
+        ctypes.memmove(x, rows.tobytes(), rows.nbytes)
+        shape = (len(rows), 3)
+        runtime.launch(
+            [DeviceInput(model.inputs[0], rows.shape, rows.nbytes, x)],
+            [DeviceOutput(model.outputs[0], shape, 12 * len(rows), y)],
+            0,
+        )
+        got = np.frombuffer(device.read(y, 12 * len(rows)), np.float32).reshape(shape)
+        np.testing.assert_allclose(got, wanted(rows), rtol=1e-5)
+    runtime.close()
+    memory.unload()
 
 
 def test_no_other_format_may_hold_native_code() -> None:

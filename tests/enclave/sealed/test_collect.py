@@ -308,6 +308,19 @@ def test_torch_archives(tmp_path: Path, name: str, entries: tuple[str, ...], kin
     assert model.max_batch_size == 8
 
 
+def test_native_code_is_taken_where_it_is_said_to_be_that_with_its_weights(tmp_path: Path) -> None:
+    program = ("m/version", "m/data/aotinductor/model/a.so", "m/data/aotinductor/model/a.wrapper.cpp")
+    small.archive(described(tmp_path) / "model.pt2", program)
+    safetensors(tmp_path / "weights.safetensors")
+    assert "expected one model" in refused(tmp_path)
+    described(tmp_path, 'format = "aot-inductor"\n')
+    model, files = gathered(tmp_path)
+    assert (model.format, model.architecture) == ("aot-inductor", None)
+    assert list(files) == ["model.pt2", "weights.safetensors"]
+    small.archive(tmp_path / "model.pt2", (*program, "m/data/aotinductor/model/kernel.cubin"))
+    assert "archive-names: 'model.pt2': .pt2: wanted the files of one AOTInductor model" in refused(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "entries", "why"),
     [

@@ -11,7 +11,10 @@ from hermetic.__main__ import SEE_SECRETS, sees_secrets
 # What a process that would be replaced had imported by then.
 BEGINS = """
 import os, sys
-os.execve = lambda program, arguments, environment: (print("hermetic.cli" in sys.modules, arguments[1:]), os._exit(0))
+def replaced(program, arguments, environment):
+    print("hermetic.cli" in sys.modules, arguments[1:], flush=True)
+    os._exit(0)
+os.execve = replaced
 from hermetic.__main__ import main
 main()
 """

@@ -17,12 +17,9 @@ from hermetic.enclave.channel import (
 )
 from hermetic.enclave.control_frames import CONTROL_FRAME_LIMIT
 from hermetic.errors import BorderError
+from tests.descriptors import open_descriptors, settled_descriptors
 
 TIMEOUT_S = 10
-
-
-def open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
 
 def test_a_frame_arrives_whole_with_its_descriptors() -> None:
@@ -41,7 +38,7 @@ def test_a_frame_arrives_whole_with_its_descriptors() -> None:
 def test_too_long_a_frame_or_too_many_descriptors_are_refused_and_none_is_kept() -> None:
     one, other = Channel.pair()
     with one, other:
-        before = open_descriptors()
+        before = settled_descriptors()
         one.send(b"x" * (CONTROL_FRAME_LIMIT + 1), [0, 0])
         one.send(b"y", [0] * (DESCRIPTORS_LIMIT + 1))
         for _ in range(2):
@@ -64,7 +61,7 @@ def test_the_end_is_an_error_on_both_sides() -> None:
 def test_data_frames_bring_no_descriptors_and_keep_excess_visible() -> None:
     front_end, worker = data_channel()
     with Channel.of_descriptor(front_end) as one, Channel.of_descriptor(worker) as other:
-        before = open_descriptors()
+        before = settled_descriptors()
         for descriptors in ([0], [0] * 100, [worker, front_end]):
             one.send(b"frame", descriptors)
             with pytest.raises(BorderError, match="got one with descriptors"):

@@ -25,6 +25,7 @@ from hermetic.enclave.messages import Attached, Failed, Locked, Opened, Unload, 
 from hermetic.enclave.pulse import Wrist
 from hermetic.enclave.supervisor import Worker
 from hermetic.errors import BorderError, HermeticError, KnownAnswerError, WorkerLostError
+from tests.descriptors import open_descriptors, settled_descriptors
 from tests.server.far_side import description
 
 TIMEOUT_S = 10.0
@@ -47,7 +48,7 @@ GOOD = (
 @contextmanager
 def hostile() -> Iterator[tuple[Worker, Channel]]:
     """A worker, and its end of the control channel. Nothing is left of it, whatever it did."""
-    before = open_descriptors()
+    before = settled_descriptors()
     ours, theirs = Channel.pair()
     process = subprocess.Popen(["sleep", "1000"])
     worker = Worker(process, ours, OwnUid(BASE_UID), Wrist(), None)
@@ -58,10 +59,6 @@ def hostile() -> Iterator[tuple[Worker, Channel]]:
         theirs.close()
     assert open_descriptors() == before
     assert process.returncode is not None
-
-
-def open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
 
 def has_ended(worker: Worker) -> bool:

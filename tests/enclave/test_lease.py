@@ -34,7 +34,7 @@ BROKER = LeaseSigner(ec.generate_private_key(ec.SECP256R1()))
 STRANGER = LeaseSigner(ec.generate_private_key(ec.SECP256R1()))
 HOUR_MS = 3_600_000
 SOON_MS = 300
-END_TIMEOUT_S = 20
+END_TIMEOUT_S = 60
 ENDS: dict[str, Any] = {"inputs": [spec("x", "FP32", 96)], "outputs": [spec("y", "FP32", 96)], "max_batch_size": 8}
 INPUTS = (tensor("x", "FP32", np.ones((1, 96), np.float32)),)
 

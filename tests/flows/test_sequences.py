@@ -10,7 +10,7 @@ import tritonclient.grpc
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
-from tests.flows.scene import Running, best_tee, scene
+from tests.flows.scene import Running, scene
 from tests.flows.sequence_networks import ALPHABET, FIRST, adder, codes, writer, written
 
 pytestmark = pytest.mark.timeout(180)
@@ -20,7 +20,7 @@ PROMPTS = ("a s", " is", "the", "key", "log")
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
-    with scene(best_tee()) as place:
+    with scene("sample") as place:
         files = [place.seal_model(model) for model in (adder(place.workshop), writer(place.workshop))]
         with place.serve(files) as server:
             yield server

@@ -28,6 +28,7 @@ from hermetic.enclave.batch_frames import (
 from hermetic.enclave.configuration import DynamicBatching, ModelConfiguration
 from hermetic.errors import HermeticError, InvalidRequestError, NotReadyError, OverloadedError, WorkerLostError
 from hermetic.protos.inference import grpc_service_pb2 as pb
+from tests.descriptors import open_descriptors, settled_descriptors
 from tests.server.far_side import Pki, description
 from tests.server.hostile_front import NEIGHBOUR, TENSORS, Caller, Front, Worker, canary, request
 
@@ -51,7 +52,7 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.descriptors = open_descriptors()
+        self.descriptors = settled_descriptors()
         self.front = Front(PKI)
         self.neighbour = self.front.serve(NEIGHBOUR, hostile=False)
         self.models = [
@@ -364,10 +365,6 @@ def strings_in(raw: bytes) -> int:
             return -1
         raw, count = raw[4 + length :], count + 1
     return count
-
-
-def open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
 
 def run(examples: int, steps: int, **options: Any) -> None:

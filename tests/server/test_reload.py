@@ -24,6 +24,7 @@ from hermetic.server.shared_messages import (
     EpochStaged,
     StageEpoch,
 )
+from tests.descriptors import open_descriptors, settled_descriptors
 from tests.server.certificates import Authority
 
 SERVER = """
@@ -344,13 +345,9 @@ def test_places_are_kept_and_those_given_up_are_taken_last() -> None:
 
 def test_no_descriptor_is_left(world: World) -> None:
     world.front_end(1)
-    before = _open()
+    before = settled_descriptors()
     for number in range(2, 6):
         world.reload()
         world.says_yes(1, number)
         world.has_applied(1, number)
-    assert _open() == before
-
-
-def _open() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+    assert open_descriptors() == before

@@ -26,7 +26,7 @@ from hermetic.provision.authority import Authority, Leaf, Names, new_key
 
 PEM = serialization.Encoding.PEM
 ORIGIN = "example.test/broker"
-STOP_TIMEOUT_S = 20
+STOP_TIMEOUT_S = 60
 
 POLICY = """
 format = "hermetic-appraisal-policy/1"

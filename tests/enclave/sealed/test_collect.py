@@ -16,16 +16,10 @@ from hermetic.enclave.model_description import TensorSpec
 from hermetic.enclave.sealed.collect import CollectedModel, collect, description_beside
 from hermetic.enclave.sealed.description import Description
 from hermetic.errors import ConfigurationError, ModelFormatError
+from tests.descriptors import open_descriptors, settled_descriptors
 from tests.enclave.sealed import small_models as small
 
 SECRET = b"the sealer's own secret " * 2000
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _what_is_old_is_not_looked_at_again() -> None:
-    """Most time here was spent on collecting garbage, twice for each refusal, among all that earlier tests imported."""
-    gc.collect()
-    gc.freeze()
 
 
 def gathered(source: Path, **said: Any) -> tuple[CollectedModel, dict[str, bytes]]:
@@ -40,13 +34,8 @@ def gathered(source: Path, **said: Any) -> tuple[CollectedModel, dict[str, bytes
         return model, contents
 
 
-def open_descriptors() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
-
-
 def refused(source: Path, **said: Any) -> str:
-    gc.collect()  # what earlier tests left
-    before = open_descriptors()
+    before = settled_descriptors()
     with pytest.raises(ModelFormatError) as caught:
         gathered(source, **said)
     text = str(caught.value)

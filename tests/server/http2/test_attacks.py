@@ -7,11 +7,11 @@ import contextlib
 import struct
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from hermetic.server.config import Limits
+from tests.descriptors import open_descriptors, settled_descriptors
 from tests.server.http2.application import Application
 from tests.server.http2.serving import Serving
 from tests.server.http2.wire import (
@@ -353,20 +353,16 @@ def test_connections_that_come_and_go_leave_nothing(serving: Serving) -> None:
         peer.echo()
 
 
-def descriptors() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
-
-
 def test_descriptors_do_not_leak(serve: Callable[..., Serving]) -> None:
     serving = serve(handshake_timeout_ms=500)
     with serving.peer() as peer:
         peer.echo()
-        before = descriptors()
+        before = settled_descriptors()
         for ending in (b"", frame(PING, 0, 1, bytes(8)), b"\xff" * 40, frame(6, 0, 0, bytes(8)) * 5000) * 10:
             with serving.peer() as one, contextlib.suppress(OSError, AssertionError):
                 one.send(ending)
                 one.settle()
         deadline = time.monotonic() + 10
-        while descriptors() > before and time.monotonic() < deadline:
+        while open_descriptors() > before and time.monotonic() < deadline:
             peer.settle()
-        assert descriptors() <= before
+        assert open_descriptors() <= before

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from hermetic.cli import output
@@ -118,9 +117,15 @@ def prove(
 
 def _records(title: str, rows: Iterable[Mapping[str, Any]]) -> Table:
     cells = (
-        (str(row["index"]), escape(row["time"]), escape(row["kind"]), escape(_fields(row["fields"]))) for row in rows
+        (
+            str(row["index"]),
+            output.escape(row["time"]),
+            output.escape(row["kind"]),
+            output.escape(_fields(row["fields"])),
+        )
+        for row in rows
     )
-    return output.table(escape(title), ("index", "time", "kind", "fields"), cells)
+    return output.table(output.escape(title), ("index", "time", "kind", "fields"), cells)
 
 
 def _fields(fields: Mapping[str, Any]) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from hermetic.cli import broker_governance, broker_kek, broker_lease, broker_record, broker_state, output
 from hermetic.cli.private_memory import keep_memory_private
@@ -119,7 +118,7 @@ def keys(operator: OperatorOption, as_json: output.JsonOption = False) -> None:
 
     with OperatorSettings.load(operator).connect() as client:
         found = client.stored_keys()
-    rows = [[escape(str(cell)) for cell in _row(entry)] for entry in found]
+    rows = [[output.escape(str(cell)) for cell in _row(entry)] for entry in found]
     columns = ("resource", "model", "version", "publisher", "profile", "state")
     output.show(found, as_json=as_json, human=lambda: output.table("keys", columns, rows))
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
-from rich.markup import escape
 
 from hermetic.attestation.bounded_file import read_bounded
 from hermetic.cli import lease_target, output, passphrase
@@ -292,15 +291,15 @@ def governance(operator: OperatorOption, as_json: output.JsonOption = False) -> 
     people = state["operators"]["content"]
     rows = [
         (
-            escape(shown(parse_subject(one["subject"]))),
+            output.escape(shown(parse_subject(one["subject"]))),
             str(one["version"]),
-            escape(", ".join(one["by"]) or "broker init"),
+            output.escape(", ".join(one["by"]) or "broker init"),
         )
         for one in state["in_force"]
     ]
     title = f"{people['threshold']} of {', '.join(one['name'] for one in people['operators'])}"
     output.show(
-        state, as_json=as_json, human=lambda: output.table(escape(title), ("what", "version", "signed by"), rows)
+        state, as_json=as_json, human=lambda: output.table(output.escape(title), ("what", "version", "signed by"), rows)
     )
     if not as_json:
         for one in state["pending"]:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from hermetic.cli import output
 from hermetic.cli.lease_target import ChipOption, ModelOption, ServerOption, VersionOption, named
@@ -29,7 +28,7 @@ def list_leases(operator: OperatorOption, as_json: output.JsonOption = False) ->
 
     with OperatorSettings.load(operator).connect() as client:
         found: dict[str, Any] = dict(client.leases())
-    rows = [[escape(_cell(entry[name])) for name in COLUMNS] for entry in found["leases"]]
+    rows = [[output.escape(_cell(entry[name])) for name in COLUMNS] for entry in found["leases"]]
     output.show(found, as_json=as_json, human=lambda: output.table("leases", COLUMNS, rows))
     if not as_json:
         for entry in found["revoked"]:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 
 from hermetic.attestation.bounded_file import read_bounded
@@ -91,11 +90,11 @@ def _table(events: "Iterable[Event]") -> Table:
         (
             str(one.index),
             one.time,
-            escape(one.what),
+            output.escape(one.what),
             "" if one.version is None else str(one.version),
-            escape(", ".join(one.by)),
+            output.escape(", ".join(one.by)),
             one.outcome,
-            escape(one.detail),
+            output.escape(one.detail),
         )
         for one in events
     ]

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Group, RenderableType
-from rich.markup import escape
 
 from hermetic.attestation.bounded_file import read_bounded
 from hermetic.cli import evidence_files, output
@@ -223,11 +222,11 @@ def _status_view(document: Mapping[str, Any]) -> RenderableType:
     if document["machines"]:
         rows = [
             (
-                escape(one["name"]),
+                output.escape(one["name"]),
                 "[bold red]yes[/]" if one["fails_within"] else "no",
-                escape(one["fails_at"] or "never"),
-                escape("\n".join(one["missing"])),
-                escape("\n".join(_said(each) for each in one["shortfalls"])),
+                output.escape(one["fails_at"] or "never"),
+                output.escape("\n".join(one["missing"])),
+                output.escape("\n".join(_said(each) for each in one["shortfalls"])),
             )
             for one in document["machines"]
         ]
@@ -252,14 +251,14 @@ def _items_table(title: str, rows: Sequence[Mapping[str, Any]]) -> RenderableTyp
     head = ("kind", "subject", "until", *(("state", "machines") if has_state else ()))
     cells = [
         (
-            escape(row["kind"]),
-            escape(row["subject"]),
-            escape(row["valid_until"][:16]),
-            *((_coloured(row["state"]), escape(", ".join(row["machines"]))) if has_state else ()),
+            output.escape(row["kind"]),
+            output.escape(row["subject"]),
+            output.escape(row["valid_until"][:16]),
+            *((_coloured(row["state"]), output.escape(", ".join(row["machines"]))) if has_state else ()),
         )
         for row in rows
     ]
-    return output.table(escape(title), head, cells)
+    return output.table(output.escape(title), head, cells)
 
 
 def _coloured(state: str) -> str:

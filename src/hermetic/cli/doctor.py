@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from hermetic.cli import output
@@ -67,9 +66,9 @@ def _table(findings: "list[Finding]") -> Table:
     rows = [
         (
             finding.area if position == 0 or findings[position - 1].area != finding.area else "",
-            escape(finding.name),
+            output.escape(finding.name),
             f"[{_COLOURS[finding.state]}]{finding.state}[/]",
-            escape(finding.detail) + (f"\n[dim]{escape(finding.cost)}[/]" if finding.cost else ""),
+            output.escape(finding.detail) + (f"\n[dim]{output.escape(finding.cost)}[/]" if finding.cost else ""),
         )
         for position, finding in enumerate(findings)
     ]

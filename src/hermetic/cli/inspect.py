@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group, RenderableType
-from rich.markup import escape
 
 from hermetic.cli import output
 from hermetic.errors import ConfigurationError, SealedModelError
@@ -96,11 +95,11 @@ def _tables(manifest: "Manifest", document: dict[str, Any]) -> RenderableType:
         "sizes": ", ".join(f"{name} {size}" for name, size in document["sizes"].items()) + " bytes",
     }
     tensors = [
-        (kind, _visible(spec.name), spec.datatype, escape(str(list(spec.shape))))
+        (kind, output.escape(spec.name), spec.datatype, output.escape(str(list(spec.shape))))
         for kind, specs in (("input", manifest.inputs), ("output", manifest.outputs))
         for spec in specs
     ]
-    files = [(_visible(entry.name), str(entry.size), entry.sha256) for entry in manifest.files]
+    files = [(output.escape(entry.name), str(entry.size), entry.sha256) for entry in manifest.files]
     return Group(
         output.facts("sealed model", rows),
         output.table("tensors", ("", "name", "datatype", "shape"), tensors),
@@ -126,11 +125,5 @@ def _configuration(manifest: "Manifest") -> list[tuple[str, str]]:
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             waiting += [(f"{place}[{at}]", inner) for at, inner in reversed(list(enumerate(value)))]
         else:
-            rows.append((_visible(place), _visible("on" if value == {} else str(value))))
+            rows.append((output.escape(place), output.escape("on" if value == {} else str(value))))
     return rows or [("each request", "a batch of its own")]
-
-
-def _visible(text: str) -> str:
-    """Return a name that somebody else chose, so that a terminal shows it and obeys nothing in it."""
-    shown = text if text.isprintable() else text.encode("unicode_escape").decode()
-    return escape(shown)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated
 
 import typer
+from rich import markup
 from rich.console import Console, RenderableType
-from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -40,7 +40,27 @@ def show(document: object, *, as_json: bool, human: Callable[[], RenderableType]
 
 def print_json(document: object) -> None:
     """Print `document` as indented JSON, nothing else, on stdout; raises `TypeError` for what JSON cannot hold."""
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    typer.echo(_as_json(document, indent=2))
+
+
+def _as_json(document: object, indent: int | None = None) -> str:
+    """Return JSON in which a terminal finds nothing to obey."""
+    text = json.dumps(document, indent=indent, ensure_ascii=False)
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    r"""Return the text so that a terminal shows it and obeys nothing in it: ESC becomes \x1b; line breaks too, or not.
+
+    Much of what we print was written by others: names in sealed files, words of a worker that a model has taken over.
+    """
+    kept = "\n\t" if lines else ""
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
+
+
+def escape(text: str, *, lines: bool = False) -> str:
+    """Return rich's markup of the text as `visible` has it."""
+    return markup.escape(visible(text, lines=lines))
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[RenderableType]]) -> Table:
@@ -55,7 +75,7 @@ def facts(title: str, pairs: Mapping[str, object]) -> Table:
     """A table of two columns, name and value; values are shown as plain text."""
     result = Table(title=title, title_justify="left", show_header=False)
     for name, value in pairs.items():
-        result.add_row(f"[bold]{escape(name)}[/]", escape(str(value)))
+        result.add_row(f"[bold]{escape(name)}[/]", escape(str(value), lines=True))
     return result
 
 
@@ -69,12 +89,12 @@ def progress(*, of_bytes: bool = False) -> Progress:
 
 def note(text: str) -> None:
     """Tell people something on stderr; plain text."""
-    stderr().print(escape(text))
+    stderr().print(escape(text, lines=True))
 
 
 def warn(text: str) -> None:
     """Say in red, on stderr, what is weaker than it should be."""
-    stderr().print(f"[bold red]{escape(text)}[/]")
+    stderr().print(f"[bold red]{escape(text, lines=True)}[/]")
 
 
 def complain(error: HermeticError, *, as_json: bool) -> None:
@@ -83,10 +103,10 @@ def complain(error: HermeticError, *, as_json: bool) -> None:
     if as_json:
         checks = [{"name": check.name, "wanted": check.wanted, "got": check.got} for check in failures]
         document = {"error": type(error).__name__, "message": str(error), "failures": checks}
-        typer.echo(json.dumps(document, ensure_ascii=False), err=True)
+        typer.echo(_as_json(document), err=True)
         return
     headline = f"{len(failures)} check(s) failed" if failures else str(error)
-    stderr().print(f"[bold red]{type(error).__name__}[/]: {escape(headline)}", soft_wrap=True)
+    stderr().print(f"[bold red]{type(error).__name__}[/]: {escape(headline, lines=True)}", soft_wrap=True)
     for check in failures:
         stderr().print(f"  [red]x[/] {escape(str(check))}", soft_wrap=True)
 

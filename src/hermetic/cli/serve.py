@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hermetic.cli import output
 from hermetic.cli.private_memory import keep_memory_private
 from hermetic.errors import HermeticError
 
@@ -40,10 +41,10 @@ def serve(config: Annotated[Path, typer.Option("--config", "-c", help="The serve
             line = f"model {entry.name} version {entry.version}: {entry.state} {entry.reason}".rstrip()
             if told.get((entry.name, entry.version)) != line:
                 told[entry.name, entry.version] = line
-                typer.echo(line)
+                typer.echo(output.visible(line))
 
     def on_reload(epoch: int, error: HermeticError | None) -> None:
-        typer.echo(f"configuration {epoch}: " + ("applied" if error is None else f"stays: {error}"))
+        typer.echo(f"configuration {epoch}: " + ("applied" if error is None else output.visible(f"stays: {error}")))
 
     with contextlib.ExitStack() as resources:
         supervisor = assemble(settings, resources, on_change, partial(ServerConfig.load, config))

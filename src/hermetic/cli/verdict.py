@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.text import Text
 
 from hermetic.cli import output
@@ -37,8 +36,8 @@ def tables(title: str, checks: Iterable["Check"], facts: Mapping[str, str]) -> R
     counted = Counter[str](check.result for check in every)
     summed = {**facts, "checks": ", ".join(f"{counted[result]} {result}" for result in order)}
     return Group(
-        output.table(escape(_visible(title)), ("result", "check", "what was found"), rows),
-        output.facts("Verdict", {name: _visible(value) for name, value in summed.items()}),
+        output.table(output.escape(title), ("result", "check", "what was found"), rows),
+        output.facts("Verdict", {name: output.visible(value) for name, value in summed.items()}),
     )
 
 
@@ -52,16 +51,11 @@ def _table(verdict: "Verdict", path: Path, time: datetime) -> RenderableType:
 
 
 def _row(check: "Check") -> tuple[RenderableType, ...]:
-    wanted, got = (_visible(_cut(text)) for text in (check.wanted, check.got))
+    wanted, got = (output.visible(_cut(text)) for text in (check.wanted, check.got))
     found = f"wanted {wanted}, got {got}" if wanted and check.result != "not evaluated" else got
     # A long name goes on below: cut short, it could not be looked up.
-    return _STYLES[check.result], Text(_visible(check.name), overflow="fold"), Text(found, overflow="fold")
+    return _STYLES[check.result], Text(output.visible(check.name), overflow="fold"), Text(found, overflow="fold")
 
 
 def _cut(text: str) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-
-
-def _visible(text: str) -> str:
-    """The text so that a terminal shows it and obeys nothing in it."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode()

@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 
 from hermetic.cli import output
 
@@ -34,6 +33,6 @@ def _shown(server: str, proof: "Proof") -> RenderableType:
         "waivers": ", ".join(said.waivers) or "none",
         "log": said.log_head,
     }
-    rows = [("[green]pass[/]", escape(check.name)) for check in proof.checks]
-    checks = output.table(f"Checks of {escape(server)}", ("result", "check"), rows)
+    rows = [("[green]pass[/]", output.escape(check.name)) for check in proof.checks]
+    checks = output.table(f"Checks of {output.escape(server)}", ("result", "check"), rows)
     return Group(checks, output.facts("Verdict", facts))

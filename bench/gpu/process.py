@@ -6,6 +6,7 @@ turn's numbers, {"copy_ms"} or {"answers"}, or with {"error"}: then that was not
 
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from hermetic.bench.child import Child, jobs_from_stdin, say
 from hermetic.bench.gpu.bare import MakeSide, open_bare
+from hermetic.bench.gpu.budget import Budget, ended_after
 from hermetic.bench.gpu.networks import NETWORKS, Made
 from hermetic.bench.gpu.ours import Opened, open_ours
 from hermetic.bench.gpu.sides import Pace, Side, Turn, check_equal, take_turn, warm_up
@@ -29,21 +31,18 @@ OURS: Final = "ours"
 class Sides:
     """The process as whoever measures sees it; a context manager that ends it."""
 
-    def __init__(self, made: Made, device: str, *, ours: bool = True) -> None:
-        """Start it. `ours`: the worker's side is wanted as well. `MeasurementError` where a side cannot be opened."""
+    def __init__(self, made: Made, device: str, budget: Budget, *, ours: bool = True) -> None:
+        """Start it; it is killed where it goes on long after `budget`. `ours`: the worker's side is wanted as well.
+
+        `MeasurementError` where a side cannot be opened.
+        """
         self.made = made
         job = {"network": made.network.name, "library": made.library, "file": str(made.file), "device": device}
-        self._child = Child("gpu.process", {**job, "ours": ours})
-        try:
+        with ExitStack() as started:
+            self._child = started.enter_context(Child("gpu.process", {**job, "ours": ours}))
+            started.enter_context(ended_after(self._child.pid, budget))
             self._hear()
-        except BaseException:
-            self._child.__exit__(MeasurementError, None, None)
-            raise
-
-    @property
-    def pid(self) -> int:
-        """The process's number."""
-        return self._child.pid
+            self._started = started.pop_all()
 
     def turn(self, side: str, rows: int, lanes: int, pace: Pace) -> Turn:
         """Return one turn."""
@@ -67,7 +66,7 @@ class Sides:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End it."""
-        self._child.__exit__(kind, error, trace)
+        self._started.__exit__(kind, error, trace)
 
     def _ask(self, **job: object) -> dict[str, Any]:
         self._child.tell(job)

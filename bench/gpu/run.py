@@ -14,7 +14,7 @@ from typing import Final
 
 from hermetic.attestation.attesters.nvgpu_device import NvmlLibrary
 from hermetic.bench.gpu.bare import CPU, CUDA
-from hermetic.bench.gpu.budget import Budget, ended_after
+from hermetic.bench.gpu.budget import Budget
 from hermetic.bench.gpu.crowd import processes_for
 from hermetic.bench.gpu.document import Machine, Part, Results
 from hermetic.bench.gpu.networks import LIBRARIES, NETWORKS, Library, Made, make_files
@@ -95,7 +95,12 @@ class _Run:
 
 
 def settings_for(device: str, minutes: float, *, seconds: float = 0.3, rounds: int = 3) -> Settings:
-    """Return what this machine's size asks for. `seconds`: of a turn of the plain loop and of the worker."""
+    """Return what this machine's size asks for. `seconds`: of a turn of the plain loop and of the worker.
+
+    `ConfigurationError` for a device that is neither "cuda" nor "cpu".
+    """
+    if device not in (CPU, CUDA):
+        raise ConfigurationError(f"device: wanted {CUDA} or {CPU}, got {device}")
     cores = cores_here().count
     asking, rows = (LARGE_ASKING, ROWS) if device == CUDA else (REHEARSED_ASKING, REHEARSED_ROWS)
     large = {name: asking for name in NETWORKS if name != SMALL}
@@ -176,7 +181,7 @@ def _sweeps(this: _Run, models: Sequence[Made]) -> None:
         with this.part(f"{made.network.name}, {made.library}") as part:
             if part.status != "ran":
                 continue
-            with Sides(made, this.settings.device) as sides, ended_after(sides.pid, share):
+            with Sides(made, this.settings.device, share) as sides:
                 for name, point in sweep(sides, this.settings.sweep, this.watch, share):
                     part.take(name, point, this.results.sweeps.setdefault((made.network.name, made.library), []))
 
@@ -191,10 +196,7 @@ def _servers(this: _Run, models: Sequence[Made]) -> None:
             if part.status == "ran":
                 home = resources.enter_context(house(models, this.settings.device))
                 if quickest := _quickest(this.results, models):
-                    with (
-                        Sides(quickest, this.settings.device, ours=False) as sides,
-                        ended_after(sides.pid, this.budget),
-                    ):
+                    with Sides(quickest, this.settings.device, this.budget, ours=False) as sides:
                         asked = questions(quickest, sides, 1)
         if part.status != "ran":
             return
@@ -227,8 +229,7 @@ def _large(this: _Run, part: Part, home: House, made: Made, front_ends: int, sha
     best = Best.of(this.results.sweeps[made.network.name, made.library]).bare
     with (
         home.server([made], front_ends) as (running, this.results.protections),
-        Sides(made, this.settings.device, ours=False) as sides,
-        ended_after(sides.pid, share),
+        Sides(made, this.settings.device, share, ours=False) as sides,
     ):
         server = Server(running, made, front_ends, this.settings.served, this.watch)
         for name, point in server.beside_bare(sides, (best.rows, best.streams), share):

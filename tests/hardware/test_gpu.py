@@ -80,6 +80,11 @@ def test_what_a_test_says_is_what_is_told(tmp_path: Path) -> None:
     ]
 
 
+def test_checks_that_do_not_end_have_failed() -> None:
+    (result,) = gpu.memory_checks(1, 0)
+    assert (result.status, result.detail) == ("failed", "wanted an end within 0 s, got none")
+
+
 @pytest.mark.parametrize("script", ["gpu", "gpu_memory"])
 def test_the_scripts_need_nothing_but_numpy_to_begin(script: str) -> None:
     """A machine with a GPU may lack everything else; what needs more says so."""

@@ -63,7 +63,7 @@ def test_everything_runs_and_is_in_the_document(settings: Settings) -> None:
 
 @pytest.mark.timeout(300)
 def test_torch_is_measured_too(settings: Settings) -> None:
-    with Sides(_model(settings, "torch"), "cpu") as sides:
+    with Sides(_model(settings, "torch"), "cpu", Budget(HOUR_S)) as sides:
         plan = Plan({"mlp": (2,)}, (1,), Pace(0.0, 2), rounds=2)
         ((name, point),) = sweep(sides, plan, Watch(None), Budget(HOUR_S))
     assert name == "2 rows, 1 streams"
@@ -73,7 +73,7 @@ def test_torch_is_measured_too(settings: Settings) -> None:
 
 
 def test_what_there_is_no_time_for_is_named(settings: Settings) -> None:
-    with Sides(_model(settings, "onnxruntime"), "cpu") as sides:
+    with Sides(_model(settings, "onnxruntime"), "cpu", Budget(HOUR_S)) as sides:
         found = list(sweep(sides, SWEEP, Watch(None), Budget(0)))
     assert [name for name, _ in found] == [f"{rows} rows, {lanes} streams" for rows in (1, 4) for lanes in (1, 2)]
     assert {point for _, point in found} == {None}
@@ -108,7 +108,7 @@ def test_a_model_that_cannot_be_opened_says_why(tmp_path: Path) -> None:
     file = Made(MLP, "onnxruntime", tmp_path).file
     file.write_bytes(b"no model")
     with pytest.raises(MeasurementError, match="mlp, onnxruntime: "):
-        Sides(Made(MLP, "onnxruntime", tmp_path), "cpu")
+        Sides(Made(MLP, "onnxruntime", tmp_path), "cpu", Budget(HOUR_S))
 
 
 def _model(settings: Settings, library: Library) -> Made:

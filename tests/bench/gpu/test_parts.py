@@ -161,6 +161,8 @@ def test_without_a_gpu_every_part_says_that_it_did_not_run(monkeypatch: pytest.M
 
 def test_unknown_networks_are_refused_by_name() -> None:
     assert run.chosen("mlp,bert-base") == ("mlp", "bert-base")
+    with pytest.raises(ConfigurationError, match="device: wanted cuda or cpu, got gpu"):
+        run.settings_for("gpu", 1)
     with pytest.raises(ConfigurationError, match=r"wanted some of mlp, resnet50, bert-base, got lstm"):
         run.chosen("mlp,lstm")
 

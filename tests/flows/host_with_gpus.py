@@ -19,7 +19,7 @@ _standing = ExitStack()  # until the process ends
 def install(folder: Path) -> None:
     """Put the doubles where the package and the driver would be."""
     from hermetic.enclave.gpus import Gpu as GpuHere
-    from hermetic.server import supervisor
+    from hermetic.server import gpu_facts
     from tests.attestation.machines import Gpu, SigningNvml, device_name_of
     from tests.enclave.standin_cuda import worker as standin
 
@@ -44,8 +44,8 @@ def install(folder: Path) -> None:
         here = tuple(
             GpuHere(number=number, uuid=device_name_of(gpu), minor=number) for number, gpu in enumerate(gpus())
         )
-        module: Any = supervisor
-        module.gpus_here = lambda: here
+        module: Any = gpu_facts
+        module.gpus_here = lambda _root: here
         _standing.enter_context(standin.on(library))
 
 

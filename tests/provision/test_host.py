@@ -61,7 +61,7 @@ def test_each_gpu_that_the_driver_lists_is_told_with_the_number_that_settings_ta
     listed(tmp_path, ("61", "GPU-bb", 0), ("19", "GPU-aa", 3))
     _host(tmp_path, "proc/driver/nvidia/version", version="NVRM version: 580")
     detail = _find(host.examine(tmp_path), "cuda:0").detail
-    assert detail == "NVIDIA H100 80GB HBM3, /dev/nvidia3, GPU-aa"
+    assert detail == "NVIDIA H100 80GB HBM3, memory unknown, budgets are not checked, /dev/nvidia3, GPU-aa"
     assert _find(host.examine(tmp_path), "cuda:1").detail.endswith("/dev/nvidia0, GPU-bb")
 
 
@@ -82,6 +82,29 @@ def test_a_gpu_is_seen_and_its_mode_is_not_guessed(tmp_path: Path) -> None:
     found = _find(host.examine(_host(tmp_path, "proc/driver/nvidia/version", version="NVRM 580.1\n")), "NVIDIA GPU")
     assert found.state == "weak"
     assert found.detail.startswith("NVRM 580.1; confidential computing: ")
+
+
+@pytest.mark.parametrize(
+    ("cc", "devtools", "said"), [("ON", "ON", "nvgpu.devtools"), ("OFF", "OFF", "nvgpu.cc"), ("ON", "OFF", "")]
+)
+def test_a_gpus_modes_are_the_drivers_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cc: str, devtools: str, said: str
+) -> None:
+    modes = {"-f": f"CC status: {cc}", "-d": f"DevTools Mode: {devtools}"}
+    monkeypatch.setattr(host, "_conf_compute", modes.__getitem__)
+    found = _find(host.examine(_host(tmp_path, "proc/driver/nvidia/version", version="NVRM 580.1\n")), "NVIDIA GPU")
+    assert said in found.cost
+    assert found.detail.startswith(f"NVRM 580.1; confidential computing: CC status: {cc}; DEVTOOLS: DevTools Mode: ")
+
+
+def test_what_a_worker_on_a_gpu_may_do_is_told_and_what_nodes_it_lacks(tmp_path: Path) -> None:
+    root = _host(tmp_path, "proc/driver/nvidia/version", "dev/nvidiactl", version="NVRM 580.1\n")
+    found = _find(host.examine(root), "room on a GPU")
+    assert (found.state, found.detail) == ("missing", "no /dev/nvidia-uvm")
+    assert "nvidia-modprobe" in found.cost
+    found = _find(host.examine(_host(root, "dev/nvidia-uvm")), "room on a GPU")
+    assert found.state == "weak"
+    assert "44 requests of the driver" in found.cost
 
 
 def test_swap_is_named(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from hermetic.attestation import key_memory
 from hermetic.enclave import zero_on_free
 from hermetic.enclave.gpus import Gpu
 from hermetic.enclave.isolation import cgroup, landlock
+from hermetic.enclave.isolation.nvidia_ioctls import REQUESTS
+from hermetic.enclave.isolation.profiles import PROFILES
 from hermetic.enclave.lockdown_report import LockdownReport
 from hermetic.enclave.zero_on_free import Zeroing
 from hermetic.errors import IsolationError
@@ -143,10 +145,14 @@ def _gpu(root: Path) -> Iterator[Finding]:
         return
     for gpu in known_gpus(root):
         yield Finding("machine", f"cuda:{gpu.label}", "good", _described(gpu))
+    yield _gpu_room(root)
     driver = _first_line(version)
-    mode = _confidential_computing_mode()
-    detail = f"{driver}; confidential computing: {mode}"
-    if not _is_on(mode):
+    mode, devtools = _conf_compute("-f"), _conf_compute("-d")
+    detail = f"{driver}; confidential computing: {mode}; DEVTOOLS: {devtools}"
+    if _is_on(devtools):
+        cost = "whoever has the host can debug the GPU, and evidence of GPUs is refused (nvgpu.devtools)"
+        yield Finding("machine", "NVIDIA GPU", "weak", detail, cost)
+    elif not _is_on(mode):
         cost = "GPU memory is open to the host, and evidence of GPUs is refused (nvgpu.cc)"
         yield Finding("machine", "NVIDIA GPU", "weak", detail, cost)
     elif importlib.util.find_spec(NVML_PACKAGE) is None:
@@ -160,17 +166,31 @@ def _described(gpu: Gpu) -> str:
     return f"{gpu.name or 'NVIDIA GPU'}, {memory}, {', '.join(gpu.nodes)}, {gpu.visible}"
 
 
+def _gpu_room(root: Path) -> Finding:
+    """What a worker on a GPU is locked into: its nodes must be there, and it is wider than on the CPU."""
+    profile = PROFILES["onnx-cuda"]
+    lacking = [node for node in profile.devices if not (root / node.lstrip("/")).exists()]
+    if lacking:
+        cost = "no model can be loaded on a GPU: make the nodes with `nvidia-modprobe -c 0 -u`"
+        return Finding("machine", "room on a GPU", "missing", f"no {', '.join(lacking)}", cost)
+    cost = (
+        f"wider than on the CPU: it reads its libraries' folders and {len(profile.reads)} files of the machine, maps "
+        f"code, and makes {len(REQUESTS)} requests of the driver (docs/escape-matrix.md)"
+    )
+    return Finding("machine", "room on a GPU", "weak", f"{', '.join(profile.devices)}, and each worker's own", cost)
+
+
 def _is_on(mode: str) -> bool:
     """Whether nvidia-smi's last line says so: `CC status: ON`."""
     return mode.rpartition(":")[2].strip().upper() == "ON"
 
 
-def _confidential_computing_mode() -> str:
-    """What the driver says of its confidential computing mode; "unknown" where it does not answer."""
+def _conf_compute(option: str) -> str:
+    """What the driver says of confidential computing (`-f`) or DEVTOOLS (`-d`); "unknown" where it does not answer."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return "unknown (no nvidia-smi)"
-    command = [program, "conf-compute", "-f"]
+    command = [program, "conf-compute", option]
     try:
         answer = subprocess.run(command, check=False, capture_output=True, text=True, timeout=GPU_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -110,12 +110,12 @@ class OnnxOnDevice:
 
     def _run_options(self, *, recorded: bool) -> ort.RunOptions:
         options = ort.RunOptions()
-        if self._graphs:
-            number = _NO_GRAPH
-            if recorded and self._recorded < GRAPHS_LIMIT:
-                self._recorded += 1
-                number = str(self._recorded)
-            options.add_run_config_entry("gpu_graph_id", number)
+        number = _NO_GRAPH
+        if self._graphs and recorded and self._recorded < GRAPHS_LIMIT:
+            self._recorded += 1
+            number = str(self._recorded)
+        # Said without graphs too: onnxruntime asks for it at every run, and raises where nothing is said.
+        options.add_run_config_entry("gpu_graph_id", number)
         return options
 
     def _open_session(self) -> ort.InferenceSession:

@@ -72,7 +72,7 @@ def _run_here(files: Mapping[str, bytes]) -> np.ndarray[Any, Any]:
 
 
 def test_no_run_raises_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Python side of onnxruntime catches an error of its C++ side for an option that is not said: 45 us for each batch."""
+    """The Python of onnxruntime catches an error of its C++ where an option is not said: 45 us for each batch."""
     weights = {"a": np.eye(96, dtype=np.float32)}
     shape = (TensorProto.FLOAT, ["rows", 96])
     model = onnx_model([helper.make_node("MatMul", ["x", "a"], ["y"])], {"x": shape}, {"y": shape}, weights)

@@ -16,6 +16,7 @@ from hermetic.attestation.broker.http import Door, bearer, body
 from hermetic.attestation.broker.lease_feed import MAX_CURSOR, MAX_WAIT_S, LeaseFeed
 from hermetic.attestation.broker.leases import Leases
 from hermetic.attestation.broker.refusals import Refusal, Variant
+from hermetic.attestation.broker.steps import Pace
 from hermetic.attestation.broker.strict_json import exactly, parse_object, text
 from hermetic.attestation.exchange import HEADER_CHECKPOINT, HEADER_LEASE, SESSION_COOKIE
 
@@ -25,15 +26,14 @@ _NUMBER: Final = re.compile(r"-?[0-9]{1,16}")
 
 
 def public_app(
-    broker: Broker, ak_desk: AkDesk | None, leases: Leases, feed: LeaseFeed, door: Door, body_bytes: int
+    broker: Broker, ak_desk: AkDesk | None, leases: Leases, feed: LeaseFeed, door: Door, pace: Pace, body_bytes: int
 ) -> Application:
     """The ASGI application; `ak_desk` is None where no attestation keys are enrolled."""
 
     async def auth(request: Request) -> Response:
         caller = door.caller(request)
         data = bytes(await body(request, body_bytes))
-        quick = door.quick_challenges
-        challenged = broker.auth(data, caller) if quick else await door.run(broker.auth, data, caller)
+        challenged = broker.auth(data, caller) if pace.quick else await door.run(broker.auth, data, caller)
         response = JSONResponse(challenged.body)
         response.headers["set-cookie"] = _cookie(challenged.session.id, challenged.session.deadline)
         return response
@@ -41,12 +41,12 @@ def public_app(
     async def attest(request: Request) -> Response:
         caller = door.caller(request)
         data = bytes(await body(request, body_bytes))
-        return JSONResponse({"token": await door.run(broker.attest, _session(request), data, caller)})
+        return JSONResponse({"token": await pace.follow(broker.attest(_session(request), data, caller), len(data))})
 
     async def resource(request: Request) -> Response:
         caller = door.caller(request)
         path = request.path_params["path"]
-        released = await door.run(broker.resource, path, _session(request), bearer(request), caller)
+        released = await pace.follow(broker.resource(path, _session(request), bearer(request), caller))
         headers = _checkpoint_header(released.checkpoint) | {HEADER_LOG_INDEX: str(released.index)}
         headers |= {} if released.lease is None else {HEADER_LEASE: released.lease}
         return Response(released.jwe, headers=headers, media_type="application/json")
@@ -66,7 +66,7 @@ def public_app(
         ("POST", "/hermetic/v1/serving-certificate"): serving_certificate,
     }
     return Application(
-        routes | _ak_routes(ak_desk, door, body_bytes) | _lease_routes(broker, leases, feed, door, body_bytes),
+        routes | _ak_routes(ak_desk, door, body_bytes) | _lease_routes(broker, leases, feed, door, pace, body_bytes),
         door.counts,
     )
 
@@ -92,7 +92,7 @@ def _ak_routes(desk: AkDesk | None, door: Door, body_bytes: int) -> dict[tuple[s
 
 
 def _lease_routes(
-    broker: Broker, leases: Leases, feed: LeaseFeed, door: Door, body_bytes: int
+    broker: Broker, leases: Leases, feed: LeaseFeed, door: Door, pace: Pace, body_bytes: int
 ) -> dict[tuple[str, str], Handler]:
     async def key(request: Request) -> Response:
         door.caller(request)
@@ -103,7 +103,7 @@ def _lease_routes(
         members = parse_object(await body(request, body_bytes), "request")
         exactly(members, "request", ("resource",))
         path = text(members, "resource", "request")
-        renewed = await door.run(broker.renew_lease, path, _session(request), caller)
+        renewed = await pace.follow(broker.renew_lease(path, _session(request), caller))
         return JSONResponse({"lease": renewed.lease}, headers=_checkpoint_header(renewed.checkpoint))
 
     async def events(request: Request) -> Response:

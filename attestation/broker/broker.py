@@ -1,7 +1,7 @@
 """What the broker does for guests: challenge, attest, release, certify (docs/spec/key-broker.md, sections 2 and 3).
 
-Each method is one request: bytes in, an answer or a `Refusal` out. Blocking and thread-safe; HTTP is app.py's. A
-decision is durable in the log before it has any effect.
+Each method is one request: bytes in, an answer or a `Refusal` out. Thread-safe; HTTP is app.py's. A decision is durable
+in the log before it has any effect: what decides is written in steps (steps.py), and yields where it waits for that.
 """
 
 import contextlib
@@ -27,6 +27,7 @@ from hermetic.attestation.broker.refusals import Refusal, Variant
 from hermetic.attestation.broker.release import Asked, ModelPolicy, refusals
 from hermetic.attestation.broker.serving import ServingDesk
 from hermetic.attestation.broker.sessions import Attested, Session, SessionTable, hidden
+from hermetic.attestation.broker.steps import Steps
 from hermetic.attestation.broker.token import TokenSigner, submods
 from hermetic.attestation.broker.verification import served_kinds, verify_attestation
 from hermetic.attestation.claims import Claims, Profile
@@ -145,16 +146,16 @@ class Broker:
         session = self._holdings.sessions.begin(asked, caller.key)
         return Challenged(session, {"nonce": session.nonce, "extra-params": asked.extra_params()})
 
-    def attest(self, session_id: str | None, body: bytes, caller: Caller) -> str:
+    def attest(self, session_id: str | None, body: bytes, caller: Caller) -> Steps[str]:
         """POST /kbs/v0/attest: the token. Whatever fails from here on ends the session."""
         session = self._holdings.sessions.take(session_id, caller.key)  # steps 1 to 4
         if session.attested is not None:
             return self._holdings.signer.sign(session.attested.token)
         try:
-            attested = self._verify(session, body, caller)  # steps 5 and 6
+            attested = yield from self._verify(session, body, caller)  # steps 5 and 6
         except (InvalidRequestError, EvidenceError) as error:
             self._holdings.sessions.burn(session)
-            self._log_attest(session, caller, "refused", {"reasons": journal.reason(error)})
+            yield from self._log_attest(session, caller, "refused", {"reasons": journal.reason(error)})
             self._holdings.counts.attested(session.asked.tee, "refused")
             raise Refusal(Variant.ATTESTATION, f"RCAR handshake Attest failed: {error}") from error
         except BaseException:
@@ -163,22 +164,22 @@ class Broker:
         self._holdings.sessions.finish(session, attested)
         return self._holdings.signer.sign(attested.token)
 
-    def resource(self, path: str, session_id: str | None, bearer: str | None, caller: Caller) -> Released:
+    def resource(self, path: str, session_id: str | None, bearer: str | None, caller: Caller) -> Steps[Released]:
         """GET /kbs/v0/resource/<path>: the decision, durable, then the key, and its lease where a model has it."""
-        decided = self._decide(path, self.attested(session_id, bearer, caller), caller, "released")
+        decided = yield from self._decide(path, self.attested(session_id, bearer, caller), caller, "released")
         try:
             with self._holdings.keys.unwrap(decided.resource) as buffer, buffer.view as secret:
                 _check_secret(decided, secret)
                 jwe = encrypt(secret, decided.attested.tee_key, decided.attested.hybrid_key)
             lease = None if decided.holding is None else self._holdings.leases.signer.sign(decided.holding.terms)
         except Exception as error:
-            self._take_back(decided, error)
+            yield from self._take_back(decided, error)
             raise
         return Released(json.dumps(jwe).encode("ascii"), decided.index, self._holdings.journal.checkpoint(), lease)
 
-    def renew_lease(self, path: str, session_id: str | None, caller: Caller) -> Renewed:
+    def renew_lease(self, path: str, session_id: str | None, caller: Caller) -> Steps[Renewed]:
         """POST /hermetic/v1/leases/renew: the decision anew, durable, then another lease. No key is unwrapped."""
-        decided = self._decide(path, self.attested(session_id, None, caller), caller, "renewed")
+        decided = yield from self._decide(path, self.attested(session_id, None, caller), caller, "renewed")
         if decided.holding is None:
             raise Refusal(Variant.INVALID_REQUEST, f"resource: expected a model's key, got {decided.resource}")
         lease = self._holdings.leases.signer.sign(decided.holding.terms)
@@ -214,7 +215,7 @@ class Broker:
         """The kinds of primary evidence that are verified here."""
         return served_kinds(self._rules.trust())
 
-    def _verify(self, session: Session, body: bytes, caller: Caller) -> Attested:
+    def _verify(self, session: Session, body: bytes, caller: Caller) -> Steps[Attested]:
         attestation = parse_attestation(body, session.asked, session.nonce)
         self._demand_signed_trust()
         name = None if caller.identity is None else caller.identity.name
@@ -223,7 +224,7 @@ class Broker:
         members = claims.to_json()
         token = self._holdings.signer.claims(submods(attestation, claims, members, verified.submods))
         facts = {"key": attestation.tee_key.thumbprint(), "claims": _logged(members), "reasons": []}
-        self._log_attest(session, caller, "genuine", facts)
+        yield from self._log_attest(session, caller, "genuine", facts)
         self._holdings.counts.attested("+".join([session.asked.tee, *sorted(attestation.devices())]), "genuine")
         return Attested(
             client=caller.key,
@@ -234,7 +235,7 @@ class Broker:
             token=token,
         )
 
-    def _decide(self, path: str, attested: Attested, caller: Caller, outcome: str) -> _Decided:
+    def _decide(self, path: str, attested: Attested, caller: Caller, outcome: str) -> Steps[_Decided]:
         """Decide whether the session may have the key at `path`; raises `Refusal`. Durable either way."""
         try:
             resource = ResourcePath.parse(path)
@@ -250,7 +251,7 @@ class Broker:
                      "lease": journal.lease_fields(holding)}  # fmt: skip
             return _release_entry(asking, facts), (failed, holding, self._rules.rule.secret(standing, resource))
 
-        index, (failed, holding, secret_digest) = self._holdings.journal.decide(act)
+        index, (failed, holding, secret_digest) = yield act
         self._holdings.counts.released("refused" if failed else outcome)
         if key is None:
             raise Refusal(Variant.PLUGIN_INTERNAL, f"Plugin internal error: no such resource: {resource}")
@@ -259,14 +260,14 @@ class Broker:
             raise Refusal(Variant.POLICY_DENY, f"Access denied by policy (decision {index}): {reasons}")
         return _Decided(resource, attested, holding, secret_digest, index)
 
-    def _take_back(self, decided: _Decided, error: Exception) -> None:
+    def _take_back(self, decided: _Decided, error: Exception) -> Steps[None]:
         """Nobody got the key: say so, and end the lease, which nobody got either.
 
         Where even that cannot be written, the lease ends by itself, and the caller learns why there is no key.
         """
         fields = journal.failed_fields(decided.index, str(decided.resource), decided.holding, error)
         with contextlib.suppress(LogError, SharedStateError):
-            self._holdings.journal.write(journal.RELEASE_FAILED, fields)
+            yield lambda _: (Entry(journal.RELEASE_FAILED, fields), None)
         self._holdings.counts.released("failed")
 
     def _weigh(self, standing: Standing, asking: "_Asking") -> tuple[Sequence[FailedCheck], Holding | None]:
@@ -302,7 +303,9 @@ class Broker:
             if key.model is not None and key.model.name == name and not self._rules.rule.unsigned(standing, key):
                 yield key
 
-    def _log_attest(self, session: Session, caller: Caller, outcome: str, facts: Mapping[str, JsonValue]) -> None:
+    def _log_attest(
+        self, session: Session, caller: Caller, outcome: str, facts: Mapping[str, JsonValue]
+    ) -> Steps[None]:
         attempt = hidden(session.id)
         fixed: dict[str, JsonValue] = {
             "client": journal.client_fields(caller.identity),
@@ -318,7 +321,7 @@ class Broker:
                 raise Refusal(Variant.ATTESTATION, "session: expected one attempt, got a second")
             return Entry(journal.ATTEST, fixed | dict(facts)), None
 
-        self._holdings.journal.decide(act)
+        yield act
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,8 +50,9 @@ from hermetic.attestation.broker.signed_configuration import signed_parts
 from hermetic.attestation.broker.state.cells import Cells
 from hermetic.attestation.broker.state.follower import Follower
 from hermetic.attestation.broker.state.opening import open_state
+from hermetic.attestation.broker.steps import Pace
 from hermetic.attestation.broker.stores.folder import FolderKeyStore
-from hermetic.attestation.broker.stores.opening import open_keks
+from hermetic.attestation.broker.stores.opening import is_local, open_keks
 from hermetic.attestation.broker.tls import server_context
 from hermetic.attestation.broker.token import TokenSigner
 from hermetic.attestation.broker.workers import Workers
@@ -183,7 +184,9 @@ def _public(
     broker = Broker(rules, holdings, _serving_desk(config, stores, clock), judging)
     feed = LeaseFeed(stores.leases, limits.lease_polls)
     door = _door(config, config.public, stores)
-    app = public_app(broker, _ak_desk(config, stores, clock), stores.leases, feed, door, limits.body_bytes)
+    pace = Pace(writer, door.work, quick=_is_quick(config))
+    stores.held.callback(pace.close)
+    app = public_app(broker, _ak_desk(config, stores, clock), stores.leases, feed, door, pace, limits.body_bytes)
     return Endpoint(config.public.host, config.public.port, _tls(config, config.public), app, feed.end)
 
 
@@ -216,9 +219,13 @@ def _door(config: BrokerConfig, listener: Listener, stores: _Stores) -> Door:
     work = Workers(limits.concurrent_work)
     stores.held.callback(work.close)
     rates = Rates(limits.requests_per_minute, monotonic)
-    quick = config.state is None and config.collateral is None
-    demo = config.profile == "demo"
-    return Door(rates, work, required, demo=demo, counts=stores.counts, quick_challenges=quick)
+    return Door(rates, work, required, demo=config.profile == "demo", counts=stores.counts)
+
+
+def _is_quick(config: BrokerConfig) -> bool:
+    """Whether everything that a request needs lies in this process, and the keys' files on this machine."""
+    keks = (config.key_store.kek, *config.key_store.former_keks)
+    return config.state is None and config.collateral is None and all(map(is_local, keks))
 
 
 def _tls(config: BrokerConfig, listener: Listener) -> SSLContext:

@@ -22,17 +22,13 @@ BEARER: Final = "bearer "
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """What stands before every request of a listener; `work` bounds what is verified or decided at once.
-
-    `quick_challenges`: a challenge waits for nothing (no other machine, no disk), and needs no thread.
-    """
+    """What stands before every request of a listener; `work` bounds what is done in threads at once."""
 
     rates: Rates
     work: Workers
     certificate_required: bool
     demo: bool
     counts: Counts
-    quick_challenges: bool = False
 
     def caller(self, request: Request) -> Caller:
         """Who sent `request`, once within its rate; raises `Refusal`."""

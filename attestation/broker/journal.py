@@ -219,7 +219,7 @@ Act = Callable[[Standing], tuple[Entry, T]]
 changes nothing else, and raises where there is to be no record."""
 
 
-class _Waiting(Generic[T]):
+class Waiting(Generic[T]):
     """One caller's act in the queue, and what became of it."""
 
     def __init__(self, act: Act[T]) -> None:
@@ -241,7 +241,7 @@ class Journal:
         self._clock = clock
         self._turn = threading.RLock()  # held while something becomes durable
         self._state = threading.Lock()  # held while the standing changes, never while a disk is waited for
-        self._queue: deque[_Waiting[Any]] = deque()
+        self._queue: deque[Waiting[Any]] = deque()
         self._standing = Standing()
         self._durable = 0  # records that are known to be durable, and stand
         self._next = 0  # where the record that is being drawn will stand
@@ -258,8 +258,16 @@ class Journal:
         Nothing is recorded between what the act saw and its record, by no process. Raises what the act raises, and
         `LogError` where the record is not durable: then the broker must not act.
         """
-        waiting = _Waiting(act)
+        return self.settle(self.submit(act))
+
+    def submit(self, act: Act[T]) -> Waiting[T]:
+        """Queue `act` for the next commit, whoever makes that; does not wait. `settle` must follow."""
+        waiting = Waiting(act)
         self._queue.append(waiting)
+        return waiting
+
+    def settle(self, waiting: Waiting[T]) -> tuple[int, T]:
+        """What `decide` returns or raises of an act that was submitted."""
         with self._turn:
             while not waiting.done:
                 self._commit_queued()
@@ -358,7 +366,7 @@ class Journal:
         for tell in watchers:
             tell()
 
-    def _draw(self, waiting: _Waiting[Any]) -> bytes | None:
+    def _draw(self, waiting: Waiting[Any]) -> bytes | None:
         """The act's record, encoded, and added to what stands; None where it raised."""
         try:
             entry, value = waiting.act(self._standing)
@@ -373,7 +381,7 @@ class Journal:
         return encoded
 
 
-def _fail(batch: Iterable[_Waiting[Any]], error: Exception) -> None:
+def _fail(batch: Iterable[Waiting[Any]], error: Exception) -> None:
     for waiting in batch:
         waiting.error = waiting.error or error
 

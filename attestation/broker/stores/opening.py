@@ -37,6 +37,11 @@ def open_keks(line: str, former: Sequence[str], store: Path, credentials: Path |
         return KekRing(opened[0], opened[1:])
 
 
+def is_local(line: str) -> bool:
+    """Whether the KEK of a configuration's line is in this process, so that using it waits for nothing."""
+    return line.partition(":")[0] in local_kek.KINDS
+
+
 def _open(line: str, store: Path, credentials: Path | None) -> Kek:
     opener = _OPENERS.get(line.partition(":")[0])
     if opener is None:

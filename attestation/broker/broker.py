@@ -223,7 +223,7 @@ class Broker:
         claims = verified.claims
         members = claims.to_json()
         token = self._holdings.signer.claims(submods(attestation, claims, members, verified.submods))
-        facts = {"key": attestation.tee_key.thumbprint(), "claims": _logged(members), "reasons": []}
+        facts = {"key": attestation.tee_key.thumbprint, "claims": _logged(claims, members), "reasons": []}
         yield from self._log_attest(session, caller, "genuine", facts)
         self._holdings.counts.attested("+".join([session.asked.tee, *sorted(attestation.devices())]), "genuine")
         return Attested(
@@ -343,7 +343,7 @@ def _release_entry(asking: _Asking, facts: Mapping[str, JsonValue]) -> Entry:
         "resource": str(asking.resource),
         **facts,
         "model": journal.model_fields(None if key is None else key.model),
-        "key": asking.attested.tee_key.thumbprint(),
+        "key": asking.attested.tee_key.thumbprint,
         "key_wrap": key_wrap(asking.attested.tee_key, asking.attested.hybrid_key),
         "policy": None if policy is None else policy.form.name,
         "policy_digest": None if policy is None else policy.digest,
@@ -361,6 +361,8 @@ def _check_secret(decided: _Decided, secret: memoryview) -> None:
 _MISSING: Final = (FailedCheck("release.resource", "a stored key", "none"),)
 
 
-def _logged(members: Mapping[str, JsonValue]) -> JsonValue:
-    data = canonical(members)
-    return members if len(data) <= MAX_LOGGED_CLAIMS else {"sha256": hashlib.sha256(data).hexdigest()}
+def _logged(claims: Claims, members: Mapping[str, JsonValue]) -> JsonValue:
+    """The claims as a record holds them. `members` are the claims as JSON, which has the canonical form's length."""
+    if len(claims.model_dump_json().encode()) <= MAX_LOGGED_CLAIMS:
+        return members
+    return {"sha256": hashlib.sha256(canonical(members)).hexdigest()}

@@ -8,7 +8,7 @@ import base64
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -48,16 +48,18 @@ class TeeKey:
 
     jwk: Mapping[str, JsonValue]
     public_key: PublicKey
+    thumbprint: str = field(init=False)
+    """The RFC 7638 thumbprint, base64url."""
 
-    def thumbprint(self) -> str:
-        """The RFC 7638 thumbprint, base64url."""
+    def __post_init__(self) -> None:
+        """Compute the thumbprint, once: records and leases name the key by it."""
         members = (
             ("crv", "kty", "x", "y") if isinstance(self.public_key, ec.EllipticCurvePublicKey) else ("e", "kty", "n")
         )
         canonical = json.dumps({name: self.jwk[name] for name in members}, separators=(",", ":"))
         digest = Hash(SHA256())
         digest.update(canonical.encode())
-        return b64url(digest.finalize())
+        object.__setattr__(self, "thumbprint", b64url(digest.finalize()))
 
 
 def tee_key(jwk: Mapping[str, JsonValue]) -> TeeKey:

@@ -72,7 +72,7 @@ class Leases:
         model = asker.model
         terms = LeaseTerms.of(
             LeasedModel(name=model.name, version=model.version, manifest_digest=model.manifest_digest),
-            asker.attested.tee_key.thumbprint(),
+            asker.attested.tee_key.thumbprint,
             iss=self._issuer,
             jti=uuid.uuid4().hex,
             iat=int(self._clock().timestamp()),

@@ -12,8 +12,8 @@ from hermetic.attestation.broker.key_store import StoredKey
 from hermetic.attestation.broker.leases import LeaseLengths
 from hermetic.attestation.checks import Checks
 from hermetic.attestation.claims import Claims, Profile
-from hermetic.attestation.policy import AppraisalPolicy, appraise, choose
-from hermetic.errors import AppraisalError, ConfigurationError, FailedCheck
+from hermetic.attestation.policy import AppraisalPolicy, choose, failures
+from hermetic.errors import ConfigurationError, FailedCheck
 
 Rollback = Literal["floor", "latest-only"]
 
@@ -93,11 +93,7 @@ def refusals(asked: Asked, policy: ModelPolicy | None) -> tuple[FailedCheck, ...
 
 def accepted(claims: Claims, form: AppraisalPolicy, time: datetime) -> tuple[FailedCheck, ...]:
     """Every check of an appraisal policy that the claims fail at `time`; empty: accepted."""
-    try:
-        appraise(claims, form, time)
-    except AppraisalError as error:
-        return error.failures
-    return ()
+    return failures(claims, form, time)
 
 
 def _profile(asked: Asked) -> tuple[FailedCheck, ...]:

@@ -78,7 +78,7 @@ class ServingDesk:
                 "client": journal.client_fields(client),
                 "outcome": "refused" if why else "issued",
                 "reasons": why,
-                "key": attested.tee_key.thumbprint(),
+                "key": attested.tee_key.thumbprint,
                 "names": [] if why else shown,
             }
             return Entry(journal.SERVING_CERTIFICATE, fields), failed

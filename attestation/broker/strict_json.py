@@ -10,6 +10,8 @@ from hermetic.errors import InvalidRequestError
 MAX_DEPTH: Final = 64
 """Deepest nesting that is taken; json itself stops only at the interpreter's recursion limit."""
 
+_CONTAINERS: Final = frozenset({dict, list})
+
 
 def parse_object(data: bytes | bytearray | str, what: str) -> dict[str, JsonValue]:
     """The JSON object in `data`; raises `InvalidRequestError` naming `what`."""
@@ -48,20 +50,20 @@ def json_object(members: Mapping[str, JsonValue], name: str, what: str) -> dict[
     return value
 
 
-def _check_depth(value: JsonValue, what: str) -> None:
+def _check_depth(value: dict[str, Any], what: str) -> None:
     """Level by level, so that the check itself cannot recurse."""
-    level: list[JsonValue] = [value]
-    for _ in range(MAX_DEPTH):
-        level = [child for parent in level for child in _children(parent)]
+    level: list[Any] = [value]  # objects and lists alone: nothing lies in anything else
+    for _ in range(MAX_DEPTH - 1):
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if type(parent) is dict else parent)
+            if type(child) in _CONTAINERS
+        ]
         if not level:
             return
-    raise InvalidRequestError(f"{what}: expected nesting of at most {MAX_DEPTH}, got more")
-
-
-def _children(value: JsonValue) -> list[JsonValue]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list) else []
+    if any(level):
+        raise InvalidRequestError(f"{what}: expected nesting of at most {MAX_DEPTH}, got more")
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

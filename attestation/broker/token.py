@@ -51,6 +51,7 @@ AFFIRMED: Final = 2
 NO_CLAIM: Final = 0
 UNSAFE_HARDWARE: Final = 32
 UNRECOGNISED_HARDWARE: Final = 97
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 _NUMBER_BYTES: Final = 32  # of an ES256 signature's two (RFC 7518, 3.4)
 _WARNING: Final = 32
 _CONTRAINDICATED: Final = 96
@@ -185,7 +186,7 @@ def status(vector: Iterable[int]) -> str:
 
 def _encoded(members: Mapping[str, JsonValue]) -> str:
     """A part of a JWT."""
-    return b64url(json.dumps(members, separators=(",", ":")).encode("ascii"))
+    return b64url(_encode(members).encode("ascii"))
 
 
 def _header_jwk(key: ec.EllipticCurvePrivateKey, certificates: Sequence[x509.Certificate]) -> dict[str, JsonValue]:

@@ -51,7 +51,8 @@ def verify_attestation(
     Raises `VerificationError` with every failed check, `InvalidRequestError` for what does not have the form.
     """
     devices = attestation.devices()
-    primary, device = attestation.primary_digest(), attestation.device_digest()
+    primary = attestation.primary_digest()
+    device = attestation.device_digest() if devices else b""
     claims = composite.verify(tee, (attestation.primary, primary), (devices, device), trust, time)
     further = claims[0].kinds[1:]
     submods = [("cpu0", primary), *((f"{_FURTHER_SUBMODS.get(one.kind, 'further')}0", primary) for one in further)]

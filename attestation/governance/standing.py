@@ -13,6 +13,7 @@ Pure: time is an argument. Not here: what is in the log (broker/journal.py), whe
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -36,6 +37,9 @@ from hermetic.errors import FailedCheck, LogError
 
 MAX_LIFE: Final = timedelta(days=366)
 """How far ahead the end of a statement may lie."""
+
+SUBJECTS_KEPT: Final = 4096
+"""How many subjects that were asked for are kept as made: names of models, their prefixes, and keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,7 @@ class Governance:
     ) -> tuple[OfPolicy, InForce] | None:
         """The policy with the longest prefix of `name`; None where there is none."""
         for length in range(len(name), -1, -1):
-            subject = OfPolicy.model_construct(of=of, prefix=name[:length])
+            subject = _of_policy(of, name[:length])
             found = self._in_force.get(subject)
             if found is not None:
                 return subject, found
@@ -138,7 +142,7 @@ class Governance:
 
     def key(self, resource: str) -> Content | None:
         """What the operators signed for as the key of `resource`; None while nobody has."""
-        found = self._in_force.get(OfKey.model_construct(resource=resource))
+        found = self._in_force.get(_of_key(resource))
         return None if found is None else found.content
 
     def _judge_signatures(self, checks: Checks, change: Change) -> None:
@@ -157,6 +161,16 @@ class Governance:
         enough = self.operators.threshold
         got = "; ".join([f"{count} that count", *faults, *others])
         checks.demand("governance.signatures", count >= enough and not faults, f"{enough} of the operators'", got)
+
+
+@lru_cache(maxsize=SUBJECTS_KEPT)
+def _of_policy(of: Literal["models", "secrets", "serving-certificates"], prefix: str) -> OfPolicy:
+    return OfPolicy.model_construct(of=of, prefix=prefix)
+
+
+@lru_cache(maxsize=SUBJECTS_KEPT)
+def _of_key(resource: str) -> OfKey:
+    return OfKey.model_construct(resource=resource)
 
 
 def _verifies(operator: Operator, signature: str, message: bytes) -> bool:

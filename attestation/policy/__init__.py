@@ -14,6 +14,6 @@ Pure: time is an argument. Deliberately not here: whether the evidence is genuin
 from hermetic.attestation.policy.choose import choose
 from hermetic.attestation.policy.form import FORMAT, AppraisalPolicy
 from hermetic.attestation.policy.genuine import GENUINE
-from hermetic.attestation.policy.verdict import Appraisal, appraise, judge
+from hermetic.attestation.policy.verdict import Appraisal, appraise, failures, judge
 
-__all__ = ["FORMAT", "GENUINE", "Appraisal", "AppraisalPolicy", "appraise", "choose", "judge"]
+__all__ = ["FORMAT", "GENUINE", "Appraisal", "AppraisalPolicy", "appraise", "choose", "failures", "judge"]

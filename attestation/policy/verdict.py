@@ -18,7 +18,7 @@ from hermetic.attestation.policy.measured import is_measured, judge_code
 from hermetic.attestation.policy.nvgpu import judge_nvgpu
 from hermetic.attestation.policy.snp import judge_snp
 from hermetic.attestation.policy.tpm import judge_tpm
-from hermetic.errors import AppraisalError, ConfigurationError
+from hermetic.errors import AppraisalError, ConfigurationError, FailedCheck
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,22 @@ def appraise(claims: Claims, policy: AppraisalPolicy, time: datetime) -> Apprais
 
     Raises `ConfigurationError` for the built-in form, which accepts anything genuine.
     """
+    checks = _judged(claims, policy, time)
+    checks.raise_failures(AppraisalError)
+    return Appraisal(claims, policy.name, policy.digest().hex(), checks.passed, warnings(claims, policy))
+
+
+def failures(claims: Claims, policy: AppraisalPolicy, time: datetime) -> tuple[FailedCheck, ...]:
+    """Every rule that speaks against the claims; empty: `appraise` would accept them. Raises as it does otherwise."""
+    return _judged(claims, policy, time).failed
+
+
+def _judged(claims: Claims, policy: AppraisalPolicy, time: datetime) -> Checks:
     if policy.is_built_in:
         raise ConfigurationError(f"appraisal policy: expected a form of your own, got the built-in {policy.name!r}")
     checks = Checks()
     judge(checks, claims, policy, time)
-    checks.raise_failures(AppraisalError)
-    return Appraisal(claims, policy.name, policy.digest().hex(), checks.passed, warnings(claims, policy))
+    return checks
 
 
 def judge(checks: Checks, claims: Claims, policy: AppraisalPolicy, time: datetime) -> None:

@@ -1,0 +1,160 @@
+"""Requests in steps: what many decide is committed together, failures come to who waits, and where a step is done."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import pytest
+
+from hermetic.attestation.broker.journal import Entry, Journal
+from hermetic.attestation.broker.state.ledger import Draw, LoggedRecord
+from hermetic.attestation.broker.steps import QUICK_BYTES, Pace, Steps
+from hermetic.attestation.broker.workers import Workers
+from hermetic.errors import LogError
+
+WAIT_S = 20
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Disk:
+    """A ledger in memory whose commits wait while it is held."""
+
+    def __init__(self) -> None:
+        self.commits: list[int] = []
+        self.entered, self.free = threading.Event(), threading.Event()
+        self.free.set()
+        self.full = False
+
+    def commit(self, draw: Draw) -> None:
+        entries = draw((), sum(self.commits))
+        self.entered.set()
+        self.free.wait(WAIT_S)
+        if self.full:
+            raise LogError("no space left on device")
+        self.commits.append(len(entries))
+
+    def news(self) -> Sequence[LoggedRecord]:
+        return ()
+
+    def rewind(self) -> None:
+        """Nothing was read."""
+
+    def checkpoint(self) -> bytes:
+        return b""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@contextmanager
+def paced(disk: Disk, *, quick: bool = True) -> Iterator[Pace]:
+    work = Workers(2)
+    pace = Pace(Journal(disk, lambda: NOW), work, quick=quick)
+    yield pace
+    pace.close()
+    work.close()
+
+
+def asked(name: str) -> Steps[tuple[int, str]]:
+    """A request that records its name."""
+    index, value = yield lambda _: (Entry("test.asked", {"name": name}), name)
+    return index, value
+
+
+def run(main: Callable[[], Coroutine[None, None, None]]) -> None:
+    asyncio.run(asyncio.wait_for(main(), WAIT_S))
+
+
+def test_what_many_decide_while_one_commits_is_committed_together() -> None:
+    disk = Disk()
+    disk.free.clear()
+
+    async def main() -> None:
+        first = asyncio.create_task(pace.follow(asked("first")))
+        await asyncio.to_thread(disk.entered.wait, WAIT_S)
+        others = [asyncio.create_task(pace.follow(asked(str(n)))) for n in range(20)]
+        await asyncio.sleep(0)  # each has begun, and waits
+        disk.free.set()
+        assert await first == (0, "first")
+        assert await asyncio.gather(*others) == [(1 + n, str(n)) for n in range(20)]
+
+    with paced(disk) as pace:
+        run(main)
+    assert disk.commits == [1, 20]
+
+
+def test_a_commit_that_fails_is_raised_where_the_request_waits() -> None:
+    disk, said = Disk(), list[str]()
+    disk.full = True
+
+    def careful() -> Steps[None]:
+        try:
+            yield from asked("lost")
+        except LogError as error:
+            said.append(str(error))
+            raise
+
+    async def main() -> None:
+        with pytest.raises(LogError, match="no space"):
+            await pace.follow(careful())
+        disk.full = False
+        assert await pace.follow(asked("next")) == (0, "next")
+
+    with paced(disk) as pace:
+        run(main)
+    assert said == ["no space left on device"]
+
+
+def test_an_act_that_raises_is_its_own_requests_failure() -> None:
+    def refused() -> Steps[None]:
+        def act(_: object) -> tuple[Entry, None]:
+            raise KeyError("mine")
+
+        yield act
+
+    async def main() -> None:
+        found = await asyncio.gather(pace.follow(asked("a")), pace.follow(refused()), return_exceptions=True)
+        assert found[0] == (0, "a")
+        assert isinstance(found[1], KeyError)
+
+    with paced(Disk()) as pace:
+        run(main)
+
+
+@pytest.mark.parametrize(
+    ("quick", "length", "in_loop"),
+    [(True, QUICK_BYTES, True), (True, QUICK_BYTES + 1, False), (False, 0, False)],
+)
+def test_a_step_is_done_in_the_loop_where_it_is_quick_and_short(*, quick: bool, length: int, in_loop: bool) -> None:
+    threads: list[int] = []
+
+    def watched() -> Steps[None]:
+        threads.append(threading.get_ident())
+        yield from asked("watched")
+        threads.append(threading.get_ident())
+
+    async def main() -> None:
+        await pace.follow(watched(), length)
+        assert [thread == threading.get_ident() for thread in threads] == [in_loop, in_loop]
+
+    with paced(Disk(), quick=quick) as pace:
+        run(main)
+
+
+def test_what_was_handed_in_is_recorded_though_nobody_waits() -> None:
+    disk = Disk()
+    disk.free.clear()
+
+    async def main() -> None:
+        waiting = asyncio.create_task(pace.follow(asked("gone")))
+        await asyncio.to_thread(disk.entered.wait, WAIT_S)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        disk.free.set()
+
+    with paced(disk) as pace:
+        run(main)
+    assert disk.commits == [1]

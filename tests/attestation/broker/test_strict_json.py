@@ -1,0 +1,23 @@
+"""JSON from strangers: how deep it may be."""
+
+import json
+from typing import Any
+
+import pytest
+
+from hermetic.attestation.broker.strict_json import MAX_DEPTH, parse_object
+from hermetic.errors import InvalidRequestError
+
+
+def nested(levels: int, innermost: Any) -> str:
+    value = innermost
+    for level in range(levels):
+        value = {"a": value} if level % 2 == 0 or level == levels - 1 else [value]
+    return json.dumps(value)
+
+
+@pytest.mark.parametrize(("innermost", "most"), [(1, MAX_DEPTH - 1), ({}, MAX_DEPTH - 1), ([], MAX_DEPTH - 1)])
+def test_nesting_is_taken_up_to_a_depth_whatever_lies_innermost(innermost: Any, most: int) -> None:
+    assert parse_object(nested(most, innermost), "it")
+    with pytest.raises(InvalidRequestError, match="nesting of at most 64"):
+        parse_object(nested(most + 1, innermost), "it")

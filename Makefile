@@ -61,6 +61,8 @@ bench: compiled ## Measure the server beside what gRPC and the model allow
 	@mkdir -p build
 	$(PY) -m hermetic bench quick --json build/bench-quick.json
 	$(PY) -m hermetic bench unseal --json build/bench-unseal.json
+	$(PY) -m hermetic bench attest --handshakes 30 --seconds 5 --json build/bench-attest.json
+	$(PY) -m hermetic bench renewals --turns 10 --json build/bench-renewals.json
 
 attacks: setup ## Write docs/attacks*.md: attacks on a caller's trust and on a broker's governance, and what refuses each
 	$(PY) -m tests.flows.attacks

@@ -5,7 +5,7 @@ The way of a request (docs/spec/key-broker.md):
     config.py  build.py                        a configuration, and the broker out of it
     listener.py  tls.py                        sockets, peer certificates
     application.py  http.py  app.py  admin_app.py         paths, callers, handlers, failures
-    workers.py                                 the threads for whatever waits
+    steps.py  workers.py                       a request up to each decision, and the threads for whatever waits
     protocol.py  sessions.py  rates.py         what a guest sends, its nonce, how often
     broker.py  verification.py  token.py       genuine? then an EAR token
     release.py  floors.py                      acceptable? decided at GET resource

@@ -18,9 +18,6 @@ T = TypeVar("T")
 Steps = Generator[Act[Any], tuple[int, Any], T]
 """A request: yields acts, is sent the index and the value of each, returns a `T`."""
 
-QUICK_BYTES: Final = 64 * 1024
-"""A request of more bytes goes to a thread, wherever the others are done: to read it alone takes long."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Ended(Generic[T]):
@@ -33,7 +30,7 @@ class Pace:
     """Takes requests from step to step, for one event loop."""
 
     def __init__(self, journal: Journal, work: Workers, *, quick: bool) -> None:
-        """`quick`: a step waits for nothing (no other machine, no database) and needs no thread of `work`."""
+        """`quick`: no step waits for anything (another machine, a database), and only long ones need a thread."""
         self.quick: Final = quick
         self._journal = journal
         self._work = work
@@ -43,12 +40,12 @@ class Pace:
         """Commit what was handed in, and end; the loop has ended."""
         self._commits.close()
 
-    async def follow(self, steps: Steps[T], length: int = 0) -> T:
-        """What `steps` return or raise; `length` is how long the request is, in bytes."""
-        is_quick = self.quick and length <= QUICK_BYTES
+    async def follow(self, steps: Steps[T], *, long: bool = False) -> T:
+        """What `steps` return or raise. `long` ones compute too long for the loop to stand still meanwhile."""
+        in_loop = self.quick and not long
         go_on: Callable[[], Act[Any] | _Ended[T]] = partial(_begin, steps)
         while True:
-            step = go_on() if is_quick else await self._work.run(go_on)
+            step = go_on() if in_loop else await self._work.run(go_on)
             if isinstance(step, _Ended):
                 return step.answer
             # Queued before anybody waits: whoever commits next takes it along.

@@ -62,6 +62,20 @@ def test_once_wiped_it_opens_nothing() -> None:
         key.open(message)
 
 
+def test_wiping_it_wipes_its_memory_and_what_was_opened_in_it() -> None:
+    """Nobody can look at secret memory from outside: a wipe that forgets it would be seen by no search."""
+    key = AttestedKey.generate()
+    whole = key.memory.view  # keeps the mapping
+    opened = key.open(wrap_to(key.public_jwk, bytearray(SECRET)))
+    assert opened == SECRET
+    assert sum(map(bool, whole)) > len(SECRET)
+    key.wipe()
+    assert not any(whole)
+    assert not any(opened)
+    with pytest.raises(ValueError, match="wiped"):
+        _ = key.memory.view
+
+
 def test_for_another_key_it_is_refused(key: AttestedKey) -> None:
     with pytest.raises(BorderError, match="got one to another key"):
         key.open(wrap_to(AttestedKey.generate().public_jwk, bytearray(SECRET)))

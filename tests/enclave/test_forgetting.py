@@ -146,12 +146,19 @@ def test_no_key_is_in_the_worker_neither_before_nor_after_the_model_is_open(
 ) -> None:
     final, _ = model
     worker, jwk = supervisor.facts["worker"], supervisor.facts["public_key"]
-    if supervisor.facts["key_memory"] == "secret":  # else it lies where the search below finds it
+    secret = supervisor.facts["key_memory"] == "secret"  # else it lies where the search below finds it
+    if secret:
         assert private_key_in_memory(worker, jwk) is None
+        assert has_secret_memory(worker)
     supervisor.say(wrap_to(jwk, bytearray(final.key)).decode())
+    assert not has_secret_memory(worker), "it is given back once it has been looked at and is zero"
     assert private_key_in_memory(worker, jwk) is None
     assert scan(worker, forms("model key", final.key)).hits == ()
     assert scan(supervisor.process.pid, forms("model key", final.key)).hits == ()
+
+
+def has_secret_memory(pid: int) -> bool:
+    return any(region.name.startswith("/secretmem") for region in regions(pid))
 
 
 def test_the_search_finds_a_private_key_that_is_kept_in_ordinary_memory() -> None:

@@ -30,7 +30,7 @@ from hermetic.enclave.runtimes.interface import ModelToLoad
 from hermetic.enclave.runtimes.interface_on_device import DeviceAnswer, DeviceInput, DeviceOutput, Launched, nbytes_of
 from hermetic.errors import ConfigurationError, MeasurementError
 
-__all__ = ["LANES", "OnCpu", "OnGpu", "Ours", "open_ours"]
+__all__ = ["LANES", "OnCpu", "OnGpu", "Opened", "Ours", "open_ours"]
 
 LANES: Final = BATCHES_AT_ONCE
 """Batches that a worker has at a time on a GPU."""

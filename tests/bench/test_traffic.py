@@ -57,3 +57,14 @@ def test_anything_else_is_wrong(wrong: bytes) -> None:
 
 def test_another_questions_answer_is_wrong() -> None:
     assert not Checker(ANSWER).accepts(right_reply("mlp", mlp_questions("mlp")[1].answer))
+
+
+def test_a_question_of_several_rows_has_as_many_answers_and_its_own_tolerance() -> None:
+    checker = Checker(ANSWER, rows=2, tolerance=(1e-2, 1e-2))
+    assert checker.accepts(reply(shape=[2, 5]))
+    assert not checker.accepts(reply(shape=[1, 10]))
+    near, far = (right_reply("mlp", [value + off for value in ANSWER]) for off in (0.005, 0.1))
+    for given, accepted in ((near, True), (far, False)):
+        message = grpc_service_pb2.ModelInferResponse.FromString(given)
+        message.outputs[0].shape[:] = [2, 5]
+        assert checker.accepts(message.SerializeToString()) is accepted

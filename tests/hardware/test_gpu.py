@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -154,3 +155,14 @@ def test_every_package_that_is_carried_is_pinned_by_hash(maker: ModuleType) -> N
     text = (ROOT / "requirements" / "gpu.txt").read_text()
     assert len(maker.allowed(text)) > text.count("==") > 40
     assert not {"torch==", "numpy==", "onnxruntime=="} & {line.split("==")[0] + "==" for line in text.splitlines()}
+
+
+def test_what_is_carried_has_the_versions_that_are_tested() -> None:
+    def versions(name: str) -> dict[str, str]:
+        lines = (ROOT / "requirements" / name).read_text().splitlines()
+        pairs = (line.split(" ")[0].split("==") for line in lines if re.match(r"[a-z0-9-]+(\[[a-z]+\])?==", line))
+        return {package.partition("[")[0]: version for package, version in pairs}
+
+    tested, carried = versions("dev.txt"), versions("gpu.txt")
+    assert {name: version for name, version in carried.items() if tested.get(name, version) != version} == {}
+    assert carried.keys() - tested.keys() <= {"nvidia-ml-py"}

@@ -1,14 +1,18 @@
 """The whole benchmark on the CPU, small: files, both sides of both libraries, a whole server with two front ends."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from hermetic.bench.gpu.budget import Budget
 from hermetic.bench.gpu.document import Machine, document
 from hermetic.bench.gpu.networks import LIBRARIES, NETWORKS, Library, Made, made, make_files
-from hermetic.bench.gpu.process import BARE, Sides, answer_jobs
+from hermetic.bench.gpu.ours import Opened
+from hermetic.bench.gpu.process import BARE, OURS, Sides, answer_jobs
 from hermetic.bench.gpu.run import Settings, run, settings_for
 from hermetic.bench.gpu.served import Asking, ServedPlan
 from hermetic.bench.gpu.sides import Pace
@@ -104,11 +108,27 @@ def test_a_side_that_fails_is_told_and_may_be_asked_again(capsys: pytest.Capture
     assert '"rate"' in second
 
 
+def test_a_worker_that_answers_otherwise_is_not_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    class Wrong(Recorded):
+        def answer(self, lane: int) -> NDArray[np.float32]:
+            return np.ones((1, 1), np.float32)
+
+    job = {"side": OURS, "rows": 1, "lanes": 1, "seconds": 0.0, "least": 1}
+    for side, expected in ((Recorded(), '"rate"'), (Wrong(), "wanted the library's own answers")):
+        ours = Opened(partial(_given, side), lambda _: None, lambda: None)
+        answer_jobs("mlp", lambda rows, lanes: Recorded(), ours, [job])
+        assert expected in capsys.readouterr().out
+
+
 def test_a_model_that_cannot_be_opened_says_why(tmp_path: Path) -> None:
     file = Made(MLP, "onnxruntime", tmp_path).file
     file.write_bytes(b"no model")
     with pytest.raises(MeasurementError, match="mlp, onnxruntime: "):
         Sides(Made(MLP, "onnxruntime", tmp_path), "cpu", Budget(HOUR_S))
+
+
+def _given(side: Recorded, rows: int, lanes: int) -> Recorded:
+    return side
 
 
 def _model(settings: Settings, library: Library) -> Made:

@@ -23,7 +23,7 @@ from joserfc.jwk import ECKey
 from hermetic.attestation.attesters.composite import CompositeAttester, CompositeEvidence
 from hermetic.attestation.evidence import JsonValue, device_report_data, fit_to, report_data
 from hermetic.attestation.exchange import BrokerClient
-from hermetic.attestation.gpu_facts import GpuFacts, check_gpu, gpus_in
+from hermetic.attestation.gpu_identity import GpuFacts, check_gpu, gpus_in
 from hermetic.attestation.hybrid_key import KeyWrap, is_hybrid
 from hermetic.attestation.lease import LeaseKey
 from hermetic.attestation.server_evidence import StatementTree

@@ -11,7 +11,7 @@ from typing import Final
 
 from hermetic.attestation.clock import boottime
 from hermetic.attestation.evidence import JsonValue
-from hermetic.attestation.gpu_facts import GpuFacts
+from hermetic.attestation.gpu_identity import GpuFacts
 from hermetic.attestation.lease import LeaseTerms
 from hermetic.enclave.buffers import layout
 from hermetic.enclave.isolation.profiles import PROFILE_OF_FORMAT, PROFILE_ON_GPU, WorkerProfile

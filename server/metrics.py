@@ -68,7 +68,7 @@ class LeaseOfWorker(BaseModel):
 
 
 class GpuOfHost(BaseModel):
-    """One GPU as the last evidence for the broker has it (attestation/gpu_facts.py)."""
+    """One GPU as the last evidence for the broker has it (attestation/gpu_identity.py)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     uuid: str

@@ -8,7 +8,7 @@ import pytest
 
 from hermetic.attestation.clock import boottime
 from hermetic.attestation.exchange import LeaseEvent
-from hermetic.attestation.gpu_facts import GpuFacts
+from hermetic.attestation.gpu_identity import GpuFacts
 from hermetic.attestation.lease import LeasedModel, LeaseTerms
 from hermetic.enclave.manifest import Manifest
 from hermetic.enclave.supervisor import Worker

@@ -111,6 +111,40 @@ os._exit(0)
 """
 
 
+# A thread from before Landlock, and one from after it, each of which opens a file.
+TOO_LATE = """
+import json, os, threading
+from hermetic.enclave.isolation import landlock, lockdown
+from hermetic.enclave.isolation.layers import LANDLOCK_FILES
+from hermetic.errors import IsolationError
+
+go, said = threading.Event(), {}
+
+def read(name):
+    go.wait()
+    try:
+        os.close(os.open("/etc/passwd", os.O_RDONLY))
+        said[name] = "opened"
+    except OSError as error:
+        said[name] = type(error).__name__
+
+before = threading.Thread(target=read, args=("before",))
+before.start()
+try:
+    lockdown.lock_worker_before_threads(lockdown.Room(61999, 61999, 1 << 30, 8), "onnx-cpu")
+except IsolationError as error:
+    said["stage"] = str(error)
+landlock.restrict([LANDLOCK_FILES])
+after = threading.Thread(target=read, args=("after",))
+after.start()
+go.set()
+before.join()
+after.join()
+os.write(1, json.dumps(said).encode())
+os._exit(0)
+"""
+
+
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("code")
@@ -136,3 +170,12 @@ def test_code_is_mapped_from_descriptors_until_loading_ends_and_then_in_no_threa
 def test_a_thread_under_a_filter_of_its_own_refuses_the_load_by_its_number_whatever_is_waived() -> None:
     thread, _, error = said_by(OUTSIDE).partition(" ")
     assert error == f"seccomp: wanted every thread under the filter, got thread {thread} outside"
+
+
+def test_what_a_thread_has_before_landlock_it_keeps_so_the_first_stage_wants_one_thread() -> None:
+    """Why the order is what it is: a driver's threads that were there first would go on opening files."""
+    assert json.loads(said_by(TOO_LATE)) == {
+        "stage": "lock-down: wanted a process with one thread, got 2",
+        "before": "opened",
+        "after": "PermissionError",
+    }

@@ -7,7 +7,7 @@ import pytest
 from hermetic.attestation.attesters.nvgpu import NvGpuAttester
 from hermetic.attestation.attesters.nvgpu_device import NvmlLibrary
 from hermetic.attestation.evidence import canonical
-from hermetic.attestation.gpu_facts import GpuFacts, check_gpu, gpus_in
+from hermetic.attestation.gpu_identity import GpuFacts, check_gpu, gpus_in
 from hermetic.errors import DeviceError, GpuChangedError
 from tests.attestation.machines import Gpu, SigningNvml, device_name, vendor_of_now
 from tests.attestation.verifiers.nvgpu_made import Chip

@@ -18,6 +18,7 @@ SHARED: Final = "tests/attestation/broker/state/test_shared_governance.py"
 REVOCATIONS: Final = "tests/attestation/broker/test_governed_revocations.py"
 CONFIGURED: Final = "tests/attestation/broker/test_governed_configuration.py"
 INSIDERS: Final = "tests/attestation/broker/test_governed_insiders.py"
+ROLLED: Final = "tests/attestation/broker/state/test_rolled_back.py"
 COMMANDS: Final = "tests/cli/test_broker_governance.py"
 VECTORS: Final = "test_a_vector_ends_as_it_says"
 
@@ -111,6 +112,10 @@ ATTACKS: Final = (
            "test_a_change_that_the_log_holds_without_signatures_has_no_effect"),
     Attack("Two changes with the same version, raced at two brokers", "`governance.version`", SHARED,
            "test_of_two_changes_at_two_brokers_one_wins"),
+    Attack("The shared log cut back to before a tighter policy while a broker runs", "nothing is decided", ROLLED,
+           "test_an_older_log_brings_no_older_policy_back"),
+    Attack("A session's older row put back, to use its nonce again", "`AttestationError`", ROLLED,
+           "test_a_sessions_older_row_gives_its_nonce_no_second_attempt"),
     Attack("The broker's files set back to an older state", "a checkpoint kept elsewhere", BROKER,
            "test_a_log_set_back_is_found_out_by_a_checkpoint_kept_elsewhere"),
     Attack('`governance = "none"` written into the configuration; operators named a second time', "no start", BROKER,

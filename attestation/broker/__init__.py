@@ -11,11 +11,12 @@ The way of a request (docs/spec/key-broker.md):
     release.py  floors.py                      acceptable? decided at GET resource
     serving.py  serving_ca.py  ak.py           certificates for serving keys and attestation keys
     governed.py  configured.py                 whose policies and keys count: operators', or the configuration's
+    signed_configuration.py                    the parts of the configuration that operators sign for
     governance_desk.py  initial.py  record.py  changes handed in; the first operators; who changed what
     admin.py  admin_tokens.py                  what the admin's tokens may do
     key_store.py  stores/                      where keys lie, wrapped, and what opens them
     jwe.py  ../key_memory.py                   the only moments of a key in the clear
-    journal.py                                 each decision, durable before the act
+    journal.py  recorded.py                    each decision, durable before the act, and read back
 
 Nothing in server/ or enclave/ imports this package.
 """

@@ -12,6 +12,7 @@ from hermetic.attestation.broker import journal
 from hermetic.attestation.broker.governed import KeyState, Rule, key_content, usable_form
 from hermetic.attestation.broker.journal import Entry, Journal, Standing
 from hermetic.attestation.broker.key_store import KeyStore, ResourcePath, StoredKey
+from hermetic.attestation.broker.recorded import revoked_target
 from hermetic.attestation.broker.refusals import Refusal, Variant
 from hermetic.attestation.claims import Profile
 from hermetic.attestation.evidence import JsonValue
@@ -168,7 +169,7 @@ class GovernanceDesk:
 
 
 def _misfit_revocation(standing: Standing, subject: OfRevocation, record: int) -> tuple[FailedCheck, ...]:
-    revoked = standing.leases.revoked.get(journal.revoked_target(subject))
+    revoked = standing.leases.revoked.get(revoked_target(subject))
     if revoked is not None and revoked.record == record:
         return ()
     wanted = "one that is revoked" if revoked is None else f"the revocation of record {revoked.record}"

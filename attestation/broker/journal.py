@@ -6,7 +6,6 @@ cookie.
 """
 
 import hashlib
-import json
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,20 +18,19 @@ from hermetic.attestation.broker.identity import ClientIdentity
 from hermetic.attestation.broker.key_store import ModelFacts
 from hermetic.attestation.broker.lease_state import Holding, LeaseState, Target
 from hermetic.attestation.broker.record_fields import json_object, moment, number, text
+from hermetic.attestation.broker.recorded import first_set, holding, revoked_target
 from hermetic.attestation.broker.state.ledger import Ledger, LoggedRecord
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.governance import (
     Change,
-    First,
     FloorContent,
     Governance,
     OfFloor,
     OfRevocation,
     RestoreContent,
 )
-from hermetic.attestation.lease import LeaseTerms
 from hermetic.attestation.log.record import encode_record, timestamp
-from hermetic.errors import FailedCheck, HermeticError, InvalidRequestError, LeaseRefusedError, LogError
+from hermetic.errors import FailedCheck, HermeticError, InvalidRequestError, LogError
 
 STARTED: Final = "broker.started"
 ATTEST: Final = "broker.attest"
@@ -106,7 +104,7 @@ class Standing:
             self._enter_upload(record)
         elif record.kind == GOVERNANCE:
             if self.governance.first is None:  # a second one has no effect
-                self.governance.begin(_first(record))
+                self.governance.begin(first_set(record))
         elif record.kind == CHANGE:
             self._enter_change(record)
         elif record.kind == LEASE_RESTORED and self.governance.first is not None:
@@ -153,21 +151,9 @@ class Standing:
             del self.attested[next(iter(self.attested))]
 
 
-def revoked_target(subject: OfRevocation) -> Target:
-    """What a change about a revocation is about, as leases have it."""
-    return Target(subject.of, subject.name, subject.version)
-
-
-def _first(record: LoggedRecord) -> First:
-    try:
-        return First.of_json(json_object(record, "first"))
-    except InvalidRequestError as error:
-        raise LogError(f"record {record.kind}: {error}") from error
-
-
 def _apply_lease(leases: LeaseState, record: LoggedRecord, index: int) -> None:
     if record.kind == RELEASE and record.fields.get("lease") is not None:
-        leases.enter(_holding(record))
+        leases.enter(holding(record))
     elif record.kind == RELEASE_FAILED and record.fields.get("lease") is not None:
         leases.end(text(record, "lease"))
     elif record.kind in (LEASE_REVOKED, LEASE_RESTORED):
@@ -188,16 +174,6 @@ def failed_fields(decision: int, resource: str, holding: Holding | None, error: 
     why = reason(error) if isinstance(error, HermeticError) else [type(error).__name__]
     lease = None if holding is None else holding.terms.jti
     return {"decision": decision, "resource": resource, "lease": lease, "reasons": why}
-
-
-def _holding(record: LoggedRecord) -> Holding:
-    client = record.fields.get("client")
-    key = (str(client["issuer"]), str(client["name"])) if isinstance(client, Mapping) else None
-    try:
-        terms = LeaseTerms.parse(json.dumps(json_object(record, "lease")).encode())
-    except LeaseRefusedError as error:
-        raise LogError(f"record {record.kind}: {error}") from error
-    return Holding(terms, text(record, "resource"), key)
 
 
 def spent_key(issuer: str, token_id: str) -> str:

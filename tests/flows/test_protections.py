@@ -178,6 +178,7 @@ def test_the_serving_key_is_not_on_disk(house: House) -> None:
 # ---------------------------------------------------------------------------------------------------------------- rooms
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root looks at the memory of a locked process")
 def test_front_end_and_worker_run_what_was_compiled_of_this_source(house: House) -> None:
     """And the source, where nothing was: the suite's header says which of the two is tested."""
     for name in (FRONT_END, WORKER):

@@ -34,8 +34,8 @@ METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
 CALL_TIMEOUT_S: Final = 60
 UNBOUNDED: Final = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 THREADS: Final = 1  # of each model
-# What the claims of a JSON Web Token of the broker begin with, and the dot before them: text that only the broker and the
-# supervisor know. Not the header: it is the same in all tokens, public, and kept by the signer.
+# What the claims of a JSON Web Token of the broker begin with, and the dot before them: text that only the broker and
+# the supervisor know. Not the header: it is the same in all tokens, public, and kept by the signer.
 EAR_START: Final = b".eyJlYXRfcHJvZmlsZSI6InRhZzpnaXRodWIuY29tLDIw"
 
 

@@ -62,16 +62,22 @@ static uintptr_t second_word(const void *block)
     return word;
 }
 
-static int mapped(const void *block)
+static size_t word_before(const void *block)
 {
     size_t word;
     memcpy(&word, (const char *)block - sizeof word, sizeof word);
-    return (word & MAPPED) != 0;
+    return word;
+}
+
+static int mapped(const void *block)
+{
+    return (word_before(block) & MAPPED) != 0;
 }
 
 enum { PAGE = 4096 };           /* bytes; the first of a large block's mapping holds nothing but glibc's two words */
 enum { LARGE = 256 << 10 };     /* bytes from which an aligned block is mapped here */
 enum { KEPT_BLOCKS = 64 };      /* that wait to be asked for again */
+enum { OURS = MAPPED | 4 };     /* in that word: the 4 is about arenas, which a mapped block of glibc's has none of */
 enum { WASTE = 4 };             /* a kept block is taken for a request that is smaller by at most this part of it */
 
 /* A place is empty, or holds a block that is all zeros and belongs to nobody. Who exchanges the pointer has the block;
@@ -85,11 +91,9 @@ static _Atomic size_t kept_bytes, used_bytes;
 static _Atomic size_t most_used; /* bytes of large blocks in use at a time */
 static _Atomic size_t frees;
 
-/* Whether a mapped block may be one of ours: glibc's own begin at a page only where that was asked for, and they may be
- * kept just as well. */
 static int large(const void *block)
 {
-    return (uintptr_t)block % PAGE == 0 && mapped(block);
+    return (word_before(block) & OURS) == OURS;
 }
 
 static void unmap(void *block)
@@ -110,7 +114,7 @@ static void *map(size_t size)
     if (start == MAP_FAILED) {
         return NULL;
     }
-    size_t words[] = {PAGE - LINKS, (all - (PAGE - LINKS)) | MAPPED};
+    size_t words[] = {PAGE - LINKS, (all - (PAGE - LINKS)) | OURS};
     memcpy(start + PAGE - LINKS, words, sizeof words);
     return start + PAGE;
 }

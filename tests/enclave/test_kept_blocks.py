@@ -15,6 +15,7 @@ TAKEN_OUT = {
     "a-much-larger-one-stays": ("has - size <= has / WASTE", "1"),
     "the-smallest-that-fits": ("has < least", "(best < 0 || has > least)"),
     "bounded-by-what-was-in-use": ("while (too_much(size) && give_one_back())", "while (too_much(size) && 0)"),
+    "glibcs-own-are-not-counted": ("OURS = MAPPED | 4", "OURS = MAPPED"),
     "no-more-than-places": ("KEPT_BLOCKS = 64", "KEPT_BLOCKS = 96"),
     "resized": ("size < had ? size : had", "size < had ? size / 2 : had / 2"),
     "no-more-memory": ("while (block == NULL && give_one_back());", "while (0);"),

@@ -100,7 +100,9 @@ static void unmap(void *block)
 {
     size_t before; /* bytes of the mapping in front of glibc's two words */
     memcpy(&before, (const char *)block - LINKS, sizeof before);
+    int errno_before = errno; /* free promises not to touch it */
     munmap((char *)block - LINKS - before, malloc_usable_size(block) + LINKS + before);
+    errno = errno_before;
 }
 
 static void *map(size_t size)
@@ -128,8 +130,8 @@ static void *take(int place)
     return block;
 }
 
-/* Puts a block of zeros where it is found again; unmaps it where there is no place. */
-static void keep(void *block)
+/* Puts a block of zeros where it is found again; 0 where there is no place. */
+static int put(void *block)
 {
     size_t size = malloc_usable_size(block);
     for (int place = 0; place < KEPT_BLOCKS; place++) {
@@ -139,12 +141,37 @@ static void keep(void *block)
             if (atomic_compare_exchange_strong(&kept[place].block, &none, block)) {
                 atomic_store(&kept[place].size, size);
                 atomic_store(&kept[place].order, atomic_fetch_add(&frees, 1));
-                return;
+                return 1;
             }
             atomic_fetch_sub(&kept_bytes, size);
         }
     }
-    unmap(block);
+    return 0;
+}
+
+/* Unmaps the block that was kept for longest; 0 where there is none. */
+static int give_one_back(void)
+{
+    int oldest = -1;
+    for (int place = 0; place < KEPT_BLOCKS; place++) {
+        if (atomic_load(&kept[place].block) != NULL &&
+            (oldest < 0 || atomic_load(&kept[place].order) < atomic_load(&kept[oldest].order))) {
+            oldest = place;
+        }
+    }
+    void *block = oldest < 0 ? NULL : take(oldest);
+    if (block != NULL) {
+        unmap(block);
+    }
+    return oldest >= 0;
+}
+
+/* In place of the oldest where all places are taken: its size is the one that is not asked for any more. */
+static void keep(void *block)
+{
+    while (!put(block)) {
+        give_one_back();
+    }
 }
 
 static int fits(size_t has, size_t size)
@@ -182,23 +209,6 @@ static void *again(size_t size)
     return NULL;
 }
 
-/* Unmaps the block that was kept for longest; 0 where there is none. */
-static int give_one_back(void)
-{
-    int oldest = -1;
-    for (int place = 0; place < KEPT_BLOCKS; place++) {
-        if (atomic_load(&kept[place].block) != NULL &&
-            (oldest < 0 || atomic_load(&kept[place].order) < atomic_load(&kept[oldest].order))) {
-            oldest = place;
-        }
-    }
-    void *block = oldest < 0 ? NULL : take(oldest);
-    if (block != NULL) {
-        unmap(block);
-    }
-    return oldest >= 0;
-}
-
 static void note_used(size_t size)
 {
     size_t now = atomic_fetch_add(&used_bytes, size) + size;
@@ -218,7 +228,7 @@ static int too_much(size_t size)
 static void *large_block(size_t size)
 {
     void *block = again(size);
-    if (block == NULL) {
+    if (block == NULL && size <= PTRDIFF_MAX) { /* more is never there: nothing is given back for it */
         while (too_much(size) && give_one_back()) {
         }
         do {
@@ -296,9 +306,9 @@ DOOR void free(void *block)
     /* Wiping a block that was freed before would also wipe the mark by which glibc is about to refuse it. A block that
      * only inherited the mark loses nothing by this: glibc writes its own links over the first word now. */
     size_t size = malloc_usable_size(block);
-    size_t kept = mark_of_freed != 0 && second_word(block) == mark_of_freed ? LINKS : 0;
-    if (size > kept) {
-        wipe((char *)block + kept, size - kept);
+    size_t spared = mark_of_freed != 0 && second_word(block) == mark_of_freed ? LINKS : 0;
+    if (size > spared) {
+        wipe((char *)block + spared, size - spared);
     }
     __libc_free(block);
 }

@@ -5,7 +5,9 @@
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <malloc.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -106,6 +108,7 @@ static void no_more_than_places(void)
     for (int b = 0; b < 70; b++) free(blocks[b]);
     for (int b = 0; b < 70; b++) there += is_mapped(blocks[b]);
     expect(there == 64, "64 of 70 blocks kept");
+    expect(is_mapped(blocks[69]) && !is_mapped(blocks[0]), "the last of them kept, not the first");
 }
 
 static void resized(void)
@@ -136,6 +139,9 @@ static void no_more_memory(void)
     setrlimit(RLIMIT_AS, &now);
     char *block = aligned_alloc(64, 40 * MIB);
     expect(block != NULL, "a block in place of one that was kept");
+    volatile size_t too_much = PTRDIFF_MAX; /* volatile: the compiler would say so */
+    errno = 0;
+    expect(aligned_alloc(64, too_much + 1) == NULL && errno == ENOMEM, "no block of half of all addresses");
     expect(aligned_alloc(64, 1ul << 50) == NULL, "no block of a pebibyte");
     setrlimit(RLIMIT_AS, &before);
     free(block);
@@ -161,7 +167,8 @@ static void freed_twice(void)
 static const struct { const char *name; void (*run)(void); } cases[] = {
     {"comes-again-as-zeros", comes_again_as_zeros}, {"a-much-larger-one-stays", a_much_larger_one_stays},
     {"the-smallest-that-fits", the_smallest_that_fits}, {"bounded-by-what-was-in-use", bounded_by_what_was_in_use},
-    {"glibcs-own-are-not-counted", glibcs_own_are_not_counted}, {"no-more-than-places", no_more_than_places}, {"resized", resized}, {"no-more-memory", no_more_memory},
+    {"glibcs-own-are-not-counted", glibcs_own_are_not_counted}, {"no-more-than-places", no_more_than_places},
+    {"resized", resized}, {"no-more-memory", no_more_memory},
     {"given-back", given_back}, {"freed-twice", freed_twice},
 };
 

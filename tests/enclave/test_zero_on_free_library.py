@@ -113,7 +113,7 @@ def test_nothing_is_left_through_any_door(every_door: Path, library: Path) -> No
 @pytest.mark.parametrize(
     ("taken_out", "door"),
     [
-        (("wipe((char *)block + kept, size - kept);", ""), "small blocks"),
+        (("wipe((char *)block + spared, size - spared);", ""), "small blocks"),
         (("wipe((char *)block + size, had - size);", ""), "what realloc cuts off"),
         (("memcpy(moved, block, had);\n    free(block);", "memcpy(moved, block, had);\n    __libc_free(block);"),
          "what realloc moves away from"),

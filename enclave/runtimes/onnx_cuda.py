@@ -9,6 +9,8 @@ place and shape). `tensorrt`: its provider stands before CUDA's and takes what i
 arena's. Source: onnxruntime.ai, "CUDA Execution Provider" and "TensorRT Execution Provider", onnxruntime 1.32.
 """
 
+import contextlib
+import io
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -34,11 +36,12 @@ GRAPHS_LIMIT: Final = 64  # CUDA graphs of one model: batch sizes times places
 CUDA_PROVIDER: Final = "CUDAExecutionProvider"
 WARM_UP: Final = 64  # rows and columns of what is multiplied before there is a model
 TENSORRT: Final = "TensorrtExecutionProvider"
+_YES, _NO = "True", "False"  # onnxruntime's TensorRT takes no numbers
 _NOTHING_IN_FILES: Final = {
-    "trt_engine_cache_enable": "0",  # an engine has the model's weights, in plaintext
-    "trt_timing_cache_enable": "0",
-    "trt_dump_subgraphs": "0",
-    "trt_dump_ep_context_model": "0",
+    "trt_engine_cache_enable": _NO,  # an engine has the model's weights, in plaintext
+    "trt_timing_cache_enable": _NO,
+    "trt_dump_subgraphs": _NO,
+    "trt_dump_ep_context_model": _NO,
 }
 _NO_GRAPH: Final = "-1"
 _ERRORS_ONLY: Final = 4
@@ -126,6 +129,9 @@ class OnnxOnDevice:
 
 def open_gpu() -> None:
     """Make a session with one product and one convolution of zeros, and run it; what it loads, it loads now."""
+    # CUDA's libraries come in wheels of their own, where the dynamic linker does not look. It prints which are missing.
+    with contextlib.redirect_stdout(io.StringIO()):
+        ort.preload_dlls()
     square, image = [[WARM_UP, WARM_UP], [1, 1, WARM_UP, WARM_UP]]
     nodes = [helper.make_node("MatMul", ["a", "a"], ["b"]), helper.make_node("Conv", ["c", "k"], ["d"])]
     inputs = {"a": square, "c": image, "k": [1, 1, 3, 3]}
@@ -182,10 +188,10 @@ def providers(orders: GpuOrders, arena: Mapping[str, str]) -> list[tuple[str, di
         tensorrt = {
             "device_id": "0",
             "trt_max_workspace_size": str(min(orders.memory_limit_bytes, orders.tensorrt_workspace_bytes)),
-            "trt_fp16_enable": "1" if orders.precision == "fp16" else "0",
-            "trt_bf16_enable": "1" if orders.precision == "bf16" else "0",
+            "trt_fp16_enable": _YES if orders.precision == "fp16" else _NO,
+            "trt_bf16_enable": _YES if orders.precision == "bf16" else _NO,
             **_NOTHING_IN_FILES,
-            "trt_cuda_graph_enable": "1" if orders.graphs else "0",
+            "trt_cuda_graph_enable": _YES if orders.graphs else _NO,
         }
         chosen.insert(0, (TENSORRT, tensorrt))
     return chosen

@@ -387,6 +387,17 @@ def test_onnxruntimes_calls_reach_the_arena_and_never_raise(machine: Machine) ->
         machine.memory.wipe_free_blocks()
 
 
+@pytest.mark.parametrize("keeps", [False, True])
+def test_what_recorded_graphs_write_to_is_wiped_whenever_the_rest_is(machine: Machine, keeps: bool) -> None:
+    """A graph that is replayed calls no allocator: what it wrote lies in blocks that were wiped before."""
+    arena = Arena(machine.memory, 1 << 20, keeps=keeps)
+    options = arena.provider_options()
+    address = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_size_t)(int(options["gpu_external_alloc"]))(700)
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(int(options["gpu_external_free"]))(address)
+    arena.wiped()
+    assert arena.free_blocks() == ([Block(address, 1024)] if keeps else [])
+
+
 def test_workspaces_of_libraries_are_wiped_with_what_is_free(machine: Machine) -> None:
     workspace = machine.torch.allocate(1024)
     cache = TorchCache(machine.torch)

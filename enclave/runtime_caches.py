@@ -163,7 +163,7 @@ class Arena:
         self._dirty.add(address)
 
     def free_blocks(self) -> Sequence[Block]:
-        """Return what was freed since it was last wiped; all that is free where recorded graphs write: they do not ask."""
+        """Return what was freed since it was last wiped; all that is free where recorded graphs write unasked."""
         self._check()
         return [Block(address, self._free[address]) for address in sorted(self._free if self._keeps else self._dirty)]
 

@@ -1,17 +1,14 @@
 """Looking: every process of a stage, for canaries; and how often each kind was found."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from hermetic.bench.forget.canaries import KINDS, Canary, Kind, searched
 from hermetic.bench.forget.stage import Process
 from hermetic.enclave.memory_scan import scan
 
-__all__ = ["Found", "look", "look_until_none"]
-
-LOOKS: Final = 10  # until what is on its way out is gone
+__all__ = ["Found", "look"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +40,6 @@ def look(process: Process, pids: Iterable[int], canaries: Sequence[Canary]) -> l
     return [
         Found(process, owners[name], name.split(" ", 1)[1], region, count) for (name, region), count in places.items()
     ]
-
-
-def look_until_none(search: Callable[[], list[Found]], turn: Callable[[], None]) -> list[Found]:
-    """Search again while something is found, each time after a `turn` of other work; returns what was found last."""
-    found = search()
-    for _ in range(LOOKS):
-        if not found:
-            break
-        turn()
-        found = search()
-    return found
 
 
 def counted(found: Iterable[Found]) -> dict[Kind, int]:

@@ -2,7 +2,9 @@
 
 {"moments": [{"moment", "process", "kind", "canaries"}, ...], "control": {...}}
 
-`canaries` is how often canaries of that kind were found in that process after that moment.
+`canaries` is how often canaries of that kind were found in that process after that moment. `control["at once"]` says of
+each moment how often was looked without a request in between, what an open connection held then, and how many turns of
+other requests were needed before it held nothing.
 """
 
 import importlib.metadata
@@ -18,7 +20,7 @@ from rich.table import Table
 
 from hermetic.bench.forget.canaries import KINDS
 from hermetic.bench.forget.control import MEMORY, Planted
-from hermetic.bench.forget.moments import HELD, Seen
+from hermetic.bench.forget.seen import HELD, Seen
 from hermetic.bench.forget.stage import PROCESSES, Stage
 
 __all__ = ["BEGIN", "END", "document", "publish", "rows_of_page", "table"]
@@ -47,6 +49,10 @@ def document(
             "no such memory": [f"{one.process}: {one.memory}" for one in planted if not one.forms],
             "live": dict(live),
             "keys lie in": key_memory,
+            "at once": [
+                {"moment": one.moment, "looks": one.looks, "connection_bytes": one.connection_bytes, "turns": one.turns}
+                for one in seen
+            ],
             "found": [f"{one.moment}: {found}" for one in seen for found in one.found],
             "models": [{"name": name, "row_bytes": 4 * columns} for name, columns in stage.plan.models],
             "rows of requests": list(stage.plan.batches),
@@ -130,9 +136,17 @@ def _page(found: Mapping[str, Any]) -> str:
     live = _markdown(("what a loaded model holds", "found"), ((name, str(n)) for name, n in control["live"].items()))
     models = ", ".join(f"{one['name']} with rows of {one['row_bytes']} bytes" for one in control["models"])
     batches = " and ".join(map(str, control["rows of requests"]))
+    at_once = _markdown(
+        ("moment", "looks at once", "bytes in an open connection then", "turns until zero"),
+        (
+            (one["moment"], str(one["looks"]), str(one["connection_bytes"]), str(one["turns"]))
+            for one in control["at once"]
+        ),
+    )
     ran_on = _markdown(("ran on", "version"), control["versions"].items())
     facts = f"Models: {models}. Requests of {batches} rows. Keys lie in {control['keys lie in']} memory."
-    return f"{moments}\n\n{facts}\n\nForms in which a planted canary was found:\n\n{controls}\n\n{live}\n\n{ran_on}"
+    controls = f"Forms in which a planted canary was found:\n\n{controls}"
+    return f"{moments}\n\n{facts}\n\n{at_once}\n\n{controls}\n\n{live}\n\n{ran_on}"
 
 
 def _markdown(head: Sequence[str], body: Iterator[Row] | Any) -> str:  # noqa: ANN401 - rows of text

@@ -9,7 +9,8 @@ import pytest
 
 from hermetic.bench.forget import report, run
 from hermetic.bench.forget.canaries import KINDS
-from hermetic.bench.forget.moments import HELD, MOMENTS
+from hermetic.bench.forget.moments import MOMENTS
+from hermetic.bench.forget.seen import HELD
 from hermetic.bench.forget.stage import PROCESSES
 from hermetic.errors import MeasurementError
 
@@ -37,6 +38,14 @@ def test_the_document_has_the_shape_that_is_documented(found: dict[str, Any]) ->
     assert cells == every - HELD
     assert all(row.keys() == {"moment", "process", "kind", "canaries"} for row in found["moments"])
     assert {type(row["canaries"]) for row in found["moments"]} == {int}
+
+
+def test_every_moment_was_looked_at_before_any_other_request(found: dict[str, Any]) -> None:
+    """For each model and number of rows where it comes about for each; drained is the whole server, once."""
+    at_once = {one["moment"]: one for one in found["control"]["at once"]}
+    models, each = len(run.SHORT.models), len(run.SHORT.models) * len(run.SHORT.batches)
+    assert [at_once[moment.name]["looks"] for moment in MOMENTS] == [each, each, each, models, models, 1]
+    assert {name for name, one in at_once.items() if one["connection_bytes"]} <= {"a request is answered"}
 
 
 def test_every_control_was_found(found: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What may be found at once, with an open connection, and what is left over even if a turn of requests would hide it."""
+"""What may be found at once, with an open connection, and what is left over even if other requests would hide it."""
 
 import pytest
 

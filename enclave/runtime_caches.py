@@ -59,16 +59,11 @@ class TorchCache:
         self._scratch: frozenset[Block] = frozenset()
         self._retries = self._count(_RETRIES)
 
-    def note_scratch(self) -> None:
-        """Take all that is in use now for workspaces of libraries, whose content nobody needs between two calls.
-
-        Call it once, after a first product of matrices on the thread and stream that will serve, before a model or any
-        other tensor is there: cuBLAS has its workspace then, and keeps it until the process ends.
-        """
-        self._scratch = frozenset(block for block, in_use in self._blocks() if in_use)
-
     def add_scratch(self, act: Callable[[], None]) -> None:
-        """Take for a workspace whatever `act` leaves in use: there is one for each stream. Nothing else may run."""
+        """Take for a workspace of a library whatever `act` leaves in use; nobody needs its content between two calls.
+
+        cuBLAS has one for each stream, from the first product there until the process ends. Nothing else may run.
+        """
         before = {block for block, in_use in self._blocks() if in_use}
         act()
         self._scratch |= {block for block, in_use in self._blocks() if in_use} - before

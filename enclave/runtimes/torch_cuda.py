@@ -148,6 +148,8 @@ def load(model: ModelToLoad, memory: DeviceMemory, orders: GpuOrders) -> TorchOn
         raise ConfigurationError(
             f"gpu.precision: wanted fp32 for a program in native code, whose types are its own, got {orders.precision}"
         )
+    if model.format == "aot-inductor" and orders.graphs:
+        raise ConfigurationError("gpu.graphs: wanted no graphs of a program in native code, which waits by itself")
     check_numbers(model)
     if orders.graphs:
         check_fixed_shapes(model)

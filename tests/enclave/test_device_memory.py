@@ -399,9 +399,9 @@ def test_what_recorded_graphs_write_to_is_wiped_whenever_the_rest_is(machine: Ma
 
 
 def test_workspaces_of_libraries_are_wiped_with_what_is_free(machine: Machine) -> None:
-    workspace = machine.torch.allocate(1024)
-    cache = TorchCache(machine.torch)
-    cache.note_scratch()
+    cache, taken = TorchCache(machine.torch), []
+    cache.add_scratch(lambda: taken.append(machine.torch.allocate(1024)))
+    (workspace,) = taken
     kept = machine.torch.allocate(512)
     addresses = [block.address for block in cache.free_blocks()]
     assert workspace in addresses

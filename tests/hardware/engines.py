@@ -44,12 +44,13 @@ class TorchEngine:
         self._device = memory.device
         self._weights: Any = None
         cache = TorchCache(cuda)
-        square = torch.ones(WARM_UP, WARM_UP, device=where)
-        product = square @ square
-        del square, product
-        cache.note_scratch()
+        cache.add_scratch(self._multiply)
         memory.add_cache(cache)
         self.cache: Cache = cache
+
+    def _multiply(self) -> None:
+        square = self._torch.ones(WARM_UP, WARM_UP, device=self._where)
+        self._torch.mm(square, square)
 
     def load(self, weights: Matrix) -> None:
         self._weights = self._torch.empty(weights.shape, dtype=self._torch.float32, device=self._where)

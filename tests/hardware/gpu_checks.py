@@ -9,6 +9,7 @@ import ctypes
 import mmap
 import os
 import time
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -189,13 +190,8 @@ def nothing_is_left_for_the_next_tenant(bench: Bench) -> str:
     memory = DeviceMemory(bench.device)
     engine = bench.engine(memory)
     case = Case(bench, 20)
-    engine.load(case.w)
     batch = memory.batch(1)
-    _ask(batch, engine, case, b"alpha")
-    kept = engine.cache.free_blocks()
-    control = find(bench.device, kept, case.of_batch)
-    if not any(control.values()):
-        raise NotForgottenError(f"control: wanted a canary in {len(kept)} free blocks before the wipe, got {control}")
+    kept, control = _kept_of_a_batch(bench, engine, batch, case)
     started = time.perf_counter()
     batch.begin(b"beta")
     took = 1e3 * (time.perf_counter() - started)
@@ -213,13 +209,8 @@ def nothing_is_left_when_nobody_asks(bench: Bench) -> str:
     memory = DeviceMemory(bench.device)
     engine = bench.engine(memory)
     case = Case(bench, 25)
-    engine.load(case.w)
     batch = memory.batch(1)
-    _ask(batch, engine, case, b"alpha")
-    kept = engine.cache.free_blocks()
-    control = find(bench.device, kept, case.of_batch)
-    if not any(control.values()):
-        raise NotForgottenError(f"control: wanted a canary in {len(kept)} free blocks before the wipe, got {control}")
+    kept, control = _kept_of_a_batch(bench, engine, batch, case)
     memory.wipe_free_blocks()
     want("a memory that says it is clean", memory.is_clean)
     want_gone(bench.device, [*kept, *engine.cache.free_blocks()], case.of_batch)
@@ -314,6 +305,19 @@ WITH_RUNTIME: Final = (
     nothing_is_left_after_unload,
     wiping_costs,
 )
+
+
+def _kept_of_a_batch(
+    bench: Bench, engine: Engine, batch: DeviceBatch, case: Case
+) -> tuple[Sequence[Block], Mapping[str, int]]:
+    """One batch of tenant alpha; the blocks that the runtime keeps, and what of the batch is found there: something."""
+    engine.load(case.w)
+    _ask(batch, engine, case, b"alpha")
+    kept = engine.cache.free_blocks()
+    control = find(bench.device, kept, case.of_batch)
+    if not any(control.values()):
+        raise NotForgottenError(f"control: wanted a canary in {len(kept)} free blocks before the wipe, got {control}")
+    return kept, control
 
 
 def _ask(batch: DeviceBatch, engine: Engine, case: Case, tenant: bytes | None) -> None:

@@ -57,4 +57,5 @@ def test_every_thread_of_cuda_is_confined(worker: Worker) -> None:
 def test_it_has_opened_its_own_node_and_no_other_gpus(worker: Worker) -> None:
     opened = {str(file.readlink()) for file in Path(f"/proc/{worker.pid}/fd").iterdir()}
     nodes = {path for path in opened if re.fullmatch("/dev/nvidia[0-9]+", path)}
+    assert nodes
     assert nodes <= set(known_gpus()[0].nodes)

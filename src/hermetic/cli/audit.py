@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.table import Table
 
+from hermetic.attestation.bounded_file import read_bounded
 from hermetic.cli import output
 from hermetic.errors import ConfigurationError
 
@@ -48,7 +49,7 @@ def verify(
     from hermetic.attestation.log import verify_log
 
     verifier = _read_key(key)
-    kept = [_read(path) for path in against or ()]
+    kept = [read_bounded(path, MAX_FILE_SIZE) for path in against or ()]
     verified = verify_log(folder, verifier, origin=origin, against=kept)
     document = {
         "origin": verified.head.origin,
@@ -144,18 +145,7 @@ def _verifier(key: Path | None) -> "Verifier":
 def _read_key(path: Path) -> "Verifier":
     from hermetic.attestation.log import NoteVerifier
 
-    return NoteVerifier.parse(_read(path).decode("utf-8", "replace"))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_SIZE + 1)
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
-    if len(data) > MAX_FILE_SIZE:
-        raise ConfigurationError(f"expected at most {MAX_FILE_SIZE} bytes in {path}")
-    return data
+    return NoteVerifier.parse(read_bounded(path, MAX_FILE_SIZE).decode("utf-8", "replace"))
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -138,7 +138,15 @@ def test_shapes_that_are_not_fixed_are_refused_by_name() -> None:
             check_fixed_shapes(model)
 
 
-def test_tensorrt_is_for_onnx() -> None:
-    orders = GpuOrders(gpu=Gpu(number=0, uuid="GPU-aa", minor=0), memory_limit_bytes=1, tensorrt=True)
-    with pytest.raises(ConfigurationError, match=r"gpu\.tensorrt: wanted an ONNX model"):
-        torch_cuda.load(MODEL, DeviceMemory(DeviceDouble()), orders)
+@pytest.mark.parametrize(
+    ("format_name", "more", "said"),
+    [
+        ("torch-export", {"tensorrt": True}, r"gpu\.tensorrt: wanted an ONNX model"),
+        ("aot-inductor", {"graphs": True}, r"gpu\.graphs: wanted no graphs of a program in native code"),
+        ("aot-inductor", {"precision": "bf16"}, r"gpu\.precision: wanted fp32 for a program .*, got bf16"),
+    ],
+)
+def test_orders_that_a_program_cannot_follow_are_refused(format_name: str, more: dict[str, Any], said: str) -> None:
+    orders = GpuOrders(gpu=Gpu(number=0, uuid="GPU-aa", minor=0), memory_limit_bytes=1, **more)
+    with pytest.raises(ConfigurationError, match=said):
+        torch_cuda.load(replace(MODEL, format=format_name), DeviceMemory(DeviceDouble()), orders)

@@ -158,8 +158,9 @@ def test_leases_are_emulated_and_reported_so(place: Scene) -> None:
         served.wait_until_refused(sealed, moment)
         assert not operator.is_model_ready(network.name)
 
-        broker.allowed = True
+        broker.allowed, moment = True, served.ear.now
         operator.load_model(network.name)
+        served.wait_until_ready(sealed, moment)  # its line may be heard after the reply, and is not of what follows
         worker, moment = _worker(place, network), served.ear.now
         trustee.away.set()  # it does not answer for longer than lease and grace
         await_ends([worker], LEASE_S + GRACE_S + WAIT_S)

@@ -156,7 +156,7 @@ class TestServingCertificates:
         worker.start()
         with caller.wrap_socket(ours, server_hostname="first.example.test") as tls:
             assert tls.version() == "TLSv1.3"
-        worker.join(10)
+        worker.join(60)
 
     def test_another_key_is_refused(self, broker: InThread, client: BrokerClient) -> None:
         attested, other = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
@@ -360,7 +360,7 @@ class Impostor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._thread.join(10)
+        self._thread.join(60)
         self._bound.close()
 
 

@@ -3,15 +3,12 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from hermetic.bench import quick, report
 from hermetic.bench.context import context
 from hermetic.bench.load import PythonLoad
 from hermetic.bench.staged import staged_server
 
 # An installation, a sealing and a start, on cores that other tests use too.
-pytestmark = pytest.mark.timeout(180)
 
 
 def test_the_server_answers_the_bench_rightly(tmp_path: Path) -> None:

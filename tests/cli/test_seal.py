@@ -184,7 +184,7 @@ def test_as_a_process_it_restarts_itself_with_zero_on_free(desk: Desk) -> None:
     command: list[str | Path] = [sys.executable, "-m", "hermetic", "seal", desk.model, "--name", "m", "--version", "1"]
     command += ["--key", "kbs:///models/m/1", "-o", desk.sealed, "--publisher-key", desk.publisher_key]
     command += ["--key-out", desk.key_out, "--golden", desk.golden, "--max-batch-size", "4"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
     assert "best effort" not in done.stderr
     assert desk.names() == {"m-1.sealed", "m.secret"}
 

@@ -24,7 +24,7 @@ from hermetic.errors import VerificationError
 from tests.flows.attackers import switch
 from tests.server.certificates import HOUR, Authority, Pair
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 NAME = "server.invalid"  # RFC 2606: no name server knows it
 PROXIES = ("grpc_proxy", "https_proxy", "http_proxy", "HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
 RECONNECTS = 3

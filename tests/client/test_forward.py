@@ -13,7 +13,7 @@ from hermetic.client.handshake import Endpoint, Leaf, Tls
 from hermetic.client.policy import CallerPolicy
 from hermetic.errors import AppraisalError, ConfigurationError, FailedCheck, HermeticError, OverloadedError
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 REFUSED = AppraisalError([FailedCheck("tpm.ek", "one", "another")])
 
 

@@ -16,7 +16,7 @@ from hermetic.client.verified import Verified
 from hermetic.errors import AppraisalError, FailedCheck, HermeticError, NotReadyError, VerificationError
 
 LONG_S = 1000.0
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 class Channel:

@@ -19,7 +19,7 @@ from hermetic.enclave.control_frames import CONTROL_FRAME_LIMIT
 from hermetic.errors import BorderError
 from tests.descriptors import open_descriptors, settled_descriptors
 
-TIMEOUT_S = 10
+TIMEOUT_S = 60
 
 
 def test_a_frame_arrives_whole_with_its_descriptors() -> None:

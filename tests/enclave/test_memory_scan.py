@@ -46,7 +46,7 @@ def planted(request: pytest.FixtureRequest) -> Iterator[int]:
     yield process.pid
     process.stdin.close()
     process.stdout.close()
-    process.wait(20)
+    process.wait(60)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_it_finds_each_one_wherever_it_lies(length: int) -> None:
     finally:
         os.close(memory)
         holder.kill()
-        holder.wait(20)
+        holder.wait(60)
     assert wanted <= {(hit.canary, hit.address) for hit in hits if hit.region.startswith("/memfd:planted")}
 
 

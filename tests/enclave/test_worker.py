@@ -269,7 +269,7 @@ def test_it_refuses_to_start_where_the_runtime_could_phone_home(missing: str) ->
     with ByHand(without) as worker:
         worker.prepare()
         got = worker.answer()
-        assert worker.process.wait(20) == 1
+        assert worker.process.wait(60) == 1
     assert isinstance(got, Failed)
     assert (got.error, missing in got.text) == ("ConfigurationError", True)
 
@@ -281,7 +281,7 @@ def test_without_the_environment_zeroing_is_best_effort() -> None:
         got = worker.answer()
         worker.control.send(Unload().encode())
         assert isinstance(worker.answer(), Wiped)
-        assert worker.process.wait(20) == 0
+        assert worker.process.wait(60) == 0
     assert isinstance(got, Locked)
     assert (got.report.zeroing, got.report.zeroing_by) == ("best effort", "nothing")
 
@@ -298,14 +298,14 @@ def test_it_ends_when_the_supervisors_end_closes() -> None:
         worker.prepare()
         assert isinstance(worker.answer(), Locked)
         worker.control.close()
-        assert worker.process.wait(20) == 1
+        assert worker.process.wait(60) == 1
 
 
 def test_a_frame_out_of_turn_ends_it() -> None:
     with ByHand(environment()) as worker:
         worker.control.send(Unload().encode())
         got = worker.answer()
-        assert worker.process.wait(20) == 1
+        assert worker.process.wait(60) == 1
     assert isinstance(got, Failed)
     assert got.error == "BorderError"
 

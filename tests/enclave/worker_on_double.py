@@ -20,7 +20,7 @@ from tests.enclave.sealed_models import spec
 
 COLUMNS = 100
 ROWS = 3
-TIMEOUT_S = 30
+TIMEOUT_S = 60
 VARIABLE = 4096  # bytes of a tensor of free shape
 
 

@@ -79,7 +79,7 @@ def relayed(served: Served) -> Evidence:
 
     def answer(message: bytes) -> bytes:
         with grpc.secure_channel(served.address, credentials) as channel:
-            reply: bytes = channel.unary_unary(METHOD)(message, timeout=20)
+            reply: bytes = channel.unary_unary(METHOD)(message, timeout=60)
             return reply
 
     return answer

@@ -55,15 +55,27 @@ class Ear:
 
     def wait_for(self, pattern: str, after: int, *, but_not: str = r"(?!)") -> str:
         """Return the first line of that pattern from the moment `after` on."""
+        return self._lines[self._place_of(pattern, after, but_not)]
 
-        def found() -> str | None:
-            return next((line for line in self._lines[after:] if re.search(f"{pattern}|{but_not}", line)), None)
+    def wait_for_each(self, *patterns: str, after: int) -> None:
+        """Wait for lines of these patterns, each after the one before.
+
+        What was said before the moment `after` may still be heard after it: only the first pattern need be new.
+        """
+        for pattern in patterns:
+            after = self._place_of(pattern, after, r"(?!)") + 1
+
+    def _place_of(self, pattern: str, after: int, but_not: str) -> int:
+        def found() -> bool:
+            return any(re.search(f"{pattern}|{but_not}", line) for line in self._lines[after:])
 
         with self._changed:
-            line = self._changed.wait_for(found, LINE_TIMEOUT_S)
-        if line is None or re.search(but_not, line):
+            heard = self._changed.wait_for(found, LINE_TIMEOUT_S)
+        lines = enumerate(self._lines[after:], after)
+        place = next((at for at, line in lines if re.search(f"{pattern}|{but_not}", line)), 0) if heard else 0
+        if not heard or re.search(but_not, self._lines[place]):
             pytest.fail(f"wanted a line like {pattern!r}, got:\n" + "\n".join(self._lines[after:]))
-        return line
+        return place
 
 
 @dataclass(slots=True)
@@ -80,8 +92,7 @@ class Running(Served):
 
     def wait_until_lost_and_ready(self, file: Path, after: int) -> None:
         """Wait for a worker's loss to be said, and then for the model to come back by itself."""
-        self.ear.wait_for(_model(file) + "UNAVAILABLE worker lost", after)
-        self.ear.wait_for(f"{_model(file)}READY$", after)
+        self.ear.wait_for_each(_model(file) + "UNAVAILABLE worker lost", f"{_model(file)}READY$", after=after)
 
     def children(self, program: str) -> list[int]:
         """The process ids of `hermetic.server.frontend` or `hermetic.enclave.worker`."""

@@ -25,8 +25,6 @@ from tests.server.calls import TIMEOUT_S, await_ready, method
 from tests.server.conftest import pki, side  # noqa: F401 - fixtures: a front end's process
 from tests.server.far_side import FarSide
 
-pytestmark = pytest.mark.timeout(120)
-
 ROWS = 16
 TOGETHER_US = 10_000_000  # until a full batch is there
 MODELS = (scikit_learn, transformer, convolutions, torch_classifier)

@@ -37,7 +37,6 @@ from tests.flows.tpm_tap import Tap, tap
 pytestmark = [
     # gRPC's thread that looks at a channel's state fails where the channel is closed just before it looks again.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
-    pytest.mark.timeout(180),
     pytest.mark.skipif(best_tee() != "tpm", reason="needs a software TPM: sample evidence proves nothing"),
 ]
 

@@ -11,7 +11,6 @@ from tests.flows.networks import dense
 from tests.flows.scene import scene
 
 pytestmark = [
-    pytest.mark.timeout(180),
     pytest.mark.skipif(os.geteuid() != 0, reason="only root reads the limits of other users' processes"),
 ]
 

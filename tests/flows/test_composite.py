@@ -20,8 +20,6 @@ from tests.attestation.verifiers.nvgpu_made import Chip
 from tests.flows.networks import Network, dense
 from tests.flows.scene import Scene, check_answers, scene
 
-pytestmark = pytest.mark.timeout(180)
-
 PROGRAM = ("-m", "tests.flows.host_with_gpus")
 END_TIMEOUT_S = 60
 EXIT_BROKER = 6  # the broker refused

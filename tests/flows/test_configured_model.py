@@ -15,8 +15,6 @@ from prometheus_client.samples import Sample
 from hermetic.demo.stage import Sealable
 from tests.flows.scene import Client, Running, scene
 
-pytestmark = pytest.mark.timeout(120)
-
 # After the densenet_onnx of Triton's quick start: callers see an image, the model a batch of one.
 CONFIG = """
 name: "picture"
@@ -111,7 +109,7 @@ def test_metrics_have_the_tags_of_the_model(served: Running, client: Client) -> 
 def metric(served: Running, name: str) -> list[Sample]:
     """The samples of one family, as Prometheus reads them."""
     port = served.ear.wait_for("^metrics on ", 0).rsplit(":", 1)[1]
-    with urllib.request.urlopen(f"http://localhost:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://localhost:{port}/metrics", timeout=60) as answer:
         families = text_string_to_metric_families(answer.read().decode())
     return [one for each in families if each.name == name for one in each.samples]
 

@@ -5,12 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 REPOSITORY = Path(__file__).parents[2]
 
 
-@pytest.mark.timeout(240)
 def test_the_demo_ends_with_every_answer_equal_and_no_weight_in_memory(tmp_path: Path) -> None:
     """The one long test: some 30 s, most of them torch."""
     command = [sys.executable, "-m", "hermetic", "demo", "--tee", "sample", "--json"]

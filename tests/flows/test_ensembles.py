@@ -19,8 +19,6 @@ from hermetic.demo import models
 from hermetic.demo.stage import Sealable
 from tests.flows.scene import Client, Running, Scene, scene
 
-pytestmark = pytest.mark.timeout(300)
-
 FEATURES, CLASSES = 30, 2
 LABELS = ["malignant", "benign"]
 

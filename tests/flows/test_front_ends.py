@@ -22,8 +22,6 @@ from tests.flows.asyncio_client import LoopClient
 from tests.flows.networks import Network, dense
 from tests.flows.scene import Client, Running, Scene, check_answers, scene, serving_certificate
 
-pytestmark = pytest.mark.timeout(180)
-
 FRONT_END = "hermetic.server.frontend"
 CONNECTIONS = 12
 STUCK_S = 60

@@ -17,8 +17,6 @@ from hermetic.demo.processes import Command
 from tests.flows.networks import Network, dense
 from tests.flows.scene import Scene, best_tee, check_answers, scene
 
-pytestmark = pytest.mark.timeout(180)
-
 COMMAND_TIMEOUT_S = 60
 LEASE_S, GRACE_S = 4.0, 4.0
 PEOPLE = ("alice", "bob", "carol")

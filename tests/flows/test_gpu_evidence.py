@@ -25,7 +25,6 @@ from tests.flows.scene import Client, Running, Scene, best_tee, check_answers, s
 from tests.flows.test_leases import until
 
 pytestmark = [
-    pytest.mark.timeout(240),
     pytest.mark.skipif(not standin.has_compiler(), reason="needs a C compiler, for a driver"),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: GPU workers have a control group"),
 ]

@@ -13,8 +13,6 @@ from tests.attestation.broker.stores.softhsm import SoftHsm
 from tests.flows.networks import dense
 from tests.flows.scene import check_answers, scene
 
-pytestmark = pytest.mark.timeout(180)
-
 OWN_KEK = 'kek = "file:../credentials/kek"'
 
 

@@ -22,7 +22,6 @@ from tests.flows.sockets import TcpSocket, listeners, tcp_sockets
 from tests.flows.trace import Trace
 
 pytestmark = [
-    pytest.mark.timeout(180),
     pytest.mark.skipif(not trace.is_installed(), reason="needs strace"),
     pytest.mark.skipif(os.geteuid() != 0, reason="only root traces processes of other uids"),
 ]

@@ -22,8 +22,6 @@ from tests.flows.networks import Network, dense
 from tests.flows.scene import Client, Running, Scene, check_answers, scene, serving_certificate
 from tests.flows.sockets import tcp_sockets
 
-pytestmark = pytest.mark.timeout(120)
-
 WORKER, FRONT_END = "hermetic.enclave.worker", "hermetic.server.frontend"
 STRANGER = "spiffe://hermetic.demo/client/stranger"
 

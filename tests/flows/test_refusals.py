@@ -14,8 +14,6 @@ from hermetic.enclave.sealed.publisher_key import PublisherKey
 from tests.flows.networks import Network, dense
 from tests.flows.scene import Client, Running, Scene, check_answers, index_of, scene
 
-pytestmark = pytest.mark.timeout(180)
-
 WAIVED = "bounded-memory"
 BROKER_STOP_S = 5  # less than what is given to answers that are under way
 

@@ -1,9 +1,11 @@
 """Several instances of a model, and loads that change what serves while requests come: none of them is refused."""
 
+import contextlib
 import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +20,8 @@ from tests.flows.networks import Network, dense, slow
 from tests.flows.scene import Client, Running, Scene, check_answers, is_gone, scene
 from tests.flows.test_unload_and_stop import Questions, wait_for_ends
 
-pytestmark = pytest.mark.timeout(180)
-
 WORKER = "hermetic.enclave.worker"
+PATIENCE_S = 120
 TURNS = 10_000  # of the slow model's loop: some 50 ms for each request
 CORES = sorted(os.sched_getaffinity(0))
 SETTINGS = f"""[cpu]
@@ -62,11 +63,10 @@ class Cast:
 
     def wait_for(self, what: Callable[[], bool]) -> None:
         """Wait until something holds; between two looks the server is asked whether it lives."""
-        for _ in range(20_000):
-            if what():
-                return
+        deadline = time.monotonic() + PATIENCE_S
+        while not what():
             assert self.operator.is_server_live()
-        pytest.fail("wanted it to come, got nothing")
+            assert time.monotonic() < deadline, "wanted it to come, got nothing"
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,10 @@ def cast() -> Iterator[Cast]:
 
 @dataclass(slots=True)
 class Asking:
-    """Asks one model again and again, until the end of the block; each answer must be one of the plain models'."""
+    """Asks one model again and again, until the end of the block; each answer must be one of the plain models'.
+
+    The block begins when there has been a first answer.
+    """
 
     served: Running
     network: Network
@@ -93,11 +96,15 @@ class Asking:
     errors: list[Exception] = field(default_factory=list)
     answered: int = 0
     _stop: threading.Event = field(default_factory=threading.Event)
+    _begun: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._ask)
         self._thread.start()
+        if not self._begun.wait(PATIENCE_S):
+            self._stop.set()
+            pytest.fail("wanted an answer, got none")
         return self
 
     def __exit__(
@@ -115,6 +122,7 @@ class Asking:
                 except (InferenceServerException, AssertionError) as error:
                     self.errors.append(error)
                 self.answered += 1
+                self._begun.set()
 
     def _check(self, client: Client) -> None:
         for other in self.also:
@@ -128,7 +136,10 @@ class Asking:
 
 def cores_of(pid: int) -> set[str]:
     """The cores that each thread of a process may run on, as the kernel says."""
-    statuses = [task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/status")]
+    statuses = []
+    for task in Path(f"/proc/{pid}/task").glob("*/status"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread may have ended meanwhile
+            statuses.append(task.read_text())
     return {line.split()[1] for text in statuses for line in text.splitlines() if line.startswith("Cpus_allowed_list:")}
 
 
@@ -157,8 +168,9 @@ def test_a_killed_instance_fails_what_it_ran_and_the_model_stays_ready(cast: Cas
     victim = before[-1].fields
     with cast.served.client() as client:
         questions = Questions(client, cast.pair)
+        killed = os.pidfd_open(victim["pid"])  # its supervisor may have buried it a moment after
         os.kill(victim["pid"], signal.SIGKILL)
-        wait_for_ends([os.pidfd_open(victim["pid"])])
+        wait_for_ends([killed])
         assert client.is_model_ready("pair")
         errors = questions.check()
         assert len(errors) <= 2, "wanted only what that worker had been handed to fail"

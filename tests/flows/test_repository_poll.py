@@ -12,8 +12,6 @@ from tests.flows.networks import dense
 from tests.flows.scene import check_answers, scene
 from tests.flows.test_repository_explicit import Asking, Cast
 
-pytestmark = pytest.mark.timeout(180)
-
 POLL = ("[log]", '[repository]\nmode = "poll"\nfolder = "models"\npoll_interval_s = 0.1\n\n[log]')
 
 
@@ -57,7 +55,7 @@ def test_a_version_that_appears_takes_over_without_a_refused_request(cast: Cast)
         shutil.copy(cast.scene.workshop / "quick-2.sealed", file)
         cast.wait_for(lambda: cast.index("quick").get(2, ("",))[0] == "READY")
         cast.wait_for(lambda: cast.index("quick")[1][0] == "UNAVAILABLE")
-        assert asking.answered > before
+        cast.wait_for(lambda: asking.answered > before)
     assert asking.errors == []
     assert cast.index("quick")[1][1] == "unloaded: not in the version policy (latest 1)"
     with cast.served.client() as client:

@@ -23,8 +23,6 @@ from tests.flows.scene import (
     serving_certificate,
 )
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @dataclass(frozen=True, slots=True)
 class Flow:

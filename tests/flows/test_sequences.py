@@ -13,8 +13,6 @@ from tritonclient.utils import InferenceServerException
 from tests.flows.scene import Running, scene
 from tests.flows.sequence_networks import ALPHABET, FIRST, adder, codes, writer, written
 
-pytestmark = pytest.mark.timeout(180)
-
 PROMPTS = ("a s", " is", "the", "key", "log")
 
 
@@ -65,7 +63,7 @@ def test_the_writer_writes_what_it_has_learnt_for_all_at_once(running: Running) 
             client.async_stream_infer("writer", prompt(text), request_id=text)
         over = 0
         while over < len(PROMPTS):
-            result, error = answers.get(timeout=30)
+            result, error = answers.get(timeout=60)
             assert error is None, error
             texts[result.get_response().id] += ALPHABET[result.as_numpy("CHARACTER").item()]
             over += result.get_response().parameters["triton_final_response"].bool_param

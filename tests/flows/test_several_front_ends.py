@@ -18,8 +18,6 @@ from tritonclient.utils import InferenceServerException
 from tests.flows.networks import Network, dense
 from tests.flows.scene import Client, Running, Scene, check_answers, scene
 
-pytestmark = pytest.mark.timeout(120)
-
 FRONT_END = "hermetic.server.frontend"
 TWO = ('profile = "demo"', 'profile = "demo"\nfront_ends = 2')
 CONNECTIONS = 12
@@ -148,7 +146,7 @@ def test_statistics_are_those_of_all_whichever_is_asked(place: Scene, network: N
 def scrape(address: str, context: ssl.SSLContext | None = None) -> dict[tuple[str, str], float]:
     """Metric and model (or ""), as Prometheus' own parser reads them."""
     scheme = "http" if context is None else "https"
-    with urllib.request.urlopen(f"{scheme}://{address}/metrics", timeout=10, context=context) as answer:
+    with urllib.request.urlopen(f"{scheme}://{address}/metrics", timeout=60, context=context) as answer:
         text = answer.read().decode()
     families = text_string_to_metric_families(text)
     return {(one.name, one.labels.get("model", "")): one.value for family in families for one in family.samples}

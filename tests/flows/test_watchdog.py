@@ -13,10 +13,8 @@ from tests.flows.networks import Network, dense
 from tests.flows.scene import Client, Running, Scene, check_answers, index_of, question, scene
 from tests.flows.test_repository_explicit import Asking
 
-pytestmark = pytest.mark.timeout(180)
-
 BATCH_TIMEOUT_S = 1
-PATIENCE_S = 30  # of a caller: without a watchdog it would be this that ends its wait
+PATIENCE_S = 60  # of a caller: without a watchdog it would be this that ends its wait
 SETTINGS = f"""[repository]
 folder = "models"
 

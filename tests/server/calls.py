@@ -10,7 +10,7 @@ import grpc
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server.access import INFERENCE
 
-TIMEOUT_S = 15
+TIMEOUT_S = 60
 
 
 def floats(*values: float) -> bytes:

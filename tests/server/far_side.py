@@ -61,7 +61,7 @@ from hermetic.server.shared_messages import (
 from hermetic.server.tally import Tally, total
 from tests.server.certificates import Authority, Pair, subject
 
-TIMEOUT_S = 20
+TIMEOUT_S = 120
 
 
 class Pki:
@@ -220,7 +220,9 @@ class FarSide:
         self.obey: Callable[[Command], CommandReply] = lambda command: CommandReply(id=command.id, error="", text="")
         try:
             frame, _ = self.channel.receive()
-        except BorderError:
+        except (BorderError, TimeoutError) as error:
+            if isinstance(error, TimeoutError):
+                self.process.kill()
             self.process.wait(TIMEOUT_S)
             self.channel.close()
             raise

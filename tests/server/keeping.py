@@ -28,7 +28,7 @@ from hermetic.server.model_keeper import ModelKeeper
 from hermetic.server.repository import Repository
 from hermetic.server.surroundings import Surroundings
 
-TIMEOUT_S = 20
+TIMEOUT_S = 60
 
 
 class WorkerDouble:

@@ -16,7 +16,7 @@ DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6
 END_STREAM, END_HEADERS, ACK = 1, 4, 1
 CANCEL = 8
 INITIAL_WINDOW_SIZE = 4
-TIMEOUT_S = 15
+TIMEOUT_S = 60
 
 
 def tls_context(authority: bytes, client: Pair | None, protocols: Sequence[str] = ("h2",)) -> ssl.SSLContext:

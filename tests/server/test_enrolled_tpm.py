@@ -90,11 +90,11 @@ def test_evidence_does_not_wait_for_somebody_elses_session(parts: Parts) -> None
     def session() -> None:
         with parts.turn:
             held.set()
-            done.wait(30)
+            done.wait(60)
 
     thread = threading.Thread(target=session)
     thread.start()
-    assert held.wait(30)
+    assert held.wait(60)
     assert parts.attester.collect(b"y") == b"y"
     done.set()
     thread.join()

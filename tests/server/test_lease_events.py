@@ -11,7 +11,7 @@ from hermetic.errors import BrokerRefusedError, BrokerUnreachableError, Configur
 from hermetic.server import lease_events
 from hermetic.server.lease_events import LeaseEvents
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 REVOKED = LeaseEvent(17, "model", ("a",))
 
 

@@ -27,7 +27,7 @@ from hermetic.server.tally import ModelTally, Tally
 from tests.server.certificates import Pair, subject
 from tests.server.far_side import Pki, epoch
 
-TIMEOUT_S = 20
+TIMEOUT_S = 60
 GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 FACTS = Facts(profile="demo", waived=(), epoch=3, epochs_refused=0, front_ends=2, front_ends_lost=0, models=())
 PAGE = Page(tally=Tally(models=(ModelTally(name="m", version=1, generation=1, inferences=42),)), facts=FACTS)

@@ -89,7 +89,7 @@ def infer_future(channel: grpc.Channel, request: pb.ModelInferRequest, **options
         request_serializer=lambda m: m.SerializeToString(),
         response_deserializer=pb.ModelInferResponse.FromString,
     )
-    return method.future(request, timeout=20, **options)
+    return method.future(request, timeout=60, **options)
 
 
 def test_the_scanner_sees_what_a_worker_has(stage: Stage) -> None:

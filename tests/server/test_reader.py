@@ -10,7 +10,7 @@ from hermetic.enclave.channel import Channel
 from hermetic.errors import BorderError
 from hermetic.server.reader import Reader, Source
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 
 
 class Side:

@@ -28,7 +28,7 @@ from tests.enclave.sealed_by_hand import manifest_of
 PATH = "models/ours/1"
 KEY = bytes(range(32))
 REPORT = LockdownReport(properties={}, waived=(), warnings=(), zeroing="enforced")
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 @pytest.fixture(params=[True, False], ids=["in RCAR's words", "with nothing"])

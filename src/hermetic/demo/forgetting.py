@@ -64,7 +64,7 @@ def _stretch(weight: bytes) -> bytes | None:
 def look(pids: Sequence[int], canaries: Mapping[str, Sequence[bytes]]) -> Sighting:
     """Scan the memory of the processes for each model's canaries.
 
-    Raises `ConfigurationError` where this process may not read theirs.
+    One that has ended meanwhile has no memory. Raises `ConfigurationError` where this process may not read theirs.
     """
     counts = dict.fromkeys(canaries, 0)
     named = {f"{model}/{index}": one for model, several in canaries.items() for index, one in enumerate(several)}
@@ -72,6 +72,8 @@ def look(pids: Sequence[int], canaries: Mapping[str, Sequence[bytes]]) -> Sighti
     for pid in pids:
         try:
             result = scan(pid, named)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
         except PermissionError:
             raise ConfigurationError(
                 "memory: wanted to read that of our own processes, got no: only root may"

@@ -18,7 +18,7 @@ REQUEST = b"POST /kbs/v0/auth HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100
 
 
 def connect(broker: InThread) -> ssl.SSLSocket:
-    raw = socket.create_connection(("127.0.0.1", broker.running.listeners.ports[0]), timeout=20)
+    raw = socket.create_connection(("127.0.0.1", broker.running.listeners.ports[0]), timeout=60)
     return broker.world.context("host").wrap_socket(raw, server_hostname="localhost")
 
 
@@ -65,7 +65,7 @@ def test_of_two_attempts_at_once_one_wins(world: World) -> None:
         def attempt(_: int) -> tuple[int, str]:
             with broker.http() as http:
                 http.get("/healthz")
-                barrier.wait(20)
+                barrier.wait(60)
                 response = http.post("/kbs/v0/attest", content=content, headers={"cookie": guest.cookie})
                 return response.status_code, response.text
 

@@ -53,7 +53,7 @@ def served(world: World, code: str | None = None) -> Iterator[Served]:
         yield broker
     finally:
         broker.process.kill()
-        broker.process.wait(10)
+        broker.process.wait(60)
         for stream in (broker.process.stdout, broker.process.stderr):
             if stream is not None:
                 stream.close()
@@ -65,11 +65,11 @@ def operator(world: World, broker: Served) -> AdminClient:
 
 
 def guest_http(world: World, broker: Served) -> httpx.Client:
-    return httpx.Client(base_url=broker.url, verify=world.context("host"), trust_env=False, timeout=30)
+    return httpx.Client(base_url=broker.url, verify=world.context("host"), trust_env=False, timeout=60)
 
 
 def operator_http(world: World, broker: Served) -> httpx.Client:
-    return httpx.Client(base_url=broker.admin_url, verify=world.context("operator"), trust_env=False, timeout=30)
+    return httpx.Client(base_url=broker.admin_url, verify=world.context("operator"), trust_env=False, timeout=60)
 
 
 def model(name: str, digest: bytes = bytes(32)) -> ModelKeyFacts:
@@ -87,7 +87,7 @@ def test_it_serves_until_sigterm(world: World) -> None:
             guest.handshake(hermetic_claims(digest))
             assert guest.open(guest.resource("models/key/p")) == key
         broker.process.send_signal(signal.SIGTERM)
-        assert broker.process.wait(20) == 0
+        assert broker.process.wait(60) == 0
     assert world.outcomes("broker.release") == ["released"]
 
 
@@ -191,7 +191,7 @@ def test_killed_between_record_and_act_no_decision_is_lost(world: World, kind: s
             upload = lambda: client.upload("kbs:///models/key/k", bytes(range(32)), model("k"))  # noqa: E731
             with pytest.raises(BrokerUnreachableError):
                 acts.get(kind, upload)()
-        assert broker.process.wait(10) == -signal.SIGKILL
+        assert broker.process.wait(60) == -signal.SIGKILL
     assert world.records()[-1].kind == kind
     with served(world) as broker, operator(world, broker) as client:
         assert client.floors() == ({"m": 7} if kind == "broker.floor" else {})
@@ -222,5 +222,5 @@ def test_killed_between_release_record_and_key_the_record_stays(world: World) ->
             guest.handshake(hermetic_claims(digest))
             with pytest.raises(httpx.TransportError):
                 guest.resource("models/key/r")
-        assert broker.process.wait(10) == -signal.SIGKILL
+        assert broker.process.wait(60) == -signal.SIGKILL
     assert world.outcomes("broker.release") == ["released"]

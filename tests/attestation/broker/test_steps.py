@@ -14,7 +14,7 @@ from hermetic.attestation.broker.steps import Pace, Steps
 from hermetic.attestation.broker.workers import Workers
 from hermetic.errors import LogError
 
-WAIT_S = 20
+WAIT_S = 60
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 

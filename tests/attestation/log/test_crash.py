@@ -46,7 +46,7 @@ def results() -> Iterator[Path]:
 def run(folder: Path, results: Path, signer: NoteSigner, mode: str, before: int, count: int) -> int:
     environment = {**os.environ, "SIGNER": signer.encode_private_key()}
     command = [sys.executable, str(WRITER), str(folder), mode, str(count), str(results)]
-    subprocess.run(command, env=environment, check=True, timeout=50)
+    subprocess.run(command, env=environment, check=True, timeout=60)
     points = sorted(int(path.name) for path in results.iterdir() if path.suffix != ".log")
     for point in points:
         acknowledged = [int(line) for line in (results / str(point)).read_text().splitlines()]

@@ -28,7 +28,7 @@ def check(output: subprocess.CompletedProcess[str], folder: Path, signer: NoteSi
 def test_a_file_that_may_not_grow(folder: Path, signer: NoteSigner) -> None:
     environment = {**os.environ, "SIGNER": signer.encode_private_key()}
     command = [sys.executable, str(WRITER), str(folder), "rlimit"]
-    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=30)
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
     check(output, folder, signer, "File too large")
 
 
@@ -43,7 +43,7 @@ def test_a_full_file_system(tmp_path: Path, signer: NoteSigner) -> None:
     script = f"{mount} && {writer} && cp -r {shlex.quote(str(small / 'log'))} {shlex.quote(str(kept))}"
     environment = {**os.environ, "SIGNER": signer.encode_private_key()}
     output = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", script], env=environment, capture_output=True, text=True, check=False, timeout=30
+        ["unshare", "-rm", "sh", "-c", script], env=environment, capture_output=True, text=True, check=False, timeout=60
     )
     check(output, kept, signer, "No space left on device")
     shutil.rmtree(kept)

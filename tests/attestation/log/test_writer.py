@@ -155,7 +155,7 @@ class _HeldSigner(NoteSigner):
     def sign(self, text: bytes) -> bytes:
         self.count += 1
         self.entered.set()
-        self.go.wait(10)
+        self.go.wait(60)
         if self.fail:
             raise RuntimeError("the key is gone")
         return super().sign(text)
@@ -172,7 +172,7 @@ def held(folder: Path, signer: NoteSigner) -> Iterator[_HeldSigner]:
 def test_what_queues_behind_a_commit_is_committed_at_once(folder: Path, held: _HeldSigner) -> None:
     with Log.open(folder, ORIGIN, held) as log, ThreadPoolExecutor(9) as pool:
         first = pool.submit(log.append, record(0))
-        assert held.entered.wait(10)
+        assert held.entered.wait(60)
         rest = [pool.submit(log.append, record(i)) for i in range(1, 9)]
         while len(log._queue) < 8:
             threading.Event().wait(0.001)
@@ -186,7 +186,7 @@ def test_a_signer_that_fails_leaves_nobody_waiting(folder: Path, held: _HeldSign
     with Log.open(folder, ORIGIN, held) as log, ThreadPoolExecutor(4) as pool:
         held.fail = True
         futures = [pool.submit(log.append, record(0))]
-        assert held.entered.wait(10)
+        assert held.entered.wait(60)
         futures += [pool.submit(log.append, record(i)) for i in range(1, 4)]
         while len(log._queue) < 3:
             threading.Event().wait(0.001)

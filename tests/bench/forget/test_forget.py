@@ -25,7 +25,6 @@ def found() -> dict[str, Any]:
     return document
 
 
-@pytest.mark.timeout(300)
 def test_nothing_is_left_after_any_moment(found: dict[str, Any]) -> None:
     assert found["control"]["found"] == []
     run.refuse_leftovers(found)

@@ -37,7 +37,6 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return replace(small, sweep=SWEEP, served=SERVED, folder=folder)
 
 
-@pytest.mark.timeout(300)
 def test_everything_runs_and_is_in_the_document(settings: Settings) -> None:
     results = run(settings)
     assert [(part.name, part.status, part.why, part.left_out) for part in results.parts] == [
@@ -65,7 +64,6 @@ def test_everything_runs_and_is_in_the_document(settings: Settings) -> None:
     assert {goal["verdict"] for goal in found["goals"]} == {"not measured"}
 
 
-@pytest.mark.timeout(300)
 def test_torch_is_measured_too(settings: Settings) -> None:
     with Sides(_model(settings, "torch"), "cpu", Budget(HOUR_S)) as sides:
         plan = Plan({"mlp": (2,)}, (1,), Pace(0.0, 2), rounds=2)

@@ -68,7 +68,6 @@ def test_how_many_turns() -> None:
     assert [case.model for case in CASES if case.wanted] == [MLP_NAME, WIDE_NAME]
 
 
-@pytest.mark.timeout(300)  # an installation, two sealings and a start
 def test_what_the_goals_compare_with(place: House) -> None:
     """Nothing of isolation and wiping is left, both models answer rightly, and what was compiled runs in both."""
     names = {(name, 0): name for name in JUDGED}
@@ -84,7 +83,6 @@ def test_what_the_goals_compare_with(place: House) -> None:
         assert not any(unlocked(pid) for pid in whole_server.pids), whole_server
 
 
-@pytest.mark.timeout(300)
 def test_the_server_with_nothing_beside_the_whole(place: House) -> None:
     """The combination of all removals works: both models answer rightly in plaintext, unlocked, unwiped."""
     with place.running(EVERYTHING) as variant:
@@ -107,7 +105,6 @@ def unlocked(pid: int) -> bool:
     return status["Seccomp"] == "0" and LIBRARY.name not in Path(f"/proc/{pid}/maps").read_text()
 
 
-@pytest.mark.timeout(180)  # a start
 def test_clocks_in_a_running_front_end(place: House) -> None:
     said = _steps(place, FEW, 8)
     assert said["requests"] >= 40

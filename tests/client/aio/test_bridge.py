@@ -19,7 +19,7 @@ from hermetic.client.judgement import Proof
 from hermetic.client.verified import Verified
 from hermetic.errors import AppraisalError, ConfigurationError, FailedCheck, HermeticError, NotReadyError
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 LONG_S = 1000.0
 UNARY, STREAM = "/test/Unary", "/test/Stream"
 REFUSED = AppraisalError([FailedCheck("tpm.ek", "one", "another")])

@@ -43,7 +43,7 @@ ATTEMPTS: dict[str, Callable[[Surroundings], str]] = {
 USER = 1001
 # The kernel counts the threads of a uid together: runs side by side would take each other's.
 ROOM_UID = 60007 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-PATIENCE_S = 20
+PATIENCE_S = 60
 PR_SET_CHILD_SUBREAPER = 36
 REFUSED, MISTAKE, NOT_LOCKED = 3, 4, 5
 CGROUP_MEMORY_BYTES = 64 << 20

@@ -98,7 +98,7 @@ def prepared(host: str, profile: str) -> Iterator[Prepared]:
         yield Prepared(process, host, PROFILES[profile])
     finally:
         process.stdin.close()
-        process.wait(30)
+        process.wait(60)
         process.stdout.close()
 
 

@@ -44,7 +44,7 @@ os._exit(0)
 
 def room_without(*layers: str, user: int = 0) -> dict[str, object]:
     command = [sys.executable, "-c", ROOM, str(user), *layers]
-    done = subprocess.run(command, check=True, capture_output=True, timeout=30)
+    done = subprocess.run(command, check=True, capture_output=True, timeout=60)
     said: dict[str, object] = json.loads(done.stdout)
     return said
 
@@ -107,6 +107,6 @@ own = Gpu(number=0, uuid="GPU-0", minor=0, slice=slice_).nodes
             "said = {", 'said = {"nodes": [node for node in nodes if tried("/dev/" + node, os.O_RDONLY) == "opened"],'
         )
     )
-    done = subprocess.run([sys.executable, "-c", script, "0", *layer], check=True, capture_output=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", script, "0", *layer], check=True, capture_output=True, timeout=60)
     opened = json.loads(done.stdout)["nodes"]
     assert opened == ["null", "zero", "nvidia0", "nvidia-caps/nvidia-cap12", "nvidia-caps/nvidia-cap13"]

@@ -79,7 +79,7 @@ def test_nothing_is_opened_or_imported_and_the_key_is_gone(tmp_path: Path) -> No
         check=True,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     assert done.stdout.strip() == repr(([], "weights!", False, 0, True, ("model.onnx", "w.bin")))
 
@@ -107,5 +107,5 @@ def test_opening_takes_the_memory_of_one_model(tmp_path: Path) -> None:
     files = [MemoryFile("model.onnx", b"g"), weights]
     seal(tmp_path / "m", facts(), files, SIGNER, deliver=lambda s: keys.append(bytes(s.key)), threads=2)
     command = [sys.executable, "-c", PEAK, str(tmp_path / "m"), TRUSTED]
-    done = subprocess.run(command, input=keys[0].hex(), check=True, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, input=keys[0].hex(), check=True, capture_output=True, text=True, timeout=60)
     assert float(done.stdout) < 1.15

@@ -107,7 +107,7 @@ def test_progress_counts_every_byte_twice(tmp_path: Path) -> None:
 
 def test_a_killed_seal_leaves_no_half_file(tmp_path: Path) -> None:
     script = Path(__file__).with_name("crash_while_sealing.py")
-    done = subprocess.run([sys.executable, script, tmp_path], check=True, capture_output=True, text=True, timeout=50)
+    done = subprocess.run([sys.executable, script, tmp_path], check=True, capture_output=True, text=True, timeout=60)
     runs = json.loads(done.stdout)
     assert {run["step"] for run in runs} == {"open", "progress", "deliver", "os.link", "os.remove", ""}
     trusted = (tmp_path / "publishers.json").read_text()

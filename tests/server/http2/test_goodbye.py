@@ -7,10 +7,11 @@ from collections.abc import Callable
 import grpc
 import pytest
 
-from tests.server.http2.serving import Serving
+from tests.server.http2.serving import Pauses, Serving, without_a_pause
 from tests.server.http2.wire import ACK, GOAWAY, NO_ERROR, PING, Peer, frame
 
 ANY_STREAM = 2**31 - 1
+LONG_S = 1000  # longer than anything here waits
 
 
 def last_stream(peer: Peer) -> int:
@@ -27,7 +28,7 @@ def test_6_8_a_drain_takes_what_was_begun_before_it_was_seen(serve: Callable[...
         peer.settle()
         held = peer.call("/test/Unasked", b"held")
         peer.settle()
-        serving.stop(10)
+        serving.stop(LONG_S)
         assert last_stream(peer) == ANY_STREAM
         ping = peer.read_until(PING)
         late = peer.call("/test/Echo", b"in time")
@@ -49,7 +50,7 @@ def test_6_8_a_client_that_answers_no_ping_is_told_the_rest_all_the_same(serve: 
     with serving.peer(shy=True) as peer:
         held = peer.call("/test/Never", b"")
         peer.settle()
-        serving.stop(10)
+        serving.stop(LONG_S)
         assert last_stream(peer) == ANY_STREAM
         assert last_stream(peer) == held
         peer.close()
@@ -61,13 +62,11 @@ def test_a_drain_ends_idle_connections_and_takes_no_new_ones(serve: Callable[...
     with serving.peer() as one, serving.peer() as other, Peer(serving.port, begin=False):
         one.echo()
         other.settle()
-        began = time.monotonic()
-        serving.stop(10)
+        serving.stop(LONG_S)
         one.end()
         other.end()
         assert {goaway.code for goaway in one.goaways + other.goaways} == {NO_ERROR}
         serving.join()
-        assert time.monotonic() - began < 5
     with pytest.raises(ConnectionError):
         serving.peer()
 
@@ -93,7 +92,7 @@ def test_a_drain_with_a_client_that_reads_nothing_ends(serve: Callable[..., Serv
             deaf.call("/test/Large", b"5000000")
         serving.application.wait("/test/Large received", 5)
         serving.stop(0.2)
-        serving.join(15)
+        serving.join(60)
 
 
 def test_what_was_answered_before_the_end_arrives(serve: Callable[..., Serving]) -> None:
@@ -103,7 +102,7 @@ def test_what_was_answered_before_the_end_arrives(serve: Callable[..., Serving])
         stream = peer.call("/test/Large", b"3000000")
         peer.send(frame(8, 0, stream, (2**30).to_bytes(4, "big")))
         serving.application.wait("/test/Large received")
-        serving.stop(10)
+        serving.stop(LONG_S)
         assert len(peer.answer(stream).messages[0]) == 3000000
         peer.end()
     serving.join()
@@ -127,7 +126,7 @@ def test_a_client_of_grpc_notices_no_age(serve: Callable[..., Serving]) -> None:
         echo = channel.unary_unary("/test/Echo")
         began = time.monotonic()
         while time.monotonic() - began < 2.5:
-            assert echo(b"x", timeout=10) == b"x"
+            assert echo(b"x", timeout=60) == b"x"
 
 
 def test_a_client_of_grpc_with_many_calls_notices_no_age(serve: Callable[..., Serving]) -> None:
@@ -140,7 +139,7 @@ def test_a_client_of_grpc_with_many_calls_notices_no_age(serve: Callable[..., Se
             began = time.monotonic()
             while time.monotonic() - began < 2.5:
                 try:
-                    echo(b"x", timeout=10)
+                    echo(b"x", timeout=60)
                 except grpc.RpcError as error:
                     failures.append(error)
 
@@ -154,9 +153,9 @@ def test_a_client_of_grpc_with_many_calls_notices_no_age(serve: Callable[..., Se
 
 def test_a_connection_without_calls_is_ended(serve: Callable[..., Serving]) -> None:
     serving = serve(connection_idle_s=1)
-    with serving.peer() as idle, serving.peer() as busy:
-        idle.echo()
+    with serving.peer() as busy, serving.peer() as idle:
         stream = busy.call("/test/Never")
+        idle.echo()
         goaway = idle.end()
         assert goaway is not None
         assert goaway.code == NO_ERROR
@@ -166,21 +165,27 @@ def test_a_connection_without_calls_is_ended(serve: Callable[..., Serving]) -> N
 
 
 def test_6_7_a_silent_client_is_asked_whether_it_lives(serve: Callable[..., Serving]) -> None:
-    serving = serve(keepalive_s=1, keepalive_timeout_s=1)
-    with serving.peer() as alive, serving.peer(shy=True) as dead:
-        dead.call("/test/Never")
+    with serve(keepalive_s=1, keepalive_timeout_s=LONG_S).peer() as alive:
         for _ in range(2):
             assert not alive.read_until(PING).flags & ACK
+        alive.echo()
+    serving = serve(keepalive_s=1, keepalive_timeout_s=1)
+    with serving.peer(shy=True) as dead:
+        dead.call("/test/Never")
         dead.end()
         serving.application.wait("/test/Never cancelled")
-        alive.echo()
 
 
 def test_a_client_that_speaks_is_not_asked(serve: Callable[..., Serving]) -> None:
     serving = serve(keepalive_s=1, keepalive_timeout_s=1)
-    with serving.peer(shy=True) as peer:
-        peer.send(frame(8, 0, 0, (2**30).to_bytes(4, "big")))
-        began = time.monotonic()
-        while time.monotonic() - began < 2.2:
+
+    def speak(pauses: Pauses) -> None:
+        with serving.peer(shy=True) as peer:
+            peer.send(frame(8, 0, 0, (2**30).to_bytes(4, "big")))
+            began = time.monotonic()
+            while time.monotonic() - began < 2.2:
+                peer.echo()
+                pauses.look()
             peer.echo()
-        peer.echo()
+
+    without_a_pause(speak)

@@ -161,7 +161,7 @@ def test_a_deadline_that_passes(peer: Peer, application: Application, method: st
     peer.send(peer.opening(stream, method, ("grpc-timeout", "100m")))
     answer = peer.answer(stream)
     assert answer.status == Code.DEADLINE_EXCEEDED
-    assert 0.09 < time.monotonic() - began < 5
+    assert time.monotonic() - began > 0.09
     application.wait(f"{method} cancelled")
     assert application.calls[method].call.deadline <= time.time()
 

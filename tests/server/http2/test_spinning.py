@@ -35,7 +35,7 @@ def spinning() -> Iterator[Spinning]:
     made = Spinning()
     yield made
     made.server.post(lambda: made.server.stop(0.2))
-    made.thread.join(10)
+    made.thread.join(60)
     assert not made.thread.is_alive()
 
 

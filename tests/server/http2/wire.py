@@ -25,7 +25,7 @@ TABLE_SIZE, ENABLE_PUSH, MAX_STREAMS, INITIAL_WINDOW, MAX_FRAME, MAX_LIST = rang
 FRAME_BYTES = 16384  # what either side takes before it has said otherwise
 WINDOW = 65535  # the same for windows
 LARGEST_WINDOW = 2**31 - 1
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 
 Fields = Sequence[tuple[str, str]]
 

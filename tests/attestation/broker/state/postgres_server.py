@@ -26,8 +26,8 @@ from hermetic.provision.authority import Authority, Leaf, Names, new_key
 ROLE = "hermetic"
 DATABASE = "broker"
 PASSWORD = "a password of the tests"
-START_TIMEOUT_S = 40
-STOP_TIMEOUT_S = 30
+START_TIMEOUT_S = 60
+STOP_TIMEOUT_S = 60
 
 HBA = """
 local all all peer map=tests

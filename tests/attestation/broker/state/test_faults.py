@@ -72,7 +72,7 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(tmp_path: Path, signer:
     script = f"{mount} && exec {shlex.join([sys.executable, '-c', FULL, str(small)])}"
     environment = {**os.environ, "SIGNER": signer.encode_private_key()}
     ended = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", script], env=environment, capture_output=True, text=True, check=False, timeout=50
+        ["unshare", "-rm", "sh", "-c", script], env=environment, capture_output=True, text=True, check=False, timeout=60
     )
     assert ended.returncode == 0, ended.stderr
     assert int(ended.stdout) > 0
@@ -194,7 +194,7 @@ def test_a_killed_process_leaves_what_it_committed_and_no_more(tmp_path: Path, s
     script = FULL.partition("filler = ")[0].replace("sys.argv[1]", repr(str(tmp_path))) + KILLED
     environment = {**os.environ, "SIGNER": signer.encode_private_key()}
     ended = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, check=False, timeout=50
+        [sys.executable, "-c", script], env=environment, capture_output=True, check=False, timeout=60
     )
     assert ended.returncode == -9, ended.stderr
     ledger = SqlLedger(open_database(SqliteState(kind="sqlite", file=tmp_path / "state.sqlite")), signer.name, signer)

@@ -3,8 +3,6 @@
 import os
 import signal
 
-import pytest
-
 from hermetic.attestation.broker.config import BrokerConfig
 from hermetic.attestation.broker.initial import fix_operators
 from hermetic.attestation.governance.proposing import Proposer
@@ -16,8 +14,6 @@ from tests.attestation.broker.test_process import guest_http, model, operator, s
 from tests.attestation.broker.test_refusals import refused
 from tests.attestation.broker.world import World
 from tests.attestation.governance.people import THREE, signed
-
-pytestmark = pytest.mark.timeout(180)
 
 DIGEST = b"\5" * 32
 PATH = "models/key/shared"
@@ -36,7 +32,7 @@ def test_a_killed_process_takes_nothing_with_it(world: World, postgres: Postgres
             claims = hermetic_claims(DIGEST) | {"lease-key": guest.lease_key()}
             guest.auth()
             first.process.send_signal(signal.SIGKILL)
-            first.process.wait(10)
+            first.process.wait(60)
         guest.http = other
         assert guest.attest(guest.body(claims)).status_code == 200
         assert "release.signed" in refused(guest.resource(PATH), "PolicyDeny")

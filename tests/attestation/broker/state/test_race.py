@@ -37,7 +37,7 @@ def test_a_nonce_is_one_processes_however_many_ask_at_once(
             assert racer.stdout.readline() == "ready\n"
         begin = time.time() + 0.5
         rounds = json.dumps([(begin + at * APART_S, name) for at, name in enumerate(names)])
-        won = [json.loads(racer.communicate(rounds + "\n", timeout=50)[0]) for racer in racers]
+        won = [json.loads(racer.communicate(rounds + "\n", timeout=60)[0]) for racer in racers]
     finally:
         for racer in racers:
             racer.kill()

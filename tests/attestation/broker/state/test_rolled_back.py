@@ -45,7 +45,7 @@ def broker(world: World, file: Path) -> Iterator[InThread]:
 
 
 def rows(file: Path, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(file, timeout=20)) as database, database:
+    with closing(sqlite3.connect(file, timeout=60)) as database, database:
         return database.execute(statement, values).fetchall()
 
 

@@ -91,7 +91,7 @@ class Bao:
     def close(self) -> None:
         self.admin.close()
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
     def ask(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
         return self._ask(method, path, body)

@@ -59,7 +59,7 @@ class FarBao:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
-        self._thread.join(20)
+        self._thread.join(60)
 
     def _accept(self) -> None:
         while True:

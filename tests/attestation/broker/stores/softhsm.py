@@ -87,7 +87,7 @@ class SoftHsm:
 
     def make_token(self, label: str) -> None:
         command = ["softhsm2-util", "--init-token", "--free", "--label", label, "--so-pin", "1234567", "--pin", PIN]
-        subprocess.run(command, check=True, capture_output=True, env=self.environment, timeout=30)
+        subprocess.run(command, check=True, capture_output=True, env=self.environment, timeout=60)
 
     def uri(self, token: str, key: str, *, more: str = "", module: Path | None = None, pin: str | None = None) -> str:
         source = pin or f"file:{self.pin_file}"

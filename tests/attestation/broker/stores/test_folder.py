@@ -314,7 +314,7 @@ print("created")
 def test_a_crash_leaves_a_whole_key_or_none(folder: Path, call: int) -> None:
     """Killed at each file operation in turn; what was acknowledged is there, and nothing is half there."""
     command = [sys.executable, "-c", CRASH, str(folder), str(call)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     store = FolderKeyStore(folder, kek())
     try:
         found = store.list()

@@ -11,7 +11,7 @@ from hermetic.attestation.broker.stores.one_trial import SLOW_S, OneTrial
 from hermetic.attestation.key_memory import KeyMemory
 from hermetic.errors import KeyStoreError, KeyStoreUnavailableError
 
-WAIT_S = 30
+WAIT_S = 60
 
 
 class Scripted(LocalKek):

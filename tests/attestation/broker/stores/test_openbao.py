@@ -25,7 +25,7 @@ from tests.attestation.broker.stores.far_bao import FarBao, answer, chunked
 FACTS = b"facts\n"
 SECRET = bytes(range(32))
 B64 = base64.b64encode(SECRET)
-WAIT_S = 30
+WAIT_S = 60
 STORED = b"vault:v1:" + base64.b64encode(bytes(60))
 
 

@@ -20,7 +20,7 @@ from tests.attestation.broker.stores.softhsm import NO, ULONG, YES, Attribute, B
 FACTS = b"facts\n"
 SECRET = bytes(range(32))
 KEY_UNEXTRACTABLE, ATTRIBUTE_SENSITIVE = 0x6A, 0x11
-WAIT_S = 30
+WAIT_S = 60
 
 
 @pytest.fixture

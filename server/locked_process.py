@@ -15,6 +15,7 @@ from hermetic.enclave.lockdown_report import LockdownReport
 from hermetic.enclave.zero_on_free import program
 from hermetic.errors import BorderError, WorkerLostError
 from hermetic.server.messages import Listening
+from hermetic.server.printed import Printed
 
 START_TIMEOUT_S: Final = 30
 EXIT_TIMEOUT_S: Final = 10
@@ -28,13 +29,22 @@ class LockedProcess:
         """Start `python -m module`; it may send `frames` once it listens. `await_listening` comes next."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         cgroup.prepare()
-        with theirs:
-            self._process = subprocess.Popen(
-                [*program(module), str(theirs.fileno())],
-                env=environment,
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-            )
+        self._printed = Printed()
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    [*program(module), str(theirs.fileno())],
+                    env=environment,
+                    pass_fds=(theirs.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._printed.writing,
+                    stderr=self._printed.writing,
+                    start_new_session=True,  # it has no terminal, and a Ctrl-C there is for the supervisor
+                )
+        except BaseException:
+            self._printed.give_up()
+            raise
+        self._printed.follow(self._process.pid)
         self._group: Cgroup | None = None
         self.channel = Channel(ours)
         self.listening = False
@@ -102,7 +112,7 @@ class LockedProcess:
         """End the process now, and wait until it is gone."""
         self._process.kill()
         self._process.wait()
-        self._remove_group()
+        self._clear_away()
 
     def wait(self) -> int:
         """Return the exit status, after a kill where the process does not end within `EXIT_TIMEOUT_S`."""
@@ -112,8 +122,9 @@ class LockedProcess:
             self._process.kill()
             return self._process.wait()
         finally:
-            self._remove_group()
+            self._clear_away()
 
-    def _remove_group(self) -> None:
+    def _clear_away(self) -> None:
+        self._printed.finish()
         if self._group is not None:
             self._group.remove()

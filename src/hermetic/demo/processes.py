@@ -32,6 +32,7 @@ class Command:
         self._name = " ".join(arguments[:2])
         self._lines: list[str] = []
         self._changed = threading.Condition()
+        self._ended = False  # whether it has closed its output
         self._on_line = on_line
         self._process = subprocess.Popen(
             [sys.executable, *program, *arguments],
@@ -60,7 +61,7 @@ class Command:
                     return match
                 if re.search(but_not, line):
                     return True
-            return not self._reader.is_alive() or None
+            return self._ended or None
 
         with self._changed:
             outcome = self._changed.wait_for(found, timeout_s)
@@ -125,4 +126,5 @@ class Command:
                 self._changed.notify_all()
             self._on_line(line.rstrip("\n"))
         with self._changed:
+            self._ended = True  # said under the lock: the thread itself lives on for a moment
             self._changed.notify_all()

@@ -3,7 +3,7 @@
 Each new connection is verified before a byte goes through: a handshake of its own (who), then evidence for a new nonce,
 from the holder of the very key that the handshake proved (what). All of a server's connections are closed when it does
 not prove it again every `reverify_s`. Who reaches the door is served as the caller whose certificate it holds: so it
-opens on loopback or a Unix socket only.
+opens on loopback or a Unix socket only, and for our own user, and those that are named (neighbour.py).
 
 Not here: HTTP/2. The bytes of a client go through as they are; the server's `:scheme` is the client's affair.
 """
@@ -23,6 +23,7 @@ from typing import Final
 from hermetic.client.evidence import ask, pinned_channel
 from hermetic.client.handshake import Endpoint, Leaf, Tls, address_of, leaf_of, refused
 from hermetic.client.judgement import Proof
+from hermetic.client.neighbour import check_neighbour, demand_tables
 from hermetic.client.policy import CallerPolicy
 from hermetic.errors import ConfigurationError, HermeticError, NotReadyError, OverloadedError
 
@@ -55,10 +56,10 @@ class Door:
             )
         return cls(host, int(port))
 
-    def own_socket(self) -> socket.socket:
-        """Return a Unix socket at the path, that nobody but our user may connect to; raises `OSError`."""
+    def own_socket(self, *, others: bool) -> socket.socket:
+        """Return a Unix socket at the path; without `others` only our user may connect to it. Raises `OSError`."""
         own = socket.socket(socket.AF_UNIX)
-        before = os.umask(0o177)
+        before = os.umask(0o111 if others else 0o177)
         try:
             own.bind(self.address)
         except BaseException:
@@ -86,14 +87,17 @@ class Forwarder:
         reverify_s: float,
         timeout_s: float,
         connections: int = CONNECTIONS_LIMIT,
+        users: frozenset[int] | None = frozenset(),
     ) -> None:
-        """Nothing is opened before `run`."""
+        """Nothing is opened before `run`. `users` may come in beside our own (their numbers); None: whoever can."""
         self._endpoint = endpoint
         self._tls = tls
         self._policy = policy
         self._reverify_s = reverify_s
         self._timeout_s = timeout_s
         self._limit = connections
+        self._others = users is None or bool(users)
+        self._users = None if users is None else users | {os.geteuid()}
         self._context = tls.context()
         self._connections: set[asyncio.Task[None]] = set()
         self.on_proof: Callable[[Proof], None] = lambda _: None
@@ -103,6 +107,8 @@ class Forwarder:
 
     async def run(self, door: Door, on_listening: Callable[[str], None]) -> None:
         """Verify the server once, open the door, and serve until cancelled; raises what the first proof raises."""
+        if self._users is not None and door.port is not None:
+            demand_tables()
         await self._connect_and_verify(lambda _leaf, _reader, writer: _close(writer))
         server = await self._open(door)
         try:
@@ -119,7 +125,9 @@ class Forwarder:
         try:
             if door.port is not None:
                 return await asyncio.start_server(self._accept, door.address, door.port, limit=PIECE_BYTES)
-            return await asyncio.start_unix_server(self._accept, sock=door.own_socket(), limit=PIECE_BYTES)
+            return await asyncio.start_unix_server(
+                self._accept, sock=door.own_socket(others=self._others), limit=PIECE_BYTES
+            )
         except OSError as error:
             raise ConfigurationError(f"--listen {door.address}: {error}") from None
 
@@ -131,6 +139,8 @@ class Forwarder:
             if len(self._connections) >= self._limit:
                 raise OverloadedError(f"connections: expected at most {self._limit}, got one more")
             self._connections.add(task)
+            if self._users is not None:
+                await asyncio.to_thread(check_neighbour, _socket_of(writer), self._users)
             await self._connect_and_verify(
                 lambda leaf, far_reader, far_writer: self._serve(leaf, (reader, writer), (far_reader, far_writer))
             )
@@ -202,6 +212,12 @@ class Forwarder:
 
 Side = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 GoOn = Callable[[Leaf, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def _socket_of(writer: asyncio.StreamWriter) -> socket.socket:
+    """What the transport has is the socket in all but its class."""
+    connection: socket.socket = writer.get_extra_info("socket")
+    return connection
 
 
 async def _pass_on(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:

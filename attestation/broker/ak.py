@@ -34,16 +34,16 @@ class AkDesk:
         log: Journal,
         cells: Cells,
         clock: Callable[[], datetime],
-        most: int,
+        room: Room,
     ) -> None:
-        """`rule` says whether operators signed for this trust; at most `most` enrolments wait in `cells`."""
+        """`rule` says whether operators signed for this trust; `room` is for enrolments that wait in `cells`."""
         self._rule = rule
         self._trust = trust
         self._authority = authority
         self._log = log
         self._clock = clock
         self._cells = cells
-        self._room = Room(most, most)
+        self._room = room
 
     def challenge(
         self, members: Mapping[str, JsonValue], client: str, identity: ClientIdentity | None

@@ -21,6 +21,8 @@ from hermetic.attestation.broker.strict_json import exactly, parse_object, text
 from hermetic.attestation.exchange import HEADER_CHECKPOINT, HEADER_LEASE, SESSION_COOKIE
 
 HEADER_LOG_INDEX: Final = "hermetic-log-index"
+SHORT_BODY_BYTES: Final = 64 * 1024
+"""Longest body of a request that brings no evidence: those are read in the event loop."""
 
 _NUMBER: Final = re.compile(r"-?[0-9]{1,16}")
 
@@ -29,10 +31,11 @@ def public_app(
     broker: Broker, ak_desk: AkDesk | None, leases: Leases, feed: LeaseFeed, door: Door, pace: Pace, body_bytes: int
 ) -> Application:
     """The ASGI application; `ak_desk` is None where no attestation keys are enrolled."""
+    short = min(body_bytes, SHORT_BODY_BYTES)
 
     async def auth(request: Request) -> Response:
         caller = door.caller(request)
-        data = bytes(await body(request, body_bytes))
+        data = bytes(await body(request, short))
         challenged = broker.auth(data, caller) if pace.quick else await door.run(broker.auth, data, caller)
         response = JSONResponse(challenged.body)
         response.headers["set-cookie"] = _cookie(challenged.session.id, challenged.session.deadline)
@@ -54,7 +57,7 @@ def public_app(
 
     async def serving_certificate(request: Request) -> Response:
         caller = door.caller(request)
-        members = parse_object(await body(request, body_bytes), "request")
+        members = parse_object(await body(request, short), "request")
         exactly(members, "request", ("csr",))
         csr = text(members, "csr", "request")
         chain = await door.run(broker.serving_certificate, csr, _session(request), caller)
@@ -67,7 +70,7 @@ def public_app(
         ("POST", "/hermetic/v1/serving-certificate"): serving_certificate,
     }
     return Application(
-        routes | _ak_routes(ak_desk, door, body_bytes) | _lease_routes(broker, leases, feed, door, pace, body_bytes),
+        routes | _ak_routes(ak_desk, door, short) | _lease_routes(broker, leases, feed, door, pace, short),
         door.counts,
     )
 

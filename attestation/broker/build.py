@@ -21,7 +21,6 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey
 
-from hermetic.attestation.bounded_file import read_bounded
 from hermetic.attestation.broker import configured, journal
 from hermetic.attestation.broker.admin import Admin
 from hermetic.attestation.broker.admin_app import admin_app
@@ -31,8 +30,8 @@ from hermetic.attestation.broker.app import public_app
 from hermetic.attestation.broker.believed import Believed
 from hermetic.attestation.broker.broker import Broker, Holdings, Rules
 from hermetic.attestation.broker.config import BrokerConfig, Listener, ServingNamesOf
-from hermetic.attestation.broker.configured import MAX_FILE_BYTES
 from hermetic.attestation.broker.counts import Counts
+from hermetic.attestation.broker.files import Files
 from hermetic.attestation.broker.floors import Floors
 from hermetic.attestation.broker.governance_desk import GovernanceDesk
 from hermetic.attestation.broker.governed import Governed, KeyState, Rule, Ungoverned
@@ -47,7 +46,7 @@ from hermetic.attestation.broker.serving import ServingDesk
 from hermetic.attestation.broker.serving_ca import ServingAuthority, ServingNames
 from hermetic.attestation.broker.sessions import SessionLimits, SessionTable
 from hermetic.attestation.broker.signed_configuration import signed_parts
-from hermetic.attestation.broker.state.cells import Cells
+from hermetic.attestation.broker.state.cells import Cells, Room
 from hermetic.attestation.broker.state.follower import Follower
 from hermetic.attestation.broker.state.opening import open_state
 from hermetic.attestation.broker.steps import Pace
@@ -99,16 +98,17 @@ def build(
     with contextlib.ExitStack() as undo:
         state = open_state(config, configured.log_signer(config), undo, clock)
         writer = Journal(state.ledger, clock)
-        rule = _rule(config, writer)
+        files = Files()
+        rule = _rule(config, files, writer)
         store = config.key_store
         keks = open_keks(store.kek, store.former_keks, store.folder, credentials)
         keys = FolderKeyStore(store.folder, keks)
         undo.callback(keys.close)
         floors = Floors(writer)
-        believed, counts = _believed(config, writer), Counts()
-        token_key = _token_key(config)
+        believed, counts = _believed(config, files, writer), Counts()
+        token_key = _token_key(config, files)
         leases = _leases(config, writer, token_key, clock)
-        stores = _Stores(keys, floors, leases, writer, rule, state.cells, believed, counts, undo)
+        stores = _Stores(keys, floors, leases, writer, rule, state.cells, believed, counts, files, undo)
         endpoints = [
             _public(config, stores, token_key, clock, judging),
             _admin(config, stores, clock, judging),
@@ -140,11 +140,15 @@ class _Stores:
     cells: Cells
     believed: Believed
     counts: Counts
+    files: Files
     held: contextlib.ExitStack
 
 
-def _rule(config: BrokerConfig, writer: Journal) -> Rule:
-    """Who decides about policies and keys. What the log says and what the configuration says must agree."""
+def _rule(config: BrokerConfig, files: Files, writer: Journal) -> Rule:
+    """Who decides about policies and keys. What the log says and what the configuration says must agree.
+
+    What is compared with the signatures are the bytes in `files`, which everything else here is made of too.
+    """
     with writer.standing() as (standing, _):
         first = standing.governance.first
     if config.governance == "none":
@@ -153,7 +157,7 @@ def _rule(config: BrokerConfig, writer: Journal) -> Rule:
                 'governance: expected "operators", got "none": the log names operators, and no '
                 "configuration can undo that"
             )
-        return Ungoverned(configured.policies(config), configured.serving(config))
+        return Ungoverned(configured.policies(config, files), configured.serving(config, files))
     if first is None:
         raise ConfigurationError(
             "log: expected one that names operators, got none: run `hermetic broker init`, or write "
@@ -161,7 +165,7 @@ def _rule(config: BrokerConfig, writer: Journal) -> Rule:
         )
     if first.log != config.log.origin:
         raise ConfigurationError(f"log: expected operators of {config.log.origin}, got of {first.log}")
-    return Governed(config.profile, signed_parts(config))
+    return Governed(config.profile, signed_parts(config, files))
 
 
 def _leases(config: BrokerConfig, writer: Journal, key: ec.EllipticCurvePrivateKey, clock: Clock) -> Leases:
@@ -178,7 +182,7 @@ def _public(
     handshakes = Handshakes(limits.handshakes_per_minute, limits.handshakes_per_second)
     room = SessionLimits(limits.sessions, limits.sessions_per_client, life)
     sessions = SessionTable(stores.cells, room, handshakes, clock)
-    signer = _token_signer(config, token_key, clock)
+    signer = _token_signer(config, stores.files, token_key, clock)
     holdings = Holdings(sessions, stores.keys, writer, signer, stores.counts, stores.leases)
     rules = Rules(config.profile, stores.believed.trust, stores.rule)
     broker = Broker(rules, holdings, _serving_desk(config, stores, clock), judging)
@@ -186,12 +190,14 @@ def _public(
     door = _door(config, config.public, stores)
     pace = _pace(config, stores, door.work)
     app = public_app(broker, _ak_desk(config, stores, clock), stores.leases, feed, door, pace, limits.body_bytes)
-    return Endpoint(config.public.host, config.public.port, _tls(config, config.public), app, feed.end)
+    return Endpoint(config.public.host, config.public.port, _tls(config, stores.files, config.public), app, feed.end)
 
 
 def _admin(config: BrokerConfig, stores: _Stores, clock: Clock, judging: Clock) -> Endpoint:
     settings = config.admin
-    issuers = [Issuer(one.name, one.audience, _issuer_key(one.public_key), one.roles) for one in settings.issuers]
+    issuers = [
+        Issuer(one.name, one.audience, _issuer_key(stores.files, one.public_key), one.roles) for one in settings.issuers
+    ]
     rules = [AclRule.parse(rule.role, rule.allowed, rule.names) for rule in settings.acl]
     tokens = AdminTokens(issuers, rules, life_s=settings.token_life_s, leeway_s=settings.leeway_s, clock=judging)
     admin = Admin(
@@ -209,7 +215,7 @@ def _admin(config: BrokerConfig, stores: _Stores, clock: Clock, judging: Clock) 
         return _page(stores, clock)
 
     app = admin_app(admin, page, _door(config, settings, stores))
-    return Endpoint(settings.host, settings.port, _tls(config, settings), app)
+    return Endpoint(settings.host, settings.port, _tls(config, stores.files, settings), app)
 
 
 def _door(config: BrokerConfig, listener: Listener, stores: _Stores) -> Door:
@@ -238,30 +244,28 @@ def _is_quick(config: BrokerConfig) -> bool:
     return config.state is None and config.collateral is None and all(map(is_local, keks))
 
 
-def _tls(config: BrokerConfig, listener: Listener) -> SSLContext:
-    for path in (listener.certificate, *listener.client_authorities):
-        _certificates(config, path)
+def _tls(config: BrokerConfig, files: Files, listener: Listener) -> SSLContext:
+    _certificates(config, files, listener.certificate)
+    authorities = _all_certificates(config, files, listener.client_authorities)
     required = listener is config.admin or config.public.client_certificates == "required"
-    return server_context(
-        listener.certificate, listener.key, listener.client_authorities, certificate_required=required
-    )
+    return server_context(listener.certificate, listener.key, authorities, certificate_required=required)
 
 
-def _token_key(config: BrokerConfig) -> ec.EllipticCurvePrivateKey:
+def _token_key(config: BrokerConfig, files: Files) -> ec.EllipticCurvePrivateKey:
     """The key that signs attestation tokens and leases."""
     path = config.tokens.key
-    return ec.generate_private_key(ec.SECP256R1()) if path is None else _ec_key(path)
+    return ec.generate_private_key(ec.SECP256R1()) if path is None else _ec_key(files, path)
 
 
-def _token_signer(config: BrokerConfig, key: ec.EllipticCurvePrivateKey, clock: Clock) -> TokenSigner:
+def _token_signer(config: BrokerConfig, files: Files, key: ec.EllipticCurvePrivateKey, clock: Clock) -> TokenSigner:
     tokens = config.tokens
-    chain = [] if tokens.certificates is None else _certificates(config, tokens.certificates)
+    chain = [] if tokens.certificates is None else _certificates(config, files, tokens.certificates)
     return TokenSigner(key, chain, tokens.issuer, timedelta(seconds=config.limits.token_s), clock)
 
 
-def _trust(config: BrokerConfig) -> TrustRoots:
+def _trust(config: BrokerConfig, files: Files) -> TrustRoots:
     own = [] if config.ak_enrolment is None else [config.ak_enrolment.certificate]
-    authorities = _all_certificates(config, [*own, *config.trust.ak_authorities])
+    authorities = _all_certificates(config, files, [*own, *config.trust.ak_authorities])
     provisioned = frozenset(bytes.fromhex(digest) for digest in config.trust.provisioned_aks)
     return TrustRoots(
         config.profile,
@@ -272,11 +276,11 @@ def _trust(config: BrokerConfig) -> TrustRoots:
     )
 
 
-def _believed(config: BrokerConfig, writer: Journal) -> Believed:
-    believed, settings = Believed(_trust(config)), config.collateral
+def _believed(config: BrokerConfig, files: Files, writer: Journal) -> Believed:
+    believed, settings = Believed(_trust(config, files)), config.collateral
     if settings is not None:
-        windows = DEFAULT if settings.windows is None else Windows.load(read_bounded(settings.windows, MAX_FILE_BYTES))
-        signers = None if settings.signers is None else read_signers(configured.text(settings.signers))
+        windows = DEFAULT if settings.windows is None else Windows.load(files.data(settings.windows))
+        signers = None if settings.signers is None else read_signers(files.text(settings.signers))
         believed.watch(settings.folder, writer, windows, signers)
     return believed
 
@@ -300,8 +304,8 @@ def _serving_desk(config: BrokerConfig, stores: _Stores, clock: Clock) -> Servin
         return None
     names = [ServingNames(one.client, one.common_name, _alternatives(one)) for one in settings.names]
     life = timedelta(seconds=settings.certificate_s)
-    chain = _certificates(config, settings.certificates)
-    authority = ServingAuthority(_ec_key(settings.key), chain, names, life, config.profile)
+    chain = _certificates(config, stores.files, settings.certificates)
+    authority = ServingAuthority(_ec_key(stores.files, settings.key), chain, names, life, config.profile)
     return ServingDesk(authority, stores.rule, stores.log, clock)
 
 
@@ -320,32 +324,33 @@ def _ak_desk(config: BrokerConfig, stores: _Stores, clock: Clock) -> AkDesk | No
     settings = config.ak_enrolment
     if settings is None:
         return None
-    vendors = _all_certificates(config, settings.ek_authorities)
-    software = _all_certificates(config, settings.software_ek_authorities)
-    certificate = _certificates(config, settings.certificate)[0]
-    authority = AkCa(certificate, _ec_key(settings.key), timedelta(seconds=settings.life_s))
+    vendors = _all_certificates(config, stores.files, settings.ek_authorities)
+    software = _all_certificates(config, stores.files, settings.software_ek_authorities)
+    certificate = _certificates(config, stores.files, settings.certificate)[0]
+    authority = AkCa(certificate, _ec_key(stores.files, settings.key), timedelta(seconds=settings.life_s))
     if authority.key.public_key() != certificate.public_key():
         raise ConfigurationError(f"{settings.certificate}: expected the certificate of {settings.key}, got another's")
     trust = EkTrust(config.profile, vendors, software)
-    return AkDesk(trust, authority, stores.rule, stores.log, stores.cells, clock, config.limits.enrolments)
+    room = Room(config.limits.enrolments, config.limits.enrolments_per_client)
+    return AkDesk(trust, authority, stores.rule, stores.log, stores.cells, clock, room)
 
 
-def _all_certificates(config: BrokerConfig, paths: Iterable[Path]) -> tuple[x509.Certificate, ...]:
-    return tuple(certificate for path in paths for certificate in _certificates(config, path))
+def _all_certificates(config: BrokerConfig, files: Files, paths: Iterable[Path]) -> tuple[x509.Certificate, ...]:
+    return tuple(certificate for path in paths for certificate in _certificates(config, files, path))
 
 
-def _certificates(config: BrokerConfig, path: Path) -> list[x509.Certificate]:
+def _certificates(config: BrokerConfig, files: Files, path: Path) -> list[x509.Certificate]:
     """The certificates in a PEM file; outside the demo profile, none of a demo's."""
     try:
-        found = x509.load_pem_x509_certificates(read_bounded(path, MAX_FILE_BYTES))
+        found = x509.load_pem_x509_certificates(files.data(path))
     except ValueError as error:
         raise ConfigurationError(f"{path}: expected certificates in PEM, got {error}") from error
     return found if config.profile == "demo" else [refuse_demo(certificate, str(path)) for certificate in found]
 
 
-def _ec_key(path: Path) -> ec.EllipticCurvePrivateKey:
+def _ec_key(files: Files, path: Path) -> ec.EllipticCurvePrivateKey:
     try:
-        key = load_pem_private_key(read_bounded(path, MAX_FILE_BYTES), None)
+        key = load_pem_private_key(files.data(path), None)
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"{path}: expected a private key in PEM, got {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
@@ -353,8 +358,8 @@ def _ec_key(path: Path) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def _issuer_key(path: Path) -> OKPKey | ECKey:
-    pem = read_bounded(path, MAX_FILE_BYTES)
+def _issuer_key(files: Files, path: Path) -> OKPKey | ECKey:
+    pem = files.data(path)
     for kind, curve in ((OKPKey, "Ed25519"), (ECKey, "P-256")):
         try:
             key = kind.import_key(pem)

@@ -50,7 +50,8 @@ class Public(Listener):
 class Issuer(Section):
     """Who issues admin tokens: the `iss` and `aud` to name, and the public key (PEM, Ed25519 or P-256).
 
-    Whoever holds the key names the role: with `roles` one of these, else any.
+    Whoever holds the key names the role, one of `roles`. Left out: any; only where there is one issuer, and no role is
+    for some names alone.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=256)]
@@ -82,6 +83,12 @@ class Admin(Listener):
     @model_validator(mode="after")
     def _issuers_name_roles(self) -> Self:
         known = {one.role for one in self.acl}
+        unbound = [one.name for one in self.issuers if one.roles is None]
+        if unbound and (len(self.issuers) > 1 or any(one.names != ("",) for one in self.acl)):
+            raise ValueError(
+                f"issuer {unbound[0]}: expected roles, because there are other issuers, or roles for some names alone: "
+                "whoever holds the key of an issuer without them acts in every role"
+            )
         for issuer in self.issuers:
             if not (named := set(issuer.roles or ())) <= known:
                 raise ValueError(f"issuer {issuer.name}: expected roles of the acl, got {sorted(named - known)}")
@@ -239,11 +246,14 @@ class Limits(Section):
     session_s: Annotated[int, Field(ge=1, le=3600)] = 300
     token_s: Annotated[int, Field(ge=1, le=3600)] = 300
     enrolments: PositiveInt = 256
+    enrolments_per_client: PositiveInt = 16
     leases: PositiveInt = 65536
     leases_per_client: PositiveInt = 4096
     lease_polls: PositiveInt = 128
     connections: PositiveInt = 256
+    connections_per_client: PositiveInt = 64
     concurrent_work: Annotated[int, Field(ge=1, le=64)] = 16
+    handshake_s: PositiveInt = 10
     connection_s: PositiveInt = 60
     keep_alive_s: PositiveInt = 5
     drain_s: PositiveInt = 10

@@ -6,8 +6,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
-from hermetic.attestation.bounded_file import read_bounded
 from hermetic.attestation.broker.config import BrokerConfig
+from hermetic.attestation.broker.files import Files
 from hermetic.attestation.broker.leases import LeaseLengths
 from hermetic.attestation.broker.release import ModelPolicy, Policies, SecretPolicy
 from hermetic.attestation.governance import Form, ModelForm, OfPolicy
@@ -16,45 +16,42 @@ from hermetic.attestation.log import NoteSigner
 from hermetic.attestation.policy import AppraisalPolicy
 from hermetic.errors import ConfigurationError
 
-MAX_FILE_BYTES: Final = 1024 * 1024
-"""Longest certificate, key or policy file, in bytes."""
-
 _PATTERN_MARKS: Final = "*?["
 
 
-def policies(config: BrokerConfig) -> Policies:
+def policies(config: BrokerConfig, files: Files) -> Policies:
     """The policies of models and of secrets; raises `ConfigurationError`."""
     models = tuple(
         ModelPolicy(
-            form(config, entry.file),
+            form(config, files, entry.file),
             entry.rollback,
             timedelta(seconds=entry.roll_over_s),
             LeaseLengths(round(1000 * entry.lease_s), round(1000 * entry.lease_grace_s)),
         )
         for entry in config.policies
     )
-    secrets = tuple(SecretPolicy(entry.resource, form(config, entry.policy)) for entry in config.plain_secrets)
+    secrets = tuple(SecretPolicy(entry.resource, form(config, files, entry.policy)) for entry in config.plain_secrets)
     return Policies(models, secrets)
 
 
-def serving(config: BrokerConfig) -> AppraisalPolicy | None:
+def serving(config: BrokerConfig, files: Files) -> AppraisalPolicy | None:
     """The policy of serving certificates; None where none are issued."""
     settings = config.serving_certificates
-    return None if settings is None else form(config, settings.policy)
+    return None if settings is None else form(config, files, settings.policy)
 
 
-def form(config: BrokerConfig, path: Path) -> AppraisalPolicy:
+def form(config: BrokerConfig, files: Files, path: Path) -> AppraisalPolicy:
     """A form that this broker can use; raises `ConfigurationError`."""
-    found = AppraisalPolicy.load(read_bounded(path, MAX_FILE_BYTES))
+    found = AppraisalPolicy.load(files.data(path))
     if found.profile == "demo" and config.profile != "demo":
         raise ConfigurationError(f'{path}: expected a policy for profile "{config.profile}", got one for "demo"')
     return found
 
 
-def first_policies(config: BrokerConfig) -> list[tuple[OfPolicy, Content]]:
+def first_policies(config: BrokerConfig, files: Files) -> list[tuple[OfPolicy, Content]]:
     """The configuration's policies, each for the prefix of its names; `ConfigurationError` where two share one."""
     found = dict[OfPolicy, Content]()
-    for subject, content in _first(config):
+    for subject, content in _first(config, files):
         if subject in found:
             raise ConfigurationError(f'policies: expected one of {subject.of} for "{subject.prefix}", got two')
         found[subject] = content
@@ -63,23 +60,15 @@ def first_policies(config: BrokerConfig) -> list[tuple[OfPolicy, Content]]:
 
 def log_signer(config: BrokerConfig) -> NoteSigner:
     """What signs the log's checkpoints; raises `ConfigurationError`."""
-    return NoteSigner.parse(text(config.log.key))
+    return NoteSigner.parse(Files().text(config.log.key))
 
 
-def text(path: Path) -> str:
-    """The same, as text."""
-    try:
-        return read_bounded(path, MAX_FILE_BYTES).decode()
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path}: expected UTF-8, got {error}") from error
-
-
-def _first(config: BrokerConfig) -> Iterator[tuple[OfPolicy, Content]]:
+def _first(config: BrokerConfig, files: Files) -> Iterator[tuple[OfPolicy, Content]]:
     for entry in config.policies:
         yield (
-            OfPolicy(of="models", prefix=_prefix(form(config, entry.file).models)),
+            OfPolicy(of="models", prefix=_prefix(form(config, files, entry.file).models)),
             ModelForm(
-                form=text(entry.file),
+                form=files.text(entry.file),
                 rollback=entry.rollback,
                 roll_over_s=entry.roll_over_s,
                 lease_ms=round(1000 * entry.lease_s),
@@ -87,12 +76,12 @@ def _first(config: BrokerConfig) -> Iterator[tuple[OfPolicy, Content]]:
             ),
         )
     for secrets in config.plain_secrets:
-        form(config, secrets.policy)
-        yield OfPolicy(of="secrets", prefix=_prefix([secrets.resource])), Form(form=text(secrets.policy))
+        form(config, files, secrets.policy)
+        yield OfPolicy(of="secrets", prefix=_prefix([secrets.resource])), Form(form=files.text(secrets.policy))
     if config.serving_certificates is not None:
-        form(config, config.serving_certificates.policy)
+        form(config, files, config.serving_certificates.policy)
         subject = OfPolicy(of="serving-certificates", prefix="")
-        yield subject, Form(form=text(config.serving_certificates.policy))
+        yield subject, Form(form=files.text(config.serving_certificates.policy))
 
 
 def _prefix(patterns: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from hermetic.attestation.broker import configured, journal
 from hermetic.attestation.broker.config import BrokerConfig
+from hermetic.attestation.broker.files import Files
 from hermetic.attestation.broker.journal import Entry, Journal, Standing
 from hermetic.attestation.broker.signed_configuration import signed_parts
 from hermetic.attestation.broker.state.opening import open_state
@@ -23,9 +24,10 @@ def fix_operators(
     """
     if config.governance == "none":
         raise ConfigurationError('governance: expected "operators" in the configuration, got "none"')
+    files = Files()
     begin: list[tuple[OfPolicy | OfConfiguration, Content]] = [
-        *configured.first_policies(config),
-        *signed_parts(config).items(),
+        *configured.first_policies(config, files),
+        *signed_parts(config, files).items(),
     ]
     first = First.fix(config.log.origin, operators, begin)
 

@@ -35,13 +35,26 @@ class Endpoint:
 class _Server(uvicorn.Server):
     """uvicorn's server without its signal handlers, because two of them share one process; says when it answers."""
 
-    def __init__(self, config: uvicorn.Config, on_end: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, handshake_s: float, on_end: Callable[[], None]) -> None:
         super().__init__(config)
+        self._handshake_s = handshake_s
         self._on_end = on_end
         self.answers = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        """As uvicorn's on sockets that are bound, and whoever does not complete a handshake is cut off."""
+        config, loop = self.config, asyncio.get_running_loop()
+
+        def connected() -> asyncio.Protocol:
+            return config.http_protocol_class(config=config, server_state=self.server_state, app_state={})  # type: ignore[call-arg]
+
+        self.servers = [
+            await loop.create_server(
+                connected, sock=one, ssl=config.ssl, backlog=config.backlog, ssl_handshake_timeout=self._handshake_s
+            )
+            for one in sockets or ()
+        ]
+        self.started = True
         self.answers.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -73,7 +86,7 @@ class Listeners:
     def __init__(self, endpoints: Sequence[Endpoint], limits: Limits) -> None:
         """Bind every endpoint; raises `ConfigurationError` where that fails."""
         self._limits = limits
-        self._servers = [_Server(self._config(endpoint), endpoint.on_end) for endpoint in endpoints]
+        self._servers = [_Server(self._config(endpoint), limits.handshake_s, endpoint.on_end) for endpoint in endpoints]
         with contextlib.ExitStack() as undo:
             self._sockets = [undo.enter_context(_bind(endpoint)) for endpoint in endpoints]
             undo.pop_all()
@@ -112,7 +125,7 @@ class Listeners:
     def _config(self, endpoint: Endpoint) -> uvicorn.Config:
         return uvicorn.Config(
             endpoint.app,
-            http=protocol(self._limits.connection_s),
+            http=protocol(self._limits.connection_s, self._limits.connections_per_client),
             ws="none",
             lifespan="off",
             loop="none",  # `serve` has made one

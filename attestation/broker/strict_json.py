@@ -1,6 +1,10 @@
-"""JSON from strangers: bounded depth, no duplicate members, no NaN; reading of members with errors that name them."""
+"""JSON from strangers: UTF-8, bounded depth, no duplicate members, no NaN, no half of a character.
+
+Members are read with errors that name them.
+"""
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from typing import Any, Final, NoReturn
 
@@ -10,13 +14,19 @@ from hermetic.errors import InvalidRequestError
 MAX_DEPTH: Final = 64
 """Deepest nesting that is taken; json itself stops only at the interpreter's recursion limit."""
 
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
+"""How half of a character is written; two of them may be a whole one."""
+
 _CONTAINERS: Final = frozenset({dict, list})
 
 
 def parse_object(data: bytes | bytearray | str, what: str) -> dict[str, JsonValue]:
     """The JSON object in `data`; raises `InvalidRequestError` naming `what`."""
     try:
-        value = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        written = data if isinstance(data, str) else data.decode()  # json would guess another encoding
+        value = json.loads(written, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        if _SURROGATE.search(written):  # what has no UTF-8 could be neither recorded nor answered
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InvalidRequestError(f"{what}: expected JSON, got {error}") from error
     if not isinstance(value, dict):

@@ -8,9 +8,13 @@ can put anything there.
 
 import ssl
 from asyncio import Transport
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -19,12 +23,19 @@ from hermetic.errors import ConfigurationError
 TLS_EXTENSION: Final = "tls"
 HEADER_BYTES: Final = 64 * 1024
 """Longest request line and headers together; a token fits."""
+HEADER_COST: Final = 64
+"""What a header counts beside its bytes: many short ones take more memory than one long one."""
+PIPELINED: Final = 8
+"""Most requests of a connection that wait for the one before them; one read may hold thousands."""
 
 
 def server_context(
-    certificate: Path, key: Path, client_authorities: tuple[Path, ...], *, certificate_required: bool
+    certificate: Path, key: Path, client_authorities: Iterable[x509.Certificate], *, certificate_required: bool
 ) -> ssl.SSLContext:
-    """TLS 1.3 with client certificates of `client_authorities` alone; raises `ConfigurationError`."""
+    """TLS 1.3 with client certificates of `client_authorities` alone; raises `ConfigurationError`.
+
+    Those are certificates, not files: what was compared with operators' signatures is what counts.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED if certificate_required else ssl.CERT_OPTIONAL
@@ -33,35 +44,47 @@ def server_context(
     context.num_tickets = 0
     try:
         context.load_cert_chain(certificate, key)
-        for authority in client_authorities:
-            context.load_verify_locations(cafile=authority)
+        context.load_verify_locations(cadata=b"".join(one.public_bytes(Encoding.DER) for one in client_authorities))
     except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(f"TLS: cannot load {certificate}, {key} or {client_authorities}: {error}") from error
+        raise ConfigurationError(f"TLS: cannot load {certificate}, {key} or the client authorities: {error}") from error
     return context
 
 
 class PeerCertificateProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1, with the peer's certificate in each request's scope, and an end to everything.
 
-    uvicorn waits for ever for the first byte and for the rest of a body; here a connection ends `connection_s` after
-    its handshake, only a request that is complete by then is still answered. It takes a head of any length; here one
-    of more than `HEADER_BYTES`, and as much else that is neither head nor body, is a bad request.
+    A client (a certificate, else an address) that has `connections_per_client` open gets no other one: what is open in
+    all is bounded too, so one client would keep everybody else out by holding connections. uvicorn waits for ever for
+    the first byte and for the rest of a body; here a connection ends `connection_s` after its handshake, only a request
+    that is complete by then is still answered. It takes a head of any length; here one of more than `HEADER_BYTES`, and
+    as much else that is neither head nor body, is a bad request.
     """
 
     connection_s: ClassVar[float] = 60.0
+    connections_per_client: ClassVar[int] = 64
+    held: ClassVar[Counter[bytes | str]]
+    """Connections that are open, of each client of this listener."""
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Wrap the application, once for this connection, and start its time."""
         super().connection_made(transport)
         peer = transport.get_extra_info("ssl_object")
-        self.app = _WithPeer(self.app, None if peer is None else peer.getpeercert(binary_form=True))
+        certificate = None if peer is None else peer.getpeercert(binary_form=True)
+        self.app = _WithPeer(self.app, certificate)
+        self._whose: bytes | str = certificate or (self.client[0] if self.client else "unknown")
+        self.held[self._whose] += 1
+        if self.held[self._whose] > self.connections_per_client:
+            transport.abort()
         self._end = self.loop.call_later(self.connection_s, self._expire)
         self._head = 0  # bytes of this request's line and headers
         self._pending = 0  # bytes since the parser said anything, which it may hold
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the time."""
+        """Forget the time, and one of the client's."""
         self._end.cancel()
+        self.held[self._whose] -= 1
+        if not self.held[self._whose]:
+            del self.held[self._whose]
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -72,7 +95,9 @@ class PeerCertificateProtocol(HttpToolsProtocol):
             self.send_400_response("Request head too long.")
 
     def on_message_begin(self) -> None:
-        """Begin to count."""
+        """Begin to count; the parser answers 400 where too many wait."""
+        if len(self.pipeline) >= PIPELINED:
+            raise ValueError(f"requests: expected at most {PIPELINED} that wait, got more")
         super().on_message_begin()
         self._head = 0
 
@@ -83,7 +108,7 @@ class PeerCertificateProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Count; trailers behind a body are headers too."""
-        self._count(len(name) + len(value))
+        self._count(len(name) + len(value) + HEADER_COST)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -114,9 +139,10 @@ class PeerCertificateProtocol(HttpToolsProtocol):
             cycle.keep_alive = False
 
 
-def protocol(connection_s: float) -> type[PeerCertificateProtocol]:
-    """The protocol with another time for a connection, in seconds."""
-    return type("BoundedProtocol", (PeerCertificateProtocol,), {"connection_s": connection_s})
+def protocol(connection_s: float, connections_per_client: int) -> type[PeerCertificateProtocol]:
+    """The protocol of one listener, with its own time for a connection, in seconds, and its own count of them."""
+    own = {"connection_s": connection_s, "connections_per_client": connections_per_client, "held": Counter()}
+    return type("BoundedProtocol", (PeerCertificateProtocol,), own)
 
 
 class _WithPeer:

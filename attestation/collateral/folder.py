@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from hermetic.attestation.bounded_file import read_bounded
 from hermetic.attestation.checks import Checks
 from hermetic.attestation.collateral.bundle import Bundle
 from hermetic.attestation.collateral.items import Item
@@ -85,7 +86,7 @@ def load_folder(path: Path, windows: Windows = DEFAULT, signers: Sequence[NoteVe
 
     With `signers`, the signature is verified again; without, the import's word is taken for it.
     """
-    data = _read(path / BUNDLE)
+    data = read_bounded(path / BUNDLE, MAX_BUNDLE_SIZE)
     bundle = Bundle.load_without_asking_who_signed(data) if signers is None else Bundle.load(data, signers)
     return Loaded(bundle, windows)
 
@@ -144,7 +145,7 @@ def _present(folder: Path) -> Bundle | None:
     if not path.exists():
         return None
     try:
-        return Bundle.load_without_asking_who_signed(_read(path))
+        return Bundle.load_without_asking_who_signed(read_bounded(path, MAX_BUNDLE_SIZE))
     except VerificationError as error:
         raise ConfigurationError(
             f"{path}: expected the bundle that was imported before, got another: {error}"
@@ -185,17 +186,6 @@ def _replace(path: Path, data: bytes) -> None:
     except OSError as error:
         new.unlink(missing_ok=True)
         raise ConfigurationError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BUNDLE_SIZE + 1)
-    except OSError as error:
-        raise ConfigurationError(f"{path}: expected a collateral bundle, got {error.strerror}") from error
-    if len(data) > MAX_BUNDLE_SIZE:
-        raise ConfigurationError(f"{path}: expected at most {MAX_BUNDLE_SIZE} bytes, got more")
-    return data
 
 
 def _stamp(path: Path) -> _Stamp | None:

@@ -15,6 +15,7 @@ from hermetic.attestation.governance import Change, OperatorKey
 from hermetic.attestation.log import NoteSigner
 from hermetic.cli import build
 from hermetic.provision.brokers import examine_broker
+from tests.attestation.broker.stores.softhsm import SoftHsm
 from tests.attestation.broker.test_governed import DIGEST, denied, form, released
 from tests.attestation.broker.world import Clock, InThread, World
 
@@ -72,7 +73,7 @@ def people(tmp_path: Path) -> dict[str, Path]:
 
 
 def governance_of(config: Path) -> list[str]:
-    """What doctor finds of governance, of roles not: the tests' issuer may name every role."""
+    """What doctor finds of governance."""
     return [finding.state for finding in examine_broker(config) if finding.name == "governance"]
 
 
@@ -124,6 +125,32 @@ def test_a_key_from_its_proposal_to_its_release(broker: InThread, people: dict[s
     assert json.loads(run(*own))["events"] == events
     assert "broker init" not in run(*record)
     refuse("expected --config, or a log's folder and --key", *own, "--key", world.folder / "log.pub")
+
+
+def test_one_operators_closed_key_signs_at_an_upload(world: World, tmp_path: Path, hsm: SoftHsm) -> None:
+    """`--sign-as` takes what `sign` takes: a file under a passphrase, or a key in a token."""
+    config, phrase, closed = world.write_config(governance="operators"), tmp_path / "phrase", tmp_path / "alice.sign"
+    phrase.write_text("correct horse")
+    phrase.chmod(0o600)
+    asked = ("--passphrase-from", f"file:{phrase}")
+    hsm.make_signing_key("hermetic", "bob")
+    keys = {"alice": str(closed), "bob": hsm.uri("hermetic", "bob")}
+    try:
+        made = run("operator-key", closed, *asked, "--json"), run("operator-key", keys["bob"], "--json")
+        signers = [("--signer", f"{name}={json.loads(one)['public']}") for name, one in zip(keys, made, strict=True)]
+        run("init", "--config", config, "--threshold", 1, *signers[0], *signers[1])
+        with world.start() as broker:
+            (world.folder / "operator.toml").write_text(OPERATOR.format(url=broker.admin_url))
+            for number, (name, where) in enumerate(keys.items(), 1):
+                (tmp_path / "secret").write_bytes(os.urandom(32))
+                facts = ("--name", "cli", "--version", number, "--publisher", "P", "--manifest-digest", DIGEST.hex())
+                reach = ("--secret", tmp_path / "secret", "--operator", world.folder / "operator.toml")
+                one = ("upload", f"kbs:///models/cli/{number}", *facts, *reach, "--sign-as", f"{name}={where}")
+                run(*one, *(asked if name == "alice" else ()))
+            with broker.operator() as admin:
+                assert [key["state"] for key in admin.stored_keys()] == ["signed", "signed"]
+    finally:
+        hsm.destroy_all("hermetic", "bob")
 
 
 def denied_or_pending(broker: InThread, reach: tuple[object, ...]) -> str:
@@ -198,12 +225,12 @@ def test_a_part_of_the_configuration_is_proposed_before_its_file_is_used(
     file = broker.world.write_config(
         governance="operators", change={'client_certificates = "required"': 'client_certificates = "optional"'}
     )
-    assert [one.state for one in examine_broker(file)] == ["good", "missing", "weak"]
+    assert [one.state for one in examine_broker(file)] == ["good", "missing"]
     run(*propose, "--config", file)
     for name in ("alice", "bob"):
         run("sign", change, "--name", name, "--key", people[name])
     run("submit", change, *reach)
-    assert [one.state for one in examine_broker(file)] == ["good", "weak"]
+    assert [one.state for one in examine_broker(file)] == ["good"]
     assert "not what operators signed for: configuration trust" in " ".join(invoke("governance", *reach).output.split())
 
 
@@ -246,9 +273,8 @@ def test_a_set_that_is_none_is_not_fixed(world: World, arguments: tuple[str, ...
 
 def test_doctor_says_which_files_count_no_more(broker: InThread) -> None:
     broker.world.write_policy("any", clients='"any"', any_machine="true")
-    governance, other, roles = examine_broker(broker.world.folder / "broker.toml")
+    governance, other = examine_broker(broker.world.folder / "broker.toml")
     assert (governance.state, other.state, other.name) == ("good", "weak", "policies")
-    assert (roles.name, roles.state) == ("roles", "weak")
     assert "policy of models: in force is version 1" in other.detail
 
 

@@ -8,10 +8,18 @@ from typing import Any, cast
 
 import pytest
 
+from hermetic.client import neighbour
 from hermetic.client.forward import Door, Forwarder
 from hermetic.client.handshake import Endpoint, Leaf, Tls
 from hermetic.client.policy import CallerPolicy
-from hermetic.errors import AppraisalError, ConfigurationError, FailedCheck, HermeticError, OverloadedError
+from hermetic.errors import (
+    AccessDeniedError,
+    AppraisalError,
+    ConfigurationError,
+    FailedCheck,
+    HermeticError,
+    OverloadedError,
+)
 
 WAIT_S = 60.0
 REFUSED = AppraisalError([FailedCheck("tpm.ek", "one", "another")])
@@ -160,6 +168,34 @@ def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     asyncio.run(with_door(far, Door("127.0.0.1", 0), act))
     assert [type(one) for one in far.errors] == [OverloadedError]
+
+
+@pytest.mark.parametrize("users", [frozenset[int](), frozenset({54321}), None], ids=["own", "named", "any"])
+def test_another_user_of_the_machine_does_not_come_in_unless_named(
+    monkeypatch: pytest.MonkeyPatch, users: frozenset[int] | None
+) -> None:
+    """Whoever comes in is served as the caller whose certificate the forwarder holds."""
+    far = Far(monkeypatch, users=users)
+    monkeypatch.setattr(neighbour, "user_of", lambda _: 54321)
+
+    async def act(where: str) -> None:
+        reader, writer = await come_in(where)
+        writer.write(b"secret")
+        assert await reader.read(6) == (b"" if users == frozenset() else b"secret")
+        writer.close()
+
+    asyncio.run(with_door(far, Door("127.0.0.1", 0), act))
+    assert [type(one) for one in far.errors] == ([AccessDeniedError] if users == frozenset() else [])
+    assert far.reached == (0 if users == frozenset() else 6)
+
+
+def test_a_unix_door_for_others_is_open_to_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    far, path = Far(monkeypatch, users=frozenset({54321})), tmp_path / "door"
+
+    async def act(_: str) -> None:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666
+
+    asyncio.run(with_door(far, Door(str(path)), act))
 
 
 def test_a_unix_door_is_for_our_user_alone_and_goes_away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from hermetic.cli import broker_governance, broker_kek, broker_lease, broker_record, broker_state, output
+from hermetic.cli import broker_governance, broker_kek, broker_lease, broker_record, broker_state, output, passphrase
 from hermetic.cli.private_memory import keep_memory_private
 
 OperatorOption = Annotated[Path, typer.Option("--operator", "-o", help="The operator's TOML file.")]
@@ -80,13 +80,13 @@ def upload(
     key_id: Annotated[str, typer.Argument(help="kbs:///repository/type/tag")],
     secret: Annotated[Path, typer.Option("--secret", help="File with the secret; a model key has 32 bytes.")],
     operator: OperatorOption,
+    *,
     name: Annotated[str | None, typer.Option(help="The model's name; without it, a secret of no model.")] = None,
     version: Annotated[int, typer.Option(min=1, help="The model's version.")] = 1,
     manifest_digest: Annotated[str, typer.Option(help="SHA-256 of the model's manifest, hex.")] = "",
     publisher: Annotated[str, typer.Option(help="The model's publisher.")] = "",
-    sign_as: Annotated[
-        str | None, typer.Option(help="NAME=KEYFILE: sign for it at once, where one signature is enough.")
-    ] = None,
+    sign_as: passphrase.SignAsOption = None,
+    passphrase_from: passphrase.PassphraseOption = passphrase.PROMPT,
 ) -> None:
     """Store a key. An existing one is never replaced. Where operators sign, it is pending until they have."""
     from hermetic.attestation.admin_client import ModelKeyFacts
@@ -106,7 +106,7 @@ def upload(
         else:
             state = client.upload(key_id, content, ModelKeyFacts(name, version, digest, publisher))
         if sign_as is not None:
-            sign_key(client, key_id, sign_as)
+            sign_key(client, key_id, sign_as, passphrase.asking(passphrase_from, "passphrase or PIN"))
             state = "signed"
     output.note(f"stored {key_id}: {state}")
 

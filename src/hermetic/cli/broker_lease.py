@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hermetic.cli import output
+from hermetic.cli import output, passphrase
 from hermetic.cli.lease_target import ChipOption, ModelOption, ServerOption, VersionOption, named
 
 OperatorOption = Annotated[Path, typer.Option("--operator", "-o", help="The operator's TOML file.")]
@@ -57,14 +57,14 @@ def revoke(
 def restore(
     operator: OperatorOption,
     reason: ReasonOption,
+    *,
     model: ModelOption = None,
     version: VersionOption = 0,
     server: ServerOption = None,
     chip: ChipOption = None,
     role: Annotated[str | None, typer.Option(help="Role to act in, if not the file's.")] = None,
-    sign_as: Annotated[
-        str | None, typer.Option(help="NAME=KEYFILE: sign for it at once, where one operator's word is enough.")
-    ] = None,
+    sign_as: passphrase.SignAsOption = None,
+    passphrase_from: passphrase.PassphraseOption = passphrase.PROMPT,
 ) -> None:
     """Take a revocation back. Where operators govern they sign for it: `broker propose restore`, or `--sign-as`."""
     from hermetic.attestation.governance.alone import demand_one_signature, sign_restore
@@ -76,7 +76,8 @@ def restore(
             client.restore_leases(target, reason)
         else:
             demand_one_signature(client)
-            sign_restore(client, target, reason, sign_as)
+            secret = passphrase.asking(passphrase_from, "passphrase or PIN")
+            sign_restore(client, target, reason, sign_as, secret)
     output.warn(f"restored {target}: leases are issued again")
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hermetic.cli import callers, output
+from hermetic.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hermetic.client import Proof
@@ -28,6 +29,13 @@ def forward(
     key: callers.KeyOption = None,
     policy: callers.PolicyOption = None,
     name: callers.NameOption = None,
+    user: Annotated[
+        list[str] | None,
+        typer.Option(help="Name or number of a user of this machine who may come in too, beside our own. Repeatable."),
+    ] = None,
+    unsafe_any_user: Annotated[
+        bool, typer.Option("--unsafe-any-user", help="Let every user of this machine come in.")
+    ] = False,
     reverify_s: Annotated[
         float, typer.Option("--reverify", min=0.1, help="Seconds between two proofs of an open connection.")
     ] = 300,
@@ -35,8 +43,9 @@ def forward(
 ) -> None:
     """Verify a server for each new connection to a local door, then pass bytes on; until interrupted.
 
-    Whoever reaches the door is served as the caller whose certificate is given here. Exit 4: the server's evidence is
-    not genuine, 5: the policy does not accept it; connections that are refused later are said on stderr.
+    Whoever comes in is served as the caller whose certificate is given here: processes of our own user, of those that
+    --user names, and nobody else. Exit 4: the server's evidence is not genuine, 5: the policy does not accept it;
+    connections that are refused later are said on stderr.
     """
     import asyncio
     import contextlib
@@ -47,7 +56,12 @@ def forward(
 
     door = Door.parse(listen)
     tls, demanded = callers.tls_of(ca, cert, key, name), callers.policy_of(policy)
-    forwarder = Forwarder(Endpoint.parse(server), tls, demanded, reverify_s=reverify_s, timeout_s=timeout_s)
+    users = None if unsafe_any_user else frozenset(map(_number_of, user or ()))
+    if users is None:
+        output.warn("every user of this machine may come in, and is served as the caller whose certificate this is")
+    forwarder = Forwarder(
+        Endpoint.parse(server), tls, demanded, reverify_s=reverify_s, timeout_s=timeout_s, users=users
+    )
     forwarder.on_proof = _tell
     forwarder.on_refused = lambda error: output.complain(error, as_json=False)
 
@@ -62,6 +76,15 @@ def forward(
             await task
 
     asyncio.run(until_told())
+
+
+def _number_of(user: str) -> int:
+    import pwd
+
+    try:
+        return int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise ConfigurationError(f"--user: expected a user of this machine, got {user!r}") from None
 
 
 def _tell(proof: "Proof") -> None:

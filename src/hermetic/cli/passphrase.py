@@ -14,7 +14,7 @@ import typer
 from hermetic.attestation.broker.stores.secret_source import MAX_SOURCE_BYTES, read_descriptor, read_secret
 from hermetic.errors import ConfigurationError
 
-__all__ = ["PassphraseOption", "asking", "new_passphrase"]
+__all__ = ["PROMPT", "PassphraseOption", "SignAsOption", "asking", "new_passphrase"]
 
 PROMPT: Final = "prompt"
 LEAST_CHARACTERS: Final = 8
@@ -25,6 +25,13 @@ PassphraseOption = Annotated[
     typer.Option(
         "--passphrase-from",
         help="Where the passphrase or PIN comes from, if one is needed: prompt, fd:N, file:/ABSOLUTE, credential:NAME.",
+    ),
+]
+
+SignAsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="NAME=KEYFILE, or NAME=pkcs11:... of a token: sign for it at once, where one operator's word is enough."
     ),
 ]
 

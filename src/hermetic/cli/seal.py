@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from hermetic.cli import output
+from hermetic.cli import output, passphrase
 from hermetic.cli.private_memory import keep_memory_private
 from hermetic.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from hermetic.attestation.governance.operator_key import Secret
     from hermetic.attestation.operator_settings import OperatorSettings
     from hermetic.enclave.known_answer_file import NamedTensor
     from hermetic.enclave.manifest import Manifest
@@ -80,9 +81,8 @@ def seal(
         list[str] | None,
         typer.Option(help="Isolation property that this host may lack while answers are computed; repeatable."),
     ] = None,
-    sign_as: Annotated[
-        str | None, typer.Option(help="NAME=KEYFILE: sign for the key at once, where one operator's word is enough.")
-    ] = None,
+    sign_as: passphrase.SignAsOption = None,
+    passphrase_from: passphrase.PassphraseOption = passphrase.PROMPT,
     as_json: output.JsonOption = False,
 ) -> None:
     """Encrypt and sign a model into one file, with known answers inside; hand its key to the broker."""
@@ -123,7 +123,8 @@ def seal(
         trusted=None if publishers is None else read_publishers(publishers),
         note=output.note,
     )
-    with _progress() as started, _delivery(operator, key_out, sign_as) as deliver:
+    signer = None if sign_as is None else (sign_as, passphrase.asking(passphrase_from, "passphrase or PIN"))
+    with _progress() as started, _delivery(operator, key_out, signer) as deliver:
         manifest = publish(
             publication, answers=_locked_worker(count, waive or ()), deliver=deliver, threads=count, started=started
         )
@@ -177,7 +178,7 @@ def _progress() -> Iterator[Callable[[str, int], Callable[[int], None]]]:
 
 @contextlib.contextmanager
 def _delivery(
-    operator: Path | None, key_out: Path | None, sign_as: str | None
+    operator: Path | None, key_out: Path | None, signer: "tuple[str, Secret] | None"
 ) -> "Iterator[Callable[[SealedKey], None]]":
     """Give what takes the key: to a file, to the broker, or both. The file is gone again where anything fails."""
     from hermetic.attestation.operator_settings import OperatorSettings
@@ -191,7 +192,7 @@ def _delivery(
             _write_key(key_out, sealed.key)
             written = True
         if settings is not None:
-            _upload(settings, sealed, sign_as)
+            _upload(settings, sealed, signer)
 
     try:
         yield deliver
@@ -211,18 +212,18 @@ def _write_key(path: Path, key: bytearray) -> None:
         raise ConfigurationError(f"--key-out {path}: {error.strerror}") from error
 
 
-def _upload(operator: "OperatorSettings", sealed: "SealedKey", sign_as: str | None) -> None:
+def _upload(operator: "OperatorSettings", sealed: "SealedKey", signer: "tuple[str, Secret] | None") -> None:
     from hermetic.attestation.admin_client import ModelKeyFacts
     from hermetic.attestation.governance.alone import demand_one_signature, sign_key
 
     manifest = sealed.manifest
     facts = ModelKeyFacts(manifest.name, manifest.version, manifest.digest(), manifest.publisher)
     with operator.connect() as client:
-        if sign_as is not None:
+        if signer is not None:
             demand_one_signature(client)
         state = client.upload(manifest.key_id, sealed.key, facts)
-        if sign_as is not None:
-            sign_key(client, manifest.key_id, sign_as)
+        if signer is not None:
+            sign_key(client, manifest.key_id, *signer)
         elif state == "pending":
             output.note(f"{manifest.key_id} is pending: it is released once operators have signed for it")
 

@@ -9,6 +9,7 @@ from typing import Final
 from hermetic.attestation.broker import journal
 from hermetic.attestation.broker.config import BrokerConfig
 from hermetic.attestation.broker.configured import first_policies, log_signer
+from hermetic.attestation.broker.files import Files
 from hermetic.attestation.broker.journal import Standing
 from hermetic.attestation.broker.signed_configuration import signed_parts
 from hermetic.attestation.broker.state.ledger import LoggedRecord
@@ -29,15 +30,7 @@ _KINDS: Final = frozenset({journal.GOVERNANCE, journal.CHANGE})
 def examine_broker(path: Path) -> list[Finding]:
     """Whether the log of the broker at `path` names operators, and who may act as whom; raises `ConfigurationError`."""
     config = BrokerConfig.load(path)
-    return [*_governance(config), *_issuers_of_every_role(config)]
-
-
-def _issuers_of_every_role(config: BrokerConfig) -> Iterator[Finding]:
-    """Roles for prefixes hold only for whose token key names no other role."""
-    loose = [one.name for one in config.admin.issuers if one.roles is None]
-    if loose and any(one.names != ("",) for one in config.admin.acl):
-        cost = "whoever holds the key of such an issuer acts in every role: admin.issuers.roles"
-        yield Finding(AREA, "roles", "weak", f"issuers that may name every role: {', '.join(loose)}", cost)
+    return _governance(config)
 
 
 def _governance(config: BrokerConfig) -> list[Finding]:
@@ -62,14 +55,15 @@ def _governance(config: BrokerConfig) -> list[Finding]:
 
 def _files_that_say_something_else(config: BrokerConfig, standing: Standing) -> Iterator[Finding]:
     """Policies of the configuration that are not what operators signed for: whoever edits them may think they count."""
-    for part, facts in signed_parts(config).items():
+    files = Files()
+    for part, facts in signed_parts(config, files).items():
         signed = standing.governance.in_force.get(part)
         if signed is None:
             yield Finding(AREA, "configuration", "weak", f"{shown(part)}: nobody has signed for it", PROPOSE)
         elif signed.content != facts:
             detail = f"{shown(part)}: in force is version {signed.version}, the file says something else"
             yield Finding(AREA, "configuration", "missing", detail, f"the broker refuses what depends on it: {PROPOSE}")
-    for subject, content in first_policies(config):
+    for subject, content in first_policies(config, files):
         in_force = standing.governance.in_force.get(subject)
         if in_force is None or in_force.content != content:
             version = "none" if in_force is None else f"version {in_force.version}"

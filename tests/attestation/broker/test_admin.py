@@ -44,7 +44,7 @@ def test_a_token_of_trustees_tools_is_taken(broker: InThread) -> None:
     [
         ({"role": None}, "expected a role"),
         ({"role": 1}, "expected a role"),
-        ({"role": "nobody"}, "expected a rule"),
+        ({"role": "nobody"}, "a role that its issuer may name"),
         ({"jti": None}, "expected a jti"),
         ({"jti": "../short"}, "expected a jti"),
         ({"iat": None}, "expected a time in iat"),

@@ -87,7 +87,7 @@ def test_a_broker_does_not_start_on_a_strangers_bundle(world: World) -> None:
     with pytest.raises(VerificationError, match=r"bundle\.signature"):
         build(BrokerConfig.load(world.folder / "broker.toml"))
     (world.folder / "collateral" / "bundle").unlink()
-    with pytest.raises(ConfigurationError, match="expected a collateral bundle"):
+    with pytest.raises(ConfigurationError, match="expected a readable file"):
         build(BrokerConfig.load(world.folder / "broker.toml"))
 
 

@@ -4,12 +4,17 @@ Attacks first: each works where nobody governs.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
+import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from hermetic.attestation.bounded_file import read_bounded
+from hermetic.attestation.broker import files
 from hermetic.attestation.broker.config import BrokerConfig
 from hermetic.attestation.broker.configured import first_policies
+from hermetic.attestation.broker.files import Files
 from hermetic.attestation.broker.signed_configuration import signed_parts
 from hermetic.attestation.governance import First, OfConfiguration
 from hermetic.attestation.log import Log, NoteSigner
@@ -97,6 +102,33 @@ def test_an_edited_trust_attests_and_releases_nothing_until_two_have_signed(worl
         assert "governance.configuration" in genuine(broker)
 
 
+@pytest.mark.parametrize("name", ["hosts-ca.pem", "token.pub", "ak-ca.pem"])
+def test_a_file_that_is_exchanged_once_it_was_compared_is_not_used(
+    world: World, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Whoever may write the file waits until it was compared with the signatures, and then puts another one there."""
+    governed(world)
+    seen: list[str] = []
+    others = {"hosts-ca.pem": "strangers-ca.pem", "token.pub": "second.pub", "ak-ca.pem": "strangers-ca.pem"}
+    other = (world.folder / others[name]).read_bytes()
+
+    def read(path: Path, limit_bytes: int) -> bytes:
+        data = read_bounded(path, limit_bytes)
+        seen.append(path.name)
+        if path.name == name:
+            path.write_bytes(other)
+        return data
+
+    monkeypatch.setattr(files, "read_bounded", read)
+    with world.start() as broker:
+        assert genuine(broker) == ""
+        with pytest.raises(httpx.TransportError):
+            genuine(broker, "stranger")
+        with broker.operator() as admin:
+            assert admin.floors() == {}
+    assert seen.count(name) == 1
+
+
 def test_a_session_from_before_gets_nothing_once_operators_signed_for_another_trust(world: World) -> None:
     with governed(world).start() as broker, broker.http() as http:
         path, key = upload(broker, "held")
@@ -164,7 +196,7 @@ def test_no_certificate_says_a_name_that_operators_did_not_sign_for(world: World
 
 def test_a_log_of_before_has_no_parts_until_operators_sign_for_them(world: World) -> None:
     config = BrokerConfig.load(world.write_config(governance="operators"))
-    older = First.fix(ORIGIN, THREE, first_policies(config))
+    older = First.fix(ORIGIN, THREE, first_policies(config, Files()))
     signer = NoteSigner.parse((world.folder / "log.key").read_text())
     with Log.open(world.folder / "log", ORIGIN, signer, now=world.clock) as log:
         log.append({"kind": "broker.governance", "fields": {"first": older.to_json()}})

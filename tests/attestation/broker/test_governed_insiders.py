@@ -10,22 +10,20 @@ from hermetic.attestation.admin_client import ModelKeyFacts
 from hermetic.attestation.broker.config import BrokerConfig
 from hermetic.attestation.governance import Operator
 from hermetic.attestation.governance.contents import SMALL_ORDER
-from hermetic.errors import BrokerRefusedError
-from hermetic.provision.brokers import examine_broker
+from hermetic.errors import BrokerRefusedError, ConfigurationError
 from tests.attestation.broker.test_governed import DIGEST, denied, governed, released, sign_key, upload
 from tests.attestation.broker.world import World
 
-SECOND = '{ name = "second", audience = "broker", public_key = "second.pub" }'
-BOUND = SECOND.replace(" }", ', roles = ["march"] }')
+SECOND = '{ name = "second", audience = "broker", public_key = "second.pub", roles = ["operator"] }'
+BOUND = SECOND.replace("operator", "march")
+UNBOUND = SECOND.replace(', roles = ["operator"]', "")
 
 
 def test_an_admin_of_one_prefix_names_no_other_role(world: World) -> None:
-    """Who holds a key that issues tokens writes any role into them, unless the issuer is bound to roles."""
+    """Who holds a key that issues tokens writes any role into them, and the issuer is bound to roles."""
     second = {"issuer": "second", "key": "second", "audience": "broker"}
     with world.start() as broker, broker.operator(**second, role="operator") as admin:
-        admin.retire("april", 1)  # as it is without the bound
-    finding = [one for one in examine_broker(world.write_config()) if one.name == "roles"]
-    assert "second" in finding[0].detail
+        admin.retire("april", 1)  # as it is where that role is among them
     world.write_config(change={SECOND: BOUND})
     with world.start() as broker:
         with broker.operator(**second, role="march") as admin:
@@ -38,9 +36,21 @@ def test_an_admin_of_one_prefix_names_no_other_role(world: World) -> None:
                 admin.retire("april", 2)
 
 
+def test_an_issuer_of_every_role_is_refused_beside_others_and_beside_roles_for_some_names(world: World) -> None:
+    config = world.write_config()
+    assert BrokerConfig.load(config)
+    with pytest.raises(ConfigurationError, match="issuer second: expected roles"):
+        BrokerConfig.load(world.write_config(change={SECOND: UNBOUND}))
+    alone = {f"  {SECOND},\n": "", ', roles = ["operator", "march", "rollback", "narrow"]': ""}
+    with pytest.raises(ConfigurationError, match="issuer operator: expected roles"):
+        BrokerConfig.load(world.write_config(change=alone))
+    everywhere = BrokerConfig.load(world.write_config(change={**alone, ', names = ["march-"]': ""}))
+    assert everywhere.admin.issuers[0].roles is None
+
+
 def test_roles_of_issuers_are_known_roles(world: World) -> None:
     with pytest.raises(Exception, match="nobody"):
-        BrokerConfig.load(world.write_config(change={SECOND: BOUND.replace("march", "nobody")}))
+        BrokerConfig.load(world.write_config(change={SECOND: BOUND.replace('"march"', '"nobody"')}))
 
 
 def test_a_key_that_nobody_signed_for_retires_no_older_one(world: World) -> None:

@@ -100,6 +100,79 @@ def test_a_head_without_end_is_not_kept(world: World, begun: bytes) -> None:
         assert ends(tls, more)
 
 
+def test_one_client_does_not_hold_all_connections(world: World) -> None:
+    """Each listener has room for so many; who holds them all, saying nothing, would keep every other guest out."""
+
+    def others_answer(broker: InThread, holders: int) -> int:
+        with ExitStack() as stack:
+            for _ in range(holders):
+                stack.enter_context(connect(broker))
+            with broker.http("other-host") as http:
+                return http.get("/healthz").status_code
+
+    world.write_config(change={"[limits]": "[limits]\nconnections = 4\nconnections_per_client = 9"})
+    with world.start() as broker:
+        assert others_answer(broker, 4) == 503  # as it is without the bound
+    world.write_config(change={"[limits]": "[limits]\nconnections = 4\nconnections_per_client = 2"})
+    with world.start() as broker:
+        assert others_answer(broker, 4) == 200
+        with broker.http() as http:
+            assert http.get("/healthz").status_code == 200  # those that have ended count no more
+
+
+def test_who_never_shakes_hands_is_cut_off(world: World) -> None:
+    world.write_config(change={"[limits]": "[limits]\nhandshake_s = 1"})
+    with (
+        world.start() as broker,
+        socket.create_connection(("127.0.0.1", broker.running.listeners.ports[0]), timeout=20) as plain,
+    ):
+        assert plain.recv(1) == b""
+
+
+def test_requests_sent_ahead_are_bounded(world: World) -> None:
+    """One read can hold thousands, each of which would take memory until it has its turn."""
+    one = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    with world.start() as broker, connect(broker) as tls:
+        tls.sendall(one * 4)
+        answers = b""
+        while answers.count(b"200 OK") < 4:
+            answers += tls.recv(65536)
+        tls.sendall(one * 1000)
+        answers = b""
+        while piece := tls.recv(65536):
+            answers += piece
+        assert answers.count(b"200 OK") < 20
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"content-length: 5\r\ntransfer-encoding: chunked\r\n",
+        b"content-length: 5\r\ncontent-length: 6\r\n",
+        b"transfer-encoding: chunked, identity\r\n",
+        b"content-length: +5\r\n",
+        b"content-length : 5\r\n",
+        b"x: a\r\n b\r\ncontent-length: 5\r\n y\r\n",
+    ],
+    ids=["length and chunks", "two lengths", "unknown coding", "sign", "blank", "folded"],
+)
+def test_where_a_request_ends_is_not_a_matter_of_opinion(world: World, head: bytes) -> None:
+    """Two readings of one stream of bytes would let one client's bytes be another's request behind a shared hop."""
+    with world.start() as broker, connect(broker) as tls:
+        tls.sendall(
+            b"POST /kbs/v0/auth HTTP/1.1\r\nhost: localhost\r\n" + head + b"\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\n\r\n"
+        )
+        assert tls.recv(12).startswith(b"HTTP/1.1 400")
+
+
+def test_a_short_request_is_short(world: World) -> None:
+    """What is read in the event loop is small: a challenge as long as evidence would hold everybody up."""
+    padded = json.dumps({"version": "0.4.0", "tee": "sample", "extra-params": {"x": "y" * 70_000}})
+    with world.start() as broker, broker.http() as http:
+        assert http.post("/kbs/v0/auth", content=padded).status_code == 413
+        assert http.post("/hermetic/v1/leases/renew", content=padded).status_code == 413
+
+
 def test_cookies_end_with_their_session(world: World) -> None:
     with world.start() as broker, broker.http() as http:
         guest = IndependentGuest(http)

@@ -60,8 +60,8 @@ certificate = "tls.pem"
 key = "tls.key"
 client_authorities = ["operators-ca.pem"]
 issuers = [
-  {{ name = "operator", public_key = "token.pub" }},
-  {{ name = "second", audience = "broker", public_key = "second.pub" }},
+  {{ name = "operator", public_key = "token.pub", roles = ["operator", "march", "rollback", "narrow"] }},
+  {{ name = "second", audience = "broker", public_key = "second.pub", roles = ["operator"] }},
 ]
 acl = [
   {{ role = "operator", allowed = '^/kbs/v0/resource/.+$' }},

@@ -113,7 +113,7 @@ def test_a_link_in_the_folder_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_nothing_there_and_too_much_there_are_errors_of_configuration(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="expected a collateral bundle"):
+    with pytest.raises(ConfigurationError, match="expected a readable file"):
         load_folder(tmp_path)
     with (tmp_path / "bundle").open("wb") as file:
         file.truncate((64 << 20) + 1)

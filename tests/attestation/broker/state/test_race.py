@@ -8,7 +8,9 @@ from collections import Counter
 from pathlib import Path
 
 from hermetic.attestation.broker.protocol import AuthRequest
+from hermetic.attestation.broker.state.cells import Cell, Room
 from hermetic.attestation.broker.state.opening import open_database
+from hermetic.attestation.broker.state.sql_cells import SqlCells
 from hermetic.attestation.broker.state.sql_ledger import SqlLedger
 from hermetic.attestation.log import NoteSigner
 from tests.attestation.broker.state.conftest import Settings
@@ -17,6 +19,19 @@ from tests.attestation.broker.state.racer import CLIENT, sessions
 ROUNDS = 100
 APART_S = 0.01
 RACERS = ("first", "second")
+
+
+def test_of_two_who_have_read_the_same_cell_one_changes_it(settings: Settings, signer: NoteSigner) -> None:
+    """What the race below shows by chance, in the one order that matters: both have read before either writes."""
+    databases = [open_database(settings) for _ in range(2)]
+    one, other = (SqlCells(database, signer) for database in databases)
+    one.add(Cell("kind", "name", "owner", 2.0, {"state": "before"}), Room(1, 1), 1.0)
+    read = [cells.read("name", 1.0) for cells in (one, other)]
+    mine, theirs = (cell.changed({"state": "after"}) for cell in read if cell is not None)
+    assert [one.put(mine), other.put(theirs)] == [True, False]
+    assert [other.remove(theirs.changed({})), one.remove(mine), other.remove(mine)] == [False, True, False]
+    for database in databases:
+        database.close()
 
 
 def test_a_nonce_is_one_processes_however_many_ask_at_once(

@@ -11,6 +11,7 @@ Rules:
 - A new buffer is opened at the instance that is least busy.
 - A forming buffer runs as soon as its instance has room: at once without a queue delay, else when it is full or its
   oldest request has waited for the delay (Triton's dynamic batching).
+- Where several instances share the work, and nothing is to be waited for, a batch takes its share of it (share.py).
 - No instance is idle while another has more than it can run: the idle one gets a buffer that no more requests fit into,
   or half of one that is still open (docs/adr/0144).
 - A cancelled request leaves a forming buffer, and the rows behind it move up. One that is running stays till the end.
@@ -26,6 +27,7 @@ from typing import Final, Generic
 from mypy_extensions import mypyc_attr
 
 from hermetic.errors import HermeticError, InvalidRequestError, OverloadedError
+from hermetic.server.share import Share
 from hermetic.server.slots import (
     FORMING,
     FREE,
@@ -59,11 +61,13 @@ class Batcher(Generic[EntryT]):
         *,
         full_rows: int | None = None,
         fixed: bool = False,
+        shared_out: bool = False,
         queue: Waiting[EntryT] | None = None,
     ) -> None:
         """`full_rows`: with so many a buffer takes no further request; 1 where each is a batch of its own.
 
-        `fixed`: every row takes the same bytes, so what fits by its rows fits by its bytes.
+        `fixed`: every row takes the same bytes, so what fits by its rows fits by its bytes. `shared_out`: several
+        instances share what is at hand, so that a buffer may take less than `full_rows`.
         """
         self._max_rows = max_rows
         self._full_rows = max_rows if full_rows is None else full_rows
@@ -74,6 +78,7 @@ class Batcher(Generic[EntryT]):
         self._instances: list[Instance[EntryT]] = []
         self._open: dict[Key, Slot[EntryT]] = {}  # the buffer that takes further requests of a key
         self._queue = Waiting[EntryT]() if queue is None else queue
+        self._share = Share() if shared_out else None
         self.waiting = 0
         self.rearranges = False
 
@@ -193,6 +198,8 @@ class Batcher(Generic[EntryT]):
     def release(self, slot: Slot[EntryT]) -> None:
         """Take a running buffer back: it is wiped and free."""
         slot.instance.running -= 1
+        if self._share is not None:
+            self._share.ran(len(self._instances))
         self._forget(slot)
         slot.instance.free.append(slot)
 
@@ -248,9 +255,20 @@ class Batcher(Generic[EntryT]):
         slot.filled = [filled + length for filled, length in zip(slot.filled, entry.lengths, strict=True)]
         slot.rows += entry.rows
         slot.entries.append(entry)
-        if slot.rows >= self._full_rows:
+        if slot.rows >= self._full_rows or self._has_its_share(slot):
             self._close(slot)
         return True
+
+    def _has_its_share(self, slot: Slot[EntryT]) -> bool:
+        if self._share is None or len(self._instances) == 1:
+            return False
+        rows, batches = self.waiting, 0  # a request that waits counts as a row
+        for instance in self._instances:
+            batches += instance.in_flight + 1
+            for each in instance.slots:
+                rows += each.rows
+        self._share.saw(rows)
+        return slot.rows >= self._share.rows(batches)
 
     def _open_slot(self, entry: EntryT) -> Slot[EntryT] | None:
         idle = [instance for instance in self._instances if instance.free]

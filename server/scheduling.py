@@ -84,7 +84,8 @@ def new_scheduler(ready: ModelReady, place: BufferLayout) -> Scheduling[Work]:
         return Batcher(place.max_rows, capacities, 0.0, ready.requests_waiting, full_rows=1, fixed=fixed)
     delay_s = queue_delay_us(ready) / MICROSECONDS
     if options.model_copy(update={"max_queue_delay_us": 0}) == DynamicBatching():
-        return Batcher(place.max_rows, capacities, delay_s, ready.requests_waiting, fixed=fixed)
+        waits = delay_s > 0
+        return Batcher(place.max_rows, capacities, delay_s, ready.requests_waiting, fixed=fixed, shared_out=not waits)
     return PolicyBatcher(place.max_rows, capacities, delay_s, ready.requests_waiting, options)
 
 

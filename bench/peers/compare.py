@@ -36,9 +36,6 @@ TRIAL_S: Final = 0.4  # seconds of the bare loop at each of them
 NO_MODEL_CONFIG: Final = "not measured: perf_analyzer needs the RPC ModelConfig, which it does not have"
 
 
-ROWS_OF_SEVERAL_WORKERS: Final = 2  # of one batch
-
-
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is asked of one model: at which concurrencies, and for how long.
@@ -143,9 +140,9 @@ def _running(
 def sealable(model: PeerModel, workers: int, name: str = "") -> Sealable:
     """Return what the stage needs to seal and serve `model`, with so many workers of one thread each.
 
-    Several share the work only where no batch has all of it, and a heavy model gains little by batches.
+    A heavy model gains little by large batches; what several workers share is shared out (docs/adr/0238).
     """
-    options = ("--max-batch-size", str(model.max_batch_size if workers == 1 else ROWS_OF_SEVERAL_WORKERS))
+    options = ("--max-batch-size", str(model.max_batch_size if workers == 1 else model.worker_rows))
     settings = {"instances": workers, "threads": 1}
     return Sealable(model.file, name or model.name, options=options, server_settings=settings)
 

@@ -47,6 +47,7 @@ class PeerModel:
     dims: tuple[int, ...]  # of one row of "x"; -1 where requests differ
     width: int  # of one row of "y", FP32
     max_batch_size: int
+    worker_rows: int  # of a batch that are best for one of several workers of one thread
     rows: tuple[Array, ...]  # inputs, each [1, *dims]
     answers: tuple[Array, ...]  # [1, width] each
 
@@ -84,7 +85,7 @@ def peer_model(name: str, folder: Path | None = None) -> PeerModel:
             fresh.rename(made)
     rows, answers = map(tuple, read_questions(made / QUESTIONS))
     file, width = made / "model.onnx", answers[0].shape[1]
-    return PeerModel(name, file, recipe.datatype, recipe.dims, width, recipe.batch, rows, answers)
+    return PeerModel(name, file, recipe.datatype, recipe.dims, width, recipe.batch, recipe.worker_rows, rows, answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,7 @@ class _Recipe:
     datatype: str
     dims: tuple[int, ...]
     batch: int
+    worker_rows: int
     make: Callable[[Path], tuple[Sequence[Array], Sequence[Array]]]
 
 
@@ -146,8 +148,8 @@ _LENGTHS: Final = [
 ]
 
 _RECIPES: Final = {
-    MLP: _Recipe("FP32", (small.MLP_WIDTHS[0],), small.MAX_BATCH_SIZE, _mlp),
-    RESNET: _Recipe("FP32", (3, 224, 224), 32, _resnet),
-    BERT: _Recipe("INT64", (TOKENS,), 32, _bert([TOKENS] * TEXTS, {0: "batch"})),
-    MIXED: _Recipe("INT64", (-1,), 32, _bert(_LENGTHS, {0: "batch", 1: "tokens"})),
+    MLP: _Recipe("FP32", (small.MLP_WIDTHS[0],), small.MAX_BATCH_SIZE, small.MAX_BATCH_SIZE, _mlp),
+    RESNET: _Recipe("FP32", (3, 224, 224), 32, 8, _resnet),
+    BERT: _Recipe("INT64", (TOKENS,), 32, 4, _bert([TOKENS] * TEXTS, {0: "batch"})),
+    MIXED: _Recipe("INT64", (-1,), 32, 4, _bert(_LENGTHS, {0: "batch", 1: "tokens"})),
 }

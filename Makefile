@@ -64,9 +64,10 @@ bench: compiled ## Measure the server beside what gRPC and the model allow
 	$(PY) -m hermetic bench attest --handshakes 30 --seconds 5 --json build/bench-attest.json
 	$(PY) -m hermetic bench renewals --turns 10 --json build/bench-renewals.json
 
-attacks: setup ## Write docs/attacks*.md: attacks on a caller's trust and on a broker's governance, and what refuses each
+attacks: setup ## Write docs/attacks*.md: attacks on a caller's trust, on a broker and on its governance, and what refuses each
 	$(PY) -m tests.flows.attacks
 	$(PY) -m tests.attestation.governance.attacks
+	$(PY) -m tests.attestation.broker.attacks
 
 escape: setup ## Try every escape from a locked room against every layer, all but one too, and write docs/escape-matrix.md
 	$(PY) -m tests.enclave.isolation.page docs/escape-matrix.md

@@ -58,7 +58,7 @@ class LeaseEvents:
             self.on_connected(True)  # noqa: FBT003 - the one fact that it tells
             for event in events:
                 self.on_event(event)
-                self._cursor = max(self._cursor, event.cursor)
+                self._cursor = event.cursor  # a lower one is another log's: a back-up was restored there
             if not events:  # a broker that ends does not wait
                 self._stopped.wait(AGAIN_S)
 

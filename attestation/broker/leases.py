@@ -22,6 +22,9 @@ from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.lease import LeasedModel, LeaseSigner, LeaseTerms
 from hermetic.errors import FailedCheck
 
+BEGINNING: Final = -1
+"""The cursor before every event."""
+
 MAX_EVENTS: Final = 256
 """Most revocations in one answer of the feed."""
 
@@ -128,9 +131,14 @@ class Leases:
             return {"leases": facts(state.holdings.values()), "revoked": revoked}
 
     def events(self, client: ClientIdentity, after: int) -> list[JsonValue]:
-        """What was durably revoked after the cursor `after` that ended leases of this client, oldest first."""
+        """What was durably revoked after the cursor `after` that ended leases of this client, oldest first.
+
+        A cursor that this log has not reached is another log's, as after a back-up was restored: then everything is
+        told, or what is revoked from now on would be missed until the log is as long again.
+        """
         with self._log.standing() as (standing, durable):
             standing.leases.forget_ended(self._clock())
+            after = after if after < durable else BEGINNING
             known = [event for event in standing.leases.events if after < event.cursor < durable]
         found: list[JsonValue] = [
             {"cursor": event.cursor, "revoked": event.target.kind, "leases": ids}

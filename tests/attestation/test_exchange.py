@@ -281,6 +281,26 @@ class TestWithATpm:
             assert client.enrol_ak(attester.enrolment_request(), stolen).startswith(b"-----BEGIN CERTIFICATE")
         assert tpm_world.outcomes("broker.ak")[0] == "refused"
 
+    def test_one_client_leaves_room_for_others(self, tpm_world: World, attester: TpmAttester) -> None:
+        """Each challenge that nobody answers waits; who asks for many would leave nobody a place."""
+        file = tpm_world.folder / "broker.toml"
+        file.write_text(file.read_text().replace("[limits]", "[limits]\nenrolments = 4\nenrolments_per_client = 2"))
+        asked: list[JsonObject] = []
+
+        def never(challenge: JsonObject) -> JsonObject:
+            asked.append(challenge)
+            raise InterruptedError
+
+        with tpm_world.start() as broker, broker.guest() as greedy, broker.guest("other-host") as other:
+            for _ in range(2):
+                with pytest.raises(InterruptedError):
+                    greedy.enrol_ak(attester.enrolment_request(), never)
+            with pytest.raises(BrokerUnreachableError, match="429"):
+                greedy.enrol_ak(attester.enrolment_request(), never)
+            enrolled = other.enrol_ak(attester.enrolment_request(), attester.enrolment_answer)
+        assert len(asked) == 2
+        assert enrolled.startswith(b"-----BEGIN CERTIFICATE")
+
     def test_a_tpm_of_an_unknown_vendor_is_refused(self, tpm_world: World, attester: TpmAttester) -> None:
         tpm_world.write_config()
         refused = pytest.raises(BrokerRefusedError, match=r"ek\.chain")

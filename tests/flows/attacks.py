@@ -19,6 +19,7 @@ FLOW: Final = "tests/flows/test_callers_who_verify.py"
 FRONT_ENDS: Final = "tests/flows/test_front_ends.py"
 JUDGEMENT: Final = "tests/client/test_judgement.py"
 DETOURS: Final = "tests/client/test_detours.py"
+NEIGHBOUR: Final = "tests/client/test_neighbour.py"
 DESK: Final = "tests/server/test_evidence_desk.py"
 RPC: Final = "tests/server/test_evidence_rpc.py"
 
@@ -125,6 +126,22 @@ ATTACKS: Final[dict[str, Attack]] = {
         "VerificationError",
         FLOW,
         "test_a_client_that_cannot_verify_comes_in_by_the_local_door",
+        ("forward",),
+    ),
+    "neighbour": Attack(
+        "Another user of the caller's machine comes in by the local door of `hermetic forward`",
+        (),
+        "AccessDeniedError",
+        NEIGHBOUR,
+        "test_a_process_of_another_user",
+        ("forward",),
+    ),
+    "gone": Attack(
+        "The same, who sends and goes: the kernel names the superuser for a socket that nobody holds any more",
+        (),
+        "AccessDeniedError",
+        NEIGHBOUR,
+        "test_who_has_gone_is_nobody",
         ("forward",),
     ),
     "proxy": Attack(

@@ -1,6 +1,7 @@
 """The thread that hears of revocations goes on, whatever comes between."""
 
 import queue
+import threading
 from collections.abc import Callable
 from typing import Any, Self, cast
 
@@ -66,6 +67,24 @@ def test_after_a_fault_the_next_revocation_is_heard(monkeypatch: pytest.MonkeyPa
     event, connected = heard(monkeypatch, lambda: broker)
     assert event == REVOKED
     assert connected[:3] == [True, False, True]
+
+
+def test_a_listener_goes_on_from_what_it_was_told_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a log is shorter than it was (a back-up), a higher cursor would miss what comes."""
+    broker = Broker([REVOKED], [LeaseEvent(5, "model", ("a",))], [])
+    asked = threading.Event()
+    events = queue.Queue[LeaseEvent]()
+    monkeypatch.setattr(lease_events, "AGAIN_S", 0.01)
+    listener = LeaseEvents(cast("Callable[[], BrokerClient]", lambda: broker))
+    listener.on_event = events.put
+    listener.on_connected = lambda _: asked.set() if len(broker.after) > 2 else None
+    listener.start()
+    try:
+        assert [events.get(timeout=WAIT_S).cursor for _ in range(2)] == [17, 5]
+        assert asked.wait(WAIT_S)
+        assert broker.after[:3] == [-1, 17, 5]
+    finally:
+        listener.stop()
 
 
 def test_files_that_cannot_be_read_for_a_while_end_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,51 @@ def test_a_role_may_use_its_paths_only(broker: InThread) -> None:
             operator.upload("kbs:///wide/narrow/key/x", os.urandom(32), facts)
 
 
+@pytest.mark.filterwarnings("ignore:EdDSA is deprecated")
+@pytest.mark.parametrize(
+    "path",
+    [
+        "narrow/../models/key/x",
+        "narrow/%2e%2e/models/key/x",
+        "narrow%2F..%2Fmodels/key/x",
+        "narrow/%252e%252e/models/key/x",
+        "narrow/..%c0%afmodels/key",
+        "narrow/%EF%BC%8E%EF%BC%8E/models/key",
+        "%6earrow/key/x/../../../models/key/x",
+        "narrow/key/x%0A",
+        "narrow/key/x%00",
+        "narrow//key/x",
+        "narrow/key/x;/models/key/x",
+        "narrow\\key\\x/key/x",
+        "models/key/x?/kbs/v0/resource/narrow/key/x",
+    ],
+)
+def test_no_spelling_of_a_path_leads_out_of_a_role(broker: InThread, path: str) -> None:
+    """What the rule is matched with is what is stored, character by character: nothing is made shorter on the way."""
+    before = ask(broker, token(broker.world)).json()["keys"]
+    raw = f"/kbs/v0/resource/{path}".encode()
+    with broker.admin_http() as http:
+        url = httpx.URL(str(http.base_url)).copy_with(raw_path=raw)
+        bearer = token(broker.world, role="narrow")
+        answer = http.post(url, content=os.urandom(32), headers={"authorization": f"Bearer {bearer}"})
+    assert answer.status_code in (400, 401, 404), answer.text
+    assert ask(broker, token(broker.world)).json()["keys"] == before
+
+
+@pytest.mark.parametrize("name", ["april%2Fx", "march-1%2F..%2Fapril", "%6Darch-1%00", "march-1%2Fraise"])
+def test_no_spelling_of_a_name_leads_out_of_a_prefix(broker: InThread, name: str) -> None:
+    with broker.admin_http() as http:
+        bearer = broker.world.signer(role="march").mint()
+        answer = http.post(
+            httpx.URL(str(http.base_url)).copy_with(raw_path=f"/hermetic/v1/floors/{name}/raise".encode()),
+            json={"below": 9},
+            headers={"authorization": f"Bearer {bearer}"},
+        )
+    assert answer.status_code in (400, 401, 404), answer.text
+    with broker.operator() as admin:
+        assert 9 not in admin.floors().values()
+
+
 def test_a_key_is_never_overwritten(broker: InThread) -> None:
     first, digest = os.urandom(32), os.urandom(32)
     broker.upload("models/key/once", first, "once", 1, digest)

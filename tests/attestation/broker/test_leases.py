@@ -179,6 +179,16 @@ def test_leases_revocations_and_cursors_outlive_the_broker(lasting: World) -> No
         assert events(guest.http, after=event["cursor"]) == []
 
 
+def test_a_cursor_of_a_longer_log_misses_nothing(world: World) -> None:
+    """A back-up was restored: the log is shorter than what a server has heard of, and goes on from there."""
+    with world.start() as broker, guest_of(broker) as guest:
+        leased(guest, upload(broker))
+        operate(broker, "revoke_leases", {"model": "model"}, "a reason")
+        (event,) = events(guest.http)
+        assert events(guest.http, after=event["cursor"]) == []
+        assert events(guest.http, after=event["cursor"] + 1000) == [event]
+
+
 def test_a_lease_that_is_over_is_forgotten_and_its_event_too(world: World) -> None:
     with world.start() as broker, guest_of(broker) as guest:
         path = upload(broker)

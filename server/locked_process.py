@@ -17,7 +17,7 @@ from hermetic.errors import BorderError, WorkerLostError
 from hermetic.server.messages import Listening
 from hermetic.server.printed import Printed
 
-START_TIMEOUT_S: Final = 30
+START_TIMEOUT_S: Final = 60
 EXIT_TIMEOUT_S: Final = 10
 BORDER_TIMEOUT_S: Final = 5  # a process that takes no frame for so long is ended
 

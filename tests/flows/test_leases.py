@@ -260,7 +260,7 @@ def http_of(house: House) -> httpx.Client:
     folder = house.scene.folder / "server"
     context = ssl.create_default_context(cafile=str(folder / settings["authority"]))
     context.load_cert_chain(folder / settings["certificate"], folder / settings["key"])
-    return httpx.Client(base_url=settings["url"], verify=context, trust_env=False)
+    return httpx.Client(base_url=settings["url"], verify=context, trust_env=False, timeout=PATIENCE_S)
 
 
 @pytest.mark.parametrize(("moved", "refusal"), [(DAY_S, "lease-too-old"), (-DAY_S, "lease-from-the-future")])

@@ -72,7 +72,7 @@ def shake_hands(house: House, papers: Papers | None, version: ssl.TLSVersion = s
     if papers is not None:
         context.load_cert_chain(papers.certificate, papers.key)
     with (
-        socket.create_connection(("127.0.0.1", house.served.port), 10) as plain,
+        socket.create_connection(("127.0.0.1", house.served.port), 60) as plain,
         context.wrap_socket(plain, server_hostname="localhost") as channel,
     ):
         channel.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))

@@ -311,14 +311,14 @@ def test_latest_only_lets_the_old_version_go_after_the_roll_over(broker: InThrea
 def test_a_client_without_a_certificate_does_not_get_in(broker: InThread) -> None:
     for url in (broker.url, broker.admin_url):
         context = broker.world.context(None)
-        with httpx.Client(base_url=url, verify=context) as http, pytest.raises(httpx.TransportError):
+        with httpx.Client(base_url=url, verify=context, timeout=60) as http, pytest.raises(httpx.TransportError):
             http.get("/healthz")
 
 
 @pytest.mark.parametrize(("listener", "who"), [("url", "operator"), ("url", "stranger"), ("admin_url", "host")])
 def test_a_certificate_of_another_ca_does_not_get_in(broker: InThread, listener: str, who: str) -> None:
     url, context = getattr(broker, listener), broker.world.context(who)
-    with httpx.Client(base_url=url, verify=context) as http, pytest.raises(httpx.TransportError):
+    with httpx.Client(base_url=url, verify=context, timeout=60) as http, pytest.raises(httpx.TransportError):
         http.get("/healthz")
 
 
@@ -397,6 +397,6 @@ def test_a_guest_without_a_certificate_gets_in_only_where_configured(world: Worl
         other = IndependentGuest(named)
         other.cookie = guest.cookie
         assert "unknown" in refused(other.resource("plain/secret/anyone"), "TokenNotFound")
-        stranger = httpx.Client(base_url=own.admin_url, verify=world.context(None))
+        stranger = httpx.Client(base_url=own.admin_url, verify=world.context(None), timeout=60)
         with stranger, pytest.raises(httpx.TransportError):
             stranger.get("/healthz")

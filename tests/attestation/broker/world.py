@@ -27,6 +27,7 @@ from hermetic.provision.authority import Authority, Leaf, Names, new_key
 PEM = serialization.Encoding.PEM
 ORIGIN = "example.test/broker"
 STOP_TIMEOUT_S = 60
+ANSWER_TIMEOUT_S = 60
 
 POLICY = """
 format = "hermetic-appraisal-policy/1"
@@ -274,10 +275,14 @@ class InThread:
 
     def http(self, who: str | None = "host") -> httpx.Client:
         """A plain HTTP client of the public listener."""
-        return httpx.Client(base_url=self.url, verify=self.world.context(who), trust_env=False)
+        return httpx.Client(
+            base_url=self.url, verify=self.world.context(who), trust_env=False, timeout=ANSWER_TIMEOUT_S
+        )
 
     def admin_http(self, who: str | None = "operator") -> httpx.Client:
-        return httpx.Client(base_url=self.admin_url, verify=self.world.context(who), trust_env=False)
+        return httpx.Client(
+            base_url=self.admin_url, verify=self.world.context(who), trust_env=False, timeout=ANSWER_TIMEOUT_S
+        )
 
     def guest(self, who: str = "host") -> BrokerClient:
         return BrokerClient(self.url, self.world.context(who))

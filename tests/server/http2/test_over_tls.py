@@ -29,7 +29,7 @@ def serving(pki: Pki) -> Iterator[Serving]:
 
 
 def secured(serving: Serving, pki: Pki, client: Pair | None = None) -> ssl.SSLSocket:
-    plain = socket.create_connection(("127.0.0.1", serving.port), 10)
+    plain = socket.create_connection(("127.0.0.1", serving.port), 60)
     context = tls_context(pki.server_authority.pem, client or pki.infer)
     return context.wrap_socket(plain, server_hostname="localhost", suppress_ragged_eofs=False)
 
@@ -53,7 +53,7 @@ class Slow:
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         context = tls_context(pki.server_authority.pem, pki.infer)
         self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname="localhost")
-        self.socket = socket.create_connection(("127.0.0.1", serving.port), 10)
+        self.socket = socket.create_connection(("127.0.0.1", serving.port), 60)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def push(self, step: int) -> None:
@@ -151,7 +151,7 @@ def test_the_server_says_goodbye(pki: Pki) -> None:
     [b"GET / HTTP/1.1\r\n\r\n", PREFACE + settings(), b"\x16\x03\x01\xff\xff" + bytes(70000), b"\x15\x03\x03\0\2\2\0"],
 )
 def test_what_is_no_handshake(serving: Serving, pki: Pki, first: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", serving.port), 10) as plain:
+    with socket.create_connection(("127.0.0.1", serving.port), 60) as plain:
         try:
             plain.sendall(first)
             while plain.recv(65536):

@@ -6,6 +6,7 @@ over the socket `peer`.
 
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -13,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -26,6 +27,7 @@ from hermetic.provision.authority import Authority, Leaf, Names, new_key
 ROLE = "hermetic"
 DATABASE = "broker"
 PASSWORD = "a password of the tests"
+PORTS_FROM, PORTS_TRIED = 10_000, 100
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 60
 
@@ -41,6 +43,16 @@ def programs() -> Path:
     if not found:
         raise FileNotFoundError("PostgreSQL is not installed (Debian: postgresql); `make setup` installs it as root")
     return found[-1].parent
+
+
+def free_port() -> int:
+    """A port that is free, and stays so while the server is down: the kernel gives it to nobody who wants any."""
+    given_from = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for port in random.Random(os.urandom(8)).sample(range(PORTS_FROM, given_from), PORTS_TRIED):
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
+    raise OSError("wanted a free port of loopback, got none")
 
 
 class PostgresServer:
@@ -118,9 +130,7 @@ class PostgresServer:
                   "--auth-host=scram-sha-256", "-E", "UTF8", "--no-instructions"]  # fmt: skip
         assert self._popen(initdb).wait(STOP_TIMEOUT_S * 2) == 0, (self.folder / "log").read_text()
         self._configure()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = int(free.getsockname()[1])
+        self._port = free_port()
         self.start()
         with self._owner() as connection:
             connection.execute(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{PASSWORD}'".encode())

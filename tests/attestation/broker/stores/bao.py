@@ -79,7 +79,9 @@ class Bao:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         self.port = self._listening()
         context = client_context(folder / "ca.pem", folder / "client.pem", folder / "client.key")
-        self.admin = httpx.Client(base_url=f"https://127.0.0.1:{self.port}/v1", verify=context, trust_env=False)
+        self.admin = httpx.Client(
+            base_url=f"https://127.0.0.1:{self.port}/v1", verify=context, trust_env=False, timeout=START_S
+        )
         made = self._ask("PUT", "sys/init", {"secret_shares": 1, "secret_threshold": 1})
         self.unseal_key, self.root = made["keys_base64"][0], made["root_token"]
         self.unseal()
@@ -130,14 +132,21 @@ class Bao:
         return str(self.ask("POST", f"transit/encrypt/{key}", body)["data"]["ciphertext"]).encode()
 
     def _ask(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
-        answer = self.admin.request(method, path, json=None if body is None else dict(body), timeout=60)
+        answer = self.admin.request(method, path, json=None if body is None else dict(body))
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
 
     def _listening(self) -> int:
         process = psutil.Process(self.process.pid)
-        self._until(lambda: process.net_connections("tcp4"))
-        return int(process.net_connections("tcp4")[0].laddr.port)
+        listening: list[int] = []
+
+        def look() -> bool:
+            ends = process.net_connections("tcp4")
+            listening.extend(end.laddr.port for end in ends if end.status == psutil.CONN_LISTEN)
+            return bool(listening)
+
+        self._until(look)
+        return listening[0]
 
     def _until(self, done: Any) -> None:
         end = time.monotonic() + START_S

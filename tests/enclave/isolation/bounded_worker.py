@@ -1,4 +1,4 @@
-"""Start a locked worker, and print its report: for a kernel of its own (test_cgroup_v2.py)."""
+"""Start a locked worker, and print its report: for a kernel of its own (test_own_kernel.py)."""
 
 import sys
 

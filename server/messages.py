@@ -5,6 +5,7 @@ the name of an identity that it has checked, say that a link to a worker is brok
 for evidence over a caller's nonce, and nothing else.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -36,6 +37,7 @@ RECORD_LIMIT: Final = 4096  # bytes of one record's JSON
 RECORDS_LIMIT: Final = 64  # records in one frame
 MODELS_LIMIT: Final = 512  # models in one repository index
 LINK_REASON_LIMIT: Final = 512  # characters that say why a link was given up
+ENTRIES_IN_FRAME: Final = 24  # models of the index in one frame: at most 2.5 KiB each in JSON
 REASON_LIMIT: Final = 256  # characters that say why a model is not ready
 ANSWER_WITHIN_S: Final = 300.0  # seconds, where nothing else is said
 
@@ -159,6 +161,13 @@ class Repository(Frame):
     kind: ClassVar[int] = 0x25
     models: tuple[RepositoryEntry, ...] = Field(max_length=MODELS_LIMIT)
     more: bool = False
+
+    @classmethod
+    def all_of(cls, entries: Sequence[RepositoryEntry]) -> list[Self]:
+        """Return the list of all models in frames that are not too large, however long its texts are."""
+        starts = range(0, max(len(entries), 1), ENTRIES_IN_FRAME)
+        parts = [tuple(entries[at : at + ENTRIES_IN_FRAME]) for at in starts]
+        return [cls(models=part, more=at < len(parts) - 1) for at, part in enumerate(parts)]
 
 
 class Command(Frame):

@@ -13,6 +13,7 @@ from hermetic.server.config import ModelSettings
 from hermetic.server.generation import Generation, SealedFile, restart_delay
 from hermetic.server.gpu_plan import GpuPlan, gpus_wanted
 from hermetic.server.messages import REASON_LIMIT, RepositoryEntry, State
+from hermetic.server.metrics import TaggedModel
 from hermetic.server.overrides import NO_OVERRIDE, Override
 from hermetic.server.version_policy import chosen
 
@@ -212,6 +213,11 @@ class Repository:
                 del shelf.slots[version]
             if not shelf.slots:
                 del self._shelves[shelf.name]
+
+    def tagged(self) -> tuple[TaggedModel, ...]:
+        """Return the versions whose metrics carry labels of their own."""
+        tagged = (slot for slot in self if slot.metric_tags)
+        return tuple(TaggedModel(name=slot.name, version=slot.version, tags=slot.metric_tags) for slot in tagged)
 
     def index(self) -> tuple[RepositoryEntry, ...]:
         """What RepositoryIndex shows."""

@@ -3,7 +3,7 @@
 The serving key travels in a memfd of its own. What the operator writes is config.py.
 """
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ from hermetic.server.config import (
     Limits,
     Revoked,
 )
+from hermetic.server.observing import Metrics
 from hermetic.server.section import MIB, Port, Profile, Section
 from hermetic.server.trace_rules import LogRules, TraceRules
 
@@ -65,3 +66,17 @@ class MetricsSettings(Section):
     waived: tuple[str, ...]
     uid: int
     gid: int
+
+    @classmethod
+    def of(cls, port: Metrics, front_end: FrontEndSettings, uid: int) -> Self:
+        """Return settings with which it judges callers as front ends do; `uid` is what it is made from."""
+        return cls(
+            host=port.host,
+            port=port.port,
+            tls=port.tls,
+            certificate_chain=front_end.certificate_chain,
+            epoch=front_end.epoch,
+            waived=front_end.waived,
+            uid=uid,
+            gid=front_end.gid,
+        )

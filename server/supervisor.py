@@ -11,7 +11,7 @@ of front ends (front_end_pool.py), what all of them are told at once (reload.py)
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -50,10 +50,9 @@ from hermetic.server.messages import (
     ModelStopped,
     NewServingKey,
     Records,
-    RepositoryEntry,
 )
 from hermetic.server.messages import Repository as RepositoryFrame
-from hermetic.server.metrics import Facts, Page, ProcessesZeroing, TaggedModel, count_zeroing
+from hermetic.server.metrics import Facts, Page, ProcessesZeroing, count_zeroing
 from hermetic.server.metrics_keeper import MetricsKeeper
 from hermetic.server.model_keeper import ModelKeeper
 from hermetic.server.record_desk import RecordDesk
@@ -78,7 +77,6 @@ from hermetic.server.tally_desk import TallyDesk
 from hermetic.server.trace_desk import TraceDesk
 
 PATIENCE_S: Final = 15  # beyond the drain time, for a front end to say that it is done
-ENTRIES_IN_FRAME: Final = 24  # models of the list: at most 2.5 KiB each in JSON
 RECORD_TEXT_LIMIT: Final = 1024  # characters of somebody else's words in one record
 
 
@@ -276,7 +274,7 @@ class Supervisor:
 
     def _publish(self) -> None:
         """Tell every front end, and whoever watches, which models are in which state."""
-        for frame in _frames(self._models.repository.index()):
+        for frame in RepositoryFrame.all_of(self._models.repository.index()):
             self._pool.tell(frame)
         self._on_change(self._models.repository)
 
@@ -338,20 +336,8 @@ class Supervisor:
             self._metrics.renew(settings, self._keys.key)
 
     def _metrics_settings(self) -> MetricsSettings | None:
-        """What the metrics port is told: it judges callers as front ends do."""
-        metrics, front_end = self._current.config.metrics, self._pool.settings
-        if metrics is None:
-            return None
-        return MetricsSettings(
-            host=metrics.host,
-            port=metrics.port,
-            tls=metrics.tls,
-            certificate_chain=front_end.certificate_chain,
-            epoch=front_end.epoch,
-            waived=front_end.waived,
-            uid=self._current.config.isolation.uid,
-            gid=front_end.gid,
-        )
+        config, front_end = self._current.config, self._pool.settings
+        return None if config.metrics is None else MetricsSettings.of(config.metrics, front_end, config.isolation.uid)
 
     def _page(self) -> Page:
         """What the metrics port shows now."""
@@ -365,11 +351,7 @@ class Supervisor:
             front_ends=len(self._front_ends),
             front_ends_lost=self._pool.lost,
             models=tuple(self._models.repository.index()),
-            tagged=tuple(
-                TaggedModel(name=slot.name, version=slot.version, tags=slot.metric_tags)
-                for slot in self._models.repository
-                if slot.metric_tags
-            ),
+            tagged=self._models.repository.tagged(),
             stopped=self._models.stops.stopped(),
             quarantined=tuple(slot.key for slot in self._models.repository if self._models.stops.holds(slot.file)),
             zeroing=self._zeroing_of_processes(),
@@ -416,9 +398,3 @@ class Supervisor:
 
     def _record(self, kind: str, fields: Mapping[str, JsonValue]) -> None:
         self._log.append({"kind": kind, "fields": dict(fields)})
-
-
-def _frames(entries: Sequence[RepositoryEntry]) -> list[RepositoryFrame]:
-    """Return the list of all models in frames that are not too large, however long its texts are."""
-    parts = [tuple(entries[at : at + ENTRIES_IN_FRAME]) for at in range(0, max(len(entries), 1), ENTRIES_IN_FRAME)]
-    return [RepositoryFrame(models=part, more=at < len(parts) - 1) for at, part in enumerate(parts)]

@@ -20,6 +20,8 @@ __all__ = [
     "ACCURACY",
     "ERROR_LIMIT",
     "GPUS_LIMIT",
+    "NO_TF32",
+    "STORED_LOWER",
     "Accuracy",
     "Gpu",
     "GpuOrders",
@@ -29,9 +31,11 @@ __all__ = [
     "capabilities_of",
     "environment_of",
     "gpus_here",
+    "products_in",
 ]
 
 GPUS_LIMIT: Final = 64  # GPUs of one server, as many as workers of one model
+NO_TF32: Final = "NVIDIA_TF32_OVERRIDE"
 LIST: Final = Path("/proc/driver/nvidia/gpus")
 CAPABILITIES: Final = Path("/proc/driver/nvidia/capabilities")
 SLICES_LIMIT: Final = 64  # MIG devices of one GPU; NVIDIA's have 7 GPU instances at most
@@ -99,7 +103,10 @@ class Gpu(BaseModel):
         return self.uuid if self.slice is None else self.slice.uuid
 
 
-Precision = Literal["fp32", "fp16", "bf16"]
+Precision = Literal["fp32", "tf32", "fp16", "bf16"]
+"""What products are computed in. "fp32" is FP32: libraries may take TF32 for it (FP32 with 10 bits of fraction) only
+where that is asked for by name.
+"""
 
 
 class Accuracy(NamedTuple):
@@ -110,7 +117,10 @@ class Accuracy(NamedTuple):
     absolute: float
 
 
+STORED_LOWER: Final = frozenset[Precision](("fp16", "bf16"))
+"""In which weights are stored too, and which ask for other types than a graph or a compiled program has."""
 ACCURACY: Final[Mapping[Precision, Accuracy]] = {
+    "tf32": Accuracy("tf32", 5e-3, 5e-3),  # a fraction as long as FP16's
     "fp16": Accuracy("fp16", 5e-3, 5e-3),
     "bf16": Accuracy("bf16", 2e-2, 2e-2),
 }
@@ -193,7 +203,17 @@ def environment_of(orders: GpuOrders | None) -> Mapping[str, str]:
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_MODULE_LOADING": "EAGER",
         "CUDA_CACHE_DISABLE": "1",
+        **products_in(orders.precision),
     }
+
+
+def products_in(precision: Precision) -> Mapping[str, str]:
+    """Return what NVIDIA's libraries are told of TF32, whatever a program asks them for.
+
+    cuBLAS, cuDNN and TensorRT read it when they are loaded. Of TensorRT's provider there is no other way to tell it.
+    Source: NVIDIA cuBLAS and TensorRT, `NVIDIA_TF32_OVERRIDE`; microsoft/onnxruntime#26029.
+    """
+    return {} if precision == "tf32" else {NO_TF32: "0"}
 
 
 def _facts(file: Path) -> dict[str, str]:

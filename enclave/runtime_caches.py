@@ -17,6 +17,7 @@ __all__ = ["Arena", "TorchCache", "TorchCuda"]
 
 _IN_USE: Final = "active_allocated"
 _RETRIES: Final = "num_alloc_retries"
+_REFUSALS: Final = "num_ooms"
 _RESERVED: Final = "reserved_bytes.all.current"
 _RESERVED_PEAK: Final = "reserved_bytes.all.peak"
 _UNIT_BYTES: Final = 512  # what addresses and sizes of an arena are multiples of
@@ -58,11 +59,17 @@ class TorchCache:
         self._index = index
         self._scratch: frozenset[Block] = frozenset()
         self._retries = self._count(_RETRIES)
+        self._refusals = self._count(_REFUSALS)
+
+    def was_full(self) -> bool:
+        """Whether torch has had no room since this was last asked: not every error that comes of it says so."""
+        before, self._refusals = self._refusals, self._count(_REFUSALS)
+        return self._refusals != before
 
     def add_scratch(self, act: Callable[[], None]) -> None:
         """Take for a workspace of a library whatever `act` leaves in use; nobody needs its content between two calls.
 
-        cuBLAS has one for each stream, from the first product there until the process ends. Nothing else may run.
+        Nothing else may run.
         """
         before = {block for block, in_use in self._blocks() if in_use}
         act()

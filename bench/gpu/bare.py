@@ -1,7 +1,9 @@
 """What would one write who has a model, a GPU and nothing to hide? The plain loops of torch and of onnxruntime.
 
 Neither wipes, checks or stages anything. torch: page-locked tensors, a CUDA stream for each lane. onnxruntime: its own
-options, an IOBinding over memory of the device for each lane, and a thread, since a run returns when it is done.
+options, an IOBinding over memory of the device for each lane, and a thread, since a run returns when it is done. Both
+multiply in what the worker multiplies in: FP32, or TF32 where that is asked for; left to themselves both take TF32 for
+some products.
 """
 
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hermetic.bench.gpu.networks import Library, Network
+from hermetic.bench.gpu.networks import BenchPrecision, Library, Network
 from hermetic.bench.gpu.sides import Side
 from hermetic.errors import MeasurementError
 
@@ -26,17 +28,20 @@ MakeSide = Callable[[int, int], Side]
 """Makes a side for batches of so many rows, on so many lanes."""
 
 
-def open_bare(library: Library, network: Network, file: Path, device: str) -> MakeSide:
+def open_bare(
+    library: Library, network: Network, file: Path, device: str, precision: BenchPrecision = "fp32"
+) -> MakeSide:
     """Load the file that the worker loads, as its library would have it; `MeasurementError` where that sees no GPU."""
-    return (_open_torch if library == "torch" else _open_onnxruntime)(network, file, device)
+    return (_open_torch if library == "torch" else _open_onnxruntime)(network, file, device, precision)
 
 
-def _open_torch(network: Network, file: Path, device: str) -> MakeSide:
+def _open_torch(network: Network, file: Path, device: str, precision: BenchPrecision) -> MakeSide:
     import torch
     from torch.export.passes import move_to_device_pass
 
     if device == CUDA and not torch.cuda.is_available():
         raise MeasurementError(f"torch {torch.__version__}: wanted a GPU, got none")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     program = torch.export.load(str(file))  # what the worker runs: what exporting costs or saves is not ours
     module = (program if device == CPU else move_to_device_pass(program, device)).module()
     return lambda rows, lanes: TorchBare(module, network, rows, lanes, device)
@@ -82,7 +87,7 @@ class TorchBare:
         self._outputs.clear()
 
 
-def _open_onnxruntime(network: Network, file: Path, device: str) -> MakeSide:
+def _open_onnxruntime(network: Network, file: Path, device: str, precision: BenchPrecision) -> MakeSide:
     import onnxruntime as ort
 
     providers: list[Any] = ["CPUExecutionProvider"]
@@ -91,11 +96,16 @@ def _open_onnxruntime(network: Network, file: Path, device: str) -> MakeSide:
             raise MeasurementError(f"onnxruntime {ort.__version__}: wanted a build for CUDA, got one without")
         if hasattr(ort, "preload_dlls"):
             ort.preload_dlls()  # CUDA and cuDNN from wheels, where they are
-        providers = [("CUDAExecutionProvider", {"device_id": "0"})]
+        providers = cuda_providers(precision)
     session = ort.InferenceSession(file, providers=providers)
     if device == CUDA and session.get_providers()[0] != "CUDAExecutionProvider":
         raise MeasurementError(f"onnxruntime {ort.__version__}: wanted CUDA, got {session.get_providers()}")
     return lambda rows, lanes: OrtBare(session, network, rows, lanes, device)
+
+
+def cuda_providers(precision: BenchPrecision) -> list[Any]:
+    """Return the providers of the plain loop on a GPU."""
+    return [("CUDAExecutionProvider", {"device_id": "0", "use_tf32": "1" if precision == "tf32" else "0"})]
 
 
 class OrtBare:

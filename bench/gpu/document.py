@@ -76,10 +76,11 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where it ran: "cuda" or "cpu", and how many cores there were."""
+    """Where it ran: "cuda" or "cpu", how many cores there were, and what was multiplied in."""
 
     device: str
     cores: int
+    precision: str = "fp32"
 
 
 def goals(results: Results, machine: Machine) -> list[Goal]:
@@ -123,6 +124,7 @@ def document(results: Results, machine: Machine) -> dict[str, Any]:
     about = {
         **context(),
         "device": machine.device,
+        "precision": machine.precision,
         "gpus": [gpu.name for gpu in gpus_here()],
         "driver": _driver(),
         "protections": results.protections,

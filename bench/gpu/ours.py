@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermetic.bench.gpu.bare import CUDA, MakeSide
-from hermetic.bench.gpu.networks import FORMAT_OF, Library, Network
+from hermetic.bench.gpu.networks import FORMAT_OF, BenchPrecision, Library, Network
 from hermetic.bench.gpu.sides import warm_up
 from hermetic.enclave import runtimes
 from hermetic.enclave.batch_frames import STATUS_OK, Batch, Tensor, decode_done
@@ -149,7 +149,9 @@ class Opened:
     close: Callable[[], None]
 
 
-def open_ours(library: Library, network: Network, file: Path, device: str) -> Opened:
+def open_ours(
+    library: Library, network: Network, file: Path, device: str, precision: BenchPrecision = "fp32"
+) -> Opened:
     """Load the model as a worker does. Raises what its runtime raises, `DeviceError` without a GPU."""
     format_name = FORMAT_OF[library]
     profile = (PROFILE_ON_GPU if device == CUDA else PROFILE_OF_FORMAT)[format_name]
@@ -172,9 +174,8 @@ def open_ours(library: Library, network: Network, file: Path, device: str) -> Op
         return Opened(lambda rows, lanes: Ours(OnCpu(runner, {}), network, library, rows, lanes), lambda _: None,
                       memory.unload)  # fmt: skip
     gpu = Gpu(number=0, uuid="GPU-0", minor=0)  # CUDA's number 0, whatever its name
-    runtime = runtimes.load_on_gpu(
-        model, memory, GpuOrders(gpu=gpu, memory_limit_bytes=SIDES * LANES * network.gpu_bytes)
-    )
+    orders = GpuOrders(gpu=gpu, memory_limit_bytes=SIDES * LANES * network.gpu_bytes, precision=precision)
+    runtime = runtimes.load_on_gpu(model, memory, orders)
     return opened_on_gpu(DeviceRunner(runtime, description, memory), memory, network, library)
 
 

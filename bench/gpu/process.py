@@ -4,6 +4,7 @@ Told first what to open, then one turn at a time: {"side", "rows", "lanes", "sec
 turn's numbers, {"copy_ms"} or {"answers"}, or with {"error"}: then that was not measured, and the next may be.
 """
 
+import os
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -17,9 +18,10 @@ from numpy.typing import NDArray
 from hermetic.bench.child import Child, jobs_from_stdin, say
 from hermetic.bench.gpu.bare import MakeSide, open_bare
 from hermetic.bench.gpu.budget import Budget, ended_after
-from hermetic.bench.gpu.networks import NETWORKS, Made
+from hermetic.bench.gpu.networks import NETWORKS, TOLERANCE, Made
 from hermetic.bench.gpu.ours import Opened, open_ours
 from hermetic.bench.gpu.sides import Pace, Side, Turn, check_equal, take_turn, warm_up
+from hermetic.enclave.gpus import NO_TF32, products_in
 from hermetic.errors import MeasurementError
 
 __all__ = ["BARE", "OURS", "Sides", "answer_jobs"]
@@ -37,7 +39,8 @@ class Sides:
         `MeasurementError` where a side cannot be opened.
         """
         self.made = made
-        job = {"network": made.network.name, "library": made.library, "file": str(made.file), "device": device}
+        job: dict[str, Any] = {name: str(getattr(made, name)) for name in ("library", "file", "precision")}
+        job |= {"network": made.network.name, "device": device}
         with ExitStack() as started:
             self._child = started.enter_context(Child("gpu.process", {**job, "ours": ours}))
             started.enter_context(ended_after(self._child.pid, budget))
@@ -82,8 +85,9 @@ class Sides:
 class _Bench:
     """Takes turns as it is told, and keeps the last size's sides for the next turn."""
 
-    def __init__(self, name: str, bare: MakeSide, ours: Opened | None) -> None:
+    def __init__(self, name: str, bare: MakeSide, ours: Opened | None, tolerance: float) -> None:
         self._name = name
+        self._tolerance = tolerance
         self._bare = bare
         self._ours = ours
         self._size = (0, 0)
@@ -117,7 +121,8 @@ class _Bench:
             self._sides[OURS] = self._ours.make(rows, lanes)
             warm_up(self._sides[OURS], lanes)
             for lane in range(lanes):
-                check_equal(self._name, self._sides[BARE].answer(lane), self._sides[OURS].answer(lane))
+                bare, ours = (self._sides[side].answer(lane) for side in (BARE, OURS))
+                check_equal(self._name, bare, ours, self._tolerance)
         self._size = rows, lanes
         return self._sides
 
@@ -127,9 +132,15 @@ class _Bench:
             self._sides.popitem()[1].close()
 
 
-def answer_jobs(name: str, bare: MakeSide, ours: Opened | None, jobs: Iterable[Mapping[str, Any]]) -> None:
+def answer_jobs(
+    name: str,
+    bare: MakeSide,
+    ours: Opened | None,
+    jobs: Iterable[Mapping[str, Any]],
+    tolerance: float = TOLERANCE["fp32"],
+) -> None:
     """Answer each job on stdout; what one of them raises is its answer."""
-    bench = _Bench(name, bare, ours)
+    bench = _Bench(name, bare, ours, tolerance)
     for job in jobs:
         try:
             said = bench.answer(job)
@@ -143,15 +154,19 @@ def main() -> None:
     """Open what the first line of stdin says, and answer the others."""
     jobs = jobs_from_stdin()
     told = next(jobs)
-    network, file = NETWORKS[told["network"]], Path(told["file"])
+    network = NETWORKS[told["network"]]
+    what = (told["library"], network, Path(told["file"]), told["device"], told["precision"])
+    # As in a worker, which has an environment of its own: read when CUDA's libraries are loaded.
+    os.environ.pop(NO_TF32, None)
+    os.environ.update(products_in(told["precision"]))
     try:
-        bare = open_bare(told["library"], network, file, told["device"])
-        ours = open_ours(told["library"], network, file, told["device"]) if told["ours"] else None
+        bare = open_bare(*what)
+        ours = open_ours(*what) if told["ours"] else None
     except Exception as error:  # noqa: BLE001 - as above
         say({"error": f"{type(error).__name__}: {error}"[:1000]})
         return
     say({})
-    answer_jobs(network.name, bare, ours, jobs)
+    answer_jobs(network.name, bare, ours, jobs, TOLERANCE[told["precision"]])
 
 
 if __name__ == "__main__":

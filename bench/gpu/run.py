@@ -17,7 +17,15 @@ from hermetic.bench.gpu.bare import CPU, CUDA
 from hermetic.bench.gpu.budget import Budget
 from hermetic.bench.gpu.crowd import processes_for
 from hermetic.bench.gpu.document import Machine, Part, Results
-from hermetic.bench.gpu.networks import LIBRARIES, NETWORKS, Library, Made, make_files
+from hermetic.bench.gpu.networks import (
+    LIBRARIES,
+    NETWORKS,
+    TOLERANCE,
+    BenchPrecision,
+    Library,
+    Made,
+    make_files,
+)
 from hermetic.bench.gpu.process import Sides
 from hermetic.bench.gpu.served import (
     Asking,
@@ -37,7 +45,7 @@ from hermetic.enclave.cuda_driver import CudaDevice
 from hermetic.errors import ConfigurationError, DeviceError
 from hermetic.server.cores import cores_here
 
-__all__ = ["Settings", "chosen", "machine_here", "run", "settings_for", "why_not"]
+__all__ = ["Settings", "chosen", "machine_here", "precision_of", "run", "settings_for", "why_not"]
 
 SERVED_SHARE: Final = 0.5
 """Of all time, kept for whole servers."""
@@ -63,6 +71,7 @@ class Settings:
     sweep: Plan
     served: ServedPlan
     folder: Path | None = None
+    precision: BenchPrecision = "fp32"
 
     def limited_to(self, networks: Sequence[str]) -> "Settings":
         """Return the same for some of the networks."""
@@ -94,13 +103,17 @@ class _Run:
         self.hear(part)
 
 
-def settings_for(device: str, minutes: float, *, seconds: float = 0.3, rounds: int = 3) -> Settings:
+def settings_for(
+    device: str, minutes: float, *, seconds: float = 0.3, rounds: int = 3, precision: BenchPrecision = "fp32"
+) -> Settings:
     """Return what this machine's size asks for. `seconds`: of a turn of the plain loop and of the worker.
 
-    `ConfigurationError` for a device that is neither "cuda" nor "cpu".
+    `ConfigurationError` for a device that is neither "cuda" nor "cpu", and for a precision that it does not have.
     """
     if device not in (CPU, CUDA):
         raise ConfigurationError(f"device: wanted {CUDA} or {CPU}, got {device}")
+    if device == CPU and precision != "fp32":
+        raise ConfigurationError(f"precision: wanted fp32 on the CPU, got {precision}")
     cores = cores_here().count
     asking, rows = (LARGE_ASKING, ROWS) if device == CUDA else (REHEARSED_ASKING, REHEARSED_ROWS)
     large = {name: asking for name in NETWORKS if name != SMALL}
@@ -111,12 +124,13 @@ def settings_for(device: str, minutes: float, *, seconds: float = 0.3, rounds: i
         libraries=LIBRARIES,
         sweep=Plan(rows, Plan().lanes, Pace(seconds), rounds),
         served=ServedPlan(large, SMALL_CALLERS, front_ends_for(cores), processes_for(cores), 5 * seconds, rounds),
+        precision=precision,
     )
 
 
-def machine_here(device: str) -> Machine:
+def machine_here(device: str, precision: BenchPrecision = "fp32") -> Machine:
     """Return where this runs."""
-    return Machine(device, cores_here().count)
+    return Machine(device, cores_here().count, precision)
 
 
 def why_not(device: str) -> str:
@@ -128,6 +142,14 @@ def why_not(device: str) -> str:
     except DeviceError as error:
         return str(error)
     return ""
+
+
+def precision_of(text: str) -> BenchPrecision:
+    """Return the precision that a text names; `ConfigurationError` for others."""
+    found = next((name for name in TOLERANCE if name == text), None)
+    if found is None:
+        raise ConfigurationError(f"precision: wanted one of {', '.join(TOLERANCE)}, got {text}")
+    return found
 
 
 def chosen(text: str) -> tuple[str, ...]:
@@ -167,7 +189,7 @@ def _files(this: _Run, folder: Path) -> list[Made]:
         with this.part(f"files of {name}") as part:
             if part.status == "ran":
                 found, errors = make_files(name, this.settings.libraries, folder)
-                models += found
+                models += (replace(made, precision=this.settings.precision) for made in found)
                 if errors:
                     part.status, part.why = "failed", str(errors)
     return models

@@ -17,7 +17,7 @@ from typing import Any, Final
 from hermetic.bench.gpu.bare import CUDA
 from hermetic.bench.gpu.budget import Budget
 from hermetic.bench.gpu.crowd import Crowd
-from hermetic.bench.gpu.networks import TOLERANCE, Made
+from hermetic.bench.gpu.networks import Made
 from hermetic.bench.gpu.process import BARE, Sides
 from hermetic.bench.gpu.sides import Pace, Turn, median_of
 from hermetic.bench.gpu.sweep import taken
@@ -135,7 +135,10 @@ def name_of(made: Made) -> str:
 
 def _sealable(made: Made, device: str) -> Sealable:
     """Return how a model is sealed and served: on the first GPU, whose memory has to do for it."""
-    on_gpu: dict[str, int | str] = {"device": _GPU, "gpu.memory_limit_bytes": made.network.gpu_bytes}
+    on_gpu: dict[str, int | float | str] = {"device": _GPU, "gpu.memory_limit_bytes": made.network.gpu_bytes}
+    if made.precision != "fp32":
+        errors = {f"gpu.max_{kind}_error": made.tolerance for kind in ("absolute", "relative")}
+        on_gpu |= {"gpu.precision": made.precision, **errors}
     return Sealable(
         made.folder,
         name_of(made),
@@ -215,7 +218,7 @@ def questions(made: Made, sides: Sides, rows: int) -> list[Question]:
     for number in range(min(QUESTIONS, rows)):  # the same rows in another order are other questions
         order = [(at + number) % rows for at in range(rows)]
         asked = question(name_of(made), inputs[order], answers[order].reshape(-1).tolist(), identifier=str(number))
-        found.append(replace(asked, rows=rows, tolerance=(TOLERANCE, TOLERANCE)))
+        found.append(replace(asked, rows=rows, tolerance=(made.tolerance, made.tolerance)))
     return found
 
 

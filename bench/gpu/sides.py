@@ -108,9 +108,11 @@ def warm_up(side: Side, lanes: int) -> None:
             side.finish(lane)
 
 
-def check_equal(name: str, wanted: NDArray[np.float32], got: NDArray[np.float32]) -> None:
+def check_equal(
+    name: str, wanted: NDArray[np.float32], got: NDArray[np.float32], tolerance: float = TOLERANCE["fp32"]
+) -> None:
     """Raise `MeasurementError` where two sides give different answers: then they do not do the same work."""
-    if wanted.shape != got.shape or not np.allclose(got, wanted, rtol=TOLERANCE, atol=TOLERANCE):
+    if wanted.shape != got.shape or not np.allclose(got, wanted, rtol=tolerance, atol=tolerance):
         raise MeasurementError(f"{name}: wanted the library's own answers, got others")
 
 

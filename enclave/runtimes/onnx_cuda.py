@@ -6,13 +6,16 @@ batch copied through page-locked memory of onnxruntime's, which nobody wipes.
 
 `graphs`: a run whose shapes and places have come before is replayed as a CUDA graph (`gpu_graph_id`, a number for each
 place and shape). `tensorrt`: its provider stands before CUDA's and takes what it can; its engines' memory is not the
-arena's. Source: onnxruntime.ai, "CUDA Execution Provider" and "TensorRT Execution Provider", onnxruntime 1.32.
+arena's. TF32 is taken for FP32 where the precision is called so, and nowhere else: CUDA's provider has an option for
+it, TensorRT's has none, and is told by the environment (gpus.py, `products_in`).
+
+Source: onnxruntime.ai, "CUDA Execution Provider" and "TensorRT Execution Provider", onnxruntime 1.32.
 """
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -20,14 +23,15 @@ from onnx import TensorProto, helper
 
 from hermetic.enclave.datatypes import BYTES
 from hermetic.enclave.device_memory import DeviceMemory
-from hermetic.enclave.gpus import GpuOrders
+from hermetic.enclave.gpus import STORED_LOWER, GpuOrders
 from hermetic.enclave.runtime_caches import Arena
+from hermetic.enclave.runtimes.device_full import full, says_full
 from hermetic.enclave.runtimes.interface import ModelToLoad
 from hermetic.enclave.runtimes.interface_on_device import DeviceAnswer, DeviceInput, DeviceOutput, Launched, nbytes_of
 from hermetic.enclave.runtimes.onnx_session import TYPE_OF, Engine, OpenGraph, open_graph
 from hermetic.errors import ConfigurationError, DeviceError, ModelFormatError
 
-__all__ = ["CUDA", "OnnxOnDevice", "load", "open_gpu", "providers"]
+__all__ = ["CUDA", "Library", "OnnxOnDevice", "load", "open_gpu", "providers"]
 
 CUDA: Final = "cuda"
 """What onnxruntime calls the memory of its GPU; it is number 0 in each worker."""
@@ -69,12 +73,16 @@ class OnnxOnDevice:
         """Run one batch to its end, on a stream of the session's own."""
         del stream
         binding, options = self._bound(inputs, outputs)
+        self._arena.refusal()  # of what did without it, as a search for kernels does
         try:
             self._open_session().run_with_iobinding(binding, options)
-        except Exception:
-            # onnxruntime says only that an allocation failed; the arena knows of how many bytes, and why.
+        except Exception as error:
+            # onnxruntime says only that an allocation failed; the arena knows of how many bytes, and why. What cuBLAS
+            # and cuDNN allocate does not come to the arena.
             if (refusal := self._arena.refusal()) is not None:
                 raise refusal from None
+            if says_full(error):
+                raise full("this batch") from None
             raise
         values = binding.get_outputs()
         answers = tuple(_answer(*pair) for pair in zip(outputs, values, strict=True))
@@ -150,26 +158,37 @@ def open_gpu() -> None:
     session.run(None, {name: np.zeros(shape, np.float32) for name, shape in inputs.items()})
 
 
-def load(model: ModelToLoad, memory: DeviceMemory, orders: GpuOrders) -> OnnxOnDevice:
+class Library(NamedTuple):
+    """onnxruntime as a load uses it on a GPU. Tests without one bring sessions on the CPU, and "cpu" for `where`."""
+
+    available: Callable[[], Sequence[str]] = ort.get_available_providers
+    session: Callable[..., ort.InferenceSession] = ort.InferenceSession
+    where: str = CUDA
+
+
+def load(model: ModelToLoad, memory: DeviceMemory, orders: GpuOrders, library: Library | None = None) -> OnnxOnDevice:
     """Return the model in a session on the GPU whose memory this is.
 
     Raises `ModelFormatError` as `open_graph` does, for BYTES, and where an operator would have to run on the CPU;
     `DeviceFullError` where the budget or the GPU has no room.
     """
+    available, session, where = library or Library()
     check_numbers(model)
-    check_orders(orders, ort.get_available_providers())
+    check_orders(orders, available())
     arena = Arena(memory, orders.memory_limit_bytes, keeps=orders.graphs)
-    engine = Engine(providers(orders, arena.provider_options()), _options)
+    engine = Engine(providers(orders, arena.provider_options()), _options, session)
     try:
         opened = open_graph(model, engine)
-    except ModelFormatError:
+    except ModelFormatError as error:
         if (refusal := arena.refusal()) is not None:
             raise refusal from None
+        if says_full(error):
+            raise full("the model") from None
         raise
     wanted = engine.providers[0][0]
     if wanted not in (got := opened.session.get_providers()):
         raise DeviceError(f"onnxruntime: wanted {wanted} on this GPU, got {got}")
-    return OnnxOnDevice(opened, arena, graphs=orders.graphs)
+    return OnnxOnDevice(opened, arena, graphs=orders.graphs, where=where)
 
 
 def providers(orders: GpuOrders, arena: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
@@ -181,6 +200,7 @@ def providers(orders: GpuOrders, arena: Mapping[str, str]) -> list[tuple[str, di
         "cudnn_conv_algo_search": orders.cudnn_search.upper(),
         "do_copy_in_default_stream": "1",
         "enable_cuda_graph": "1" if orders.graphs else "0",
+        "use_tf32": "1" if orders.precision == "tf32" else "0",
         **arena,
     }
     chosen = [(CUDA_PROVIDER, cuda)]
@@ -203,9 +223,9 @@ def check_orders(orders: GpuOrders, available: Sequence[str]) -> None:
         raise ConfigurationError(
             f"gpu.tensorrt: wanted an onnxruntime with {TENSORRT}, got one with {sorted(available)}"
         )
-    if orders.precision != "fp32" and not orders.tensorrt:
+    if orders.precision in STORED_LOWER and not orders.tensorrt:
         raise ConfigurationError(
-            f"gpu.precision: wanted fp32 for an ONNX model without tensorrt, whose types are its own, "
+            f"gpu.precision: wanted fp32 or tf32 for an ONNX model without tensorrt, whose types are its own, "
             f"got {orders.precision}"
         )
 

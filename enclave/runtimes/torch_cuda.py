@@ -2,7 +2,8 @@
 
 So several batches may be computed at a time, and nobody waits before `finish`. torch's caching allocator keeps memory
 for each stream apart; what of it is free is wiped between tenants (runtime_caches.py, `TorchCache`). The budget is a
-fraction of the GPU's memory, which torch holds itself to. An allocation beyond it is an answer to that batch.
+fraction of the GPU's memory, which torch holds itself to. An allocation beyond it is an answer to that batch, in
+whatever words it is refused (device_full.py).
 
 `graphs`: batches are replayed as recorded CUDA graphs (torch_graphs.py). `precision`: torch_precision.py.
 Source: torch.cuda (ExternalStream, set_per_process_memory_fraction, OutOfMemoryError), torch 2.13.
@@ -12,25 +13,26 @@ import contextlib
 import ctypes
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Protocol
 
 import torch
 
 from hermetic.enclave.device_memory import DeviceMemory
-from hermetic.enclave.gpus import GpuOrders, Precision
+from hermetic.enclave.gpus import STORED_LOWER, GpuOrders, Precision
 from hermetic.enclave.model_description import TensorSpec
-from hermetic.enclave.runtime_caches import TorchCache
+from hermetic.enclave.runtime_caches import TorchCache, TorchCuda
+from hermetic.enclave.runtimes.device_full import full, says_full
 from hermetic.enclave.runtimes.interface import ModelToLoad
 from hermetic.enclave.runtimes.interface_on_device import DeviceAnswer, DeviceInput, DeviceOutput, Launched, nbytes_of
 from hermetic.enclave.runtimes.torch_graphs import CudaRecorder, RecordedBatches, Recorder, check_fixed_shapes
 from hermetic.enclave.runtimes.torch_module import DTYPE_OF, check_numbers, in_order
-from hermetic.enclave.runtimes.torch_precision import Lowering
-from hermetic.errors import ConfigurationError, DeviceFullError, ModelFormatError
+from hermetic.enclave.runtimes.torch_precision import Lowering, multiply_in
+from hermetic.enclave.runtimes.torch_workspaces import SIDE, take_workspaces
+from hermetic.errors import ConfigurationError, ModelFormatError
 
-__all__ = ["TorchOnDevice", "load", "open_gpu", "tensor_at"]
+__all__ = ["Library", "TorchGpu", "TorchOnDevice", "load", "open_gpu", "tensor_at"]
 
 CUDA: Final = "cuda"
-WARM_UP: Final = 64  # rows and columns of the product that makes cuBLAS take its workspace
 _MODULE_OF_FORMAT: Final = {
     "torchscript": "hermetic.enclave.runtimes.torchscript",
     "torch-export": "hermetic.enclave.runtimes.torch_export",
@@ -49,6 +51,7 @@ class TorchOnDevice:
         self._module: Callable[..., Any] | None = module
         self._cache = cache
         self._where = where
+        multiply_in(precision)
         self._lowering = Lowering(precision, where)
         self._lowering.store(module)
         self._recorded: RecordedBatches | None = None
@@ -63,12 +66,11 @@ class TorchOnDevice:
         self._recorded = RecordedBatches(compute, model, recorder, self._cache)
 
     def prepare(self, stream: int) -> None:
-        """Have cuBLAS take its workspace for a stream: whatever is there, every batch writes to it."""
+        """Have cuBLAS take its workspaces for a stream, which every batch there writes to."""
 
         def multiply() -> None:
             with self._on(stream):
-                square = torch.ones(WARM_UP, WARM_UP, device=self._where)
-                torch.mm(square, square)
+                take_workspaces(torch.ones(SIDE, SIDE, device=self._where))
 
         self._cache.add_scratch(multiply)
 
@@ -80,8 +82,10 @@ class TorchOnDevice:
                 if self._recorded is not None:
                     return self._replayed(self._recorded, tensors, outputs)
                 return self._placed(self._compute(tensors, [output.spec for output in outputs]), outputs)
-        except torch.OutOfMemoryError:
-            raise DeviceFullError("GPU memory: wanted room for this batch in the model's budget, got none") from None
+        except Exception as error:  # RuntimeError and its kin, but TorchScript's is a class apart
+            if self._cache.was_full() or says_full(error):
+                raise full("this batch") from None
+            raise
 
     def close(self) -> None:
         """Drop the module, and what was recorded of it."""
@@ -130,45 +134,73 @@ class TorchOnDevice:
 def open_gpu() -> None:
     """Make torch's context and its handles of cuBLAS and cuDNN, on zeros; what they load, they load now."""
     torch.cuda.init()  # type: ignore[no-untyped-call]
-    square = torch.zeros(WARM_UP, WARM_UP, device=CUDA)
-    torch.mm(square, square)
-    torch.nn.functional.conv2d(square.view(1, 1, WARM_UP, WARM_UP), square[:3, :3].reshape(1, 1, 3, 3))
+    square = torch.zeros(SIDE, SIDE, device=CUDA)
+    take_workspaces(square)
+    torch.nn.functional.conv2d(square.view(1, 1, SIDE, SIDE), square[:3, :3].reshape(1, 1, 3, 3))
     torch.cuda.synchronize()
 
 
-def load(model: ModelToLoad, memory: DeviceMemory, orders: GpuOrders) -> TorchOnDevice:
+class TorchGpu(TorchCuda, Protocol):
+    """What a load asks of `torch.cuda`."""
+
+    @property
+    def mem_get_info(self) -> Callable[[], tuple[int, int]]:
+        """Return the bytes of the GPU that are free, and all of them."""
+
+    @property
+    def set_per_process_memory_fraction(self) -> Callable[[float], None]:
+        """Have torch allocate no more than that part of the GPU's memory."""
+
+
+class Library(NamedTuple):
+    """torch as a load uses it on a GPU. Tests without one bring doubles, and "cpu" for where tensors are."""
+
+    cuda: TorchGpu = torch.cuda
+    recorder: Callable[[], Recorder] = CudaRecorder
+    where: str = CUDA
+
+
+def load(model: ModelToLoad, memory: DeviceMemory, orders: GpuOrders, library: Library | None = None) -> TorchOnDevice:
     """Return the program on the GPU whose memory this is.
 
     Raises `ModelFormatError` where it is refused by us or by torch, `DeviceFullError` without room for its weights,
     `ConfigurationError` for orders that torch cannot follow.
     """
-    if orders.tensorrt:
-        raise ConfigurationError("gpu.tensorrt: wanted an ONNX model, got one of torch")
-    if model.format == "aot-inductor" and orders.precision != "fp32":
-        raise ConfigurationError(
-            f"gpu.precision: wanted fp32 for a program in native code, whose types are its own, got {orders.precision}"
-        )
-    if model.format == "aot-inductor" and orders.graphs:
-        raise ConfigurationError("gpu.graphs: wanted no graphs of a program in native code, which waits by itself")
+    cuda, recorder, where = library or Library()
+    check_orders(orders, model.format)
     check_numbers(model)
     if orders.graphs:
         check_fixed_shapes(model)
-    _, whole = torch.cuda.mem_get_info()
-    torch.cuda.set_per_process_memory_fraction(min(1.0, orders.memory_limit_bytes / whole))
+    _, whole = cuda.mem_get_info()
+    cuda.set_per_process_memory_fraction(min(1.0, orders.memory_limit_bytes / whole))
     loader: Callable[..., Callable[..., Any]] = importlib.import_module(_MODULE_OF_FORMAT[model.format]).load_module
-    cache = TorchCache(torch.cuda)
+    cache = TorchCache(cuda)
     memory.add_cache(cache)
-    before = _times_full()
     try:
-        module = loader(model, CUDA)
-    except ModelFormatError:
-        if _times_full() != before:
-            raise DeviceFullError("GPU memory: wanted room for the model in its budget, got none") from None
+        module = loader(model, where)
+    except ModelFormatError as error:
+        if cache.was_full() or says_full(error):
+            raise full("the model") from None
         raise
-    runtime = TorchOnDevice(module, cache, precision=orders.precision)
+    runtime = TorchOnDevice(module, cache, where, orders.precision)
     if orders.graphs:
-        runtime.record(model, CudaRecorder())
+        runtime.record(model, recorder())
     return runtime
+
+
+def check_orders(orders: GpuOrders, format_name: str) -> None:
+    """Refuse orders that a program of this format cannot follow."""
+    if orders.tensorrt:
+        raise ConfigurationError("gpu.tensorrt: wanted an ONNX model, got one of torch")
+    if format_name != "aot-inductor":
+        return
+    if orders.precision in STORED_LOWER:
+        raise ConfigurationError(
+            f"gpu.precision: wanted fp32 or tf32 for a program in native code, whose types are its own, "
+            f"got {orders.precision}"
+        )
+    if orders.graphs:
+        raise ConfigurationError("gpu.graphs: wanted no graphs of a program in native code, which waits by itself")
 
 
 def tensor_at(given: DeviceInput, where: str = CUDA) -> torch.Tensor:
@@ -208,8 +240,3 @@ def _checked(answer: object, output: DeviceOutput, where: str) -> torch.Tensor:
             f"output {output.spec.name!r}: wanted {wanted_shape} in {output.capacity} bytes, got {list(shape)}"
         )
     return answer
-
-
-def _times_full() -> int:
-    """Return how often torch has had no room."""
-    return int(torch.cuda.memory_stats().get("num_ooms", 0))

@@ -4,9 +4,11 @@ A batch is copied to the recording's inputs, rows that it does not have are zero
 the batch has them. Recordings share one pool of memory and their inputs, so one batch is replayed after the other; an
 event orders those on different streams.
 
-What a replay leaves: the inputs, the answers, and the pool. All of it was allocated while it was recorded, and holds
-nothing that a later replay needs, for recording computes nothing: so all of it counts as scratch, and is zeroed with
-what is free before another tenant's batch begins (runtime_caches.py, `TorchCache`; docs/adr/0224).
+What a replay leaves: the inputs, the answers, the pool, and the workspaces of cuBLAS for the recording stream, whose
+addresses are in the recording. The first three are allocated while it is recorded, the workspaces before the module
+first runs there (torch_workspaces.py). None holds anything that a later replay needs, for recording computes nothing:
+so all of it counts as scratch, and is zeroed with what is free before another tenant's batch begins (runtime_caches.py,
+`TorchCache`; docs/adr/0224).
 
 Source: torch 2.13, torch.cuda.CUDAGraph, "CUDA Graphs" in docs/source/notes/cuda.rst. Here: which rows, which tensors,
 which order. `Recorder` is the part that needs a GPU.
@@ -19,9 +21,11 @@ import torch
 
 from hermetic.enclave.model_description import TensorSpec
 from hermetic.enclave.runtime_caches import TorchCache
+from hermetic.enclave.runtimes.device_full import full, says_full
 from hermetic.enclave.runtimes.interface import ModelToLoad
 from hermetic.enclave.runtimes.torch_module import DTYPE_OF, first_line
-from hermetic.errors import ConfigurationError, DeviceFullError, ModelFormatError
+from hermetic.enclave.runtimes.torch_workspaces import SIDE, take_workspaces
+from hermetic.errors import ConfigurationError, HermeticError, ModelFormatError
 
 __all__ = ["CudaRecorder", "RecordedBatches", "Recorder", "buckets", "check_fixed_shapes"]
 
@@ -37,7 +41,7 @@ class Recorder(Protocol):
         """Return a tensor of zeros on the GPU."""
 
     def warm_up(self, act: Callable[[], object]) -> None:
-        """Run `act` on a stream of its own, and wait for it."""
+        """Run `act` on the stream that recordings are made on, and wait for it."""
 
     def record(self, act: Callable[[], object]) -> Callable[[], object]:
         """Return what does the same work again on the current stream. Nothing is computed now."""
@@ -103,6 +107,7 @@ class RecordedBatches:
         self._compute = compute
         self._model = model
         self._recorder = recorder
+        cache.add_scratch(self._take_workspaces)
         self._recordings = {rows: self._recorded(rows, cache) for rows in buckets(model.max_batch_size)}
 
     def replay(self, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> None:
@@ -130,13 +135,18 @@ class RecordedBatches:
                     self._recorder.warm_up(lambda: self._check(rows))
                 made: list[_Recording] = []
                 cache.add_scratch(lambda: made.append(self._record(rows)))
-        except torch.OutOfMemoryError:
-            raise DeviceFullError("GPU memory: wanted room to record batches in the model's budget, got none") from None
-        except RuntimeError as error:
+        except HermeticError:
+            raise
+        except Exception as error:  # noqa: BLE001 - RuntimeError and its kin, but TorchScript's is a class apart
+            if cache.was_full() or says_full(error):
+                raise full("recordings of its batches") from None
             raise ModelFormatError(
                 f"graphs: wanted a model that can be recorded, got {first_line(error)} for {rows} rows"
             ) from None
         return made[0]
+
+    def _take_workspaces(self) -> None:
+        self._recorder.warm_up(lambda: take_workspaces(self._recorder.zeros((SIDE, SIDE), torch.float32)))
 
     def _record(self, rows: int) -> _Recording:
         inputs, outputs = self._zeros(self._model.inputs, rows), self._zeros(self._model.outputs, rows)

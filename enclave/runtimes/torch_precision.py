@@ -1,11 +1,16 @@
-"""torch modules in half the bits: weights are stored so, products computed so, answers given as the manifest says.
+"""torch modules at a precision: weights are stored so, products computed so, answers given as the manifest says.
 
-What has two dimensions or more (matrices, kernels of convolutions, tables) is stored in the lower precision; vectors
-(biases, scales of norms) stay. While the module runs, torch's own lists say per operator what it is computed in
-(autocast): products in the lower precision, sums and softmax in FP32. That answers are near enough to those in FP32 is
-not taken on trust: the known answers, which were computed in FP32, are compared at load (known_answer.py, `Accuracy`).
+FP32 is FP32: left to itself torch has cuDNN compute convolutions in TF32. TF32 is a precision of its own, by name:
+weights stay as they are, and cuBLAS and cuDNN may take it for their products.
 
-Source: torch 2.13, torch.amp. Not here: ONNX graphs, which bring their types along.
+FP16 and BF16: what has two dimensions or more (matrices, kernels of convolutions, tables) is stored in the lower
+precision; vectors (biases, scales of norms) stay. While the module runs, torch's own lists say per operator what it is
+computed in (autocast): products in the lower precision, sums and softmax in FP32.
+
+That answers are near enough to those in FP32 is not taken on trust, whatever the precision: the known answers, which
+were computed in FP32, are compared at load (known_answer.py, `Accuracy`).
+
+Source: torch 2.13, torch.amp; torch.backends, `allow_tf32`. Not here: ONNX graphs, which bring their types along.
 """
 
 import contextlib
@@ -16,14 +21,24 @@ import torch
 
 from hermetic.enclave.gpus import Precision
 
-__all__ = ["Lowering"]
+__all__ = ["Lowering", "multiply_in"]
 
 _DTYPES: Final[Mapping[Precision, torch.dtype]] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _STORED_LOWER: Final = 2  # dimensions: from here on a weight is stored in the lower precision
 
 
+def multiply_in(precision: Precision) -> None:
+    """Have FP32 products of this process computed in TF32, or never: whatever torch's own settings begin with.
+
+    Native code of AOTInductor asks torch for what it calls of cuBLAS and cuDNN; what was compiled into it stays so.
+    """
+    allowed = precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
 class Lowering:
-    """How modules run at one precision on one kind of device ("cuda", or "cpu" in tests). FP32: as they are."""
+    """How modules run at one precision on one kind of device ("cuda", or "cpu" in tests). FP32, TF32: as they are."""
 
     def __init__(self, precision: Precision, where: str) -> None:
         self._dtype = _DTYPES.get(precision)

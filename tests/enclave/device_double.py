@@ -50,6 +50,7 @@ class DeviceDouble:
         full_at: int | None = None,
         locks: bool = True,
     ) -> None:
+        self.size = size
         self._memory = memoryview(mmap.mmap(-1, size))
         self._base = address_of(self._memory)
         self._free = [Block(self._base, size)]
@@ -239,13 +240,15 @@ class DeviceDouble:
 
 
 class TorchCudaDouble:
-    """`torch.cuda` as far as TorchCache asks it: a caching allocator over a double, with one block per segment."""
+    """`torch.cuda` as far as a worker asks it: a caching allocator over a double, with one block per segment."""
 
     def __init__(self, device: DeviceDouble) -> None:
         self._device = device
         self._blocks: dict[int, tuple[int, str]] = {}
         self._retries = 0
         self._peak = 0
+        self.refusals = 0
+        self.fraction = 0.0
 
     def allocate(self, nbytes: int) -> int:
         """Give out a free block of that size, or a new one; on failure give back what is free, as torch does."""
@@ -259,7 +262,11 @@ class TorchCudaDouble:
             self._retries += 1
             for free in [a for a, (_, state) in self._blocks.items() if state == "inactive"]:
                 self._give_back_unwiped(free)
-            address = self._device.allocate(nbytes)
+            try:
+                address = self._device.allocate(nbytes)
+            except DeviceError:
+                self.refusals += 1
+                raise
         self._blocks[address] = (nbytes, "active_allocated")
         self._peak = max(self._peak, sum(size for size, _ in self._blocks.values()))
         return address
@@ -277,9 +284,16 @@ class TorchCudaDouble:
         now = sum(size for size, _ in self._blocks.values())
         return {
             "num_alloc_retries": self._retries,
+            "num_ooms": self.refusals,
             "reserved_bytes.all.current": now,
             "reserved_bytes.all.peak": self._peak,
         }
+
+    def mem_get_info(self) -> tuple[int, int]:
+        return self._device.free_bytes(), self._device.size
+
+    def set_per_process_memory_fraction(self, fraction: float) -> None:
+        self.fraction = fraction
 
     def empty_cache(self) -> None:
         for address in [a for a, (_, state) in self._blocks.items() if state == "inactive"]:

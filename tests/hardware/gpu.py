@@ -44,6 +44,7 @@ class Options:
     seconds: float = 0.3
     rounds: int = 3
     networks: str = "mlp,resnet50,bert-base"
+    precision: str = "fp32"
 
 
 def memory_checks(dirty_gib: int, limit_s: float) -> list[Result]:
@@ -104,16 +105,19 @@ def benchmark(seconds: float, options: Options) -> dict[str, Any]:
     """Run the benchmark; where a package for it is missing, that is why no part of it ran."""
     try:
         from hermetic.bench.gpu.document import document, lines
-        from hermetic.bench.gpu.run import chosen, machine_here, run, settings_for
+        from hermetic.bench.gpu.run import chosen, machine_here, precision_of, run, settings_for
     except ImportError as error:
         part = {"name": "benchmark", "status": "not run", "why": str(error), "left_out": [], "points": []}
         return {"context": {}, "parts": [part], "goals": []}
-    settings = settings_for(options.device, seconds / 60, seconds=options.seconds, rounds=options.rounds)
+    precision = precision_of(options.precision)
+    settings = settings_for(
+        options.device, seconds / 60, seconds=options.seconds, rounds=options.rounds, precision=precision
+    )
     results = run(
         settings.limited_to(chosen(options.networks)),
         lambda part: _say(f"{part.status:8} {part.name}: {part.why}"),
     )
-    found = document(results, machine_here(options.device))
+    found = document(results, machine_here(options.device, precision))
     _say("\n".join(("", *lines(found))))
     return found
 
@@ -162,6 +166,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=usual.seconds, help="of each loop in each turn")
     parser.add_argument("--rounds", type=int, default=usual.rounds, help="turns of each side")
     parser.add_argument("--networks", default=usual.networks, help="some of these, separated by commas")
+    parser.add_argument("--precision", default=usual.precision, help="of products, on both sides of the benchmark")
     given = vars(parser.parse_args(arguments))
     path: Path = given.pop("json")
     found = run_all(Options(**given))

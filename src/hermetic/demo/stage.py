@@ -44,7 +44,7 @@ class Sealable:
     version: int = 1
     publisher: str = DEMO_PUBLISHERS[0]
     options: tuple[str, ...] = ()
-    server_settings: Mapping[str, int | str] = field(default_factory=dict)
+    server_settings: Mapping[str, int | float | str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

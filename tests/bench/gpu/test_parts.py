@@ -1,23 +1,28 @@
 """The smaller parts: time, use of the GPU, goals, and what is said of it all."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hermetic.attestation.attesters.nvgpu_device import NvmlLibrary
-from hermetic.bench.gpu import run
+from hermetic.bench.gpu import process, run
+from hermetic.bench.gpu.bare import cuda_providers
 from hermetic.bench.gpu.budget import Budget, ended_after
 from hermetic.bench.gpu.document import Machine, Part, Results, document, goals, lines
-from hermetic.bench.gpu.networks import NETWORKS
-from hermetic.bench.gpu.served import Asking, ServedPoint, front_ends_for
-from hermetic.bench.gpu.sides import Turn
+from hermetic.bench.gpu.networks import NETWORKS, BenchPrecision, Made
+from hermetic.bench.gpu.run import precision_of, settings_for
+from hermetic.bench.gpu.served import Asking, ServedPoint, _sealable, front_ends_for
+from hermetic.bench.gpu.sides import Turn, check_equal
 from hermetic.bench.gpu.sweep import Best, Point
 from hermetic.bench.gpu.utilisation import Watch, watching
-from hermetic.errors import ConfigurationError, DeviceError
+from hermetic.errors import ConfigurationError, DeviceError, MeasurementError
 from tests.attestation.attesters.nvml_double import NvmlDouble
 
 GPU = Machine("cuda", 16)
@@ -157,6 +162,48 @@ def test_without_a_gpu_every_part_says_that_it_did_not_run(monkeypatch: pytest.M
     assert results.parts == heard
     assert {(part.status, part.why) for part in heard} == {("not run", "no driver")}
     assert len(heard) == 2 * len(NETWORKS) + 1
+
+
+def test_both_sides_multiply_in_the_same_precision_which_is_fp32_unless_said() -> None:
+    assert dict(cuda_providers("fp32"))["CUDAExecutionProvider"]["use_tf32"] == "0"  # its own default is 1
+    assert dict(cuda_providers("tf32"))["CUDAExecutionProvider"]["use_tf32"] == "1"
+    assert settings_for("cuda", 1).precision == "fp32"
+    assert settings_for("cuda", 1, precision="tf32").precision == "tf32"
+    assert precision_of("tf32") == "tf32"
+    with pytest.raises(ConfigurationError, match="precision: wanted one of fp32, tf32, got fp16"):
+        precision_of("fp16")
+    with pytest.raises(ConfigurationError, match="precision: wanted fp32 on the CPU, got tf32"):
+        settings_for("cpu", 1, precision="tf32")
+
+
+@pytest.mark.parametrize(("precision", "wanted"), [("fp32", "0"), ("tf32", None)])
+def test_a_process_with_both_sides_tells_cudas_libraries_as_a_worker_is_told(
+    precision: BenchPrecision, wanted: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the shell that it was started from says; cuBLAS, cuDNN and TensorRT read it when they are loaded."""
+    seen: list[tuple[str | None, object]] = []
+
+    def opened(*what: object) -> None:
+        seen.append((os.environ.get("NVIDIA_TF32_OVERRIDE"), what[-1]))
+        raise DeviceError("no GPU here")
+
+    job = {"network": "mlp", "library": "torch", "file": "none", "device": "cuda", "precision": precision, "ours": True}
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    monkeypatch.setattr(process, "jobs_from_stdin", lambda: iter([job]))
+    monkeypatch.setattr(process, "open_bare", opened)
+    process.main()
+    assert seen == [(wanted, precision)]
+
+
+def test_tf32_where_fp32_was_said_is_noticed() -> None:
+    """By 2e-3 weights in TF32 alone move the answers of a network as deep as BERT."""
+    right = np.ones((2, 3), np.float32)
+    with pytest.raises(MeasurementError):
+        check_equal("m", right, right + np.float32(2e-3), Made(NETWORKS["mlp"], "torch", Path("mlp")).tolerance)
+    tf32 = Made(NETWORKS["mlp"], "torch", Path("mlp"), "tf32")
+    check_equal("m", right, right + np.float32(2e-3), tf32.tolerance)
+    told = _sealable(tf32, "cuda").server_settings
+    assert (told["gpu.precision"], told["gpu.max_absolute_error"]) == ("tf32", tf32.tolerance)
 
 
 def test_unknown_networks_are_refused_by_name() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hermetic.enclave.batch_frames import STATUS_OK, Batch, Tensor, decode_done
 from hermetic.enclave.batch_runner import SharedBuffers
@@ -20,9 +21,9 @@ from hermetic.enclave.runtimes import torch_cuda
 from hermetic.enclave.runtimes.interface import ModelToLoad
 from hermetic.enclave.runtimes.torch_cuda import TorchOnDevice
 from hermetic.enclave.runtimes.torch_graphs import buckets, check_fixed_shapes
-from hermetic.errors import ConfigurationError, ModelFormatError
+from hermetic.errors import ConfigurationError, DeviceFullError, ModelFormatError
 from tests.enclave.device_double import DeviceDouble, TorchCudaDouble
-from tests.enclave.recorder_double import RecorderDouble
+from tests.enclave.recorder_double import BETWEEN, WORKSPACE, RecorderDouble
 from tests.enclave.sealed_models import spec
 from tests.enclave.worker_on_double import described
 
@@ -77,7 +78,7 @@ def test_each_batch_is_replayed_in_the_smallest_recording_that_holds_it() -> Non
         return 2 * x
 
     recorded = Recorded(double)
-    assert recorded.recorder.calls == ["warm-up", "warm-up", "record"] * 4
+    assert recorded.recorder.calls == ["warm-up", *["warm-up", "warm-up", "record"] * 4]
     for count, bucket in ((1, 1), (3, 4), (6, 6), (5, 6), (2, 2), (3, 4)):
         seen.clear()
         recorded.recorder.calls.clear()
@@ -97,17 +98,57 @@ def test_what_a_replay_leaves_is_wiped_before_another_tenant_and_at_the_end() ->
     left = recorded.device.device_bytes()
     assert mine.tobytes() in left
     assert (2 * mine).tobytes() in left
-    assert b"\x77" * 512 in left
+    assert BETWEEN in left
     recorded.ask(mine, b"one")
     recorded.ask(rows_of(1, seed=2), b"two")
     left = recorded.device.device_bytes()
     assert mine.tobytes()[:8] not in left
     assert (2 * mine).tobytes()[:8] not in left
-    assert left.count(b"\x77" * 512) == 1  # of its own
+    assert left.count(BETWEEN) == 1  # of its own
     recorded.runner.close()
     recorded.memory.unload()
     assert not recorded.device.device_bytes().strip(b"\0")
     assert recorded.device.violations == []
+
+
+def test_nothing_of_a_replay_stays_where_nobody_asks_for_more() -> None:
+    """The workspaces of cuBLAS too: torch calls them used until the process ends, and every product writes there."""
+    recorded = Recorded(lambda x: 2 * x)
+    mine = rows_of(4)
+    recorded.ask(mine, b"one")
+    left = recorded.device.device_bytes()
+    assert WORKSPACE in left, "control: the replay has written there"
+    assert BETWEEN in left
+    recorded.runner.wipe_kept()
+    left = recorded.device.device_bytes()
+    assert WORKSPACE[:8] not in left
+    assert BETWEEN[:8] not in left
+    assert mine.tobytes()[:8] not in left
+    np.testing.assert_array_equal(recorded.ask(mine, b"two"), 2 * mine)
+
+
+class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes which operators torch computes."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_both_of_cublas_workspaces_are_taken_before_there_is_a_batch() -> None:
+    """A product alone is cuBLAS's; with a bias it is cuBLASLt's, which has a workspace of its own for each stream."""
+    device = DeviceDouble()
+    runtime = TorchOnDevice(lambda x: x, TorchCache(TorchCudaDouble(device)), "cpu")
+    with Products() as products:
+        runtime.prepare(device.stream())
+    assert {"mm.default", "addmm.default"} <= set(products.names)
+    with Products() as products:
+        runtime.record(MODEL, RecorderDouble(TorchCudaDouble(device)))
+    assert {"mm.default", "addmm.default"} <= set(products.names)
 
 
 def test_a_model_is_right_again_after_its_recordings_were_wiped() -> None:
@@ -115,6 +156,57 @@ def test_a_model_is_right_again_after_its_recordings_were_wiped() -> None:
     recorded = Recorded(lambda x: x @ weights)
     for tenant in (b"one", b"two", None, b"one"):
         np.testing.assert_allclose(recorded.ask(rows_of(3), tenant), 3 * rows_of(3))
+
+
+def runs_out(error: RuntimeError, *, counted: TorchCudaDouble | None = None, at: int = 2) -> Callable[..., Any]:
+    """Return a module that finds no room at its `at`-th run; `counted`: torch's allocator takes note of it."""
+    runs = iter(range(1, 99))
+
+    def module(x: torch.Tensor) -> torch.Tensor:
+        if next(runs) == at:
+            if counted is not None:
+                counted.refusals += 1
+            raise error
+        return 2 * x
+
+    return module
+
+
+FULL = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("The following operation failed in the TorchScript interpreter.\nRuntimeError: CUDA out of memory."),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+]
+
+
+@pytest.mark.parametrize("error", FULL)
+def test_no_room_to_record_is_said_as_such(error: RuntimeError) -> None:
+    with pytest.raises(DeviceFullError, match=r"^GPU memory: wanted room for recordings of its batches"):
+        Recorded(runs_out(error))
+
+
+def test_no_room_that_the_end_of_a_recording_hides_is_said_as_such() -> None:
+    class Capturing(RecorderDouble):
+        """Computes while it records, and ends as torch does: with an error of its own in place of the module's."""
+
+        def record(self, act: Callable[[], object]) -> Callable[[], object]:
+            try:
+                act()
+            except RuntimeError:
+                raise RuntimeError("CUDA error: operation failed due to a previous error during capture")  # noqa: B904
+            return act
+
+    cuda = TorchCudaDouble(DeviceDouble())
+    runtime = TorchOnDevice(runs_out(FULL[0], at=3), TorchCache(cuda), "cpu")
+    with pytest.raises(DeviceFullError):
+        runtime.record(MODEL, Capturing(cuda))
+
+
+def test_what_an_allocator_has_counted_is_no_room_whatever_is_said() -> None:
+    cuda = TorchCudaDouble(DeviceDouble())
+    module = runs_out(RuntimeError("aoti_torch_empty_strided(...) API call failed"), counted=cuda)
+    with pytest.raises(DeviceFullError):
+        TorchOnDevice(module, TorchCache(cuda), "cpu").record(MODEL, RecorderDouble(cuda))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +235,7 @@ def test_shapes_that_are_not_fixed_are_refused_by_name() -> None:
     [
         ("torch-export", {"tensorrt": True}, r"gpu\.tensorrt: wanted an ONNX model"),
         ("aot-inductor", {"graphs": True}, r"gpu\.graphs: wanted no graphs of a program in native code"),
-        ("aot-inductor", {"precision": "bf16"}, r"gpu\.precision: wanted fp32 for a program .*, got bf16"),
+        ("aot-inductor", {"precision": "bf16"}, r"gpu\.precision: wanted fp32 or tf32 for a program .*, got bf16"),
     ],
 )
 def test_orders_that_a_program_cannot_follow_are_refused(format_name: str, more: dict[str, Any], said: str) -> None:

@@ -1,7 +1,8 @@
 """The worker on a GPU, where there is none: `python -m tests.enclave.standin_cuda.worker` as supervisors start it.
 
 Everything is the product's but for three things. NVIDIA's driver is driver.c; its nodes are some that every machine
-has; and ONNX Runtime computes on the CPU, in the driver's memory. A model whose input is called `attempts` makes
+has; and the product's load of ONNX Runtime is given sessions that compute on the CPU, in the driver's memory
+(tests/enclave/onnx_on_double.py). A model whose input is called `attempts` makes
 attempts instead: for each number of a batch one of `ATTEMPTS`, in a thread of the driver, or in the worker's own where
 the number is negative. The answer is 0 where it succeeded, else the errno.
 """
@@ -24,7 +25,6 @@ from hermetic.enclave.device_memory import DeviceMemory
 from hermetic.enclave.gpus import Gpu, GpuOrders
 from hermetic.enclave.isolation import seccomp
 from hermetic.enclave.isolation.profiles import PROFILES
-from hermetic.enclave.runtime_caches import Arena
 from hermetic.enclave.runtimes.interface import ModelToLoad
 from hermetic.enclave.runtimes.interface_on_device import (
     DeviceAnswer,
@@ -138,26 +138,22 @@ class Attempting:
         return int(make(ord(kind), what.encode()))
 
 
-def _load(model: ModelToLoad, memory: DeviceMemory, orders: GpuOrders) -> DeviceRuntime:
-    from hermetic.enclave.runtimes.onnx import _options
-    from hermetic.enclave.runtimes.onnx_cuda import OnnxOnDevice
-    from hermetic.enclave.runtimes.onnx_session import Engine, open_graph
-
-    if model.inputs[0].name == "attempts":
-        return Attempting()
-    opened = open_graph(model, Engine(["CPUExecutionProvider"], _options))
-    return OnnxOnDevice(opened, Arena(memory, orders.memory_limit_bytes), where="cpu")
-
-
 def _install() -> None:
     from hermetic.enclave.runtimes import onnx_cuda
 
     PROFILES["onnx-cuda"] = replace(PROFILES["onnx-cuda"], devices=DEVICES)
     gpu: Any = Gpu
     gpu.nodes = (NODE,)
+    from tests.enclave.onnx_on_double import Told, library
+
+    real = onnx_cuda.load
+
+    def load(model: ModelToLoad, memory: DeviceMemory, orders: GpuOrders) -> DeviceRuntime:
+        return Attempting() if model.inputs[0].name == "attempts" else real(model, memory, orders, library(Told()))
+
     module: Any = onnx_cuda
     module.open_gpu = lambda: None  # the driver's threads are there since its context was made
-    module.load = _load
+    module.load = load
     if ALONE in os.environ:
         filters: Any = seccomp
         filters._FILTER_FLAG_TSYNC = 0

@@ -86,6 +86,8 @@ _ALL: Final = (
     Attempt("signal_parent", "send the parent a signal", _SIGNAL),
     Attempt("queue_signal", "send the parent a signal with a value", _SIGNAL),
     Attempt("open_pidfd", "open a pidfd of the parent", (the.SECCOMP,)),
+    Attempt("pidfd_of_peer", "have a socket's other end opened as a pidfd", (the.SECCOMP,), "SO_PEERPIDFD (Linux 6.5)"),
+    Attempt("signal_by_owner", "have the kernel signal the parent when a socket is ready", (the.SECCOMP,)),
     Attempt("signal_by_pidfd", "send the parent a signal through a pidfd", _SIGNAL),
     Attempt("steal_descriptor", "take a descriptor of the parent by pidfd_getfd", _REACH, if_root=_LESS),
     Attempt("attach_ipc", "attach System V memory of another process", (the.IPC_NAMESPACE, the.SECCOMP)),
@@ -100,13 +102,14 @@ _ALL: Final = (
     ),
     Attempt(
         "leave_core",
-        "leave a core file behind",
+        "leave a core behind",
         (the.NO_CORE, the.NOT_DUMPABLE),
         "core files",
         # A core goes into a file, or to a program of the host; a change of uid makes undumpable.
         may_stop=(the.EMPTY_ROOT, the.OWN_UID, the.LANDLOCK_FILES, the.RLIMIT_FILES),
     ),
     # The kernel
+    Attempt("call_of_32_bits", "call the kernel as a program of 32 bits does", (the.SECCOMP,), "x86 with such calls"),
     Attempt("io_uring", "set up an io_uring", (the.SECCOMP,), "io_uring"),
     Attempt("bpf", "load into the kernel by bpf", _CAPABILITY, "the capability BPF"),
     Attempt("keyctl", "use the kernel's keyrings", (the.SECCOMP,), "keyrings"),
@@ -123,6 +126,7 @@ _ALL: Final = (
     Attempt("executable_later", "make written memory executable", (the.WRITE_XOR_EXECUTE, the.SECCOMP)),
     Attempt("executable_pkey", "the same by pkey_mprotect", (the.WRITE_XOR_EXECUTE, the.SECCOMP)),
     Attempt("executable_shared_memory", "map shared memory executable", (the.SECCOMP,)),
+    Attempt("executable_shared_later", "make mapped shared memory executable", (the.WRITE_XOR_EXECUTE, the.SECCOMP)),
     Attempt("executable_ipc", "attach System V memory executable", (the.SECCOMP,)),
     Attempt(
         "executable_by_personality", "have what is readable be executable", (the.WRITE_XOR_EXECUTE, the.SECCOMP), "x86"

@@ -70,6 +70,8 @@ _SOCKET_OPTIONS: Final[Mapping[int, tuple[int, ...]]] = {
     6: (1, 3, 4, 5, 6, 12, 18, 25, 36),  # NODELAY CORK, keep-alive's three, QUICKACK USER_TIMEOUT NOTSENT_LOWAT INQ
     41: (26,),  # IPV6_V6ONLY
 }
+# What is asked of a socket beside these. Not here: SO_PEERPIDFD, which opens a pidfd of the other process.
+_SOCKET_FACTS: Final = (3, 4, 30, 38, 39)  # of level 1: TYPE ERROR ACCEPTCONN PROTOCOL DOMAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ _EVERYONE: Final = (
     Calls(
         "read and write what was handed over before the lock-down, and wait for it",
         "read write readv writev pread64 preadv preadv2 lseek fstat close dup poll ppoll select pselect6 epoll_wait"
-        " epoll_pwait epoll_ctl eventfd2 recvmsg recvfrom shutdown getsockname getpeername getsockopt",
+        " epoll_pwait epoll_ctl eventfd2 recvmsg recvfrom shutdown getsockname getpeername",
     ),
     Calls("its own memory; executable or not: `executable`", "munmap brk mremap madvise mlock munlock mlock2"),
     Calls(
@@ -148,7 +150,9 @@ _LEASE: Final = Calls("arms the timer of its lease, which was made before; there
 _PATHS: Final = "stat lstat newfstatat statx access faccessat faccessat2 readlink readlinkat getcwd"
 
 _SIZING: Final = frozenset({"grow_shared_memory"})  # ftruncate is allowed
-_ANONYMOUS: Final = frozenset({"executable_mapping", "executable_later"})  # mmap, mprotect
+_ANONYMOUS: Final = frozenset(  # mmap, mprotect, which is not told of what
+    {"executable_mapping", "executable_later", "executable_shared_later"}
+)
 _MAPPED_FILES: Final = _ANONYMOUS | {"executable_shared_memory"}
 _READ: Final = frozenset({"open_file", "list_folder", "parents_memory"})  # openat, while code is loaded
 _FILES: Final = frozenset(  # openat
@@ -333,11 +337,13 @@ def _sockets() -> list[Rule]:
     options = tuple(
         (Argument(1, level), Argument(2, option)) for level, allowed in _SOCKET_OPTIONS.items() for option in allowed
     )
+    facts = tuple((Argument(1, 1), Argument(2, fact)) for fact in _SOCKET_FACTS)
     no_address = (Argument(4, 0), Argument(4, 0, high=True))
     return [
         Rule("sendto", ALLOW, ((Argument(3, 0, mask=_MSG_FASTOPEN), *no_address),), refuse()),
         Rule("sendmsg", ALLOW, ((Argument(2, 0, mask=_MSG_FASTOPEN),),), refuse()),
         Rule("setsockopt", ALLOW, options, refuse()),
+        Rule("getsockopt", ALLOW, (*options, *facts), refuse()),
     ]
 
 

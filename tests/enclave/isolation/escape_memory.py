@@ -57,6 +57,14 @@ def executable_shared_memory(around: Surroundings) -> str:
     return _run(address)
 
 
+def executable_shared_later(around: Surroundings) -> str:
+    """One mapping: written, then made executable."""
+    memory = mmap.mmap(around.growable, PAGE)
+    memory.write(CODE)
+    call("mprotect", _address(memory), PAGE, READ | EXECUTE)
+    return _run(_address(memory))
+
+
 def executable_ipc(_around: Surroundings) -> str:
     identifier = call("shmget", 0, PAGE, 0o700)
     try:
@@ -123,7 +131,7 @@ def _touch(size: int, pieces: int) -> str:
 
 
 SUITE = (
-    executable_mapping, executable_later, executable_pkey, executable_shared_memory, executable_ipc,
-    executable_by_personality, write_sealed, grow_shared_memory, raise_limits, more_descriptors, more_threads,
-    more_memory, more_memory_in_pieces,
+    executable_mapping, executable_later, executable_pkey, executable_shared_memory, executable_shared_later,
+    executable_ipc, executable_by_personality, write_sealed, grow_shared_memory, raise_limits, more_descriptors,
+    more_threads, more_memory, more_memory_in_pieces,
 )  # fmt: skip

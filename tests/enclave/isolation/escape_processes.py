@@ -1,9 +1,12 @@
 """Attempts on other processes and on the kernel. Each returns its evidence, and raises where it was refused."""
 
 import ctypes
+import errno
+import fcntl
 import mmap
 import os
 import signal
+import socket
 import struct
 import time
 from typing import NoReturn
@@ -16,6 +19,7 @@ HARMLESS = signal.SIGWINCH
 PTRACE_SEIZE = 0x4206
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
+SO_PEERPIDFD = 77
 _PATIENCE_S = 0.05  # for a signal that is on its way
 
 
@@ -87,6 +91,19 @@ def open_pidfd(around: Surroundings) -> str:
     return f"descriptor {os.pidfd_open(around.parent)}"
 
 
+def pidfd_of_peer(around: Surroundings) -> str:
+    """No system call of pidfds is made for it."""
+    with socket.socket(fileno=os.dup(around.letters)) as end:
+        return f"descriptor {end.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)}"
+
+
+def signal_by_owner(around: Surroundings) -> str:
+    """Nothing is sent: who is named here is signalled whenever something comes."""
+    fcntl.fcntl(around.letters, fcntl.F_SETOWN, around.parent)
+    fcntl.fcntl(around.letters, fcntl.F_SETOWN, 0)
+    return "the parent is the owner"
+
+
 def signal_by_pidfd(around: Surroundings) -> str:
     signal.pidfd_send_signal(os.pidfd_open(around.parent), HARMLESS)
     return "sent"
@@ -133,6 +150,15 @@ def be_read(around: Surroundings) -> str:
 
 def leave_core(_around: Surroundings) -> NoReturn:
     os.abort()
+
+
+def call_of_32_bits(around: Surroundings) -> str:
+    """The numbers of such calls are others: what a filter by number forbids has one that it allows."""
+    if not around.call_of_32_bits:
+        raise OSError(errno.ENOSYS, "no such calls")
+    if (got := ctypes.PYFUNCTYPE(ctypes.c_int)(around.call_of_32_bits)()) != os.getpid():
+        raise OSError(-got, os.strerror(-got))
+    return "it was told its process id"
 
 
 def io_uring(_around: Surroundings) -> str:
@@ -192,7 +218,7 @@ def memfd_secret(_around: Surroundings) -> str:
 
 SUITE = (
     fork, clone3, execute, execute_memory, gain_by_setuid, ptrace, read_parent, write_parent, signal_parent,
-    queue_signal, open_pidfd, signal_by_pidfd, steal_descriptor, attach_ipc, outlive_parent, forget_parent,
-    be_dumpable, be_read, leave_core, io_uring, bpf, keyctl, userfaultfd, perf, mount, unshare, setns, chroot, memfd,
-    memfd_secret,
+    queue_signal, open_pidfd, pidfd_of_peer, signal_by_owner, signal_by_pidfd, steal_descriptor, attach_ipc,
+    outlive_parent, forget_parent, be_dumpable, be_read, leave_core, call_of_32_bits, io_uring, bpf, keyctl,
+    userfaultfd, perf, mount, unshare, setns, chroot, memfd, memfd_secret,
 )  # fmt: skip

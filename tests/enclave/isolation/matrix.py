@@ -15,13 +15,24 @@ from pathlib import Path
 from typing import Any
 
 from hermetic.enclave.isolation.attempts import ATTEMPTS, stopped_by
-from hermetic.enclave.isolation.layers import LAYERS, OWN_LAYERS, RLIMIT_THREADS, USER_NAMESPACE
+from hermetic.enclave.isolation.layers import (
+    EMPTY_ROOT,
+    IPC_NAMESPACE,
+    LAYERS,
+    NETWORK_NAMESPACE,
+    OWN_LAYERS,
+    OWN_UID,
+    RLIMIT_THREADS,
+    SECCOMP,
+    USER_NAMESPACE,
+)
 from hermetic.enclave.isolation.profiles import PROFILES, Profile
 from hermetic.enclave.lockdown_report import LockdownReport
 
 ROOT = Path(__file__).parents[3]
 NONE, ALL = "none", "all"
 BUT = "all but "
+NAMESPACES = (NETWORK_NAMESPACE, IPC_NAMESPACE, EMPTY_ROOT)
 BY_OTHERS = frozenset(LAYERS) - OWN_LAYERS
 
 
@@ -123,12 +134,22 @@ class Row:
     def refused_to_all(self) -> str:
         """Why nobody can do it here, whatever the layers; "" where it can be done."""
         none = self.outcomes[NONE]
-        return none.detail if none.outcome == "refused" else ""
+        return none.detail if none.stopped else ""
+
+    @property
+    def has_filter_first(self) -> bool:
+        """Whether nobody can do it here, and yet it shows whether the filter refuses it before the kernel looks."""
+        return self.refused_to_all not in ("", "EPERM", "SIGSYS") and SECCOMP in self.claimed
 
     def means(self, layer: str) -> frozenset[str]:
-        """What an ordinary user needs for the layer: the kernel gives these three only inside a user namespace."""
-        inside = ("network-namespace", "ipc-namespace", "empty-root")
-        return frozenset({USER_NAMESPACE} if USER_NAMESPACE in self.held and layer in inside else ())
+        """What else the layer needs there, so that it is not to be had alone.
+
+        An ordinary user gets namespaces only inside a user namespace; a container's root leaves a chroot again, unless
+        it takes another uid.
+        """
+        if USER_NAMESPACE in self.held and layer in NAMESPACES:
+            return frozenset({USER_NAMESPACE})
+        return frozenset({OWN_UID} if self.host == "container" and layer == EMPTY_ROOT else ())
 
     def stops_alone(self, layer: str) -> bool:
         """Whether the layer, with what it needs, is claimed to stop it."""
@@ -177,6 +198,8 @@ def faults(row: Row) -> list[str]:
             wanted = row.stops_alone(layer)
             if alone.stopped != wanted:
                 found.append(f"{layer} alone: wanted {'it stopped' if wanted else 'success'}, got {alone}")
+        if alone is not None and layer == SECCOMP and row.has_filter_first and alone.detail == none.detail:
+            found.append(f"{layer} alone: wanted another answer than the kernel's own {none.detail}, got it")
         without = row.outcomes.get(BUT + layer)
         if without is not None and _left(row, layer) and not without.stopped:
             found.append(f"all but {layer}: wanted it stopped by {sorted(_left(row, layer))}, got {without}")
@@ -186,15 +209,17 @@ def faults(row: Row) -> list[str]:
 def _left(row: Row, layer: str) -> set[str]:
     """The layers that are claimed to stop it when `layer` is left out, and that can then be had."""
     left = {name for name in row.held if name in row.claimed and name != layer}
-    # It binds a uid that is not root; an ordinary user's other namespaces are inside the user namespace.
-    if layer == "own-uid":
+    # It binds a uid that is not root.
+    if layer == OWN_UID:
         left.discard(RLIMIT_THREADS)
-    if layer == USER_NAMESPACE:
-        left -= {"network-namespace", "ipc-namespace", "empty-root"}
-    return left
+    return {name for name in left if layer not in row.means(name)}
 
 
 def getting_through(rows: Mapping[str, Row], layer: str) -> list[str]:
-    """The attempts that succeed with every layer but this one."""
+    """The attempts that succeed with every layer but this one, and not with all."""
     column = BUT + layer
-    return [name for name, row in rows.items() if column in row.outcomes and not row.outcomes[column].stopped]
+    return [
+        name
+        for name, row in rows.items()
+        if column in row.outcomes and not row.outcomes[column].stopped and row.outcomes[ALL].stopped
+    ]

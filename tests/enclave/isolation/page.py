@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from hermetic.enclave.isolation import landlock
-from hermetic.enclave.isolation.attempts import ATTEMPTS
-from hermetic.enclave.isolation.layers import LAYERS, USER_NAMESPACE
+from hermetic.enclave.isolation.attempts import ATTEMPTS, stopped_by
+from hermetic.enclave.isolation.layers import EMPTY_ROOT, LAYERS, OWN_UID, SECCOMP, USER_NAMESPACE
 from hermetic.enclave.isolation.profiles import PROFILES
+from tests.enclave.isolation.escape_outside import OTHER_FAMILIES, refusals
 from tests.enclave.isolation.matrix import (
     ALL,
     NONE,
@@ -36,6 +37,7 @@ TABLES = {
     ("user", "front-end"): "A front end that an ordinary user started (`front-end`)",
 }
 """The tables of the page: which host and profile, and what it is called."""
+_LIKE = {"torch-cpu": "onnx-cpu", "onnx-cuda": "onnx-cpu"}
 HOSTS = {
     "root": "root on a bare machine",
     "user": "an ordinary user, with user namespaces",
@@ -45,17 +47,23 @@ HOSTS = {
 _HEAD = """# The escape matrix
 
 What a hostile process tries once it is locked in, against every layer of its room. Written by `make escape` from a run;
-`make test` runs it again, of all tables but the first what is claimed to stop an attempt, and fails where a run and
-this page disagree. The attempts are functions in `tests/enclave/isolation/escape_*.py`, the claims are
-`enclave/isolation/attempts.py`, the layers `enclave/isolation/layers.py`, the profiles `enclave/isolation/profiles.py`.
+`make test` fails where a run and this page disagree. It runs the first table again; of the next three what is claimed
+to stop an attempt; of the others each attempt under all layers, and what is claimed to stop it where that is not what
+stops it on a bare machine without torch. The attempts are functions in `tests/enclave/isolation/escape_*.py`, claims
+are `enclave/isolation/attempts.py`, layers `enclave/isolation/layers.py`, profiles `enclave/isolation/profiles.py`.
 
 {versions}
 
 `E` refused with an error, `K` answered by the end of the process, `·` succeeded. `?` depends on kernel or host, and is
-not compared. A blank: the layer alone was not to be had there. A row in brackets: with no layer the kernel refused it
-already, so that it shows nothing here; on another kernel it would.
+not compared. A blank: the layer alone was not to be had there. A row in brackets: with no layer it was refused already,
+by the kernel or by the container, so that it does not show here what stops it; under each table stands who refused.
+
+`any_family` tries each family of sockets that no other attempt opens ({families}). {none_of_them}
 
 """
+_NO_FAMILY = """This kernel has none of
+them: its own answer to each is EAFNOSUPPORT, with no layer too. What can be seen, and is compared, is that with seccomp
+the answer to each is EPERM: the filter refuses before the kernel looks for the family."""
 
 
 def write(rows: Mapping[tuple[str, str], Mapping[str, Row]], hosts: Iterable[Prepared]) -> str:
@@ -64,7 +72,10 @@ def write(rows: Mapping[tuple[str, str], Mapping[str, Row]], hosts: Iterable[Pre
         f"Last run: Linux {platform.release()}, {platform.machine()}, Landlock ABI {landlock.abi()}, "
         f"Python {platform.python_version()}, {platform.libc_ver()[0]} {platform.libc_ver()[1]}."
     )
-    parts = [_HEAD.format(versions=versions), _layers()]
+    had = [family for family in OTHER_FAMILIES if 0 in refusals(family)]
+    none_of_them = f"This kernel has {had} of them." if had else _NO_FAMILY
+    families = ", ".join(map(str, OTHER_FAMILIES))
+    parts = [_HEAD.format(versions=versions, families=families, none_of_them=none_of_them), _layers()]
     parts += [_table(title, rows[key]) for key, title in TABLES.items()]
     parts += [_hosts(hosts), _profiles()]
     return "\n".join(parts)
@@ -94,11 +105,21 @@ def _table(title: str, rows: Mapping[str, Row]) -> str:
             "",
             "Network, IPC and mount namespaces alone are inside a user namespace: an ordinary user has no others.",
         ]
-    if reasons := [f"{name} ({row.refused_to_all})" for name, row in rows.items() if row.refused_to_all]:
+    if next(iter(rows.values())).means(EMPTY_ROOT) == {OWN_UID}:
+        lines += ["", "The root is empty by chroot, which root could leave again: it is tried with a uid of its own."]
+    if allowed := [name for name, row in rows.items() if not row.outcomes[ALL].stopped]:
+        lines += ["", f"Allowed there: {', '.join(allowed)}."]
+    if reasons := [f"{name} ({_whose(row)})" for name, row in rows.items() if row.refused_to_all]:
         lines += ["", f"Refused to everyone there: {', '.join(reasons)}."]
     lines += ["", "### All layers but one", "", "| left out | what gets through |", "|---|---|"]
     lines += [f"| {NUMBERS[name]} {name} | {', '.join(getting_through(rows, name)) or 'nothing'} |" for name in layers]
     return "\n".join([*lines, ""])
+
+
+def _whose(row: Row) -> str:
+    """The answer with no layer, and that of seccomp, where it is another: it was there first."""
+    of_filter = row.outcomes[SECCOMP].detail
+    return row.refused_to_all + (f", with seccomp {of_filter}" if of_filter != row.refused_to_all else "")
 
 
 def _cell(row: Row, column: str) -> str:
@@ -168,6 +189,20 @@ def check(parent: Prepared, attempt: str) -> None:
     table = read(PAGE.read_text(), TABLES[key])
     if wrong := faults(row) + disagreements(row, table.get(attempt, {})):
         pytest.fail("\n".join([attempt, *wrong]), pytrace=False)
+
+
+def differing(parent: Prepared) -> list[str]:
+    """The attempts that are stopped here by other layers than in the table of a bare machine without torch or GPU."""
+    bare = ("user" if "user" in parent.host else "root"), _LIKE.get(parent.profile.name, parent.profile.name)
+    there = read(PAGE.read_text(), TABLES[bare])
+    names = []
+    for attempt in ATTEMPTS:
+        columns = there.get(attempt, {})
+        of_bare = stopped_by(attempt, PROFILES[bare[1]], root=bare[0] == "root") & columns.keys()
+        here = stopped_by(attempt, parent.profile, root=bare[0] == "root") & set(parent.held)
+        if attempt not in parent.profile.not_tried and columns and of_bare != here:
+            names.append(attempt)
+    return names
 
 
 def main(path: Path) -> None:

@@ -6,6 +6,7 @@ Made once, by the process that forks every locked one; a locked process has them
 
 import ctypes
 import fcntl
+import mmap
 import os
 import platform
 import socket
@@ -33,6 +34,7 @@ _EXIT_IF_GAINED = {
     "x86_64": "b86b0000000f053d92100000bf000000007405bf4d000000b83c0000000f05",
     "aarch64": "e81580d2010000d4411282521f00016be0079f1aa80b80d2010000d4",
 }
+_PROCESS_ID_OF_32_BITS = {"x86_64": "b814000000cd80c3"}  # return getpid(), asked by `int 0x80`
 _ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
 CODE = bytes.fromhex(_RETURN_42[platform.machine()])
 """Machine code of a function that returns 42."""
@@ -70,6 +72,7 @@ class Surroundings:
     growable: int = -1  # shared memory, handed over, not yet sealed; each locked process has its own
     listener: socket.socket | None = None  # a front end's
     descriptors: int = 0  # how many it may have
+    call_of_32_bits: int = 0  # the address of code that makes one; 0: there are none
 
 
 def _memfd(name: str, flags: int = 0, content: bytes = b"") -> int:
@@ -98,6 +101,7 @@ def surroundings(folder: Path, neighbour: int) -> Iterator[Surroundings]:
         ipc = kernel.syscall("shmget", 0, 4096, _SHARED)
         stack.callback(kernel.syscall, "shmctl", ipc, _IPC_REMOVE, None)
         letters, answers = (stack.enter_context(end) for end in socket.socketpair())
+        code = stack.enter_context(_code(_PROCESS_ID_OF_32_BITS.get(platform.machine(), "")))
         sealed = _memfd("sealed", os.MFD_ALLOW_SEALING, bytes(4096))
         yield Surroundings(
             folder=folder,
@@ -113,7 +117,18 @@ def surroundings(folder: Path, neighbour: int) -> Iterator[Surroundings]:
             answers=answers.fileno(),
             neighbour=neighbour,
             parent=os.getpid(),
+            call_of_32_bits=code,
         )
+
+
+@contextmanager
+def _code(code: str) -> Iterator[int]:
+    """The address of machine code that was there before any lock-down; 0 for none."""
+    with mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC) as memory:
+        memory.write(bytes.fromhex(code))
+        start = ctypes.c_char.from_buffer(memory)
+        yield ctypes.addressof(start) if code else 0
+        del start
 
 
 def _sealed(memory: int) -> int:

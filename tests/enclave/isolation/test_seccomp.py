@@ -101,6 +101,9 @@ def test_the_policies_on_every_machine(architecture: str, front_end: bool) -> No
     assert answer("setsockopt", 3, 6, 1) == ALLOW  # TCP_NODELAY
     assert answer("setsockopt", 3, 1, 26) == refuse()  # SO_ATTACH_FILTER
     assert answer("setsockopt", 3, 6, 31) == refuse()  # TCP_ULP
+    assert answer("getsockopt", 3, 1, 3) == answer("getsockopt", 3, 1, 38) == ALLOW  # SO_TYPE, SO_PROTOCOL
+    assert answer("getsockopt", 3, 1, 77) == refuse()  # SO_PEERPIDFD
+    assert answer("getsockopt", 3, 6, 35) == refuse()  # TCP_ZEROCOPY_RECEIVE
 
 
 def test_paths_are_answered_only_in_an_empty_root() -> None:

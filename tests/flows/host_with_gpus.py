@@ -1,8 +1,9 @@
 """`hermetic` on a host whose NVIDIA driver is a double: `python -m tests.flows.host_with_gpus FOLDER serve ...`.
 
-FOLDER has each GPU's chain (`*.pem`) and key, and may have `state.json`: environment, confidential computing, DEVTOOLS,
-as NVML numbers them; it is read each time that the driver is asked. With `lib` in it (tests/enclave/standin_cuda) the
-GPUs compute too. Only the supervisor has the double of NVML; what it starts is the product's, and sees nothing of it.
+FOLDER/gpus has each GPU's chain (`*.pem`) and key, and FOLDER may have `state.json`: environment, confidential
+computing, DEVTOOLS, as NVML numbers them. Both are read each time that the driver is asked; a test changes all GPUs at
+once where `gpus` is a link. With `lib` in FOLDER (tests/enclave/standin_cuda) the GPUs compute too. Only the supervisor
+has the double of NVML; what it starts is the product's, and sees nothing of it.
 """
 
 import json
@@ -24,7 +25,7 @@ def install(folder: Path) -> None:
     from tests.enclave.standin_cuda import worker as standin
 
     def gpus() -> list[Gpu]:
-        return [Gpu.load(path) for path in sorted(folder.glob("*.pem"))]
+        return [Gpu.load(path) for path in sorted((folder / "gpus").resolve().glob("*.pem"))]
 
     class Driver(SigningNvml):
         """Looks at the folder again whenever it is opened."""

@@ -5,6 +5,7 @@ product, as processes. What a guest or someone on the way can change is in tests
 """
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -38,11 +39,10 @@ class Host:
     def driver(self, chips: Sequence[Chip], state: Sequence[int] = (2, 1, 0)) -> tuple[str, ...]:
         """The program of a server whose driver has these GPUs and says this of itself."""
         folder = self.scene.folder / "driver"
-        folder.mkdir(exist_ok=True)
-        for old in folder.iterdir():
-            old.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "gpus").mkdir(parents=True)
         for index, chip in enumerate(chips):
-            Gpu(chip.leaf, chip.chain).save(folder / f"{index}.pem")
+            Gpu(chip.leaf, chip.chain).save(folder / "gpus" / f"{index}.pem")
         (folder / "state.json").write_text(json.dumps(state))
         return (*PROGRAM, str(folder))
 

@@ -1,13 +1,13 @@
 """Models on GPUs whose evidence is looked at again at each renewal: the same GPU serves on, another or none stops.
 
-Broker, server, workers and a software TPM are processes; the driver is a double: NVML's in the supervisor signs for the
+Broker, server and workers are processes, and the machine's own evidence is a sample; the driver is a double: NVML's in the supervisor signs for the
 nonce that it is given, CUDA's in the workers behaves towards the kernel as NVIDIA's does (tests/enclave/standin_cuda).
 """
 
 import json
 import os
 import select
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.attestation.machines import Gpu, device_name_of, vendor_of_now, write
 from tests.attestation.verifiers.nvgpu_made import Vendor
 from tests.enclave.standin_cuda import worker as standin
 from tests.flows.networks import Network, dense
-from tests.flows.scene import Client, Running, Scene, best_tee, check_answers, scene
+from tests.flows.scene import Client, Running, Scene, check_answers, scene
 from tests.flows.test_leases import until
 
 pytestmark = [
@@ -29,8 +29,8 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: GPU workers have a control group"),
 ]
 
-LEASE_S, GRACE_S = 6, 60  # the grace is longer than any wait here: what stops has been stopped
-PATIENCE_S = 60.0
+LEASE_S, GRACE_S = 2, 1000  # the grace is longer than any wait here: what stops has been stopped
+PATIENCE_S = 100.0
 ON = "{device}\n[models.gpu]\nmemory_limit_bytes = 33554432"
 
 
@@ -43,6 +43,7 @@ class Host:
     driver: Path
     networks: list[Network]
     served: Running
+    gpus: Sequence[Gpu]
 
     def records(self, kind: str, network: Network) -> list[dict[str, Any]]:
         found = [r for r in self.scene.records("server") if r.kind == kind]
@@ -63,28 +64,34 @@ class Host:
                 os.close(pidfd)
         return str(self.records("lease.over", network)[-1]["reason"])
 
-    def gpu(self, index: int) -> Gpu:
-        return Gpu.load(self.driver / f"{index}.pem")
+    def plug(self, *gpus: Gpu) -> None:
+        """Have these GPUs be the host's from now on."""
+        self.gpus = gpus
+        plug(self.driver, *gpus)
 
-    def plug(self, index: int) -> str:
-        """Put another GPU into this place, at once; return what the driver calls it."""
-        chip = self.vendor.chip()
-        fresh = Gpu(chip.leaf, chip.chain)
-        new = self.driver / f"new-{index}"
-        new.mkdir()
-        fresh.save(new / f"{index}.pem")
-        (new / f"{index}.key").replace(self.driver / f"{index}.key")
-        (new / f"{index}.pem").replace(self.driver / f"{index}.pem")
-        return device_name_of(fresh)
+
+def made(vendor: Vendor) -> Gpu:
+    chip = vendor.chip()
+    return Gpu(chip.leaf, chip.chain)
+
+
+def plug(driver: Path, *gpus: Gpu) -> None:
+    """Have these GPUs be the driver's, from one moment to the next: no renewal may see half of a change."""
+    folder = driver / f"gpus-{len(list(driver.iterdir()))}"
+    folder.mkdir()
+    for index, gpu in enumerate(gpus):
+        gpu.save(folder / f"{index}.pem")
+    link = driver / "next"
+    link.symlink_to(folder.name)
+    link.replace(driver / "gpus")
 
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     vendor = vendor_of_now()
     driver = tmp_path_factory.mktemp("gpus")
-    for index in range(2):
-        chip = vendor.chip()
-        Gpu(chip.leaf, chip.chain).save(driver / f"{index}.pem")
+    gpus = made(vendor), made(vendor)
+    plug(driver, *gpus)
     (driver / "state.json").write_text(json.dumps([2, 1, 0]))
     (driver / "lib").mkdir()
     standin.build(driver / "lib")
@@ -97,13 +104,13 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         assert f"lease_s = {LEASE_S}" in text
         settings.write_text(text)
 
-    with scene(best_tee(), prepare, devices="nvidia") as place:
+    with scene("sample", prepare, devices="nvidia") as place:
         networks = [dense(place.workshop, name, seed=number) for number, name in enumerate(("on-first", "on-second"))]
         files = [place.seal(network) for network in networks]
         each = [ON.format(device=f'device = "cuda:{number}"') for number in range(2)]
         program = ("-m", "tests.flows.host_with_gpus", str(driver))
         with place.serve(files, program=program, each=each) as served:
-            yield Host(place, vendor, driver, networks, served)
+            yield Host(place, vendor, driver, networks, served, gpus)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +125,7 @@ def test_the_same_gpu_serves_on_and_the_record_says_which(host: Host, client: Cl
         check_answers(client, network)
         loaded = host.records("model.loaded", network)[-1]
         gpu = loaded["lease"]["gpu"]
-        assert gpu["uuid"] == device_name_of(host.gpu(index))
+        assert gpu["uuid"] == device_name_of(host.gpus[index])
         assert (gpu["cc"], gpu["devtools"], gpu["architecture"]) == ("on", "off", "HOPPER")
         threads = threads_of(loaded["pid"])
         assert "cuda-EvtHandlr" in {thread.name for thread in threads}
@@ -127,8 +134,11 @@ def test_the_same_gpu_serves_on_and_the_record_says_which(host: Host, client: Cl
 
 def test_a_gpu_that_is_swapped_stops_the_model_on_it_and_no_other(host: Host, client: Client) -> None:
     first, second = host.networks
-    before, after = device_name_of(host.gpu(1)), host.plug(1)
-    got = f"GPU {before}: wanted it in this host's evidence, got ['{device_name_of(host.gpu(0))}', '{after}']"
+    stays, before = host.gpus
+    after = made(host.vendor)
+    host.plug(stays, after)
+    there = [device_name_of(gpu) for gpu in (stays, after)]
+    got = f"GPU {device_name_of(before)}: wanted it in this host's evidence, got {there}"
     assert host.stopped(second) == f"its lease was not renewed: {got}"
     with pytest.raises(InferenceServerException):
         check_answers(client, second)
@@ -140,8 +150,7 @@ def test_a_gpu_that_is_swapped_stops_the_model_on_it_and_no_other(host: Host, cl
 
 def test_a_gpu_that_is_gone_stops_the_model_on_it(host: Host, client: Client) -> None:
     first, _ = host.networks
-    for file in host.driver.glob("*.pem"):
-        file.unlink()
+    host.plug()
     assert host.stopped(first) == "its lease was not renewed: NVIDIA driver: expected a GPU, got none"
     assert not client.is_model_ready(first.name)
     with pytest.raises(InferenceServerException):

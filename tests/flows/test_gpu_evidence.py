@@ -1,7 +1,8 @@
 """Models on GPUs whose evidence is looked at again at each renewal: the same GPU serves on, another or none stops.
 
-Broker, server and workers are processes, and the machine's own evidence is a sample; the driver is a double: NVML's in the supervisor signs for the
-nonce that it is given, CUDA's in the workers behaves towards the kernel as NVIDIA's does (tests/enclave/standin_cuda).
+Broker, server and workers are processes, and the machine's own evidence is a sample. The driver is a double: NVML's in
+the supervisor signs for the nonce that it is given, CUDA's in the workers behaves towards the kernel as NVIDIA's does
+(tests/enclave/standin_cuda).
 """
 
 import json

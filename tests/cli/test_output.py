@@ -40,3 +40,15 @@ def test_tables_show_what_they_are_given(capsys: pytest.CaptureFixture[str]) -> 
 def test_a_name_is_one_line_and_an_error_may_have_several() -> None:
     assert output.visible("one\ntwo\t") == r"one\ntwo\t"
     assert output.visible("one\ntwo\t\x00", lines=True) == "one\ntwo\t" + r"\x00"
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_nothing_is_cut_off_however_narrow_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """What an operator compares before signing ends differently, as a rule, not only begins so."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    whole = "ab12" * 16
+    for shown in (output.facts("what you sign", {"digest": whole}), output.table("t", ["key"], [[whole]])):
+        output.stdout().print(shown)
+        assert whole in "".join(c for c in capsys.readouterr().out if c.isalnum())

@@ -13,7 +13,7 @@ import typer
 from rich import markup
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from hermetic.errors import EvidenceError, HermeticError
 
@@ -64,16 +64,20 @@ def escape(text: str, *, lines: bool = False) -> str:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[RenderableType]]) -> Table:
-    """A table with `columns` as its head; a cell is rich markup (`escape` what is not ours) or a renderable."""
-    result = Table(*columns, title=title, title_justify="left", header_style="bold")
+    """A table with `columns` as its head; a cell is rich markup (`escape` what is not ours) or a renderable.
+
+    Nothing is cut off, however narrow the terminal: what is compared or signed is read here.
+    """
+    whole = (Column(one, overflow="fold") for one in columns)
+    result = Table(*whole, title=title, title_justify="left", header_style="bold")
     for row in rows:
         result.add_row(*row)
     return result
 
 
 def facts(title: str, pairs: Mapping[str, object]) -> Table:
-    """A table of two columns, name and value; values are shown as plain text."""
-    result = Table(title=title, title_justify="left", show_header=False)
+    """A table of two columns, name and value; values are shown as plain text, and whole."""
+    result = Table(Column(), Column(overflow="fold"), title=title, title_justify="left", show_header=False)
     for name, value in pairs.items():
         result.add_row(f"[bold]{escape(name)}[/]", escape(str(value), lines=True))
     return result

@@ -6,8 +6,11 @@ test: then fewer are open at its end than were before.
 
 import gc
 import os
+import time
 
-__all__ = ["open_descriptors", "settled_descriptors"]
+__all__ = ["are_given_back", "open_descriptors", "settled_descriptors"]
+
+PATIENCE_S = 60
 
 
 def settled_descriptors() -> int:
@@ -23,3 +26,12 @@ def settled_descriptors() -> int:
 def open_descriptors() -> int:
     """Return how many are open now."""
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+
+def are_given_back(before: int) -> bool:
+    """Whether no more than `before` are open: at once, or when threads that earlier tests left have closed theirs."""
+    deadline = time.monotonic() + PATIENCE_S
+    while open_descriptors() > before:
+        if time.monotonic() > deadline:
+            return False
+    return True

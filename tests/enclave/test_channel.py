@@ -17,7 +17,7 @@ from hermetic.enclave.channel import (
 )
 from hermetic.enclave.control_frames import CONTROL_FRAME_LIMIT
 from hermetic.errors import BorderError
-from tests.descriptors import open_descriptors, settled_descriptors
+from tests.descriptors import are_given_back, settled_descriptors
 
 TIMEOUT_S = 60
 
@@ -44,7 +44,7 @@ def test_too_long_a_frame_or_too_many_descriptors_are_refused_and_none_is_kept()
         for _ in range(2):
             with pytest.raises(BorderError, match="wanted a frame of at most"):
                 other.receive()
-        assert open_descriptors() == before
+        assert are_given_back(before)
 
 
 def test_the_end_is_an_error_on_both_sides() -> None:
@@ -66,7 +66,7 @@ def test_data_frames_bring_no_descriptors_and_keep_excess_visible() -> None:
             one.send(b"frame", descriptors)
             with pytest.raises(BorderError, match="got one with descriptors"):
                 other.receive_data()
-            assert open_descriptors() == before
+            assert are_given_back(before)
         one.send(b"x" * (DATA_FRAME_LIMIT + 100))
         assert len(other.receive_data()) == DATA_FRAME_LIMIT + 1
 

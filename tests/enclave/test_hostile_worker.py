@@ -25,7 +25,7 @@ from hermetic.enclave.messages import Attached, Failed, Locked, Opened, Unload, 
 from hermetic.enclave.pulse import Wrist
 from hermetic.enclave.supervisor import Worker
 from hermetic.errors import BorderError, HermeticError, KnownAnswerError, WorkerLostError
-from tests.descriptors import open_descriptors, settled_descriptors
+from tests.descriptors import are_given_back, settled_descriptors
 from tests.server.far_side import description
 
 TIMEOUT_S = 60.0
@@ -57,7 +57,7 @@ def hostile() -> Iterator[tuple[Worker, Channel]]:
     finally:
         worker.kill()
         theirs.close()
-    assert open_descriptors() == before
+    assert are_given_back(before)
     assert process.returncode is not None
 
 

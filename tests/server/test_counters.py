@@ -201,7 +201,7 @@ def test_an_identity_keeps_its_cell_over_epochs(rows: list[int]) -> None:
 
 def test_two_front_ends_hold_one_client_to_one_limit(start: object, rows: list[int]) -> None:
     """Two processes: what a client holds at one is missing at the other, until it is given back, or that one ends."""
-    limits = Limits(message_bytes=70_000, bytes_in_flight_per_client=130_000, message_wait_s=1)
+    limits = Limits(message_bytes=70_000, bytes_in_flight_per_client=130_000, message_wait_s=3)
     sides: list[FarSide] = [start(row=row, limits=limits) for row in rows]  # type: ignore[operator]
     for row in rows:
         close_to_writers(row)

@@ -28,7 +28,7 @@ from hermetic.enclave.batch_frames import (
 from hermetic.enclave.configuration import DynamicBatching, ModelConfiguration
 from hermetic.errors import HermeticError, InvalidRequestError, NotReadyError, OverloadedError, WorkerLostError
 from hermetic.protos.inference import grpc_service_pb2 as pb
-from tests.descriptors import open_descriptors, settled_descriptors
+from tests.descriptors import are_given_back, settled_descriptors
 from tests.server.far_side import Pki, description
 from tests.server.hostile_front import NEIGHBOUR, TENSORS, Caller, Front, Worker, canary, request
 
@@ -332,7 +332,7 @@ class Machine(RuleBasedStateMachine):
         for caller in self.callers:
             assert caller.outcomes, "nobody waits for ever"
         self.front.close()
-        assert open_descriptors() == self.descriptors
+        assert are_given_back(self.descriptors)
 
 
 def claim(at: int, shape: tuple[int, ...]) -> Tensor:

@@ -24,7 +24,7 @@ from hermetic.server.shared_messages import (
     EpochStaged,
     StageEpoch,
 )
-from tests.descriptors import open_descriptors, settled_descriptors
+from tests.descriptors import are_given_back, settled_descriptors
 from tests.server.certificates import Authority
 
 SERVER = """
@@ -350,4 +350,4 @@ def test_no_descriptor_is_left(world: World) -> None:
         world.reload()
         world.says_yes(1, number)
         world.has_applied(1, number)
-    assert open_descriptors() == before
+    assert are_given_back(before)

@@ -16,7 +16,7 @@ from hermetic.enclave.model_description import TensorSpec
 from hermetic.enclave.sealed.collect import CollectedModel, collect, description_beside
 from hermetic.enclave.sealed.description import Description
 from hermetic.errors import ConfigurationError, ModelFormatError
-from tests.descriptors import open_descriptors, settled_descriptors
+from tests.descriptors import are_given_back, settled_descriptors
 from tests.enclave.sealed import small_models as small
 
 SECRET = b"the sealer's own secret " * 2000
@@ -41,7 +41,7 @@ def refused(source: Path, **said: Any) -> str:
     text = str(caught.value)
     del caught  # its traceback holds mappings
     gc.collect()
-    assert open_descriptors() == before  # nothing stays open
+    assert are_given_back(before)  # nothing stays open
     return text
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from hermetic.server.config import Limits
-from tests.descriptors import open_descriptors, settled_descriptors
+from tests.descriptors import are_given_back, settled_descriptors
 from tests.server.http2.application import Application
 from tests.server.http2.serving import Serving
 from tests.server.http2.wire import (
@@ -360,7 +360,4 @@ def test_descriptors_do_not_leak(serve: Callable[..., Serving]) -> None:
             with serving.peer() as one, contextlib.suppress(OSError, AssertionError):
                 one.send(ending)
                 one.settle()
-        deadline = time.monotonic() + 10
-        while open_descriptors() > before and time.monotonic() < deadline:
-            peer.settle()
-        assert open_descriptors() <= before
+        assert are_given_back(before)

@@ -1,6 +1,7 @@
 """What stands between a stranger and a model: the doors of the front end, and the rooms of the locked processes."""
 
 import os
+import re
 import socket
 import ssl
 from collections.abc import Iterator
@@ -232,6 +233,16 @@ def test_no_memory_of_a_locked_process_is_writable_and_executable(house: House) 
         assert any("x" in line.split()[1] for line in lines), "the search's positive control"
         both = [line for line in lines if {*"wx"} <= {*line.split()[1]}]
         assert len(both) <= (pid in house.served.children(FRONT_END)), both
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root looks at the descriptors of a locked process")
+def test_a_locked_process_has_no_descriptor_of_a_file_a_folder_or_a_terminal(house: House) -> None:
+    """Neither namespaces, Landlock nor a filter look at what is open already: sockets, pipes and memory of ours are."""
+    ours = re.compile(r"socket:.*|pipe:.*|anon_inode:\[(eventpoll|eventfd|timerfd)\]|/memfd:hermetic-.*|/dev/null")
+    for pid in locked(house):
+        opened = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+        assert any(name.startswith("socket:") for name in opened), "the search's positive control"
+        assert [name for name in opened if not ours.fullmatch(name)] == []
 
 
 def test_locked_processes_leave_no_core_and_a_front_end_has_one_thread(house: House) -> None:

@@ -243,6 +243,7 @@ class Parent:
         while True:
             if not select.select([pipe], [], [], PATIENCE_S)[0]:
                 os.kill(child, signal.SIGKILL)
+                self._end_middle(cell)
                 return "", "hung"
             piece = os.read(pipe, 1 << 16)
             text += piece
@@ -253,12 +254,16 @@ class Parent:
                     client.recv(16)
             if not piece:
                 report, _, detail = text.decode().partition("\n")
-                if cell["attempt"] == "outlive_parent":
-                    with suppress(BlockingIOError):  # the parent in between has ended, or is to end now
-                        os.write(self._around.letters, b"!")
-                    os.waitpid(self._middle, 0)
-                    self._drain()
+                self._end_middle(cell)
                 return report, detail
+
+    def _end_middle(self, cell: dict[str, Any]) -> None:
+        """Have the parent in between end, if there is one and it has not: its child is ours then."""
+        if cell["attempt"] == "outlive_parent":
+            with suppress(BlockingIOError):
+                os.write(self._around.letters, b"!")
+            os.waitpid(self._middle, 0)
+            self._drain()
 
     def _drain(self) -> None:
         answers = socket.socket(fileno=os.dup(self._around.answers))

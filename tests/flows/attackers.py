@@ -91,6 +91,8 @@ class Switch:
     def __init__(self, port: int) -> None:
         self.target = port
         self.accepted = 0
+        self.first: int | None = None
+        """Where the next connection goes, and it alone."""
         self.sent_on: Counter[int] = Counter()  # bytes from callers, by port
         self._open: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -114,7 +116,8 @@ class Switch:
             while True:
                 caller, _ = self._listener.accept()
                 self.accepted += 1
-                threading.Thread(target=self._forward, args=(caller, self.target), daemon=True).start()
+                port, self.first = self.first or self.target, None
+                threading.Thread(target=self._forward, args=(caller, port), daemon=True).start()
 
     def _forward(self, caller: socket.socket, port: int) -> None:
         with caller, contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)) as server:

@@ -63,6 +63,15 @@ ATTACKS: Final[dict[str, Attack]] = {
         "test_a_man_in_the_middle_with_a_valid_certificate",
         FORMS,
     ),
+    "split": Attack(
+        "The same, who lets the handshake through to the real server, and takes the connection that follows: the "
+        "evidence fits the key that the handshake showed",
+        (),
+        "NotReadyError: the leaf is the only anchor, no call begins",
+        FLOW,
+        "test_the_handshake_goes_to_the_server_and_the_rest_to_another",
+        FORMS,
+    ),
     "disk": Attack(
         "A relay that owns a copy of every file of the server's disk: no file has the serving key",
         ("tls",),

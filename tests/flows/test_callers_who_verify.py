@@ -154,6 +154,20 @@ def test_a_man_in_the_middle_with_a_valid_certificate(both: Place) -> None:
         assert attacker.calls[METHOD] > 0
 
 
+def test_the_handshake_goes_to_the_server_and_the_rest_to_another(both: Place) -> None:
+    """The evidence is the server's, over the key that the handshake showed: only the channel can be another's."""
+    with (
+        impostor(certified(both.scene.folder), relayed(both.served)) as (attacker, port),
+        switch(port) as between,
+    ):
+        between.first = both.served.port
+        with pytest.raises(NotReadyError, match="expected evidence, got UNAVAILABLE"):
+            both.connect(between.port, timeout_s=10)
+        assert between.accepted > 1
+        assert not attacker.calls
+        assert attacker.stolen == 0
+
+
 def test_a_relay_with_a_copy_of_every_file_of_the_servers_disk(both: Place, tmp_path: Path) -> None:
     """No file has the serving key. What the files have is no server's certificate."""
     copy = shutil.copytree(both.scene.folder / "server", tmp_path / "copy")

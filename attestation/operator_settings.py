@@ -6,6 +6,7 @@ certificate = "operator.pem"       # ours, for TLS
 key = "operator.key"
 token_key = "admin-token.key"      # signs admin tokens
 issuer = "operator"                # as the broker's [[admin.issuers]] names that key
+audience = "example.org/broker"    # and for whom its tokens are, where that says so
 role = "operator"                  # of its [[admin.acl]]
 """
 

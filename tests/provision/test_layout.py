@@ -95,6 +95,7 @@ def test_every_key_loads_where_it_will_be_used(folder: Path, installation: str) 
     broker = BrokerConfig.load(folder / "broker/broker.toml")
     assert operator.url.endswith(f":{broker.admin.port}")
     assert (operator.issuer, operator.role) == (broker.admin.issuers[0].name, broker.admin.acl[0].role)
+    assert operator.audience == broker.admin.issuers[0].audience == broker.log.origin
     operator.signer().mint()
     trusted = TrustedPublishers.loads((folder / "server/publishers.toml").read_text())
     for publisher in trusted.publishers:

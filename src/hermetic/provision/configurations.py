@@ -58,7 +58,7 @@ def broker_toml(plan: Plan, ek_authorities: Sequence[str]) -> str:
         "broker_host": plan.broker_host,
         "broker_port": plan.broker_port,
         "admin_port": plan.admin_port,
-        "broker_log": f"{plan.trust_domain}/broker",
+        "broker_log": _broker_log(plan),
         "host_name": ROLES["host"].spiffe(plan.trust_domain),
         "server_common_name": plan.server_names[0],
         "server_dns": dns,
@@ -72,7 +72,13 @@ def broker_toml(plan: Plan, ek_authorities: Sequence[str]) -> str:
 
 def operator_toml(plan: Plan) -> str:
     """How an operator reaches the broker (attestation/operator_settings.py)."""
-    return _render("operator.toml", plan, {"admin_url": f"https://{plan.broker_names[0]}:{plan.admin_port}"})
+    admin_url = f"https://{plan.broker_names[0]}:{plan.admin_port}"
+    return _render("operator.toml", plan, {"admin_url": admin_url, "broker_log": _broker_log(plan)})
+
+
+def _broker_log(plan: Plan) -> str:
+    """What the broker is called where a name is all there is: its log's, its leases', and for whom admin tokens are."""
+    return f"{plan.trust_domain}/broker"
 
 
 def policy_toml(plan: Plan, trusted: TrustedPublishers) -> str:

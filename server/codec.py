@@ -243,7 +243,8 @@ def _order(model: ServedModel, request: pb.ModelInferRequest) -> tuple[int, ...]
         places[tensor.name] = at
     missing = model.input_positions.keys() - places.keys() - model.optional_inputs
     if missing:
-        raise refusals.missing_inputs(name, len(model.input_positions), places, missing)
+        most = len(model.input_positions)
+        raise refusals.missing_inputs(name, range(most - len(model.optional_inputs), most + 1), places, missing)
     return tuple(places.get(spec.name, ABSENT) for spec in model.description.inputs)
 
 
@@ -338,8 +339,8 @@ def _check_parameters(request: pb.ModelInferRequest) -> None:
             raise refusals.wrong_kind(key, wanted, kind)
         if wanted is None and key.startswith(_PREFIX):
             raise refusals.reserved_parameter(name for name in _RESERVED if name.startswith(_PREFIX))
-        if kind is None:
-            raise refusals.empty_parameter(key)
+        if kind is None or (wanted is None and kind == "uint64_param"):
+            raise refusals.parameter_of_no_kind(key)
 
 
 _PREFIX: Final = "triton_"
@@ -368,5 +369,5 @@ def _number(parameters: Mapping[str, pb.InferParameter], name: str) -> int:
     chosen = parameters[name]
     value = chosen.uint64_param if chosen.WhichOneof("parameter_choice") == "uint64_param" else chosen.int64_param
     if value < 0:
-        raise InvalidRequestError(f"parameter '{name}': expected at least 0, got {value}")
+        raise refusals.below_zero(name, value)
     return value

@@ -98,6 +98,8 @@ def check_strings(name: str, model: str, count: int, raw: Buffer) -> None:
     left = len(raw) - at
     if left and len(ends) == STRINGS_LIMIT:
         raise refusals.too_many_strings(name, model, count, len(ends))
+    if left >= _LENGTH.size and len(ends) + 1 < count:  # too few in any case: Triton says that first
+        raise refusals.too_few_strings(name, model, count, len(ends) + 1)
     if left >= _LENGTH.size:
         raise refusals.cut_string(name, _LENGTH.unpack_from(raw, at)[0], left - _LENGTH.size)
     if left:

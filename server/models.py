@@ -151,7 +151,9 @@ class Models:
             return model
         if model is not None or (name, number) in self._repository:
             raise NotReadyError(f"Request for unknown model: '{name}' version {number} is not at ready state")
-        raise NotFoundError(f"Request for unknown model: '{name}' version {number} is not found")
+        known = bool(served) or any(name == each for each, _ in self._repository)
+        which = f" version {number}" if known else ""  # as Triton has it
+        raise NotFoundError(f"Request for unknown model: '{name}'{which} is not found")
 
     def ready_versions(self, name: str) -> list[int]:
         """Return the versions of `name` that are ready, ascending."""

@@ -37,11 +37,13 @@ def repeated_input(name: str) -> InvalidRequestError:
     return RequestRefusedError(f"input '{name}' already exists in request: expected it once, got it twice")
 
 
-def missing_inputs(model: str, expected: int, got: Iterable[str], missing: Iterable[str]) -> InvalidRequestError:
-    """Inputs that are left out."""
+def missing_inputs(model: str, expected: range, got: Iterable[str], missing: Iterable[str]) -> InvalidRequestError:
+    """Inputs that are left out. `expected`: how many there may be, more than one number where some are optional."""
     names = sorted(got)
+    least, most = expected[0], expected[-1]
+    wanted = f"{most} inputs" if least == most else f"number of inputs between {least} and {most}"
     return RequestRefusedError(
-        f"expected {expected} inputs but got {len(names)} inputs for model '{model}'. "
+        f"expected {wanted} but got {len(names)} inputs for model '{model}'. "
         f"Got input(s) {_names(names)}, but missing required input(s) {_names(sorted(missing))}. "
         "Please provide all required input(s)."
     )
@@ -185,6 +187,11 @@ def wrong_kind(parameter: str, expected: Sequence[str], got: str | None) -> Inva
     )
 
 
+def below_zero(parameter: str, got: int) -> InvalidRequestError:
+    """A parameter that counts something, and is negative."""
+    return InvalidRequestError(f"invalid value for '{parameter}', expected value >= 0. Got {got}.")
+
+
 def reserved_parameter(allowed: Iterable[str]) -> InvalidRequestError:
     """A parameter whose name is the server's."""
     return InvalidRequestError(
@@ -193,8 +200,8 @@ def reserved_parameter(allowed: Iterable[str]) -> InvalidRequestError:
     )
 
 
-def empty_parameter(parameter: str) -> InvalidRequestError:
-    """A parameter without a value."""
+def parameter_of_no_kind(parameter: str) -> InvalidRequestError:
+    """A parameter without a value, or a client's own that is unsigned."""
     return InvalidRequestError(
         f"invalid value type for '{parameter}' parameter, expected int64_param, bool_param, or string_param."
     )

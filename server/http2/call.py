@@ -207,7 +207,7 @@ class Http2Call:
         listener = self._listener
         if listener is None:
             return
-        self.compressed = compressed
+        self.compressed = compressed and bool(message)  # nothing is nothing, however it is packed; as gRPC takes it
         if compressed and self._head.encoding == "identity":
             listener.broken(
                 InvalidRequestError("message: expected grpc-encoding to say how it is compressed, got none")

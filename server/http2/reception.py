@@ -325,15 +325,16 @@ class Reception:
 
     def _trailers(self, call: Http2Call, flags: int, block: bytes) -> None:
         fields = self._heads.fields(block)
+        self._accept_fresh()  # its DATA, which may have come in the same turn, is before them
+        if self._streams.get(call.id) is not call:
+            return
         if call.half_closed:
             raise StreamFaultError(ErrorCode.STREAM_CLOSED, "HEADERS after the end")
         check_trailers(fields)
         if not flags & frames.END_STREAM or call.owed:
             raise StreamFaultError(ErrorCode.PROTOCOL_ERROR, "HEADERS in the middle")
-        self._accept_fresh()
-        if self._streams.get(call.id) is call:
-            call.half_closed = True
-            call.offer()
+        call.half_closed = True
+        call.offer()
 
     def _accept_fresh(self) -> None:
         """Tell the application of the calls that have begun, and were not reset at once, and give them their DATA."""
@@ -341,6 +342,8 @@ class Reception:
         for piece in early:
             if self._streams.get(piece[0].id) is piece[0]:
                 self._data(*piece)
+            else:
+                self.charge(1)  # it came, and brings nothing
         fresh, self._fresh = self._fresh, []
         for call in fresh:
             if call.fresh and not call.over:

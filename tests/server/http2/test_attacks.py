@@ -145,6 +145,14 @@ def test_a_few_of_them_are_no_flood(peer: Peer, name: str) -> None:
         peer.echo()
 
 
+def test_what_came_for_a_call_that_was_reset_in_the_same_read_is_paid_for(peer: Peer) -> None:
+    stream = peer.stream()
+    peer.send(peer.opening(stream, "/test/Never") + frame(DATA, 0, stream) * 5000 + reset(stream))
+    goaway = peer.end()
+    assert goaway is not None
+    assert goaway.code == ENHANCE_YOUR_CALM
+
+
 def test_requests_pay_for_the_frames_around_them(serve: Callable[..., Serving]) -> None:
     """A sound client opens windows, answers pings and cancels now and then, for as long as it likes."""
     with serve().peer() as peer:

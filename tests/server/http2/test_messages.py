@@ -93,6 +93,11 @@ def test_compressed_without_an_encoding(
     assert not application.seen["/test/Echo received"]
 
 
+def test_nothing_is_nothing_compressed_or_not(peer: Peer, application: Application) -> None:
+    assert ask(peer, message(b"", flag=1), more=(("grpc-encoding", "gzip"),)).messages == [b""]
+    assert not application.calls["/test/Echo"].call.compressed
+
+
 def test_compressed_messages_reach_the_application(peer: Peer) -> None:
     """They are inflated above the transport, within bounds of its own: here they come as they are, or inflated."""
     packed = gzip.compress(b"abc" * 100)

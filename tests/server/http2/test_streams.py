@@ -209,6 +209,21 @@ def test_8_1_trailers_of_a_request(peer: Peer) -> None:
     assert peer.answer(stream).messages == [b"body"]
 
 
+def test_8_1_1_trailers_after_all_that_the_content_length_says(peer: Peer) -> None:
+    body, stream = message(b"body"), peer.stream()
+    opening = peer.opening(stream, "/test/Stream", ("content-length", str(len(body))))
+    peer.send(opening + frame(DATA, 0, stream, body) + frame(HEADERS, 5, stream, TRAILERS))  # in one read
+    answer = peer.answer(stream)
+    assert (answer.status, answer.messages) == (0, [b"body"])
+
+
+def test_8_1_1_trailers_before_all_that_the_content_length_says(peer: Peer) -> None:
+    body, stream = message(b"body"), peer.stream()
+    opening = peer.opening(stream, "/test/Stream", ("content-length", str(len(body) + 1)))
+    peer.send(opening + frame(DATA, 0, stream, body) + frame(HEADERS, 5, stream, TRAILERS))
+    assert verdict(peer, stream) == PROTOCOL_ERROR
+
+
 def test_8_1_headers_a_second_time_without_the_end(peer: Peer, application: Application) -> None:
     stream = peer.stream()
     peer.send(peer.opening(stream, "/test/Stream"), frame(HEADERS, END_HEADERS, stream, TRAILERS))

@@ -1,12 +1,12 @@
-"""Plays every call of calls.py against a real Triton and writes what it answers: `make triton-vectors`.
+"""Plays every call of groups.py against a real Triton and writes what it answers: `make triton-vectors`.
 
     GROUP.json      {"triton": version, "cases": [case, ...]}
     case            {"name", "method", "metadata", "requests": [{"json"} or {"bytes"}, ...], "answer"}
     answer          {"code", "message", "responses": [...]}; code is CRASHED where the call ended Triton's process
 
-Requests are what calls.py says, again as JSON for people and as bytes (base64) for the test that plays them. Answers
-are the protocol's JSON with two things made the same at every run: durations and times are 1 where they are not 0, and
-folders of the recording machine are REPOSITORY.
+Requests are what calls.py and edges.py say, again as JSON for people and as bytes (base64) for the test that plays
+them. Answers are the protocol's JSON with two things made the same at every run: durations and times are 1 where they
+are not 0, and folders of the recording machine are REPOSITORY.
 """
 
 import base64
@@ -29,7 +29,8 @@ sys.path.insert(0, str(ROOT))
 
 from hermetic.bench.triton import TRITON_VERSION, Triton  # noqa: E402 - after the path
 from hermetic.protos.inference import grpc_service_pb2 as pb  # noqa: E402
-from tests.vectors.triton.calls import GROUPS, Case  # noqa: E402
+from tests.vectors.triton.calls import Case  # noqa: E402
+from tests.vectors.triton.groups import GROUPS  # noqa: E402
 from tests.vectors.triton.models import models_of, write_repository  # noqa: E402
 
 SERVICE: Final = "/inference.GRPCInferenceService/"

@@ -13,7 +13,6 @@ from hermetic.enclave.device_runner import DeviceRunner
 from hermetic.enclave.gpus import Gpu, GpuOrders
 from hermetic.enclave.runtimes.interface import ModelToLoad
 from hermetic.enclave.runtimes.interface_on_device import DeviceRuntime
-from tests.enclave.device_double import DeviceDouble
 from tests.enclave.sealed_models import spec
 from tests.enclave.worker_on_double import described
 
@@ -35,7 +34,7 @@ def to_load(format_name: str, file: str, content: bytes, columns: int, **more: A
 class Model:
     """It, and what is left of it."""
 
-    def __init__(self, runtime: DeviceRuntime, device: DeviceDouble, memory: DeviceMemory, columns: int) -> None:
+    def __init__(self, runtime: DeviceRuntime, device: Any, memory: DeviceMemory, columns: int) -> None:
         description = described("FP32", columns, columns).model_copy(update={"max_batch_size": LARGEST})
         self.device = device
         self.memory = memory

@@ -29,7 +29,11 @@ from tests.hardware.gpu_search import Bench
 
 FAILED: Final = 1
 NOT_RUN: Final = 3
-LIBRARIES: Final = ("torch", "torch-graphs", "onnxruntime")
+PLAIN: Final = ("torch", "torch-graphs", "onnxruntime")
+"""A few lines of each library (engines.py)."""
+WORKERS: Final = ("worker torch", "worker torch-graphs", "worker onnxruntime", "worker onnxruntime-graphs")
+"""The product's own runtimes (worker_engines.py)."""
+LIBRARIES: Final = (*PLAIN, *WORKERS)
 _SHOWN: Final = 300  # characters of a result on one line
 
 
@@ -89,8 +93,22 @@ def not_run(why: str, report: Report) -> Report:
 
 
 def libraries() -> list[Library]:
-    """Return torch, with recorded graphs too, and onnxruntime as they are here."""
-    return [_torch("torch", TorchEngine), _torch("torch-graphs", TorchGraphEngine), _onnxruntime()]
+    """Return torch, with recorded graphs too, and onnxruntime as they are here, then as workers have them."""
+    plain = [_torch("torch", TorchEngine), _torch("torch-graphs", TorchGraphEngine), _onnxruntime()]
+    torch, _, onnxruntime = plain
+    below = dict(zip(WORKERS, (torch, torch, onnxruntime, onnxruntime), strict=True))
+    return [*plain, *(_worker(name, library) for name, library in below.items())]
+
+
+def _worker(name: str, below: Library) -> Library:
+    """Return the product's runtime over a library that is here."""
+    if below.make_engine is None:
+        return Library(name, None, below.why_not)
+    ours = _import("tests.hardware.worker_engines")
+    if isinstance(ours, str):
+        return Library(name, None, ours)
+    make = ours.torch_engine if below.name == "torch" else ours.onnx_engine
+    return Library(name, lambda memory: make(memory, graphs=name.endswith("-graphs")))
 
 
 def _torch(name: str, engine: type[TorchEngine]) -> Library:
@@ -151,7 +169,7 @@ def main(arguments: list[str]) -> int:
     """Run; returns the exit status."""
     parser = argparse.ArgumentParser(description="Does the memory of this machine's GPU forget?")
     parser.add_argument("--json", type=Path, help="write the report there")
-    parser.add_argument("--dirty-gib", type=int, default=8, help="memory that a dirty allocation searches at most")
+    parser.add_argument("--dirty-gib", type=int, default=4, help="memory that a dirty allocation searches at most")
     options = parser.parse_args(arguments)
     found = libraries()
     try:

@@ -35,10 +35,18 @@ def test_without_a_gpu_everything_is_not_run_and_says_why(tmp_path: Path) -> Non
     results = [*found["checks"], *found["parts"]]
     assert {result["status"] for result in results} == {"not run"}
     assert all(result.get("why") or result.get("detail") for result in results)
-    assert {"copies_arrive_and_are_wiped", "test_nvgpu_evidence.test_their_evidence_is_for_one_nonce"} <= {
-        result["name"] for result in results
-    }
+    assert {
+        "copies_arrive_and_are_wiped",
+        "worker torch: nothing_is_left_after_unload",
+        "worker onnxruntime-graphs: nothing_is_left_for_the_next_tenant",
+        "test_nvgpu_evidence.test_their_evidence_is_for_one_nonce",
+        "test_onnx_on_gpu.test_batches_are_near_those_of_the_cpu[tensorrt]",
+        "test_onnx_on_gpu.test_batches_are_near_those_of_the_cpu[cuda, graphs]",
+        "test_gpu_worker_models.test_an_onnx_model_is_served[tensorrt, graphs]",
+        "test_gpu_worker_models.test_native_code_that_was_compiled_for_this_card_is_served_behind_two_filters",
+    } <= {result["name"] for result in results}
     assert (found["status"], found["context"]["gpus"]) == (NOT_RUN, [])
+    assert list(found["stages"]) == ["memory", "tests", "benchmark"]
 
 
 def test_the_worst_decides() -> None:
@@ -54,6 +62,8 @@ def test_the_worst_decides() -> None:
         ([], [], NOT_RUN),
     ):
         assert gpu.exit_status(checks, parts) == status
+    assert gpu.exit_status([passed], [whole], rehearsed=True) == NOT_RUN
+    assert gpu.exit_status([failed], [whole], rehearsed=True) == FAILED
 
 
 TESTS = """
@@ -79,6 +89,13 @@ def test_what_a_test_says_is_what_is_told(tmp_path: Path) -> None:
     assert [(result.status, result.detail) for result in gpu.hardware_tests(0, tmp_path)] == [
         ("not run", "no time was left")
     ]
+
+
+def test_a_file_whose_tests_do_not_end_fails_alone(tmp_path: Path) -> None:
+    (tmp_path / "test_1_gpu.py").write_text(f"import threading\n{TESTS}\ndef test_hangs(): threading.Event().wait()\n")
+    (tmp_path / "test_2_gpu.py").write_text(TESTS)
+    found = [(result.name, result.status) for result in gpu.hardware_tests(5, tmp_path)]
+    assert found == [("test_1_gpu", "failed"), ("test_2_gpu", "not run")]
 
 
 def test_checks_that_do_not_end_have_failed() -> None:

@@ -172,19 +172,29 @@ def test_a_runtime_that_keeps_nothing_shows_nothing() -> None:
             check(Bench(device, engine, **SMALL))
 
 
-@pytest.mark.parametrize("name", ["torch", "torch-graphs", "onnxruntime"])
+@pytest.mark.parametrize("name", gpu_memory.LIBRARIES)
 def test_the_engines_of_the_gpu_compute_on_the_cpu_too(name: str) -> None:
     """Their lines run, over the double's memory; where torch and onnxruntime keep theirs is the GPU's matter."""
     import onnxruntime
     import torch
 
+    from hermetic.enclave.runtimes import torch_cuda
+    from tests.enclave import onnx_on_double
+    from tests.hardware.worker_engines import onnx_engine, torch_engine
+
     device = DeviceDouble(SIZE)
     cuda = TorchCudaDouble(device)
+    recording = torch_cuda.Library(cuda, lambda: RecorderDouble(cuda), "cpu")
+    ours = {"memory_limit_bytes": SIZE, "graphs": name.endswith("-graphs")}
     engines: dict[str, Callable[[DeviceMemory], Engine]] = {
         "torch": lambda memory: TorchEngine(memory, torch, cuda, "cpu"),
         "torch-graphs": lambda memory: TorchGraphEngine(memory, torch, cuda, "cpu", RecorderDouble(cuda)),
         "onnxruntime": lambda memory: OrtEngine(memory, onnxruntime, "cpu"),
     }
+    sessions = onnx_on_double.library(onnx_on_double.Told())
+    for graphs in ("", "-graphs"):
+        engines[f"worker torch{graphs}"] = lambda memory: torch_engine(memory, recording, **ours)
+        engines[f"worker onnxruntime{graphs}"] = lambda memory: onnx_engine(memory, sessions, **ours)
     gpu_checks.answers_are_right_before_and_after_wipes(Bench(device, engines[name], **SMALL))
 
 

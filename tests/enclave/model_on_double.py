@@ -60,4 +60,5 @@ class Model:
         """Give all of it up; return what is left of the device's memory that is not zero."""
         self.runner.close()
         self.memory.unload()
-        return self.device.device_bytes().strip(b"\0")
+        left: bytes = self.device.device_bytes().strip(b"\0")
+        return left

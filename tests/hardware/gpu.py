@@ -16,13 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
+from tests.hardware import gpu_tests
 from tests.hardware.gpu_memory import FAILED, NOT_RUN, Result
 
 ROOT: Final = Path(__file__).parents[2]
@@ -64,48 +64,11 @@ def memory_checks(dirty_gib: int, limit_s: float) -> list[Result]:
 
 
 def hardware_tests(limit_s: float, folder: Path = Path(__file__).parent) -> list[Result]:
-    """Run the tests of `folder` that need a GPU, each file in a process of its own; pytest's word for each test."""
-    end = time.monotonic() + limit_s
+    """Run the tests of `folder` that need a GPU; pytest's word for each."""
     files = sorted({path for pattern in TESTS for path in folder.glob(pattern)})
-    return [result for file in files for result in _tests_of(file, end - time.monotonic())]
-
-
-def _tests_of(file: Path, limit_s: float) -> list[Result]:
     if limit_s <= 0:
-        return [Result(file.stem, "not run", "no time was left")]
-    with tempfile.TemporaryDirectory(prefix="hermetic-gpu-") as scratch:
-        report = Path(scratch) / "report.xml"
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-m",
-            "hardware",
-            "-k",
-            f"not {SAME}",
-            "-p",
-            "no:cacheprovider",
-        ]
-        command += ["--junitxml", str(report), "-o", "junit_family=xunit1", "--rootdir", str(ROOT), str(file)]
-        try:
-            ran = subprocess.run(command, cwd=ROOT, timeout=limit_s, capture_output=True, text=True, check=False)
-        except subprocess.TimeoutExpired:
-            return [Result(file.stem, "failed", f"wanted an end within {limit_s:.0f} s, got none")]
-        if not report.exists():
-            why = (ran.stdout + ran.stderr).strip().splitlines()[-1:]
-            return [Result(file.stem, "not run", f"pytest: {''.join(why)}")]
-        return [_result(case) for case in ET.parse(report).iter("testcase")]
-
-
-def _result(case: ET.Element) -> Result:
-    """Return one test's result as pytest's XML has it; skipped is not passed."""
-    name = f"{Path(case.get('file', '')).stem}.{case.get('name', '')}"
-    ms = 1e3 * float(case.get("time", 0))
-    for kind, status in (("failure", "failed"), ("error", "failed"), ("skipped", "not run")):
-        if (found := case.find(kind)) is not None:
-            return Result(name, status, found.get("message") or found.text or "", ms)
-    return Result(name, "passed", "", ms)
+        return [Result(file.stem, "not run", "no time was left") for file in files]
+    return gpu_tests.run(files, SAME, limit_s)
 
 
 def benchmark(seconds: float, options: Options) -> dict[str, Any]:

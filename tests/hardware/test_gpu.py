@@ -16,7 +16,7 @@ import pytest
 
 from hermetic.enclave.cuda_driver import CudaDevice
 from hermetic.errors import DeviceError
-from tests.hardware import gpu
+from tests.hardware import gpu, gpu_tests
 from tests.hardware.gpu_memory import FAILED, NOT_RUN, Result
 
 ROOT = Path(__file__).parents[2]
@@ -91,11 +91,31 @@ def test_what_a_test_says_is_what_is_told(tmp_path: Path) -> None:
     ]
 
 
-def test_a_file_whose_tests_do_not_end_fails_alone(tmp_path: Path) -> None:
-    (tmp_path / "test_1_gpu.py").write_text(f"import threading\n{TESTS}\ndef test_hangs(): threading.Event().wait()\n")
-    (tmp_path / "test_2_gpu.py").write_text(TESTS)
-    found = [(result.name, result.status) for result in gpu.hardware_tests(5, tmp_path)]
-    assert found == [("test_1_gpu", "failed"), ("test_2_gpu", "not run")]
+def test_a_test_that_takes_the_process_with_it_fails_alone(tmp_path: Path) -> None:
+    tests = f"import os\n{TESTS}\ndef test_takes_all(): os._exit(7)\n\ndef test_behind(): pass\n"
+    (tmp_path / "test_some_gpu.py").write_text(tests)
+    found = {result.name: (result.status, result.detail) for result in gpu.hardware_tests(100, tmp_path)}
+    assert found["test_some_gpu.test_holds"] == ("passed", "")
+    assert found["test_some_gpu.test_takes_all"] == ("failed", "its process ended with status 7")
+    assert found["test_some_gpu.test_behind"] == ("not run", "it had not begun: its process ended with status 7")
+
+
+def test_what_had_ended_stands_when_there_is_no_time_left() -> None:
+    events = [
+        ["a.test_1", "not run", "", 0],
+        ["a.test_2", "not run", "", 0],
+        ["a.test_3", "not run", "", 0],
+    ]
+    events += [["a.test_1", "started", "", 0], ["a.test_1", "passed", "", 0.5]]
+    events += [["a.test_2", "started", "", 0]]
+    found = list(gpu_tests.results(events, "wanted an end within 9 s, got none"))
+    assert [(result.name, result.status, result.detail) for result in found] == [
+        ("a.test_1", "passed", ""),
+        ("a.test_2", "failed", "wanted an end within 9 s, got none"),
+        ("a.test_3", "not run", "it had not begun: wanted an end within 9 s, got none"),
+    ]
+    cleaned_up_badly = [["a.test_1", "passed", "", 0.5], ["a.test_1", "failed", "left open", 0.1]]
+    assert [result.status for result in gpu_tests.results(cleaned_up_badly, "")] == ["failed"]
 
 
 def test_checks_that_do_not_end_have_failed() -> None:

@@ -109,5 +109,5 @@ def _program(weights: Matrix) -> bytes:
     content = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's plans for TorchScript
-        torch.jit.save(torch.jit.script(_Module(weights)), content)  # type: ignore[no-untyped-call]
+        torch.jit.save(torch.jit.script(_Module(weights)), content)
     return content.getvalue()

@@ -247,10 +247,16 @@ class FrontEnd:
                     worker,
                     worker.receive_data,
                     lambda frame: dispatcher.received(link, frame),
-                    partial(dispatcher.ended, link),
+                    partial(self._worker_ended, dispatcher, link),
                 )
             )
         self._models.changed()
+
+    def _worker_ended(self, dispatcher: Dispatcher, link: WorkerLink, error: Exception) -> None:
+        """A worker's end is read: where its supervisor has ended it, the word why came before, and is heard first."""
+        if self._reader is not None:
+            self._reader.hear_out(self._supervisor)
+        dispatcher.ended(link, error)
 
     def _new_model(self, ready: ModelReady, place: BufferLayout, files: Mapping[str, bytes]) -> ServedModel:
         description = ready.description

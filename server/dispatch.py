@@ -355,6 +355,8 @@ class Dispatcher:
         link.running[slot.index] = Running(slot, self._sequence, now)
         try:
             link.channel.send(encode_batch(slot.index, self._sequence, tensors, tenant))
+        except BorderClosedError:
+            return  # its end is read, after what it said before and what its supervisor says of it
         except (BorderError, OSError) as error:  # a full socket too: an honest worker reads its few batches
             failure = WorkerLostError(f"worker: {error}")
             self._wake_at(now, lambda: self.lost(link, failure))

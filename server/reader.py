@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from hermetic.enclave.channel import Channel
 from hermetic.errors import BorderError
 
+HEARD_AT_ONCE: Final = 1000  # frames of one side in one turn, where they are wanted before all else
 _log: Final = logging.getLogger(__name__)
 
 FrameT = TypeVar("FrameT")
@@ -54,7 +55,7 @@ class Reader:
         """Read `source` from now on, until it is lost or forgotten."""
         descriptor = source.channel.fileno()
         self._sources[descriptor] = source
-        self._watcher.watch(descriptor, lambda: self._read(descriptor, source))
+        self._watcher.watch(descriptor, lambda: self._look(descriptor, source))
 
     def forget(self, channel: Channel) -> None:
         """Read `channel` no more; it may be closed then."""
@@ -62,19 +63,32 @@ class Reader:
         self._sources.pop(descriptor, None)
         self._watcher.forget(descriptor)
 
-    def _read(self, descriptor: int, source: Source[Any]) -> None:
+    def hear_out(self, channel: Channel) -> None:
+        """Deliver what has come on `channel` up to now, before whatever else has."""
+        descriptor = channel.fileno()
+        source = self._sources.get(descriptor)
+        for _ in range(HEARD_AT_ONCE):
+            if source is None or not self._read(descriptor, source):
+                return
+
+    def _look(self, descriptor: int, source: Source[Any]) -> None:
+        self._read(descriptor, source)
+
+    def _read(self, descriptor: int, source: Source[Any]) -> bool:
+        """Whether there was a frame, and it was delivered."""
         if self._sources.get(descriptor) is not source:  # forgotten in this turn
-            return
+            return False
         try:
             frame = source.receive()
         except BlockingIOError:
-            return
+            return False
         except (BorderError, OSError) as error:
             self._sources.pop(descriptor, None)
             self._watcher.forget(descriptor)
             self._guard(source.lost, error)
-            return
+            return False
         self._guard(source.deliver, frame)
+        return True
 
     def _guard(self, action: Callable[[FrameT], None], what: FrameT) -> None:
         try:

@@ -29,7 +29,7 @@ from hermetic.demo.stage import START_TIMEOUT_S, Installation, Sealable, Served,
 from hermetic.provision.demo import govern as govern_demo
 from tests.flows.networks import Network
 
-LINE_TIMEOUT_S = 120  # a worker with torch, on a machine with other things to do
+LINE_TIMEOUT_S = 240  # a worker with torch, on a machine with other things to do
 REFUSED = "UNAVAILABLE (?!not loaded|unloaded)"
 
 Tee = Literal["tpm", "snp", "sample"]

@@ -1,12 +1,14 @@
 """A generation takes over from the one before, and a link that was given up is told and made anew."""
 
+import os
+import signal
 from collections.abc import Iterator
 
 import grpc
 import pytest
 
 from hermetic.protos.inference import grpc_service_pb2 as pb
-from hermetic.server.messages import ModelStopped, Repository, RepositoryEntry
+from hermetic.server.messages import ModelStopped, Repository, RepositoryEntry, WorkerStopped
 from tests.server.calls import TIMEOUT_S, await_ready, floats, infer, infer_request, method, until_refused
 from tests.server.far_side import FarSide, Pki, description, settings
 
@@ -88,6 +90,38 @@ def test_a_link_that_is_given_up_is_told_and_its_successor_is_taken(side: FarSid
     side.serve(description("liar"), report=False, instance=3, link=8)
     await_ready(channel, "liar")
     assert answer(channel, "liar") == floats(1, 2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("lease_over", "code"),
+    [(True, grpc.StatusCode.UNAVAILABLE), (False, grpc.StatusCode.DEADLINE_EXCEEDED)],
+)
+def test_callers_of_a_worker_that_was_ended_hear_why_however_late_the_front_end_looks(
+    side: FarSide, channel: grpc.Channel, lease_over: bool, code: grpc.StatusCode
+) -> None:
+    """It finds the worker's end and a heap of its supervisor's frames in the same turn; the word why is the last."""
+    name = f"ended-{lease_over}"
+    worker = side.serve(description(name), batches_in_flight=1, link=7)
+    await_ready(channel, name)
+    worker.order("hold")
+    asked = [method(channel, "ModelInfer").future(infer_request(name, (1, 2, 3, 4)), timeout=TIMEOUT_S)]
+    worker.batch()
+    os.kill(side.process.pid, signal.SIGSTOP)
+    try:
+        asked += [method(channel, "ModelInfer").future(infer_request(name, (1, 2, 3, 4)), timeout=TIMEOUT_S)]
+        for _ in range(20):
+            side.publish(RepositoryEntry(name="listed", version=1, state="LOADING"))
+        stopped = WorkerStopped(
+            name=name, version=1, generation=1, instance=0, link=7, reason="because", lease_over=lease_over
+        )
+        side.channel.send(stopped.encode())
+        worker.kill()
+    finally:
+        os.kill(side.process.pid, signal.SIGCONT)
+    assert asked[0].exception(TIMEOUT_S).code() == code
+    assert ("lease is over" in asked[0].details()) == lease_over
+    assert asked[1].exception(TIMEOUT_S).code() in (code, grpc.StatusCode.UNAVAILABLE)
+    assert side.await_link_lost().reason == "because"
 
 
 def test_a_stopped_model_tells_of_no_lost_link(side: FarSide, channel: grpc.Channel) -> None:

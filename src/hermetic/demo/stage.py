@@ -27,7 +27,7 @@ from hermetic.provision.demo import govern as govern_demo
 from hermetic.provision.layout import sign, write
 from hermetic.provision.plan import Plan
 
-START_TIMEOUT_S: Final = 60
+START_TIMEOUT_S: Final = 180
 LOAD_TIMEOUT_S: Final = 180
 SEAL_TIMEOUT_S: Final = 120
 POLL_S: Final = 0.02

@@ -3,8 +3,8 @@
 - enclave/zero_on_free.c: an editable install (`make setup`) gets it beside its source, a wheel beside the package's own
   copy of the source. Without a C compiler there is none: glibc is then told to overwrite freed memory, which covers a
   little less (docs/adr/0161), and every report says so.
-- what src/hermetic/compiled/modules.txt names, by mypyc: a wheel gets it, and `make compiled` puts it into a checkout
-  (`python hatch_build.py`). It takes a minute or two. Without it the source runs (docs/adr/0142).
+- what src/hermetic/compiled names, in two parts, by mypyc: a wheel gets it, and `make compiled` puts it into a checkout
+  (`python hatch_build.py`). It takes a minute or two. Without it the source runs (docs/adr/0142, 0240).
 
 Nothing of the package is imported here but compiled/, which needs nothing: a build has none of what the rest needs.
 """
@@ -18,6 +18,8 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -88,13 +90,16 @@ class CompileHook(BuildHookInterface[Any]):
         build_data["tag"] = f"py3-none-{_platform()}"
 
     def _compile_modules(self, build_data: dict[str, Any]) -> None:
-        library = self._scratch() / "lib"
+        root = Path(self.root)
+        parts = _compiled(root).PARTS
         try:
-            compile_modules(Path(self.root), library)
+            compile_parts(root, parts, self._scratch())
         except (OSError, subprocess.CalledProcessError) as error:  # no mypy, no C compiler, no headers of Python's
             self.app.display_warning(f"without compiled modules: {error}")
             return
-        build_data["force_include"][str(library)] = "hermetic/compiled/lib"
+        for part in parts:
+            library = self._scratch() / part.library
+            build_data["force_include"][str(library)] = f"hermetic/compiled/{part.library}"
         build_data["pure_python"] = False
         python = f"cp{sys.version_info.major}{sys.version_info.minor}"
         build_data["tag"] = f"{python}-{python}-{_platform()}"
@@ -123,15 +128,21 @@ def compile_library(compiler: str, source: Path, library: Path) -> None:
         made.unlink(missing_ok=True)
 
 
-def compile_modules(root: Path, library: Path) -> None:
-    """Compile what modules.txt of the checkout at `root` names into the folder `library`, which is made anew.
+def compile_parts(root: Path, parts: Sequence[Any], folder: Path) -> None:
+    """Compile these parts of the checkout at `root`, side by side, each into its own folder in `folder`."""
+    with ThreadPoolExecutor(len(parts)) as pool:
+        list(pool.map(lambda part: compile_part(root, part, folder / part.library), parts))
+
+
+def compile_part(root: Path, part: Any, library: Path) -> None:  # noqa: ANN401 - of hermetic.compiled
+    """Compile what a part of the checkout at `root` names into the folder `library`, which is made anew.
 
     `made_of.json` there says of which source. Raises `CalledProcessError`, with what was said, where it cannot be done.
     """
-    names = (root / COMPILED / "modules.txt").read_text().split()
+    names = (root / COMPILED / part.names).read_text().split()
     with tempfile.TemporaryDirectory(prefix="hermetic-compiled-") as scratch:
         package = Path(scratch) / "hermetic"
-        junk = shutil.ignore_patterns("__pycache__", "*.so*", "lib", *ROOMS)
+        junk = shutil.ignore_patterns("__pycache__", "*.so*", "lib", "lib_*", *ROOMS)
         shutil.copytree(root / "src" / "hermetic", package, ignore=junk)
         for room in ROOMS:
             shutil.copytree(root / room, package / room, ignore=shutil.ignore_patterns("__pycache__", "*.so*"))
@@ -140,7 +151,7 @@ def compile_modules(root: Path, library: Path) -> None:
         command = [sys.executable, "-c", MYPYC, *files]
         subprocess.run(command, check=True, cwd=scratch, capture_output=True, text=True)
         made = Path(scratch) / "made"
-        digest = _compiled(root).source_digest(package)
+        digest = part.source_digest(package)
         record = {"source_sha256": digest, "suffix": sysconfig.get_config_var("EXT_SUFFIX")}
         (made / "made_of.json").write_text(json.dumps(record))
         shutil.rmtree(library, ignore_errors=True)
@@ -162,11 +173,12 @@ def _platform() -> str:
 def main() -> int:
     """Compile the modules of this checkout, where they are not of its source."""
     root = Path(__file__).parent
-    if not _compiled(root).why_not():
+    parts = [part for part in _compiled(root).PARTS if part.why_not()]
+    if not parts:
         return 0
-    sys.stderr.write("[compiled] the modules that every request passes, by mypyc: a minute or two\n")
+    sys.stderr.write("[compiled] what every request and every handshake passes, by mypyc: a minute or two\n")
     try:
-        compile_modules(root, root / COMPILED / "lib")
+        compile_parts(root, parts, root / COMPILED)
     except (OSError, subprocess.CalledProcessError) as error:
         said = f"{error.stdout}{error.stderr}" if isinstance(error, subprocess.CalledProcessError) else str(error)
         sys.stderr.write(f"[compiled] not possible, the source runs instead: {said[-SAID_LIMIT:]}\n")

@@ -27,7 +27,8 @@ def context() -> dict[str, Any]:
             "load_average": [round(load, 2) for load in os.getloadavg()],
         },
         "versions": {"python": platform.python_version(), **_versions()},
-        "request_path": "source" if compiled.why_not() else "compiled",
+        "request_path": "source" if compiled.REQUESTS.why_not() else "compiled",
+        "broker": "source" if compiled.BROKER.why_not() else "compiled",
         "git_revision": git_revision(Path(__file__).resolve().parent),
     }
 

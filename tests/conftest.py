@@ -25,9 +25,9 @@ LONG_FIRST: Final = ("tests/flows", "tests/bench", "tests/enclave", "tests/serve
 
 
 def pytest_report_header() -> str:
-    """Say what front ends and workers run on: what is tested is what is said here."""
-    why = compiled.why_not()
-    return f"request path: {'source, ' + why if why else 'compiled'}"
+    """Say what front ends, workers and brokers run on: what is tested is what is said here."""
+    parts = {"request path": compiled.REQUESTS.why_not(), "broker": compiled.BROKER.why_not()}
+    return "; ".join(f"{name}: {'source, ' + why if why else 'compiled'}" for name, why in parts.items())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,12 +6,12 @@ governance_desk.py's.
 """
 
 from collections.abc import Mapping
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final, Literal, Protocol
 
 from hermetic.attestation.broker.journal import Standing
-from hermetic.attestation.broker.key_store import ResourcePath, StoredKey
+from hermetic.attestation.broker.key_store import ModelFacts, ResourcePath, StoredKey
 from hermetic.attestation.broker.leases import LeaseLengths
 from hermetic.attestation.broker.release import ModelPolicy, Policies
 from hermetic.attestation.claims import Profile
@@ -23,7 +23,7 @@ from hermetic.errors import ConfigurationError, FailedCheck
 SIGNED: Final = "release.signed"
 CONFIGURATION: Final = "governance.configuration"
 FORMS_KEPT: Final = 256
-"""How many forms are kept as read."""
+"""How many forms, and contents of keys, are kept as read."""
 
 KeyState = Literal["pending", "signed", "ungoverned"]
 
@@ -197,16 +197,21 @@ def _read(text: str) -> AppraisalPolicy:
 
 def key_content(standing: Standing, key: StoredKey) -> KeyContent:
     """The facts of a stored key, as operators sign for them."""
-    created = key.created.astimezone(UTC).isoformat()
+    created = _written(key.created)
     upload = standing.uploads.get(str(key.resource))
     secret = upload.secret if upload is not None and upload.created == created else None
-    model = key.model
-    return KeyContent(
-        created=created,
-        model=None if model is None else KeyModel.model_validate(model.to_json()),
-        profile=key.profile,
-        secret=secret,
-    )
+    return _key_content(key.model, key.profile, created, secret)
+
+
+@lru_cache(maxsize=FORMS_KEPT)
+def _written(created: datetime) -> str:
+    return created.astimezone(UTC).isoformat()
+
+
+@lru_cache(maxsize=FORMS_KEPT)
+def _key_content(model: ModelFacts | None, profile: Profile, created: str, secret: str | None) -> KeyContent:
+    facts = None if model is None else KeyModel.model_validate(model.to_json())
+    return KeyContent(created=created, model=facts, profile=profile, secret=secret)
 
 
 def metrics(rule: Rule, standing: Standing, keys: Mapping[KeyState, int]) -> list[str]:

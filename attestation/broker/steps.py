@@ -6,12 +6,11 @@ requests decide meanwhile is committed together.
 """
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
-from hermetic.attestation.broker.journal import Act, Journal
-from hermetic.attestation.broker.workers import Workers
+from hermetic.attestation.broker.journal import Act, Journal, Waiting
+from hermetic.attestation.broker.workers import Onward, Workers
 
 T = TypeVar("T")
 
@@ -19,11 +18,17 @@ Steps = Generator[Act[Any], tuple[int, Any], T]
 """A request: yields acts, is sent the index and the value of each, returns a `T`."""
 
 
-@dataclass(frozen=True, slots=True)
 class _Ended(Generic[T]):
     """What a request has come to."""
 
-    answer: T
+    def __init__(self, answer: T) -> None:
+        """Hold it."""
+        self.answer = answer
+
+
+_GoOn = Callable[[], Act[Any] | _Ended[T]]
+"""The next step of a request."""
+_Next = _GoOn[T] | _Ended[T]
 
 
 class Pace:
@@ -35,6 +40,7 @@ class Pace:
         self._journal = journal
         self._work = work
         self._commits = Workers(1)
+        self._commits.start_one()
 
     def close(self) -> None:
         """Commit what was handed in, and end; the loop has ended."""
@@ -43,17 +49,32 @@ class Pace:
     async def follow(self, steps: Steps[T], *, long: bool = False) -> T:
         """What `steps` return or raise. `long` ones compute too long for the loop to stand still meanwhile."""
         in_loop = self.quick and not long
-        go_on: Callable[[], Act[Any] | _Ended[T]] = partial(_begin, steps)
+        go_on: _GoOn[T] = partial(_begin, steps)
         while True:
-            step = go_on() if in_loop else await self._work.run(go_on)
-            if isinstance(step, _Ended):
-                return step.answer
-            # Queued before anybody waits: whoever commits next takes it along.
-            settle = partial(self._journal.settle, self._journal.submit(step))
-            try:
-                go_on = partial(_send, steps, await self._commits.run(settle))
-            except Exception as error:  # noqa: BLE001 - it is the request's to answer
-                go_on = partial(_throw, steps, error)
+            done: _Next[T]
+            if in_loop:
+                step = self._queued(steps, go_on)
+                done = await self._commits.run(step.call) if isinstance(step, Onward) else step
+            else:
+                done = await self._work.run(partial(self._queued, steps, go_on))
+            if isinstance(done, _Ended):
+                return done.answer
+            go_on = done
+            in_loop = self.quick  # what follows a decision is short
+
+    def _queued(self, steps: Steps[T], go_on: _GoOn[T]) -> _Ended[T] | Onward[_Next[T]]:
+        """Take one step. What it decides is queued before anybody waits: whoever commits next takes it along."""
+        step = go_on()
+        if isinstance(step, _Ended):
+            return step
+        return Onward(self._commits, partial(self._settled, steps, self._journal.submit(step)))
+
+    def _settled(self, steps: Steps[T], waiting: Waiting[Any]) -> _Next[T]:
+        """Wait until a decision is durable; returns how the request goes on with what came of it."""
+        try:
+            return partial(_send, steps, self._journal.settle(waiting))
+        except Exception as error:  # noqa: BLE001 - it is the request's to answer
+            return partial(_throw, steps, error)
 
 
 def _begin(steps: Steps[T]) -> Act[Any] | _Ended[T]:

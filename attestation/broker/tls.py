@@ -27,6 +27,8 @@ HEADER_COST: Final = 64
 """What a header counts beside its bytes: many short ones take more memory than one long one."""
 PIPELINED: Final = 8
 """Most requests of a connection that wait for the one before them; one read may hold thousands."""
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+"""What uvicorn writes before an answer, where a client asks whether it may send its body."""
 
 
 def server_context(
@@ -75,6 +77,8 @@ class PeerCertificateProtocol(HttpToolsProtocol):
         self.held[self._whose] += 1
         if self.held[self._whose] > self.connections_per_client:
             transport.abort()
+        self._answers = WholeAnswers(transport)
+        self.transport = self._answers  # what answers are written to
         self._end = self.loop.call_later(self.connection_s, self._expire)
         self._head = 0  # bytes of this request's line and headers
         self._pending = 0  # bytes since the parser said anything, which it may hold
@@ -93,6 +97,11 @@ class PeerCertificateProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._pending > HEADER_BYTES and not self.transport.is_closing():
             self.send_400_response("Request head too long.")
+
+    def on_response_complete(self) -> None:
+        """Send it."""
+        self._answers.flush()
+        super().on_response_complete()
 
     def on_message_begin(self) -> None:
         """Begin to count; the parser answers 400 where too many wait."""
@@ -143,6 +152,46 @@ def protocol(connection_s: float, connections_per_client: int) -> type[PeerCerti
     """The protocol of one listener, with its own time for a connection, in seconds, and its own count of them."""
     own = {"connection_s": connection_s, "connections_per_client": connections_per_client, "held": Counter()}
     return type("BoundedProtocol", (PeerCertificateProtocol,), own)
+
+
+class WholeAnswers(Transport):
+    """A transport that sends an answer when it is whole, its head together with its body.
+
+    uvicorn writes each by itself: two records of TLS, two calls of the kernel, and a client that wakes up twice.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        """Send over `transport`."""
+        super().__init__()
+        self._transport = transport
+        self._held: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Hold `data` until `flush`; a client that waits for the word to go on gets it at once."""
+        if data == CONTINUE:
+            self._transport.write(data)
+        else:
+            self._held.append(bytes(data))
+
+    def flush(self) -> None:
+        """Send what is held."""
+        if self._held:
+            self._transport.write(b"".join(self._held))
+            self._held.clear()
+
+    def close(self) -> None:
+        """Send what is held, and close."""
+        self.flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._held.clear()
+        self._transport.abort()
+
+    def is_closing(self) -> bool:
+        """Whether it is closed, or about to be."""
+        return self._transport.is_closing()
 
 
 class _WithPeer:

@@ -10,30 +10,48 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
 class _Work(Generic[T]):
     """A call, who waits for it, and where."""
 
-    call: Callable[[], T]
-    answer: asyncio.Future[T]
-    settled: Callable[[asyncio.Future[T], T | None, BaseException | None], None]
+    def __init__(
+        self,
+        call: "Callable[[], T | Onward[T]]",
+        answer: asyncio.Future[T],
+        settled: Callable[[asyncio.Future[T], T | None, BaseException | None], None],
+    ) -> None:
+        """Hold them."""
+        self.call = call
+        self.answer = answer
+        self.settled = settled
 
     def do(self) -> None:
-        """Do it, and tell."""
+        """Do it, and tell, or have it go on elsewhere."""
         value: T | None = None
         error: BaseException | None = None
         try:
-            value = self.call()
+            done = self.call()
+            if isinstance(done, Onward):
+                done.workers.take(_Work(done.call, self.answer, self.settled))
+                return
+            value = done
         except BaseException as raised:  # noqa: BLE001 - it is raised again where somebody waits
             error = raised
         with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
             self.answer.get_loop().call_soon_threadsafe(self.settled, self.answer, value, error)
+
+
+class Onward(Generic[T]):
+    """What a call returns whose answer is what `call` returns in a thread of `workers`: nobody else need be woken."""
+
+    def __init__(self, workers: "Workers", call: Callable[[], T]) -> None:
+        """Say where, and what."""
+        self.workers = workers
+        self.call = call
 
 
 class Workers:
@@ -46,16 +64,24 @@ class Workers:
         self._threads: list[threading.Thread] = []
         self._asked = 0  # pieces of work that are queued or being done; only the loop's thread counts
 
-    async def run(self, call: Callable[[], T]) -> T:
+    async def run(self, call: Callable[[], T | Onward[T]]) -> T:
         """What `call` returns or raises, in a thread."""
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._asked += 1
         if len(self._threads) < min(self._asked, self._most):
-            thread = threading.Thread(target=self._work, name="broker work", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+            self.start_one()
         self._queue.put(_Work(call, answer, self._settle))
         return await answer
+
+    def start_one(self) -> None:
+        """Start a thread, for those who `take` work before anybody runs some."""
+        thread = threading.Thread(target=self._work, name="broker work", daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def take(self, work: _Work[Any]) -> None:
+        """Take over what other workers have begun; from any thread."""
+        self._queue.put(work)
 
     def close(self) -> None:
         """End the threads once they have done what they began; the loop has ended."""

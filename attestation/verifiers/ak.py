@@ -31,6 +31,8 @@ FORBIDDEN: Final = Attributes.DECRYPT | Attributes.ENCRYPTED_DUPLICATION | Attri
 """A key with another use beside quotes."""
 ATTRIBUTES_KEPT: Final = 64
 """Combinations whose names are kept."""
+AKS_KEPT: Final = 512
+"""Attestation keys and certificates of which is kept what they say: each renewal brings them again. No verdict is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +76,40 @@ def check_enrolled(
         checks.fail("tpm.ak.chain", "a certificate of a configured AK CA", error)
     else:
         checks.hold("tpm.ak.chain")
-        demo = any(map(is_demo, (*chain, anchor)))
+        demo = any(map(_is_marked, (*chain, anchor)))
         checks.require("tpm.ak.demo", trust.profile == "demo" or not demo, "no demo's certificate", "a demo's")
     _check_purpose(checks, leaf)
     try:
-        boot = EnrolledBoot.of(leaf)
-        checks.equal("tpm.ak.key", certificates.spki(leaf), certificates.spki(public.public_key()))
+        boot = _boot(leaf)
+        checks.equal("tpm.ak.key", certificates.spki_of(leaf), key_of(public))
     except InvalidRequestError as error:
         checks.fail("tpm.ak.certificate", "the AK's key and the enrolled boot", error)
         return None
-    checks.equal("tpm.ak.name", boot.ak_name, public.name())
+    checks.equal("tpm.ak.name", boot.ak_name, name_of(public))
     checks.require("tpm.ak.software", trust.profile == "demo" or not boot.software, "a hardware TPM", "a software TPM")
     return EnrolledAk(public, boot)
+
+
+@lru_cache(maxsize=AKS_KEPT)
+def key_of(public: Public) -> bytes:
+    """The SubjectPublicKeyInfo (DER) of the key in a public area; raises `InvalidRequestError` where it is none."""
+    return certificates.spki(public.public_key())
+
+
+@lru_cache(maxsize=AKS_KEPT)
+def name_of(public: Public) -> bytes:
+    """The Name of a public area."""
+    return public.name()
+
+
+@lru_cache(maxsize=AKS_KEPT)
+def _boot(leaf: x509.Certificate) -> EnrolledBoot:
+    return EnrolledBoot.of(leaf)
+
+
+@lru_cache(maxsize=AKS_KEPT)
+def _is_marked(certificate: x509.Certificate) -> bool:
+    return is_demo(certificate)
 
 
 def _check_purpose(checks: Checks, leaf: x509.Certificate) -> None:

@@ -72,6 +72,12 @@ def spki(certificate_or_key: x509.Certificate | rsa.RSAPublicKey | ec.EllipticCu
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
+@lru_cache(maxsize=CERTIFICATES_KEPT)
+def spki_of(certificate: x509.Certificate) -> bytes:
+    """As `spki`, kept: the same certificate has the same key."""
+    return spki(certificate)
+
+
 def verify_chain(
     leaf: x509.Certificate,
     intermediates: Sequence[x509.Certificate],
@@ -125,17 +131,21 @@ def _demand_usable(certificate: x509.Certificate, time: datetime) -> None:
         raise InvalidRequestError(
             f"expected {_named(certificate.subject)!r} to be in its time at {time}, got {start} to {end}"
         )
+    if wrong := _unusable(certificate):
+        raise InvalidRequestError(wrong)
+
+
+@lru_cache(maxsize=CERTIFICATES_KEPT)
+def _unusable(certificate: x509.Certificate) -> str:
+    """What makes a certificate unusable at any time; empty: nothing does."""
     unknown = [e.oid.dotted_string for e in certificate.extensions if e.critical and e.oid not in _UNDERSTOOD]
     if unknown:
-        raise InvalidRequestError(
-            f"expected only known critical extensions in {_named(certificate.subject)!r}, got {', '.join(unknown)}"
-        )
+        return f"expected only known critical extensions in {_named(certificate.subject)!r}, got {', '.join(unknown)}"
     key = certificate.public_key()
     if isinstance(key, rsa.RSAPublicKey) and key.key_size < MIN_RSA_BITS:
         name = _named(certificate.subject)
-        raise InvalidRequestError(
-            f"expected an RSA key of at least {MIN_RSA_BITS} bits in {name!r}, got {key.key_size}"
-        )
+        return f"expected an RSA key of at least {MIN_RSA_BITS} bits in {name!r}, got {key.key_size}"
+    return ""
 
 
 def _demand_issuer(certificate: x509.Certificate, below: int, time: datetime) -> None:

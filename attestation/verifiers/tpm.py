@@ -14,8 +14,8 @@ from hermetic.attestation.checks import Checks
 from hermetic.attestation.claims import Claims, TpmClaims
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.roots import TrustRoots
-from hermetic.attestation.verifiers import boot_chain, certificates, quote
-from hermetic.attestation.verifiers.ak import EnrolledAk, check_enrolled
+from hermetic.attestation.verifiers import boot_chain, quote
+from hermetic.attestation.verifiers.ak import EnrolledAk, check_enrolled, key_of, name_of
 from hermetic.attestation.verifiers.tpm_evidence import PCR_COUNT, TpmEvidence
 from hermetic.errors import FailedCheck, InvalidRequestError, VerificationError
 
@@ -66,7 +66,7 @@ def judge(checks: Checks, evidence: JsonValue, report_data: bytes | None, trust:
 def _check_key(checks: Checks, parsed: TpmEvidence, trust: TrustRoots, time: datetime) -> EnrolledAk | None:
     if parsed.ak_public is not None and parsed.ak_chain:
         try:
-            checks.equal("tpm.ak.public", certificates.spki(parsed.ak_public.public_key()), parsed.ak_spki)
+            checks.equal("tpm.ak.public", key_of(parsed.ak_public), parsed.ak_spki)
         except InvalidRequestError as error:
             checks.fail("tpm.ak.public", "the public area of the quoting key", error)
             return None
@@ -82,7 +82,7 @@ def _check_key(checks: Checks, parsed: TpmEvidence, trust: TrustRoots, time: dat
 
 def _check_boot(checks: Checks, attest: Attest, enrolled: EnrolledAk) -> None:
     boot = enrolled.boot
-    checks.equal("tpm.quote.signer", endorsement_name(enrolled.public.name()), attest.qualified_signer)
+    checks.equal("tpm.quote.signer", endorsement_name(name_of(enrolled.public)), attest.qualified_signer)
     checks.equal("tpm.quote.reset_count", boot.reset_count, attest.reset_count)
     # A TPM Restart (hibernation) clears the PCRs and counts here, not in resetCount.
     checks.equal("tpm.quote.restart_count", boot.restart_count, attest.restart_count)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Self
 
 from cryptography import x509
@@ -20,6 +21,8 @@ from hermetic.errors import InvalidRequestError
 
 PCR_COUNT: Final = 24
 MAX_SPKI_SIZE: Final = 1024  # bytes of DER: RSA-4096 has 550
+KEYS_KEPT: Final = 512
+"""Attestation keys that are kept as read: a server brings the same one with each renewal. Read is not believed."""
 
 _PCR: Final = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)  # SHA-256 bank
 _ADDITIONS: Final = frozenset({"ak_public_area", "ak_certificate", "boot_log", "event_log"})
@@ -57,9 +60,7 @@ class TpmEvidence:
             message=base64_member(quote, "message", MAX_ATTEST_SIZE),
             signature=base64_member(quote, "signature", MAX_SIGNATURE_SIZE),
             pcrs=_pcrs(quote.get("pcrs")),
-            ak_public=None
-            if area is None
-            else Public.parse(base64_member(additions, "ak_public_area", MAX_PUBLIC_SIZE)),
+            ak_public=None if area is None else _area(base64_member(additions, "ak_public_area", MAX_PUBLIC_SIZE)),
             ak_chain=_chain(additions.get("ak_certificate") or []),
             boot_log=None
             if boot_log is None
@@ -74,6 +75,7 @@ def _members(value: JsonValue, what: str) -> Mapping[str, JsonValue]:
     return value
 
 
+@lru_cache(maxsize=KEYS_KEPT)
 def _key(spki: bytes) -> rsa.RSAPublicKey | ec.EllipticCurvePublicKey:
     try:
         key = load_der_public_key(spki)
@@ -82,6 +84,11 @@ def _key(spki: bytes) -> rsa.RSAPublicKey | ec.EllipticCurvePublicKey:
     if not isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
         raise InvalidRequestError(f"ak_public: expected an RSA or EC key, got {type(key).__name__}")
     return key
+
+
+@lru_cache(maxsize=KEYS_KEPT)
+def _area(data: bytes) -> Public:
+    return Public.parse(data)
 
 
 def _pcrs(values: JsonValue) -> tuple[bytes, ...]:

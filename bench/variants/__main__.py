@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> NoReturn:
     if module == COMPILED:
         module, *rest = rest
         if whole(variant) == ALL:
-            compiled.use()
+            compiled.REQUESTS.use()
     if module == FRONT_END:
         from hermetic.server import frontend
 

@@ -1,7 +1,8 @@
 """`hermetic` and `python -m hermetic`: the command line of `hermetic.cli`, in a process that wipes what it frees.
 
 A command that sees keys or plain models replaces its process (`zero_on_free.ensure`), whoever calls it. It is done
-here first, before anything is imported that would only be imported a second time.
+here first, before anything is imported that would only be imported a second time. The broker's process then takes its
+compiled modules, where there are any.
 """
 
 import sys
@@ -10,6 +11,7 @@ from typing import Final
 
 SEE_SECRETS: Final = (("seal",), ("serve",), ("broker", "serve"), ("broker", "kek"))
 """The commands that replace their process, as they begin."""
+BROKER: Final = ("broker", "serve")
 
 
 def main() -> None:
@@ -18,6 +20,10 @@ def main() -> None:
         from hermetic.enclave import zero_on_free
 
         zero_on_free.ensure()
+    if begins_as(BROKER, sys.argv[1:]):
+        from hermetic import compiled
+
+        compiled.BROKER.use()
     from hermetic import cli
 
     cli.main()
@@ -25,7 +31,12 @@ def main() -> None:
 
 def sees_secrets(arguments: Sequence[str]) -> bool:
     """Whether these arguments begin as a command does that replaces its process."""
-    return any(tuple(arguments[: len(command)]) == command for command in SEE_SECRETS)
+    return any(begins_as(command, arguments) for command in SEE_SECRETS)
+
+
+def begins_as(command: Sequence[str], arguments: Sequence[str]) -> bool:
+    """Whether these arguments are those of `command`."""
+    return tuple(arguments[: len(command)]) == tuple(command)
 
 
 if __name__ == "__main__":

@@ -12,61 +12,67 @@ import pytest
 from hermetic import compiled
 from hermetic.enclave.zero_on_free import program
 
-NAMES = Path(compiled.__file__).with_name("modules.txt").read_text().split()
+NAMES = [name for part in compiled.PARTS for name in (compiled.FOLDER / part.names).read_text().split()]
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
 
 
-@pytest.fixture
-def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A record of a library that fits, in a folder that stands for lib/."""
-    monkeypatch.setattr(compiled, "LIBRARY", tmp_path)
-    record = {"suffix": SUFFIX, "source_sha256": compiled.source_digest(compiled.PACKAGE)}
-    (tmp_path / compiled.RECORD).write_text(json.dumps(record))
-    return tmp_path
+@pytest.fixture(params=compiled.PARTS, ids=["requests", "broker"])
+def part(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> compiled.Part:
+    """A part with a record of a library that fits, in a folder that stands for this one."""
+    monkeypatch.setattr(compiled, "FOLDER", tmp_path)
+    part: compiled.Part = request.param
+    record = {"suffix": SUFFIX, "source_sha256": part.source_digest(compiled.PACKAGE)}
+    part.folder.mkdir()
+    (part.folder / compiled.RECORD).write_text(json.dumps(record))
+    return part
 
 
-def test_what_fits_is_used(library: Path) -> None:
-    assert compiled.why_not() == ""
-    assert library.exists()
+def test_what_fits_is_used(part: compiled.Part) -> None:
+    assert part.why_not() == ""
 
 
-def test_without_a_library_the_source_runs(library: Path) -> None:
-    (library / compiled.RECORD).unlink()
-    assert "nothing was compiled" in compiled.why_not()
-    assert not compiled.use()
+def test_without_a_library_the_source_runs(part: compiled.Part) -> None:
+    (part.folder / compiled.RECORD).unlink()
+    assert "nothing was compiled" in part.why_not()
+    assert not part.use()
 
 
-def test_what_another_python_loads_is_not_used(library: Path) -> None:
-    record = json.loads((library / compiled.RECORD).read_text())
-    (library / compiled.RECORD).write_text(json.dumps({**record, "suffix": ".cpython-399.so"}))
-    assert ".cpython-399.so" in compiled.why_not()
+def test_what_another_python_loads_is_not_used(part: compiled.Part) -> None:
+    record = json.loads((part.folder / compiled.RECORD).read_text())
+    (part.folder / compiled.RECORD).write_text(json.dumps({**record, "suffix": ".cpython-399.so"}))
+    assert ".cpython-399.so" in part.why_not()
 
 
-CHANGED = ("server/gate.py", "enclave/messages.py", "errors.py", "server/new.py", "compiled/modules.txt")
+CHANGED = {
+    compiled.REQUESTS: ("server/gate.py", "enclave/messages.py", "errors.py", "server/new.py", "compiled/modules.txt"),
+    compiled.BROKER: ("attestation/claims.py", "attestation/checks.py", "errors.py", "compiled/broker.txt"),
+}
 
 
-@pytest.mark.parametrize("changed", CHANGED)
 def test_what_was_made_of_another_source_is_not_used(
-    library: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, changed: str
+    part: compiled.Part, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where a module changed that is not compiled: others know its types; and where others are to be compiled."""
     package = tmp_path_factory.mktemp("package")
-    modules = [*NAMES, "hermetic.enclave.messages", "hermetic.errors"]
-    for source in (*(Path(*name.split(".")[1:]).with_suffix(".py") for name in modules), Path("compiled/modules.txt")):
+    for source in CHANGED[part]:
         (package / source).parent.mkdir(parents=True, exist_ok=True)
-        (package / source).write_bytes((compiled.PACKAGE / source).read_bytes())
-    record = {"suffix": SUFFIX, "source_sha256": compiled.source_digest(package)}
-    (library / compiled.RECORD).write_text(json.dumps(record))
+        (package / source).write_bytes(b"" if source == "server/new.py" else (compiled.PACKAGE / source).read_bytes())
+    (package / "server" / "new.py").unlink(missing_ok=True)
     monkeypatch.setattr(compiled, "PACKAGE", package)
-    assert compiled.why_not() == ""
-    with (package / changed).open("a") as source_file:
-        source_file.write("# one line more\n")
-    assert compiled.why_not() == "compiled of another source"
+    for changed in CHANGED[part]:
+        record = {"suffix": SUFFIX, "source_sha256": part.source_digest(package)}
+        (part.folder / compiled.RECORD).write_text(json.dumps(record))
+        assert part.why_not() == ""
+        with (package / changed).open("a") as source_file:
+            source_file.write("# one line more\n")
+        assert part.why_not() == "compiled of another source", changed
 
 
 def test_every_name_is_a_module_without_pydantic() -> None:
     """What mypyc compiles be classes that a metaclass of another library makes."""
-    assert sorted(set(NAMES)) == NAMES
+    for part in compiled.PARTS:
+        names = (compiled.FOLDER / part.names).read_text().split()
+        assert sorted(set(names)) == names
     for name in NAMES:
         source = compiled.PACKAGE.joinpath(*name.split(".")[1:]).with_suffix(".py").read_text()
         imported = {node.module for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)}
@@ -76,11 +82,11 @@ def test_every_name_is_a_module_without_pydantic() -> None:
 def test_programs_of_ours_are_started_on_them() -> None:
     """What is compiled is what runs: a program says where its modules come from."""
     run = (
-        "from hermetic import compiled; compiled.use()\n"
+        "from hermetic import compiled; compiled.REQUESTS.use()\n"
         "from hermetic.enclave import channel; from hermetic.server import gate; print(gate.__file__, channel.__file__)"
     )
     said = subprocess.run([sys.executable, "-c", run], check=True, capture_output=True, text=True).stdout.split()
-    wanted = ".py" if compiled.why_not() else SUFFIX
+    wanted = ".py" if compiled.REQUESTS.why_not() else SUFFIX
     assert [name.endswith(wanted) for name in said] == [True, True], said
     assert program("hermetic.server.frontend")[-3:] == ["-m", "hermetic.compiled", "hermetic.server.frontend"]
 
@@ -92,19 +98,22 @@ def test_a_program_gets_its_own_arguments(tmp_path: Path) -> None:
     assert said == "__main__ ['a', '-b']\n"
 
 
-def test_no_class_of_the_product_inherits_from_a_compiled_one_that_does_not_let_it() -> None:
+@pytest.mark.parametrize("part", compiled.PARTS, ids=["requests", "broker"])
+def test_no_class_of_the_product_inherits_from_a_compiled_one_that_does_not_let_it(part: compiled.Part) -> None:
     """It would fail when an object is made, and only where modules are compiled."""
     found = []
     classes = {}
-    for room in compiled.ROOMS:
+    for room in part.rooms:
         for file in sorted((compiled.PACKAGE / room).rglob("*.py")):
             module = ".".join(("hermetic", *file.relative_to(compiled.PACKAGE).with_suffix("").parts))
             for node in ast.walk(ast.parse(file.read_text())):
                 if isinstance(node, ast.ClassDef):
-                    classes[node.name] = (module, node)
-    for name, (module, node) in classes.items():
+                    classes[module, node.name] = node
+    names = {name: module for module, name in classes}
+    for (module, name), node in classes.items():
         for base in (ast.unparse(base).partition("[")[0] for base in node.bases):
-            of, parent = classes.get(base, ("", node))
+            of = names.get(base, "")
+            parent = classes.get((of, base), node)
             lets = any("allow_interpreted_subclasses=True" in ast.unparse(one) for one in parent.decorator_list)
             if of in NAMES and module not in NAMES and not lets:
                 found.append(f"{module}.{name} of {of}.{base}")

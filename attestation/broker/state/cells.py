@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from hermetic.attestation.evidence import JsonValue
 
@@ -29,7 +29,7 @@ class Cell:
     value: Mapping[str, JsonValue]
     version: int = 0
     alias: str | None = None
-    read: object = field(default=None, compare=False, repr=False)
+    read: Any = field(default=None, compare=False, repr=False)
 
     def changed(
         self,

@@ -6,6 +6,6 @@ import sys
 from hermetic import compiled
 
 if __name__ == "__main__":
-    compiled.use()
+    compiled.REQUESTS.use()
     del sys.argv[0]  # `run_module` puts the program's own file in the place of its name
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

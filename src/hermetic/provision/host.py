@@ -73,7 +73,7 @@ class Finding:
 
 def examine(root: Path = Path("/")) -> list[Finding]:
     """Everything that is known about the host whose file system is `root`; takes a second or two."""
-    return [*_tee(root), *_tpm(root), *_gpu(root), *_kernel(), *_isolation(), *_memory(root), _speed()]
+    return [*_tee(root), *_tpm(root), *_gpu(root), *_kernel(), *_isolation(), *_memory(root), *_speed()]
 
 
 def lacking_properties() -> list[str]:
@@ -267,12 +267,18 @@ def _search_path() -> dict[str, str]:
     return {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
 
 
-def _speed() -> Finding:
-    why = compiled.why_not()
+def _speed() -> Iterator[Finding]:
+    requests = "a request costs the front end about a third more"
+    yield _compiled(compiled.REQUESTS, "compiled modules", "what every request passes is compiled", requests)
+    handshakes = "a handshake costs a broker about a third more"
+    yield _compiled(compiled.BROKER, "compiled broker", "what every handshake passes is compiled", handshakes)
+
+
+def _compiled(part: compiled.Part, name: str, what: str, cost: str) -> Finding:
+    why = part.why_not()
     if not why:
-        return Finding("speed", "compiled modules", "good", "what every request passes is compiled")
-    cost = "a request costs the front end about a third more"
-    return Finding("speed", "compiled modules", "weak", f"the source runs ({why})", cost)
+        return Finding("speed", name, "good", what)
+    return Finding("speed", name, "weak", f"the source runs ({why})", cost)
 
 
 def _memory(root: Path) -> Iterator[Finding]:

@@ -179,3 +179,43 @@ def test_cookies_end_with_their_session(world: World) -> None:
         header = guest.auth().headers["set-cookie"]
         expires = parsedate_to_datetime(header.partition("Expires=")[2])
         assert expires == world.clock.now + timedelta(seconds=300)
+
+
+HEALTHZ = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
+HEALTHY = b'{"status":"ok"}'
+
+
+def test_an_answer_is_one_record(world: World) -> None:
+    """Head and body are sent together: a read gives what one record holds."""
+    with world.start() as broker, connect(broker) as tls:
+        for _ in range(2):
+            tls.sendall(HEALTHZ)
+            answer = tls.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert answer.endswith(HEALTHY)
+
+
+def test_answers_to_requests_that_come_together_come_in_order(world: World) -> None:
+    with world.start() as broker, connect(broker) as tls:
+        tls.sendall(HEALTHZ + b"HEAD /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n" + HEALTHZ)
+        answers = b""
+        while answers.count(HEALTHY) < 2:
+            answers += tls.recv(65536)
+        first, second, third = answers.split(b"HTTP/1.1 200 ")[1:]
+        assert [HEALTHY in answer for answer in (first, second, third)] == [True, False, True]
+
+
+def test_a_client_that_asks_whether_it_may_send_a_body_is_told_at_once(world: World) -> None:
+    head = b"POST /kbs/v0/auth HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n"
+    with world.start() as broker, connect(broker) as tls:
+        tls.sendall(head)
+        assert tls.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        tls.sendall(b"{}")
+        assert tls.recv(65536).startswith(b"HTTP/1.1 401 ")
+
+
+def test_what_is_no_request_is_told_so(world: World) -> None:
+    """An answer is sent whole also where the connection is closed behind it."""
+    with world.start() as broker, connect(broker) as tls:
+        tls.sendall(b"NOT HTTP\r\n\r\n")
+        assert tls.recv(65536).startswith(b"HTTP/1.1 400 ")

@@ -17,6 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from hermetic import compiled
 from hermetic.attestation.admin_client import AdminClient, ModelKeyFacts
 from hermetic.attestation.key_memory import probe
 from hermetic.enclave.memory_scan import forms, scan
@@ -57,6 +58,15 @@ def served(world: World, code: str | None = None) -> Iterator[Served]:
         for stream in (broker.process.stdout, broker.process.stderr):
             if stream is not None:
                 stream.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root looks at the memory of a locked process")
+def test_the_broker_runs_what_was_compiled_of_this_source(world: World) -> None:
+    """And the source, where nothing was, or what starts it is not our command."""
+    for code, wanted in ((None, not compiled.BROKER.why_not()), ("from hermetic.cli import main; main()", False)):
+        with served(world, code) as broker:
+            maps = Path(f"/proc/{broker.process.pid}/maps").read_text()
+        assert ("__mypyc" in maps) == wanted, code
 
 
 def operator(world: World, broker: Served) -> AdminClient:

@@ -78,7 +78,7 @@ def test_what_the_goals_compare_with(place: House) -> None:
             assert [(entry.server, len(entry.starts), len(entry.starts[0])) for entry in measured] == [
                 (ALL, 1, 2), (ISOLATION_AND_WIPING, 1, 2),
             ]  # fmt: skip
-        assert [server.compiled for server in started.values()] == [not compiled.why_not()] * 2
+        assert [server.compiled for server in started.values()] == [not compiled.REQUESTS.why_not()] * 2
         assert all(unlocked(pid) for pid in without.pids), without
         assert not any(unlocked(pid) for pid in whole_server.pids), whole_server
 

@@ -62,7 +62,7 @@ def test_a_name_that_is_gone_is_noticed() -> None:
 
 WITHOUT_WIPING = """
 from hermetic import compiled
-compiled.use()
+compiled.REQUESTS.use()
 from hermetic.server import frontend, wiping
 
 from hermetic.server.work import Work

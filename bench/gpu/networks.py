@@ -6,6 +6,7 @@ numbers of them. Known answers are torch's on the CPU.
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermetic.bench.child import Child, job_from_stdin, say
+from hermetic.bench.gpu.budget import Budget, ended_after
 from hermetic.enclave.model_description import ModelDescription, TensorSpec
 
 if TYPE_CHECKING:
@@ -122,15 +124,19 @@ def made(network: Network, library: Library, folder: Path) -> Made:
     return Made(network, library, folder / f"{network.name}-{library}")
 
 
-def make_files(name: str, libraries: Sequence[Library], folder: Path) -> tuple[list[Made], dict[Library, str]]:
+def make_files(
+    name: str, libraries: Sequence[Library], folder: Path, budget: Budget | None = None
+) -> tuple[list[Made], dict[Library, str]]:
     """Have a process of its own write the network's files; returns them, and for which libraries it could not and why.
 
-    Files that are there are taken as they are. `MeasurementError` where that process fails.
+    Files that are there are taken as they are. `MeasurementError` where that process fails, or goes on long after
+    `budget`.
     """
     missing = [library for library in libraries if not made(NETWORKS[name], library, folder).golden.exists()]
     errors: dict[Library, str] = {}
     if missing:
-        with Child("gpu.networks", {"name": name, "libraries": missing, "folder": str(folder)}) as child:
+        job = {"name": name, "libraries": missing, "folder": str(folder)}
+        with Child("gpu.networks", job) as child, ended_after(child.pid, budget) if budget else nullcontext():
             errors = child.hear()["errors"]
     return [made(NETWORKS[name], library, folder) for library in libraries if library not in errors], errors
 

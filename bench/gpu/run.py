@@ -188,7 +188,7 @@ def _files(this: _Run, folder: Path) -> list[Made]:
     for name in this.settings.networks:
         with this.part(f"files of {name}") as part:
             if part.status == "ran":
-                found, errors = make_files(name, this.settings.libraries, folder)
+                found, errors = make_files(name, this.settings.libraries, folder, this.budget)
                 models += (replace(made, precision=this.settings.precision) for made in found)
                 if errors:
                     part.status, part.why = "failed", str(errors)

@@ -8,15 +8,17 @@ import ctypes
 import os
 import re
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from hermetic.enclave.cuda_driver import LIBRARY
 
-__all__ = ["library_folders"]
+__all__ = ["library_folders", "load_tensorrt"]
 
 _OURS: Final = re.compile(r"lib(cuda|cud|cublas|cufft|curand|cusparse|cusolver|nv|torch|c10|onnxruntime)[^/]*$")
+_TENSORRT: Final = ("libnvinfer", "libnvinfer_plugin", "libnvonnxparser")  # each needs those before it
 _WHEELS: Final = ("nvidia/*/lib", "nvidia/*/*/lib", "onnxruntime/capi", "tensorrt_libs")  # below a folder of packages
 
 
@@ -34,6 +36,22 @@ def library_folders(maps: Path = Path("/proc/self/maps")) -> tuple[str, ...]:
             str(found.resolve()) for pattern in _WHEELS for found in packages.glob(pattern) if found.is_dir()
         )
     return tuple(sorted(folders | {alias for folder in folders if (alias := _alias(folder))}))
+
+
+def load_tensorrt(packages: Sequence[str] | None = None) -> list[str]:
+    """Load TensorRT as pip installs it, where the dynamic linker does not look, and return its files.
+
+    onnxruntime's provider asks for these by name, and is given what is loaded; a worker has no LD_LIBRARY_PATH. None is
+    no error here: where TensorRT is nowhere else either, the session says so. `packages`: folders of packages.
+    """
+    loaded = []
+    for folder in filter(None, sys.path if packages is None else packages):
+        for name in _TENSORRT:
+            for path in sorted(Path(folder, "tensorrt_libs").glob(f"{name}.so*")):
+                with suppress(OSError):
+                    ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+                    loaded.append(str(path))
+    return loaded
 
 
 def _alias(folder: str) -> str:

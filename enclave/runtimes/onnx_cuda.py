@@ -23,6 +23,7 @@ from onnx import TensorProto, helper
 
 from hermetic.enclave.datatypes import BYTES
 from hermetic.enclave.device_memory import DeviceMemory
+from hermetic.enclave.gpu_libraries import load_tensorrt
 from hermetic.enclave.gpus import STORED_LOWER, GpuOrders
 from hermetic.enclave.runtime_caches import Arena
 from hermetic.enclave.runtimes.device_full import full, says_full
@@ -175,6 +176,8 @@ def load(model: ModelToLoad, memory: DeviceMemory, orders: GpuOrders, library: L
     available, session, where = library or Library()
     check_numbers(model)
     check_orders(orders, available())
+    if orders.tensorrt:
+        load_tensorrt()
     arena = Arena(memory, orders.memory_limit_bytes, keeps=orders.graphs)
     engine = Engine(providers(orders, arena.provider_options()), _options, session)
     try:

@@ -16,7 +16,7 @@ from hermetic.bench.gpu import process, run
 from hermetic.bench.gpu.bare import cuda_providers
 from hermetic.bench.gpu.budget import Budget, ended_after
 from hermetic.bench.gpu.document import Machine, Part, Results, document, goals, lines
-from hermetic.bench.gpu.networks import NETWORKS, BenchPrecision, Made
+from hermetic.bench.gpu.networks import NETWORKS, BenchPrecision, Made, make_files
 from hermetic.bench.gpu.run import precision_of, settings_for
 from hermetic.bench.gpu.served import Asking, ServedPoint, _sealable, front_ends_for
 from hermetic.bench.gpu.sides import Turn, check_equal
@@ -107,6 +107,12 @@ def test_a_part_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE) as ends, ended_after(ends.pid, Budget(600)):
         ends.communicate(b"\n")
         assert ends.returncode == 0
+
+
+def test_writing_a_networks_files_is_held_to_the_time_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hermetic.bench.gpu.budget.GRACE_S", 0.0)
+    with pytest.raises(MeasurementError, match="process ended without a result"):
+        make_files("bert-base", ("torch",), tmp_path, Budget(0))
 
 
 class Busy:

@@ -174,7 +174,7 @@ def test_a_program_for_another_device_is_refused() -> None:
 def test_on_a_gpu_it_has_the_types_that_it_was_compiled_with() -> None:
     orders = GpuOrders(gpu=Gpu(number=0, uuid="GPU-aa", minor=0), memory_limit_bytes=1, precision="fp16")
     model = ModelToLoad("aot-inductor", None, {}, (spec("x", "FP32", 6),), (spec("y", "FP32", 3),), 8, 1)
-    with pytest.raises(ConfigurationError, match="wanted fp32 for a program in native code"):
+    with pytest.raises(ConfigurationError, match="wanted fp32 or tf32 for a program in native code"):
         torch_cuda.load(model, DeviceMemory(DeviceDouble()), orders)
 
 

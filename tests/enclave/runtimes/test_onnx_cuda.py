@@ -18,6 +18,7 @@ from tests.enclave.model_on_double import Model, orders, to_load
 from tests.enclave.sealed_models import linear, spec
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+from hermetic.enclave.runtimes import onnx_cuda
 from hermetic.enclave.runtimes.onnx_cuda import check_numbers, check_orders, load, open_gpu, providers
 from tests.enclave.onnx_on_double import BETWEEN, SessionOnArena, Told, library
 
@@ -213,7 +214,9 @@ def test_a_file_that_is_no_model_is_refused_as_that() -> None:
         load(model, DeviceMemory(DeviceDouble()), orders(BUDGET), library(Told()))
 
 
-def test_tensorrt_is_asked_for_where_it_is_and_refused_where_it_is_not() -> None:
+def test_tensorrt_is_asked_for_where_it_is_and_refused_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(onnx_cuda, "load_tensorrt", lambda: asked.append("its libraries"))
     model = to_load("onnx", "model.onnx", linear()[0].SerializeToString(), COLUMNS)
     memory = DeviceMemory(DeviceDouble())
     with pytest.raises(ConfigurationError, match=r"gpu\.tensorrt"):
@@ -221,6 +224,7 @@ def test_tensorrt_is_asked_for_where_it_is_and_refused_where_it_is_not() -> None
     told = Told()
     with_it = library(told, ["TensorrtExecutionProvider", "CUDAExecutionProvider"])
     load(model, memory, orders(BUDGET, tensorrt=True, precision="fp16"), with_it)
+    assert asked == ["its libraries"]
     ((first, second),) = told.providers
     assert (first[0], first[1]["trt_fp16_enable"]) == ("TensorrtExecutionProvider", "True")
     assert second[0] == "CUDAExecutionProvider"

@@ -14,6 +14,7 @@ from hermetic.enclave.gpus import ACCURACY, GpuOrders
 from hermetic.errors import DeviceError
 from tests.enclave.model_on_double import Model, orders, to_load
 from tests.enclave.sealed_models import linear
+from tests.hardware.onnx_by_hand import relu_of_product
 
 COLUMNS = 96
 BUDGET = 1 << 30
@@ -68,5 +69,28 @@ def test_batches_are_near_those_of_the_cpu(name: str) -> None:
         x = np.random.default_rng(rows).standard_normal((rows, COLUMNS), np.float32)
         allowed = tolerance(ordered) * 10  # answers are sums of 96 products of numbers around 1
         np.testing.assert_allclose(model.ask(x, tenant), on_cpu.run(None, {"x": x})[0], rtol=allowed, atol=allowed)
+    model.runner.close()
+    memory.unload()
+
+
+@pytest.mark.hardware
+def test_products_in_fp32_lose_no_bit() -> None:
+    """With ones as weights an answer is its input, to the bit in FP32; in TF32 it is 1."""
+    try:
+        device = CudaDevice()
+    except DeviceError as error:
+        pytest.skip(f"not run: {error}")
+    import onnxruntime
+
+    from hermetic.enclave.runtimes.onnx_cuda import load, open_gpu
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip(f"not run: onnxruntime {onnxruntime.__version__} was built without CUDA")
+    open_gpu()
+    memory = DeviceMemory(device)
+    graph = relu_of_product(np.eye(COLUMNS, dtype=np.float32))
+    model = Model(load(to_load("onnx", "model.onnx", graph, COLUMNS), memory, orders(BUDGET)), device, memory, COLUMNS)
+    x = np.full((4, COLUMNS), 1 + 2.0**-12, np.float32)  # TF32 has ten bits of fraction
+    np.testing.assert_array_equal(model.ask(x, b"one"), x)
     model.runner.close()
     memory.unload()

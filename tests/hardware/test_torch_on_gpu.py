@@ -21,7 +21,7 @@ COLUMNS, LARGEST = 64, 6
 
 
 @pytest.mark.hardware
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16", "bf16"])
 def test_recorded_batches_are_near_those_of_the_cpu(precision: Precision) -> None:
     try:
         device = CudaDevice()
@@ -58,3 +58,23 @@ def test_recorded_batches_are_near_those_of_the_cpu(precision: Precision) -> Non
         np.testing.assert_allclose(got.reshape(rows.shape), answer, rtol=relative, atol=absolute)
     runner.close()
     memory.unload()
+
+
+@pytest.mark.hardware
+def test_products_and_convolutions_in_fp32_lose_no_bit() -> None:
+    """With ones as weights an answer is its input, to the bit in FP32; in TF32 it is 1."""
+    try:
+        CudaDevice()
+    except DeviceError as error:
+        pytest.skip(str(error))
+    import torch
+
+    from hermetic.enclave.runtimes.torch_precision import multiply_in
+
+    multiply_in("fp32")
+    one = 1 + 2.0**-12  # TF32 has ten bits of fraction
+    square = torch.full((256, 256), one, device="cuda")
+    assert torch.equal(torch.mm(square, torch.eye(256, device="cuda")), square)
+    image = torch.full((8, 64, 32, 32), one, device="cuda")
+    kernel = torch.eye(64, device="cuda").reshape(64, 64, 1, 1)
+    assert torch.equal(torch.nn.functional.conv2d(image, kernel), image)

@@ -194,7 +194,14 @@ def mount(_around: Surroundings) -> str:
 
 
 def unshare(_around: Surroundings) -> str:
-    call("unshare", CLONE_NEWUSER)
+    """A process with several threads has a child do it."""
+    try:
+        call("unshare", CLONE_NEWUSER)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        if call("clone", CLONE_NEWUSER | signal.SIGCHLD, 0, 0, 0, 0) == 0:
+            os._exit(0)
     return "root in a namespace of its own"
 
 

@@ -204,6 +204,7 @@ class Parent:
             os.close(reading)
             os.close(go_writing)
         _, status = os.waitpid(child, 0)
+        _bury_orphans()
         outcome, detail = judge(cell["attempt"], status, detail)
         return {"outcome": outcome, "detail": detail, "report": report}
 
@@ -274,6 +275,13 @@ class Parent:
         """Remove the control groups."""
         for group in self._groups.values():
             group.remove()
+
+
+def _bury_orphans() -> None:
+    """Wait for what attempts have forked: while nobody has, it counts as a thread of its uid."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG) != (0, 0):
+            pass
 
 
 def judge(attempt: str, status: int, detail: str) -> tuple[str, str]:

@@ -35,6 +35,12 @@ TABLES = {
     ("root", "front-end"): "A front end that root started (`front-end`)",
     ("user", "onnx-cpu"): "A worker that an ordinary user started (`onnx-cpu`)",
     ("user", "front-end"): "A front end that an ordinary user started (`front-end`)",
+    ("root", "torch-cpu"): "A worker with torch that root started (`torch-cpu`)",
+    ("root", "onnx-cuda"): "A worker on a GPU, whose driver is a stand-in, that root started (`onnx-cuda`)",
+    ("container", "onnx-cpu"): "A worker of a container's root (`onnx-cpu`)",
+    ("container", "front-end"): "A front end of a container's root (`front-end`)",
+    ("user-container", "onnx-cpu"): "A worker of an ordinary user in a container (`onnx-cpu`)",
+    ("user-container", "front-end"): "A front end of an ordinary user in a container (`front-end`)",
 }
 """The tables of the page: which host and profile, and what it is called."""
 _LIKE = {"torch-cpu": "onnx-cpu", "onnx-cuda": "onnx-cpu"}
@@ -48,9 +54,10 @@ _HEAD = """# The escape matrix
 
 What a hostile process tries once it is locked in, against every layer of its room. Written by `make escape` from a run;
 `make test` fails where a run and this page disagree. It runs the first table again; of the next three what is claimed
-to stop an attempt; of the others each attempt under all layers, and what is claimed to stop it where that is not what
-stops it on a bare machine without torch. The attempts are functions in `tests/enclave/isolation/escape_*.py`, claims
-are `enclave/isolation/attempts.py`, layers `enclave/isolation/layers.py`, profiles `enclave/isolation/profiles.py`.
+to stop an attempt; of the others each attempt under all layers, and, of workers, what is claimed to stop it where that
+is not what stops it on a bare machine without torch. The attempts are functions in
+`tests/enclave/isolation/escape_*.py`, claims are `enclave/isolation/attempts.py`, layers `enclave/isolation/layers.py`,
+profiles `enclave/isolation/profiles.py`.
 
 {versions}
 
@@ -58,12 +65,13 @@ are `enclave/isolation/attempts.py`, layers `enclave/isolation/layers.py`, profi
 not compared. A blank: the layer alone was not to be had there. A row in brackets: with no layer it was refused already,
 by the kernel or by the container, so that it does not show here what stops it; under each table stands who refused.
 
-`any_family` tries each family of sockets that no other attempt opens ({families}). {none_of_them}
+`any_family` tries each family of sockets that no other attempt opens (numbers 3 to 46 but those of
+INET6, NETLINK, PACKET, VSOCK and XDP). {none_of_them}
 
 """
-_NO_FAMILY = """This kernel has none of
-them: its own answer to each is EAFNOSUPPORT, with no layer too. What can be seen, and is compared, is that with seccomp
-the answer to each is EPERM: the filter refuses before the kernel looks for the family."""
+_NO_FAMILY = """This kernel has none of them: its own answer to each is EAFNOSUPPORT, with no layer
+too. What can be seen, and is compared, is that with seccomp the answer to each is EPERM: the filter refuses before the
+kernel looks for the family."""
 
 
 def write(rows: Mapping[tuple[str, str], Mapping[str, Row]], hosts: Iterable[Prepared]) -> str:
@@ -74,8 +82,7 @@ def write(rows: Mapping[tuple[str, str], Mapping[str, Row]], hosts: Iterable[Pre
     )
     had = [family for family in OTHER_FAMILIES if 0 in refusals(family)]
     none_of_them = f"This kernel has {had} of them." if had else _NO_FAMILY
-    families = ", ".join(map(str, OTHER_FAMILIES))
-    parts = [_HEAD.format(versions=versions, families=families, none_of_them=none_of_them), _layers()]
+    parts = [_HEAD.format(versions=versions, none_of_them=none_of_them), _layers()]
     parts += [_table(title, rows[key]) for key, title in TABLES.items()]
     parts += [_hosts(hosts), _profiles()]
     return "\n".join(parts)

@@ -87,7 +87,7 @@ def test_nothing_gets_through_on_other_hosts_or_under_torch(host: str, profile: 
         through = {attempt: got for attempt, got in outcomes.items() if not got.stopped}
         allowed = {attempt for attempt in outcomes if not stopped_by(attempt, parent.profile)}
         assert through.keys() == allowed, through
-        if (host, profile) in page.TABLES:
+        if (host, profile) in page.TABLES and profile != "front-end":
             for attempt in page.differing(parent):
                 page.check(parent, attempt)
 

@@ -108,6 +108,28 @@ def test_what_is_too_far_from_fp32_is_refused_with_expected_and_got(model: tuple
     assert check(model, module(), "fp32", None) == 1
 
 
+def in_tf32() -> Network:
+    """The module with its matrices rounded to ten bits of fraction, as TF32 takes them."""
+    made = module()
+    with torch.no_grad():
+        for weight in (made.first.weight, made.last.weight):
+            weight.copy_(((weight.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32))
+    return made
+
+
+def test_tf32_is_no_fp32_for_the_known_answers_and_is_held_to_what_is_allowed_for_it(
+    model: tuple[Sealed, bytes],
+) -> None:
+    assert check(model, in_tf32(), "tf32", ACCURACY["tf32"]) == 1
+    with pytest.raises(KnownAnswerError, match=r"^known answer: output 'y'"):
+        check(model, in_tf32(), "fp32", None)
+    other = in_tf32()
+    with torch.no_grad():
+        other.last.weight[0] *= -4
+    with pytest.raises(KnownAnswerError, match="accuracy of tf32 against fp32"):
+        check(model, other, "tf32", ACCURACY["tf32"])
+
+
 def test_another_model_is_refused_at_any_precision_that_can_be_asked_for(model: tuple[Sealed, bytes]) -> None:
     other = module()
     with torch.no_grad():
@@ -122,6 +144,7 @@ def test_what_an_operator_says_goes_before_the_defaults_and_has_a_bound() -> Non
 
     assert orders().accuracy is None
     assert orders(precision="bf16").accuracy == ACCURACY["bf16"]
+    assert orders(precision="tf32").accuracy == ACCURACY["tf32"]
     assert orders(precision="bf16", max_absolute_error=0.05).accuracy == ("bf16", 2e-2, 0.05)
     assert orders(precision="fp16", max_relative_error=0).accuracy == ("fp16", 0, 5e-3)
     for wrong in ({"max_absolute_error": 0.2}, {"max_relative_error": -1.0}, {"precision": "int8"}):

@@ -116,6 +116,7 @@ protos: setup ## Generate the protobuf modules from protos/
 
 triton-vectors: setup ## Record anew what a real Triton answers (installs it from PyPI, takes minutes)
 	$(PY) tests/vectors/triton/record.py
+	$(PY) -m tests.vectors.triton.transport
 
 docs: setup ## Build the user guide into site/
 	$(PY) -m pip install -qq --disable-pip-version-check --no-deps --require-hashes --root-user-action=ignore -r requirements/docs.txt

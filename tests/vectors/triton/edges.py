@@ -265,7 +265,12 @@ def _about_edges() -> list[Case]:
 def _edge_cases() -> list[Case]:
     requests = _class_requests() | _name_requests() | _parameter_requests() | _content_requests()
     cases = [Case(name, "ModelInfer", (request,)) for name, request in requests.items()]
-    return [*cases, *_sequence_edges(), *_stream_edges(), *_about_edges()]
+    load, unload = pb.RepositoryModelLoadRequest, pb.RepositoryModelUnloadRequest
+    commands = [
+        Case("load from another repository", "RepositoryModelLoad", (load(repository_name="o", model_name="echo"),)),
+        Case("unload from another one", "RepositoryModelUnload", (unload(repository_name="o", model_name="echo"),)),
+    ]
+    return [*cases, *_sequence_edges(), *_stream_edges(), *_about_edges(), *commands]
 
 
 def _count_cases() -> list[Case]:

@@ -267,6 +267,8 @@ def test_a_request_that_a_worker_has_spoilt_goes_to_no_other(front: Front) -> No
     callers = [front.ask("red", message) for _ in range(16)]
     front.turn()
     first.read()
+    running = sum(batch.inputs[0].shape[0] for batch in first.batches)
+    assert running
     for buffer in range(first.place.buffers):  # one runs, one is forming
         at = buffer * first.place.stride + first.place.inputs[0].offset
         assert first.memory[at : at + 8] == strings(b"word")
@@ -280,7 +282,7 @@ def test_a_request_that_a_worker_has_spoilt_goes_to_no_other(front: Front) -> No
     answers = [caller.outcomes[0] for caller in callers]
     replies = [answer for answer in answers if isinstance(answer, pb.ModelInferResponse)]
     assert {reply.raw_output_contents[0] for reply in replies} == {strings(b"word")}
-    assert len(replies) == 11
+    assert len(replies) == len(callers) - running - 1
     assert sum("changed the request" in str(answer) for answer in answers) == 1
     assert front.links_of("m") == 1
 

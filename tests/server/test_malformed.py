@@ -94,6 +94,15 @@ def test_shapes_of_a_model_that_takes_any(channel: grpc.Channel, shape: tuple[in
     assert error.code() == INVALID, error
 
 
+@pytest.mark.parametrize(("shape", "size"), [((-2, -2), 16), ((-1, -4), 16), ((-1, 0), 0), ((0, -1), 0)])
+def test_negative_dimensions_whose_product_fits_the_bytes(
+    channel: grpc.Channel, shape: tuple[int, ...], size: int
+) -> None:
+    error = refusal(channel, request("free", shape, raw=bytes(size)).SerializeToString())
+    assert error.code() == INVALID, error
+    assert "All input dimensions should be specified" in error.details()
+
+
 def test_a_tensor_without_elements_is_one_where_the_model_takes_it(channel: grpc.Channel) -> None:
     response = infer(channel, request("free", (0, 3), raw=b""))
     assert (list(response.outputs[0].shape), list(response.raw_output_contents)) == ([0, 3], [b""])

@@ -1,7 +1,7 @@
-"""The four measurements, one after the other, on one installation: a real broker, software TPM, server and worker.
+"""The measurements, one after the other, on one installation: a real broker, software TPM, server and worker.
 
 1. How long is a whole handshake, from nothing to a key that is usable, with a software TPM?
-2. How many handshakes a second does one broker process make?
+2. How many handshakes a second does one broker process make? And where its threads share one core?
 3. How long do 1,000 callers who ask a server for evidence at once wait, the last one?
 4. How long does it take from an operator's revocation until the worker is wiped and gone?
 """
@@ -38,7 +38,7 @@ from hermetic.demo.stage import Installation, Sealable, Served, Serving, install
 from hermetic.errors import MeasurementError
 from hermetic.protos.hermetic.v1 import attestation_pb2 as pb
 
-STEPS: Final = 4
+STEPS: Final = 5
 MODEL: Final = "mlp"
 SYNTHETIC: Final = "bench"
 """A key of a model that nobody serves: guests of this bench ask for it."""
@@ -91,6 +91,9 @@ def attest(settings: Settings, step: Step = lambda _: None) -> dict[str, Any]:
             hermetic = _hermetic(client)
             evidence = attester.collect(bytes(32))
         found["rate"] = _rate(folder, installation, evidence, hermetic, settings.rate_s)
+        step("handshakes a second, the broker on one core")
+        with _one_core(installation.broker.pid):
+            found["rate_one_core"] = _rate(folder, installation, evidence, hermetic, settings.rate_s)
         with Serving(installation) as served:
             step("callers that wait for evidence")
             found["callers"] = _callers(served, settings.callers)
@@ -231,6 +234,27 @@ def _rate(
         spent = _cpu_s(installation.broker.pid) - cpu
     return {"per_second": round(made / took, 1), "seconds": round(took, 2), "handshakes": made,
             "broker_cpu_ms": round(1000 * spent / made, 2), "broker_cores": round(spent / took, 2)}  # fmt: skip
+
+
+@contextlib.contextmanager
+def _one_core(pid: int) -> Iterator[None]:
+    """The broker's threads on one core, its guests on the others, where there are others: as `CPUAffinity=` has it."""
+    cores = os.sched_getaffinity(0)
+    first = {min(cores)}
+    _place(pid, first)
+    os.sched_setaffinity(0, cores - first or first)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+        _place(pid, cores)
+
+
+def _place(pid: int, cores: set[int]) -> None:
+    """Threads that are started later are where those are that start them."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            os.sched_setaffinity(int(thread.name), cores)
 
 
 def _cpu_s(pid: int) -> float:

@@ -1,18 +1,22 @@
 """`hermetic demo`, as a user runs it: three real models sealed, served, compared with the plain ones, and forgotten."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parents[2]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root looks for weights in the memory of locked processes")
 def test_the_demo_ends_with_every_answer_equal_and_no_weight_in_memory(tmp_path: Path) -> None:
     """The one long test: some 30 s, most of them torch."""
     command = [sys.executable, "-m", "hermetic", "demo", "--tee", "sample", "--json"]
     command += ["--folder", str(tmp_path / "demo"), "--repository", str(REPOSITORY / "docs")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert {model["name"]: model["format"] for model in report["models"]} == {

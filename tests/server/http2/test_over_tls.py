@@ -3,6 +3,7 @@
 import socket
 import ssl
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import grpc
 import pytest
@@ -12,7 +13,18 @@ from hermetic.server.http2.tls import ServingCredentials
 from tests.server.certificates import Pair
 from tests.server.far_side import Pki
 from tests.server.http2.serving import Serving
-from tests.server.http2.wire import DATA, END_STREAM, PREFACE, Peer, frame, message, settings, window_update
+from tests.server.http2.wire import (
+    DATA,
+    END_STREAM,
+    ENHANCE_YOUR_CALM,
+    PREFACE,
+    ClosedError,
+    Peer,
+    frame,
+    message,
+    settings,
+    window_update,
+)  # fmt: skip
 from tests.server.raw_http2 import tls_context
 
 MIB = 1 << 20
@@ -194,3 +206,25 @@ def test_a_client_that_reads_nothing(serving: Serving, pki: Pki) -> None:
         with Peer(serving.port, connection=secured(serving, pki)) as other:
             for _ in range(20):
                 other.echo()
+
+
+def test_one_client_holds_so_many_connections_and_another_its_own(pki: Pki) -> None:
+    with Serving(Limits(connections_per_client=2), credentials(pki)) as serving:
+        first, second = (Peer(serving.port, connection=secured(serving, pki)) for _ in range(2))
+        first.echo()
+        second.echo()
+        with Peer(serving.port, connection=secured(serving, pki)) as third:
+            goaway = third.end()
+        assert goaway is not None
+        assert (goaway.code, goaway.payload[8:]) == (ENHANCE_YOUR_CALM, b"too many connections of this client")
+        with Peer(serving.port, connection=secured(serving, pki, pki.other)) as other:
+            other.echo()
+        first.close()
+        for _ in range(1000):  # until the server has read that the first one is closed
+            with Peer(serving.port, connection=secured(serving, pki)) as again, suppress(ClosedError, OSError):
+                again.echo()
+                break
+        else:
+            raise AssertionError("a place that was given back stays taken")
+        second.echo()
+        second.close()

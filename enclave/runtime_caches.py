@@ -23,11 +23,8 @@ _RESERVED_PEAK: Final = "reserved_bytes.all.peak"
 _UNIT_BYTES: Final = 512  # what addresses and sizes of an arena are multiples of
 _STEPS: Final = 8  # sizes between a power of two and the next
 
-_ALLOC: Final = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_size_t)
-_FREE: Final = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-_EMPTY: Final = ctypes.CFUNCTYPE(None)
-# A library that was given their addresses may call them for as long as the process lives.
-_callbacks: Final[list[object]] = []
+# Those that onnxruntime was told of. It says at a call neither which session it is for nor whose block it frees.
+_told: Final[list["Arena"]] = []
 
 
 class TorchCuda(Protocol):
@@ -136,11 +133,8 @@ class Arena:
 
     def provider_options(self) -> dict[str, str]:
         """Return the options of `CUDAExecutionProvider` that make it allocate here."""
-        functions = (_ALLOC(self._on_allocate), _FREE(self._on_free), _EMPTY(_nothing))
-        _callbacks.append(functions)
-        names = ("gpu_external_alloc", "gpu_external_free", "gpu_external_empty_cache")
-        addresses = (ctypes.cast(function, ctypes.c_void_p).value for function in functions)
-        return {name: str(address) for name, address in zip(names, addresses, strict=True)}
+        _told.append(self)
+        return {name: str(ctypes.cast(function, ctypes.c_void_p).value) for name, function in _FUNCTIONS.items()}
 
     def allocate(self, nbytes: int) -> int:
         """Return the address of at least `nbytes`; `DeviceFullError` beyond the limit or without room."""
@@ -181,6 +175,10 @@ class Arena:
     def given_back(self) -> int:
         """Nothing leaves here unwiped."""
         return 0
+
+    def has_out(self, address: int) -> bool:
+        """Whether a block of this address was given out, and not taken back."""
+        return address in self._used
 
     def release(self) -> None:
         """Give free blocks back to the device: `DeviceError` where they are not wiped."""
@@ -225,7 +223,7 @@ class Arena:
         if self._fault:
             raise DeviceError(self._fault)
 
-    def _on_allocate(self, nbytes: int) -> int | None:
+    def on_allocate(self, nbytes: int) -> int | None:
         """Called by onnxruntime, which makes an error of a null pointer. Nothing may be raised into it."""
         try:
             return self.allocate(nbytes)
@@ -233,7 +231,7 @@ class Arena:
             self._refusal = error
             return None
 
-    def _on_free(self, address: int | None) -> None:
+    def on_free(self, address: int | None) -> None:
         """Called by onnxruntime. What goes wrong is raised when blocks are wiped next."""
         try:
             if address:
@@ -242,8 +240,28 @@ class Arena:
             self._fault = str(error)
 
 
+def _allocate(nbytes: int) -> int | None:
+    """Called for the session that was made last: a process has one."""
+    return _told[-1].on_allocate(nbytes) if _told else None
+
+
+def _free(address: int | None) -> None:
+    owners = [arena for arena in _told if address is not None and arena.has_out(address)]
+    for arena in owners or _told[-1:]:
+        arena.on_free(address)
+
+
 def _nothing() -> None:
     """Called when onnxruntime has freed a large block, and would have a cache emptied: it is, at the next wipe."""
+
+
+# Made when this is imported, because a callback is a piece of executable memory: a process that is locked down can make
+# none. A library that was given their addresses may call them for as long as the process lives.
+_FUNCTIONS: Final[Mapping[str, Any]] = {
+    "gpu_external_alloc": ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_size_t)(_allocate),
+    "gpu_external_free": ctypes.CFUNCTYPE(None, ctypes.c_void_p)(_free),
+    "gpu_external_empty_cache": ctypes.CFUNCTYPE(None)(_nothing),
+}
 
 
 def _rounded(nbytes: int) -> int:

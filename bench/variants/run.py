@@ -71,8 +71,9 @@ class House:
         said: dict[str, Any] = {}
 
         def hear(line: str) -> None:
-            if line.startswith(MARK):
-                said.update(json.loads(line.removeprefix(MARK)))
+            _, marked, text = line.partition(MARK)  # after the process that it is from
+            if marked:
+                said.update(json.loads(text))
 
         serving = _PlainServing if MUTUAL_TLS in parts(name) else Serving
         with serving(self._another(), hear, program=program) as served:

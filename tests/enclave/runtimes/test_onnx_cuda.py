@@ -197,7 +197,7 @@ def test_a_refusal_that_onnxruntime_did_without_is_not_told_of_a_later_error() -
     told = Told()
     model = loaded(told)
     runtime: Any = model.runner._runtime
-    assert runtime._arena._on_allocate(BUDGET) is None  # a search for kernels asks for more than it needs
+    assert runtime._arena.on_allocate(BUDGET) is None  # a search for kernels asks for more than it needs
     told.fails = RuntimeError("CUDA error: an illegal memory access")
     assert model.told(rows_of(2)).status == STATUS_FAILED
 

@@ -2,8 +2,8 @@
 
 A message is five octets, whether it is compressed and how long it is, and itself (gRPC's "Length-Prefixed-Message").
 Most lie whole in one frame and never come here (connection.py). What does come here is held as it is until somebody
-wants a message and there is room for it; only then it gets memory of its size, and every piece of it is copied once. A
-large one has to come to a part first: who announces much and sends little costs little.
+wants a message and there is room for it; only then it gets memory of its size, and every piece is copied once from then
+on. Half of a large one has to come first: who announces much and sends little costs little.
 """
 
 from typing import Final

@@ -20,6 +20,7 @@ from tritonclient.utils import InferenceServerException
 from hermetic.protos.inference import grpc_service_pb2 as pb
 from tests.server.calls import TIMEOUT_S, await_ready, infer
 from tests.server.far_side import FarSide, description
+from tests.vectors.triton.calls import CONTENTS
 
 VALUES: dict[str, NDArray[Any]] = {
     "BOOL": np.array([[True, False, True]]),
@@ -36,20 +37,6 @@ VALUES: dict[str, NDArray[Any]] = {
     "FP64": np.array([[-0.5, np.nan, 5e-324]], np.float64),
     "BF16": np.array([[-0.5, np.inf, 1.0]], bfloat16),
     "BYTES": np.array([["größe".encode(), b"", b"a\0b" * 100]], np.object_),
-}
-CONTENTS = {
-    "BOOL": "bool_contents",
-    "UINT8": "uint_contents",
-    "UINT16": "uint_contents",
-    "UINT32": "uint_contents",
-    "UINT64": "uint64_contents",
-    "INT8": "int_contents",
-    "INT16": "int_contents",
-    "INT32": "int_contents",
-    "INT64": "int64_contents",
-    "FP32": "fp32_contents",
-    "FP64": "fp64_contents",
-    "BYTES": "bytes_contents",
 }
 
 

@@ -3,12 +3,13 @@
 import json
 from typing import Any
 
+from hermetic.attestation.hybrid_key import public_key
 from tests.conformance import corpus, evidence, nvgpu, snp, tdx
 from tests.conformance.build import Book, b64
 
 PAGE = "claims"
 TPM, DCAP, NVGPU, DEVICE, SNP, SAMPLE, OURS = (
-    range(1, 16), range(16, 27), range(27, 32), range(32, 39), range(39, 55), range(55, 56), range(56, 66),
+    range(1, 16), range(16, 27), range(27, 32), range(32, 39), range(39, 55), range(55, 56), range(56, 67),
 )  # fmt: skip
 """Numbers of the rows of each table."""
 
@@ -90,7 +91,7 @@ def _ours(book: Book) -> None:
     full = json.loads(corpus.data("../claims/accepted-full.json"))["hermetic"]
     base = {"$json": {"file": "../claims/accepted-full.json", "decode": ["/hermetic"]}}
     rows = [f"CLM-{number}" for number in OURS]
-    profile, purpose, manifest, waivers, publishers, policies, head, zeroing, by, lease = rows
+    profile, purpose, manifest, waivers, publishers, policies, head, zeroing, by, lease, hybrid = rows
     book.case(
         PAGE,
         "ours",
@@ -111,14 +112,20 @@ def _ours(book: Book) -> None:
     book.case(
         PAGE,
         "ours-least",
-        f"{purpose} {waivers} {zeroing} {by} {lease}",
+        f"{purpose} {waivers} {zeroing} {by} {lease} {hybrid}",
         "runtime-data",
         claims={"profile": "production"},
-        says={"/purpose": "model", "/waivers": None, "/zeroing": None, "/zeroing-by": None, "/lease-key": None},
+        says={
+            "/purpose": "model",
+            **dict.fromkeys(("/waivers", "/zeroing", "/zeroing-by", "/lease-key", "/hybrid-key")),
+        },
     )
     thumbprint = "5e" * 32
     told = {**base, "edits": [{"pointer": "/lease-key", "set": thumbprint}]}
     book.case(PAGE, "ours-with-a-lease-key", lease, "runtime-data", claims=told, says={"/lease-key": thumbprint})
+    pair = public_key(bytes(32))
+    wrapped = {**base, "edits": [{"pointer": "/hybrid-key", "set": pair}]}
+    book.case(PAGE, "ours-with-a-hybrid-key", hybrid, "runtime-data", claims=wrapped, says={"/hybrid-key": pair})
     for name, statement, edit in (
         ("no-profile", profile, {"pointer": "/profile", "remove": True}), ("another-profile", profile, {"pointer": "/profile", "set": "test"}),
         ("another-purpose", purpose, {"pointer": "/purpose", "set": "other"}), ("short-digest", manifest, {"pointer": "/manifest-digest", "set": "ab"}),
@@ -129,5 +136,7 @@ def _ours(book: Book) -> None:
         ("lease-key-in-base64", lease, {"pointer": "/lease-key", "set": "4Qk8L3VJ1nVmX0oH0eQm0mWmU0o0b4J3sV5Jw0mO8cE"}),
         ("lease-key-short", lease, {"pointer": "/lease-key", "set": "ab" * 20}),
         ("lease-key-in-capitals", lease, {"pointer": "/lease-key", "set": "AB" * 32}),
+        ("hybrid-key-short", hybrid, {"pointer": "/hybrid-key", "set": pair[:-1]}),
+        ("hybrid-key-in-base64", hybrid, {"pointer": "/hybrid-key", "set": f"+/{pair[2:]}"}),
     ):  # fmt: skip
         book.case(PAGE, f"ours-{name}", statement, "runtime-data", ["malformed"], claims={**base, "edits": [edit]})

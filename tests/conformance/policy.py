@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hermetic.attestation.claims import Claims, MeasuredCode, SnpTcb, TpmClaims
+from hermetic.attestation.hybrid_key import public_key
 from tests.attestation.policy import test_refusals as matrix
 from tests.conformance import corpus
 from tests.conformance.build import Book, json_edits, remember, source
@@ -156,6 +157,11 @@ def _others(book: Book) -> None:
     case("waived", "POL-12", ours(waivers=("no_network",)), ["hermetic.waivers"])
     case("waivers-unsaid", "POL-12", ours(waivers=None), ["hermetic.waivers"])
     case("best-effort", "POL-13", ours(zeroing="best effort"), ["hermetic.zeroing"])
+    hybrid = source(_form("snp"), text.replace(b"[hermetic]\n", b'[hermetic]\nkey_wrap = "hybrid"\n'))
+    case("hybrid-key-attested", "POL-80", ours(hybrid_key=public_key(bytes(32))), form=hybrid)
+    case("no-hybrid-key-attested", "POL-80", good, ["hermetic.key_wrap"], form=hybrid)
+    certified = ours(purpose="serving-key", manifest_digest=None)
+    case("a-serving-key-is-asked-for-no-hybrid-one", "POL-80", certified, form=hybrid)
     pinned = source(
         _form("snp"), text.replace(b'manifest_digest = "any"', f'manifest_digest = ["{"9" * 64}"]'.encode())
     )

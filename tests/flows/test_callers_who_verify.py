@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import time
 import tomllib
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from typer.testing import CliRunner, Result
 
 from hermetic.attestation.server_evidence import Statement
@@ -41,6 +44,7 @@ pytestmark = [
 ]
 
 BUNDLE = (Path(__file__).parents[1] / "vectors" / "collateral" / "accepted.bundle").read_bytes()
+ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256 (FIPS 186-5)
 CALLERS = 1000
 INTERVAL_MS = 100
 WAIT_S = 60
@@ -174,12 +178,23 @@ def test_a_relay_with_a_copy_of_every_file_of_the_servers_disk(both: Place, tmp_
     leaf = serving_certificate(both.served)
     keys = [path for path in copy.rglob("*") if path.is_file() and b"PRIVATE KEY" in path.read_bytes()]
     assert [path.name for path in keys] == ["host.key"]
+    host_key = load_pem_private_key((copy / "host.key").read_bytes(), None)
+    der = host_key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    assert host_key.public_key() in public_keys_of_private_ones(der), "the search's positive control"
+    for path in copy.rglob("*"):
+        assert path.is_dir() or leaf.public_key() not in public_keys_of_private_ones(path.read_bytes()), path
     host = (copy / "host.key").read_bytes(), (copy / "host.pem").read_bytes()
     with impostor(host, relayed(both.served)) as (attacker, port):
         with refused("disk"):
             both.connect(port)
         assert not attacker.calls
     assert leaf.public_key() == serving_certificate(both.served).public_key()
+
+
+def public_keys_of_private_ones(data: bytes) -> list[ec.EllipticCurvePublicKey]:
+    """Of every private key on P-256 that `data` may hold in DER (RFC 5915): an octet string of 32 bytes."""
+    numbers = [int.from_bytes(found[1], "big") for found in re.finditer(rb"(?s)\x04\x20(?=(.{32}))", data)]
+    return [ec.derive_private_key(one, ec.SECP256R1()).public_key() for one in numbers if 0 < one < ORDER]
 
 
 def test_stale_evidence(both: Place) -> None:

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.x509 import DNSName
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from hermetic.attestation.log import NoteSigner
 from hermetic.provision.authority import Authority, Leaf, Names, new_key
 from hermetic.provision.layout import load_authority
 from tests.attestation.broker.independent_broker import IndependentBroker
@@ -110,10 +111,35 @@ def _serving_key(place: Scene) -> None:
     (place.folder / "server" / "serving.key").write_bytes(key.private_bytes(PEM, pkcs8, serialization.NoEncryption()))
 
 
+def _two_keys_of_the_log(folder: Path) -> None:
+    """The server's log has an ML-DSA-65 key too: `Scene.records` demands both signatures."""
+    server = folder / "server"
+    signer = NoteSigner.generate(NoteSigner.parse((server / "log.key").read_text()).name, second=True)
+    (server / "log.key").write_text(signer.encode_private_key())
+    (server / "log.pub").write_text(signer.verifier().encode())
+
+
 @pytest.fixture(scope="module")
 def place() -> Iterator[Scene]:
-    with scene("sample") as made:
+    with scene("sample", _two_keys_of_the_log) as made:
+        _serving_key(made)
         yield made
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """A model whose key Trustee would have."""
+
+    network: Network
+    sealed: Path
+    key: bytes
+
+
+@pytest.fixture(scope="module")
+def ours(place: Scene) -> Ours:
+    network, key = dense(place.workshop, "ours", seed=1), place.workshop / "ours.key"
+    network = replace(network, sealable=replace(network.sealable, options=("--key-out", str(key))))
+    return Ours(network, place.seal(network), key.read_bytes())
 
 
 def changes(place: Scene, trustee: TrusteeLike) -> list[tuple[str, str]]:
@@ -130,12 +156,21 @@ def changes(place: Scene, trustee: TrusteeLike) -> list[tuple[str, str]]:
     ]
 
 
-def test_leases_are_emulated_and_reported_so(place: Scene) -> None:
-    network, key = dense(place.workshop, "ours", seed=1), place.workshop / "ours.key"
-    network = replace(network, sealable=replace(network.sealable, options=("--key-out", str(key))))
-    sealed = place.seal(network)
-    _serving_key(place)
-    broker = IndependentBroker({"models/ours/1": key.read_bytes()})
+def test_a_server_that_demands_hybrid_wraps_attests_to_nobody_who_offers_none(place: Scene, ours: Ours) -> None:
+    """A broker that knows none, or somebody on the way who has taken its offer out: no downgrade (PQ-10)."""
+    broker = IndependentBroker({"models/ours/1": ours.key})
+    with trustee_like(place.folder / "server", broker) as trustee:
+        demand = [("[broker]\n", '[broker]\nkey_wrap = "hybrid"\n'), *changes(place, trustee)]
+        with place.serve([], refused=[ours.sealed], replace=demand) as served, served.client(operator=True) as operator:
+            state, reason = index_of(operator)[ours.network.name]
+    assert (state, reason.partition(":")[0]) == ("UNAVAILABLE", "BrokerRefusedError")
+    assert "hybrid key wraps, which this server demands" in reason
+    assert trustee.attested() == []
+
+
+def test_leases_are_emulated_and_reported_so(place: Scene, ours: Ours) -> None:
+    network, sealed = ours.network, ours.sealed
+    broker = IndependentBroker({"models/ours/1": ours.key})
     with contextlib.ExitStack() as resources:
         trustee = resources.enter_context(trustee_like(place.folder / "server", broker))
         served = resources.enter_context(place.serve([sealed], replace=changes(place, trustee)))
@@ -165,8 +200,8 @@ def test_leases_are_emulated_and_reported_so(place: Scene) -> None:
         served.wait_until_refused(sealed, moment)
         assert index_of(operator)[network.name][0] == "UNAVAILABLE"
     assert broker.wrong == []
-    ours = {path for _, path, _ in broker.requests if path.startswith("/hermetic/")}
-    assert ours == {"/hermetic/v1/leases/key", "/hermetic/v1/leases/events"}
+    asked = {path for _, path, _ in broker.requests if path.startswith("/hermetic/")}
+    assert asked == {"/hermetic/v1/leases/key", "/hermetic/v1/leases/events"}
     loaded = [record for record in place.records("server") if record.kind == "model.loaded"]
     renewed = [record for record in place.records("server") if record.kind == "lease.renewed"]
     assert [record.fields["lease"]["lease"] for record in loaded] == [EMULATED, EMULATED]

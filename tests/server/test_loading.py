@@ -58,9 +58,9 @@ THREADS = 3
 
 
 class WorkerDouble:
-    """A worker without a process, which keeps how long it may take to open its model."""
+    """A worker without a process, which keeps how long it may take to open its model, and how its key must come."""
 
-    def __init__(self, settings: WorkerSettings, limits: dict[str, float]) -> None:
+    def __init__(self, settings: WorkerSettings, limits: dict[str, object]) -> None:
         self.settings = settings
         self.limits = limits
         self.public_key: dict[str, str] = {}
@@ -68,7 +68,8 @@ class WorkerDouble:
         self.description = manifest().description()
 
     def open(self, _sealed: int, _jwe: bytes, _digest: bytes, *, timeout_s: float, cpu_s: float, **_: object) -> None:
-        self.limits |= {"timeout_s": timeout_s, "cpu_s": cpu_s, "threads": self.settings.threads}
+        told = {"threads": self.settings.threads, "key_wrap": self.settings.key_wrap}
+        self.limits |= {"timeout_s": timeout_s, "cpu_s": cpu_s, **told}
 
     def kill(self) -> None:
         pytest.fail("killed")
@@ -88,6 +89,17 @@ def test_a_loads_limits_come_from_the_servers_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: str, cpu_s: float, timeout_s: float
 ) -> None:
     """All the way from server.toml to the worker that is ended by them (tests/enclave/test_load_limits.py)."""
+    got = loaded(tmp_path, monkeypatch, models)
+    assert got == {"timeout_s": timeout_s, "cpu_s": cpu_s, "threads": THREADS, "key_wrap": "any"}
+
+
+def test_a_worker_is_told_that_its_key_comes_in_a_hybrid_wrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its lock-down: it then opens no other, whoever wraps it (tests/enclave/test_worker.py)."""
+    assert loaded(tmp_path, monkeypatch, 'models = [{ path = "one.sealed" }]', "hybrid")["key_wrap"] == "hybrid"
+
+
+def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: str, key_wrap: str = "any") -> dict[str, object]:
+    """What the worker of a model in this server.toml is given; `key_wrap` is what the server demands."""
     text = SERVER.format(models=models.replace("NAME", f'"{manifest().name}"'))
     (tmp_path / "server.toml").write_text(text)
     (tmp_path / "one.sealed").write_bytes(forge([("model.onnx", b"g")]).pack())
@@ -95,10 +107,10 @@ def test_a_loads_limits_come_from_the_servers_file(
     trusted = TrustedPublishers.loads(sealed_by_hand.publishers())
     (file,) = Catalogue(config.models, config.repository, trusted).look(settled=False).files.values()
 
-    got: dict[str, float] = {}
+    got: dict[str, object] = {}
     start = SimpleNamespace(start=lambda settings: WorkerDouble(settings, got))
     monkeypatch.setattr(loading, "Worker", start)
     release = Release(b"jwe", "token", None)
-    broker = SimpleNamespace(lease_key=str, key_wrap="any", release_key=lambda *_: release)
+    broker = SimpleNamespace(lease_key=str, key_wrap=key_wrap, release_key=lambda *_: release)
     Loader(Isolation(), trusted, cast(Attesting, broker), ("t",)).load(file, Place(threads=THREADS))
-    assert got == {"timeout_s": timeout_s, "cpu_s": cpu_s, "threads": THREADS}
+    return got

@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from hermetic.attestation.log import NoteSigner
 from tests.attestation.broker.independent_guest import IndependentGuest, hermetic_claims
-from tests.attestation.broker.world import InThread, World
+from tests.attestation.broker.world import ORIGIN, InThread, World
 
 OFFER = ["HPKE-10-KE"]
 SUITE = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.SHAKE256, hpke.AEAD.AES_256_GCM)
@@ -64,8 +65,12 @@ class HybridGuest(IndependentGuest):
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InThread]:
-    """A broker with forms that demand it, of models `hybrid-*` and secrets `plain-hybrid/*`, beside others."""
+    """A broker with forms that demand it, of models `hybrid-*` and secrets `plain-hybrid/*`, beside others.
+
+    Its log has a second key too: `world.records()` demands both signatures.
+    """
     world = World(tmp_path_factory.mktemp("broker"))
+    (world.folder / "log.key").write_text(NoteSigner.generate(ORIGIN, second=True).encode_private_key())
     for file, models in (("hybrid", '["hybrid-*"]'), ("plain-hybrid", '["*"]')):
         world.write_policy(file, models=models)
         with (world.folder / f"{file}.toml").open("a") as form:

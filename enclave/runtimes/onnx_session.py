@@ -63,12 +63,14 @@ _NAME_OF_TYPE: Final = {
 class Engine(NamedTuple):
     """Where sessions compute: providers as onnxruntime takes them, and options for a model and its bytes of weights.
 
-    `make`: makes a session; others than onnxruntime's in tests.
+    `make`: makes a session; others than onnxruntime's in tests. `slower`: onnxruntime's optimizers that make graphs
+    slower there.
     """
 
     providers: Sequence[Any]
     options: Callable[[ModelToLoad, int], ort.SessionOptions]
     make: Callable[..., ort.InferenceSession] = ort.InferenceSession
+    slower: Sequence[str] = ()
 
 
 class OpenGraph(NamedTuple):
@@ -142,7 +144,12 @@ def _open(
 
 def _session(graph: onnx.ModelProto, options: ort.SessionOptions, engine: Engine) -> ort.InferenceSession:
     try:
-        return engine.make(graph.SerializeToString(), options, providers=list(engine.providers))
+        return engine.make(
+            graph.SerializeToString(),
+            options,
+            providers=list(engine.providers),
+            disabled_optimizers=list(engine.slower),
+        )
     except Exception as error:  # noqa: BLE001 - onnxruntime raises a class per status, from a private module
         raise ModelFormatError(f"onnxruntime: wanted a model that it can run, got {_first_line(error)}") from None
 

@@ -90,7 +90,11 @@ class SessionOnArena:
 def library(told: Told, available: Sequence[str] = (CUDA_PROVIDER, CPU_PROVIDER)) -> Library:
     """Return onnxruntime as a load of a worker takes it."""
 
-    def session(content: bytes, options: ort.SessionOptions, *, providers: Sequence[Any]) -> Any:
+    def session(
+        content: bytes, options: ort.SessionOptions, *, providers: Sequence[Any], disabled_optimizers: Sequence[str]
+    ) -> Any:
+        if disabled_optimizers:
+            raise AssertionError(f"wanted all optimizers on a GPU, got one without {disabled_optimizers}")
         return SessionOnArena(told, content, options, providers)
 
     return Library(lambda: available, session, "cpu")

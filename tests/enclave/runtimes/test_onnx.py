@@ -4,12 +4,14 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
+from onnx import load as load_model
 
 from hermetic.enclave.answering import answer
 from hermetic.enclave.model_description import TensorSpec
@@ -98,6 +100,33 @@ def _raised_in_run(files: Mapping[str, bytes]) -> list[str]:
     finally:
         sys.setprofile(None)
     return [name for name in raised if "run_config" in name]
+
+
+def test_a_bias_and_gelu_stay_two_operators(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The one that onnxruntime would make of them is slower than both."""
+    nodes = [
+        helper.make_node("Add", ["x", "b"], ["h"]),
+        helper.make_node("Div", ["h", "root"], ["d"]),
+        helper.make_node("Erf", ["d"], ["e"]),
+        helper.make_node("Add", ["e", "one"], ["f"]),
+        helper.make_node("Mul", ["h", "f"], ["g"]),
+        helper.make_node("Mul", ["g", "half"], ["y"]),
+    ]
+    numbers = {"root": 2**0.5, "one": 1.0, "half": 0.5}
+    weights = {name: np.array(number, np.float32) for name, number in numbers.items()}
+    shape = (TensorProto.FLOAT, ["rows", 96])
+    model = onnx_model(nodes, {"x": shape}, {"y": shape}, {"b": ROWS[0], **weights})
+    options_of = onnx._options
+
+    def written(model: ModelToLoad, weight_bytes: int) -> ort.SessionOptions:
+        options = options_of(model, weight_bytes)
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+        return options
+
+    monkeypatch.setattr(onnx, "_options", written)
+    onnx.load(_to_load({"model.onnx": model.SerializeToString()}, (SPECS[1][0],))).close()
+    optimized = load_model(tmp_path / "optimized.onnx")
+    assert [node.op_type for node in optimized.graph.node] == ["Add", "Gelu"]
 
 
 def test_two_names_for_the_same_external_bytes() -> None:

@@ -1,7 +1,6 @@
 """Keys not released and files not believed: the model says why, the server lives, the other models serve."""
 
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from tests.flows.networks import Network, dense
 from tests.flows.scene import Client, Running, Scene, check_answers, index_of, scene
 
 WAIVED = "bounded-memory"
-BROKER_STOP_S = 5  # less than what is given to answers that are under way
+DRAIN_S = 3600  # for answers that are under way when the broker stops: longer than anybody waits here
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ def stricter_policies(folder: Path) -> None:
     (policies / "measured.toml").write_text(measured)
     broker = folder / "broker" / "broker.toml"
     more = "".join(f'\n[[policies]]\nfile = "policies/{name}.toml"\n' for name in ("strict", "measured"))
-    broker.write_text(broker.read_text() + more)
+    broker.write_text(broker.read_text() + f"\n[limits]\ndrain_s = {DRAIN_S}\n{more}")
 
 
 _TPM = """
@@ -162,9 +161,8 @@ def test_without_its_broker_a_model_does_not_load_and_no_server_starts(
 ) -> None:
     """The last test here: nothing starts the broker again."""
     operator.unload_model("other")
-    begin = time.monotonic()
-    assert street.scene.installation.broker.stop() == 0
-    assert time.monotonic() - begin < BROKER_STOP_S, "wanted idle connections of hosts not to hold up a broker's stop"
+    stopped = street.scene.installation.broker.stop()
+    assert stopped == 0, "wanted idle connections of hosts not to be waited for as if answers were under way on them"
     with pytest.raises(InferenceServerException):
         operator.load_model("other")
     state, reason = index_of(operator)["other"]

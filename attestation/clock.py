@@ -2,6 +2,7 @@
 
     SteadyClock()       the wall clock as it was read once, and CLOCK_BOOTTIME since, suspend included
     SteadyClock.latest  the same, or the wall clock where that is ahead
+    SetBack             by how much the wall clock is behind the first: for who reads that anyway, and often
 
 The first is for what we issue and time ourselves: a clock that is moved changes no deadline, either way. The second
 is for what others have dated: their certificates, tokens and collateral. Moved back, nothing that had ended is valid
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-__all__ = ["Clock", "SteadyClock", "boottime"]
+__all__ = ["Clock", "SetBack", "SteadyClock", "boottime"]
 
 Clock = Callable[[], datetime]
 
@@ -46,3 +47,17 @@ class SteadyClock:
     def latest(self) -> datetime:
         """Return that, or the wall clock's where it is later."""
         return max(self(), self._wall())
+
+
+class SetBack:
+    """The wall clock and `seconds` together are `SteadyClock.latest`, in seconds."""
+
+    def __init__(self, wall: Callable[[], float] = time.time, boottime: Callable[[], float] = boottime) -> None:
+        """Read both clocks; both give seconds."""
+        self._wall = wall
+        self._boottime = boottime
+        self._begun = wall() - boottime()
+
+    def seconds(self) -> float:
+        """Return by how much the wall clock was set back since then; 0 where it was not."""
+        return max(0.0, self._begun + self._boottime() - self._wall())

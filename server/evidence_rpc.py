@@ -16,9 +16,10 @@ from hermetic.errors import BorderError, InvalidRequestError, NotReadyError, Ove
 from hermetic.protos.hermetic.v1 import attestation_pb2 as pb
 from hermetic.server import documents
 from hermetic.server.access import ATTESTATION
+from hermetic.server.callers import Caller
 from hermetic.server.commands import error_named
 from hermetic.server.evidence_batch import Answers, EvidenceBatch
-from hermetic.server.gate import Caller, Handler, Request
+from hermetic.server.gate import Handler, Request
 from hermetic.server.shared_messages import AskEvidence, EvidenceReply
 
 REQUEST_LIMIT: Final = 1024  # bytes: a nonce, and fields that a later version may add

@@ -4,7 +4,7 @@ The gate stands between a transport and the services. A call that it refuses is 
 call that reaches it ends in exactly one record, however it ends.
 
     1  room     the log of requests must not be behind
-    2  identity who is calling (identity.py)
+    2  identity who is calling (callers.py, identity.py)
     3  access   may they (access.py); a method that no service has ends here too
     4  limits   cancelled calls, the deadline (limits.py), room for the message once its size is known (intake.py)
     5  handler  the service's own work; it answers with `reply` or `fail`, now or later
@@ -20,7 +20,6 @@ from typing import Final
 from mypy_extensions import mypyc_attr
 
 from hermetic.errors import (
-    AccessDeniedError,
     CancelledError,
     DeadlineError,
     HermeticError,
@@ -28,31 +27,20 @@ from hermetic.errors import (
     OverloadedError,
     UnsupportedError,
 )
-from hermetic.server.access import RULES, AccessTable, Principal, check_access, check_every_method_has_a_rule
-from hermetic.server.audit import ANONYMOUS, NO_MODEL, Journal, dropped_record, who_part
+from hermetic.server.access import RULES, AccessTable, check_access, check_every_method_has_a_rule
+from hermetic.server.audit import ANONYMOUS, NO_MODEL, Journal, dropped_record
+from hermetic.server.callers import Caller, Callers
 from hermetic.server.config import Limits, Role
-from hermetic.server.identity import Identities, Identity
+from hermetic.server.identity import Identities
 from hermetic.server.inflating import Inflations
 from hermetic.server.intake import Intake
-from hermetic.server.limits import Accounts, Cancels, Deafness, Usage
+from hermetic.server.limits import Accounts, Cancels, Usage
 from hermetic.server.status import Code, Status, status_of
 from hermetic.server.transport import Call, Peer
 
 _log: Final = logging.getLogger(__name__)
 REPLY_COPIES: Final = 2  # of a reply that the client has not taken: as it is, and encrypted
 _OK: Final = Status(Code.OK, "")
-
-
-class Caller:
-    """A principal, with what is the same for all of its calls."""
-
-    __slots__ = ("deafness", "principal", "usage", "who")
-
-    def __init__(self, principal: Principal, usage: Usage, deafness: Deafness) -> None:
-        self.principal = principal
-        self.usage = usage
-        self.who = who_part(principal)
-        self.deafness = deafness
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -309,11 +297,9 @@ class Gate:
         self._methods = {name: Method(name, handler, RULES[name]) for name, handler in methods.items()}
         self._methods |= {name: Method(name, _refuse, RULES[name], opener) for name, opener in streams.items()}
         self.unknown = Method("unknown", _refuse, frozenset())
-        self._identities = identities
-        self._access = access
-        self._callers: dict[Identity, Caller] = {}
         self.journal = journal
         self.accounts = accounts or Accounts(limits)
+        self._callers = Callers(identities, access, self.accounts)
         self.intake = Intake(self.accounts, limits)
         self.cancels = Cancels(limits)
         self.inflations = Inflations(self.accounts, self.cancels, limits)
@@ -325,10 +311,7 @@ class Gate:
 
     def holder(self, peer: Peer) -> Hashable:
         """Return who counts as one client: an identity, or a certificate that is nobody's."""
-        try:
-            return self._identities.identify(peer, time.time())
-        except HermeticError:
-            return peer.certificate
+        return self._callers.holder(peer, time.time())
 
     def accept(self, call: Call) -> None:
         """Take a new call from the transport: admit or end it."""
@@ -343,8 +326,7 @@ class Gate:
         try:
             if method is not None:
                 request.method = method
-            identity = self._identities.identify(call.peer(), now)  # (2)
-            caller = request.caller = self._callers.get(identity) or self._meet(identity)
+            caller = request.caller = self._callers.identified(call.peer(), now)  # (2)
             if caller.deafness.until > now:
                 caller.deafness.drop(now)
                 call.drop()
@@ -370,19 +352,14 @@ class Gate:
 
     def configure(self, identities: Identities, access: AccessTable, limits: Limits) -> None:
         """Judge every call by these from now on, those of open connections too: nothing that was decided is kept."""
-        self._identities, self._access = identities, access
-        self._callers.clear()
+        self._callers.configure(identities, access)
         for holder in (self.accounts, self.intake, self.cancels):
             holder.limit(limits)
         self.journal.bound = limits.records_waiting
 
     def check_again(self, request: Request) -> None:
         """Raise unless the caller of a call that is open would be let in now, and as the same tenant."""
-        identity = self._identities.identify(request.call.peer(), time.time())
-        principal = self._access.principal(identity)
-        check_access(principal, request.method.roles)
-        if principal.tenant != request.tenant:  # what it asks would still be mixed with the old tenant's
-            raise AccessDeniedError("this identity belongs to another tenant now: call again")
+        self._callers.check_again(request.call.peer(), request.method.roles, request.tenant, time.time())
 
     def ended(self) -> dict[tuple[str, Code], int]:
         """Return how many calls have ended, by method and status."""
@@ -390,7 +367,8 @@ class Gate:
         return {(method.name, Code(code)): count for method in methods for code, count in method.ended.items()}
 
     def expire(self, now: float) -> None:
-        """End the calls that keep us waiting: for a message, or for their answer to be taken."""
+        """Look at the clocks; end the calls that keep us waiting: for a message, or for their answer to be taken."""
+        self._callers.look_at_the_clocks()
         self.intake.expire(now)
         self.intake.serve(now)
         self._note_dropped()
@@ -398,7 +376,7 @@ class Gate:
 
     def _note_dropped(self) -> None:
         """One record for all calls of a caller that were dropped since the last."""
-        for caller in self._callers.values():
+        for caller in self._callers.met():
             if dropped := caller.deafness.take_dropped():
                 self.dropped += dropped
                 self.journal.append(dropped_record(caller.who, dropped))
@@ -410,11 +388,6 @@ class Gate:
                 break
             del self.unsent[request]
             request.give_up()
-
-    def _meet(self, identity: Identity) -> Caller:
-        principal = self._access.principal(identity)
-        caller = self._callers[identity] = Caller(principal, self.accounts.usage(identity), Deafness())
-        return caller
 
 
 def _refuse(_request: Request, _message: bytes) -> None:

@@ -22,6 +22,7 @@ import sys
 import time
 from typing import Final
 
+from hermetic.attestation.clock import SetBack
 from hermetic.enclave import zero_on_free
 from hermetic.enclave.channel import Channel
 from hermetic.enclave.control_frames import decode_control
@@ -67,6 +68,7 @@ class Scrapes:
         """`supervisor` must not block. `ConfigurationError` where the epoch does not fit together."""
         self._judge: Checked = checked(settings.epoch)
         self._tls = settings.tls
+        self._set_back = SetBack()
         self._supervisor = supervisor
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Page]] = {}
@@ -136,7 +138,9 @@ class Scrapes:
         """Return who this is, or raise: TLS has verified that the certificate is one of the authorities'."""
         shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         peer = Peer(TLS_VERSION, ssl.DER_cert_to_PEM_cert(shown).encode() if shown else None)
-        principal = self._judge.access.principal(self._judge.identities.identify(peer, time.time()))
+        principal = self._judge.access.principal(
+            self._judge.identities.identify(peer, time.time() + self._set_back.seconds())
+        )
         check_access(principal, WATCH)
         return principal
 

@@ -19,10 +19,11 @@ from hermetic.server.gate import Handler, Opener, Request
 from hermetic.server.infer import InferenceService
 from hermetic.server.model_config import configuration
 from hermetic.server.models import Models, ServedModel, parse_version
+from hermetic.server.open_streams import OpenStreams
 from hermetic.server.rendering import EXTENSIONS, metadata
 from hermetic.server.settings_rpc import SettingsRpcs
 from hermetic.server.statistics import statistics_message
-from hermetic.server.streams import Streams
+from hermetic.server.streams import Stream
 from hermetic.server.tally import Tally
 from hermetic.server.totals import Totals
 
@@ -47,7 +48,7 @@ class InferenceMethods:
         self._totals = totals
         self._settings = settings
         self._infer = InferenceService(models)
-        self.streams = Streams(self._infer.infer_streamed, limits)
+        self.streams = OpenStreams(self._infer.infer_streamed, limits)
         self.draining = False
 
     def table(self) -> dict[str, Handler]:
@@ -78,7 +79,7 @@ class InferenceMethods:
 
     def streaming(self) -> dict[str, Opener]:
         """Return the methods with many messages -> what makes the listener of a call."""
-        return {INFERENCE + "ModelStreamInfer": self.streams.open}
+        return {INFERENCE + "ModelStreamInfer": lambda gate, call, moment: Stream(gate, call, moment, self.streams)}
 
     def drain(self) -> None:
         """Take nothing more; streams end when what they asked is answered."""

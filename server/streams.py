@@ -8,21 +8,20 @@
 - One message is with gRPC at a time. A client that does not take it within `reply_timeout_s` is cut off.
 - Each request has its own record; the call has one at its end.
 
-What the messages look like is in stream_messages.py.
+What the messages look like is in stream_messages.py, who may open how many, and when they end, in open_streams.py.
 """
 
 import secrets
 import time
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import deque
 from typing import Final
 
 from hermetic.enclave.zero_on_free import wipe_immutable_bytes_that_nobody_else_holds
-from hermetic.errors import CancelledError, DeadlineError, HermeticError, NotReadyError, OverloadedError
+from hermetic.errors import CancelledError, DeadlineError, HermeticError, OverloadedError
 from hermetic.server.audit import ANONYMOUS
-from hermetic.server.config import Limits
 from hermetic.server.gate import Gate, Request
 from hermetic.server.limits import Usage
+from hermetic.server.open_streams import OpenStreams
 from hermetic.server.status import Code, Status, status_of
 from hermetic.server.stream_messages import Counted, identifier, stream_record, streamed_part
 from hermetic.server.streamed_request import StreamedRequest
@@ -58,7 +57,7 @@ class Stream(Request):
         "id",
     )
 
-    def __init__(self, gate: Gate, call: Call, moment: float, streams: "Streams") -> None:
+    def __init__(self, gate: Gate, call: Call, moment: float, streams: OpenStreams) -> None:
         super().__init__(gate, call, moment)
         self._streams = streams
         self.id = secrets.token_hex(ID_BYTES)
@@ -355,67 +354,6 @@ class Stream(Request):
         who = self.caller.who if self.caller else ANONYMOUS
         duration_us = (time.monotonic_ns() - self._started_ns) // 1000
         self._gate.journal.append(stream_record(self._moment, self.id, who, counted, status, duration_us))
-
-
-class Streams:
-    """The open streams of this front end. `stalled`: those that are not read for want of bytes in flight."""
-
-    def __init__(self, infer: Callable[[StreamedRequest, bytes], None], limits: Limits) -> None:
-        """`infer` handles one request of a stream."""
-        self.infer = infer
-        self.limit(limits)
-        self._open: set[Stream] = set()
-        self._of_client: Counter[Usage] = Counter()
-        self._draining: NotReadyError | None = None
-        self.stalled: set[Stream] = set()
-
-    def limit(self, limits: Limits) -> None:
-        """Hold to these limits from now on."""
-        self.requests_per_stream = limits.requests_per_stream
-        self._per_client = limits.inference_streams_per_client
-
-    def open(self, gate: Gate, call: Call, moment: float) -> Stream:
-        """Return what listens to a new call."""
-        return Stream(gate, call, moment, self)
-
-    def enter(self, stream: Stream, usage: Usage) -> None:
-        """Count a stream that passed the gate, or raise `OverloadedError` or `NotReadyError`."""
-        if self._draining is not None:
-            raise self._draining
-        if self._of_client[usage] >= self._per_client:
-            raise OverloadedError(
-                f"streams of this client: wanted at most {self._per_client}, got {self._of_client[usage] + 1}"
-            )
-        self._of_client[usage] += 1
-        self._open.add(stream)
-
-    def leave(self, stream: Stream, usage: Usage) -> None:
-        """Forget a stream that has ended."""
-        self._open.discard(stream)
-        self.stalled.discard(stream)
-        self._of_client[usage] -= 1
-        if not self._of_client[usage]:
-            del self._of_client[usage]
-
-    def tick(self) -> None:
-        """Read on where bytes in flight have become free in the meantime."""
-        stalled, self.stalled = self.stalled, set()
-        for stream in stalled:
-            stream.read_on()
-
-    def judge(self, check: Callable[[Request], None]) -> None:
-        """End each stream whose caller `check` refuses now, when what it has asked is answered."""
-        for stream in list(self._open):
-            try:
-                check(stream)
-            except HermeticError as error:
-                stream.close(error)
-
-    def drain(self) -> None:
-        """Read no more, and end each stream when what it asked is answered."""
-        self._draining = NotReadyError("the server is shutting down")
-        for stream in list(self._open):
-            stream.close(self._draining)
 
 
 def _wipe(data: bytes | None) -> None:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from hermetic.attestation.clock import SteadyClock
+from hermetic.attestation.clock import SetBack, SteadyClock
 
 BEGUN = datetime(2026, 11, 23, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -39,6 +39,21 @@ def test_forward_and_back_leaves_nothing_behind() -> None:
     assert machine.clock.latest() == BEGUN + DAY
     machine.wall -= DAY
     assert machine.clock.latest() == machine.clock() == BEGUN
+
+
+@pytest.mark.parametrize(("moved", "behind"), [(-DAY, DAY), (DAY, timedelta()), (timedelta(), timedelta())])
+def test_whoever_reads_the_wall_clock_is_told_how_far_it_was_set_back(moved: timedelta, behind: timedelta) -> None:
+    machine = Machine()
+
+    def wall() -> float:
+        return machine.wall.timestamp()
+
+    set_back = SetBack(wall, lambda: machine.boottime)
+    machine.wall += moved
+    machine.passes(MINUTE)
+    assert set_back.seconds() == behind.total_seconds()
+    machine.wall -= moved
+    assert set_back.seconds() == 0
 
 
 def test_a_machine_that_was_paused_unknown_to_its_own_clocks_is_believed_once_told() -> None:

@@ -1,15 +1,21 @@
 """Who answers is given a time, however little it says at once."""
 
 import contextlib
+import os
 import socket
 import ssl
+import subprocess
+import sys
 import threading
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from hermetic.client.handshake import Endpoint, Tls, handshake, leaf_of
 from hermetic.errors import NotReadyError, VerificationError
+from tests.flows.moved_clock import COMPILER, FILE, MovedClock
+from tests.server.certificates import Authority
 
 TRICKLE_S = 0.05
 PIECES = 1000  # the most that are sent, so that a failure ends too
@@ -46,3 +52,30 @@ def test_a_server_that_trickles_is_given_up_in_time(monkeypatch: pytest.MonkeyPa
 def test_a_certificate_that_cannot_be_read_is_refused(der: bytes | None) -> None:
     with pytest.raises(VerificationError, match=r"^tls: "):
         leaf_of(der, "h2", "localhost")
+
+
+CALLER = """
+import pathlib, ssl, sys
+from hermetic.client.handshake import PROTOCOL, leaf_of
+from hermetic.errors import VerificationError
+ended = ssl.PEM_cert_to_DER_cert(pathlib.Path(sys.argv[1]).read_text())
+with pathlib.Path(sys.argv[2]).open("r+b") as clock:
+    clock.write((-86_400).to_bytes(8, sys.byteorder, signed=True))
+try:
+    leaf_of(ended, PROTOCOL, "localhost")
+except VerificationError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.skipif(COMPILER is None, reason="needs a C compiler, for a clock that moves")
+def test_a_clock_that_is_set_back_makes_no_serving_certificate_valid_that_had_ended(tmp_path: Path) -> None:
+    """In a caller that runs. TLS, which judges by that clock, has let it pass (`leaf_of` comes after it)."""
+    clock = MovedClock(tmp_path, "caller")
+    pair = Authority("serving").issue("server", dns=["localhost"], begins=timedelta(days=-2), ends=timedelta(hours=-1))
+    (tmp_path / "ended.pem").write_bytes(pair.certificate)
+    command = [sys.executable, "-c", CALLER, str(tmp_path / "ended.pem"), str(clock.file)]
+    environment = os.environ | {"LD_PRELOAD": str(clock.library), FILE: str(clock.file)}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert "a certificate that has not ended by" in result.stderr
+    assert result.returncode == 1

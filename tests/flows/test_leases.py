@@ -255,12 +255,14 @@ def test_a_broker_whose_clock_is_moved_goes_on_and_forgets_nothing_that_has_expi
         while boottime() < begun + SESSION_S + 1:  # the end of a session is what is tested
             time.sleep(0.2)
             waiting.lease_key()  # a connection made under a clock that is off would not pass TLS
+        for back in (SESSION_S, DAY_S):  # into its life again, and before it
+            with off_by(house.broker_clock, -back):
+                for bearer in (None, attested.token):
+                    answer = attested.resource("plain/a/b", bearer=bearer)
+                    assert answer.status_code == 401
+                    assert answer.json()["type"].rpartition("/")[2] in ("TokenNotFound", "TokenVerifierError")
         with off_by(house.broker_clock, -DAY_S):
             assert "expired" in waiting.attest().json()["detail"]
-            for bearer in (None, attested.token):
-                answer = attested.resource("plain/a/b", bearer=bearer)
-                assert answer.status_code == 401
-                assert answer.json()["type"].rpartition("/")[2] in ("TokenNotFound", "TokenVerifierError")
 
 
 def await_renewals(house: House) -> None:

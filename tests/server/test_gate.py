@@ -1,11 +1,12 @@
 """The gate's steps in their order, with a call that only notes what becomes of it."""
 
 import time
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from hermetic.errors import OverloadedError
+from hermetic.errors import OverloadedError, UnauthenticatedError
 from hermetic.server.access import RULES, AccessTable
 from hermetic.server.audit import Journal
 from hermetic.server.config import Limits
@@ -16,6 +17,7 @@ from hermetic.server.status import Code
 from hermetic.server.transport import Listener, Peer
 from tests.server.far_side import Pki
 
+DAY = timedelta(days=1)
 LIVE = "/inference.GRPCInferenceService/ServerLive"
 
 
@@ -118,6 +120,35 @@ def test_another_tls_version_is_nobody(gate: Gate, peer: Peer, version: bytes | 
 @pytest.mark.parametrize("pem", [None, b"", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
 def test_no_certificate_is_nobody(gate: Gate, pem: bytes | None) -> None:
     assert ask(gate, NotedCall(Peer(b"TLSv1.3", pem)))[0][0] == Code.UNAUTHENTICATED
+
+
+def test_a_wall_clock_that_is_set_back_makes_no_certificate_valid_that_had_ended(
+    gate: Gate, peer: Peer, pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TLS judges by the clock that was set; so does the gate, until its next look at both. Undone, nothing is left."""
+    ended = Peer(b"TLSv1.3", pki.authority.issue("alice", begins=-2 * DAY, ends=-DAY / 24).certificate)
+    assert not let_in(gate, ended)
+    with monkeypatch.context() as moved:
+        set_back = time.time() - DAY.total_seconds()
+        moved.setattr(time, "time", lambda: set_back)
+        moved.setattr(gate._callers._set_back, "_wall", lambda: set_back)
+        assert let_in(gate, ended), "wanted the attack to succeed before anybody has looked"
+        gate.expire(time.monotonic())
+        assert not let_in(gate, ended)
+        assert gate.holder(ended) == ended.certificate
+        with pytest.raises(UnauthenticatedError, match="valid now"):
+            gate._callers.check_again(ended, frozenset(), "tests", time.time())
+        assert let_in(gate, peer)
+    gate.expire(time.monotonic())
+    assert gate._callers._behind_s < 1
+    assert let_in(gate, peer)
+
+
+def let_in(gate: Gate, peer: Peer) -> bool:
+    """Whether a call of `peer` is asked for its message."""
+    call = NotedCall(peer)
+    gate.accept(call)
+    return call.asked
 
 
 def test_a_deadline_that_has_passed_is_not_worked_on(gate: Gate, peer: Peer, handled: Handled) -> None:

@@ -105,7 +105,8 @@ def _table(title: str, rows: Mapping[str, Row]) -> str:
         shown = f"({name})" if row.refused_to_all else name
         cells = [_cell(row, column) for column in (NONE, *layers, ALL)]
         lines.append(f"| {shown} | {' | '.join(cells)} |")
-    if unavailable := [name for name in row.profile.layers if name not in layers and name != USER_NAMESPACE]:
+    missing = row.profile.layers - {*layers, USER_NAMESPACE}
+    if unavailable := [name for name in LAYERS if name in missing]:
         lines += ["", f"Not to be had there: {', '.join(unavailable)}."]
     if USER_NAMESPACE in layers:
         lines += [

@@ -270,9 +270,9 @@ def _trust(config: BrokerConfig, files: Files) -> TrustRoots:
     return TrustRoots(
         config.profile,
         tpm=TpmTrust(ak_cas=authorities, provisioned_aks=provisioned),
-        dcap=intel_roots(config.roots.intel, config.profile),
-        nvgpu=nvidia_roots(config.roots.nvidia, config.profile),
-        snp=amd_roots(config.roots.amd, config.profile),
+        dcap=intel_roots(config.roots.intel, config.profile, files),
+        nvgpu=nvidia_roots(config.roots.nvidia, config.profile, files),
+        snp=amd_roots(config.roots.amd, config.profile, files),
     )
 
 

@@ -91,7 +91,7 @@ def _roots(files: Files, source: Source) -> str:
     if not isinstance(source, Path):
         return source
     hashed = hashlib.sha256()
-    for path in sorted(one for one in source.rglob("*") if one.is_file()):
+    for path in files.under(source):
         hashed.update(f"{path.relative_to(source).as_posix()}\0{_file(files, path)}\n".encode())
     return hashed.hexdigest()
 

@@ -20,36 +20,35 @@ from hermetic.errors import ConfigurationError, InvalidRequestError
 Source: TypeAlias = Literal["shipped", "none"] | Path
 """Where a vendor's roots come from. With "none" its hardware is not believed."""
 
-MAX_CERTIFICATE_SIZE: Final = 16 * 1024  # bytes of one of AMD's
 AMD_ROLES: Final = ("ark", "ask", "asvk")
 
 
-def amd_roots(source: Source, profile: Profile) -> SnpTrust:
+def amd_roots(source: Source, profile: Profile, reading: load.Reading = load.DISK) -> SnpTrust:
     """AMD's. A folder holds, of at least one generation, `milan-ark.der`, `milan-ask.der` and `milan-asvk.der`.
 
     Raises `ConfigurationError`, as the others do.
     """
     if isinstance(source, Path):
-        return SnpTrust(_amd_folder(_own(source, "amd", profile)))
+        return SnpTrust(_amd_folder(_own(source, "amd", profile), reading))
     return SnpTrust(amd.load()) if source == "shipped" else SnpTrust()
 
 
-def intel_roots(source: Source, profile: Profile) -> DcapTrust:
+def intel_roots(source: Source, profile: Profile, reading: load.Reading = load.DISK) -> DcapTrust:
     """Intel's. A folder holds certificates of roots."""
     if isinstance(source, Path):
-        return DcapTrust(load.certificates([_own(source, "intel", profile)], profile))
+        return DcapTrust(load.certificates([_own(source, "intel", profile)], profile, reading))
     return intel.load() if source == "shipped" else DcapTrust()
 
 
-def nvidia_roots(source: Source, profile: Profile) -> NvGpuTrust:
+def nvidia_roots(source: Source, profile: Profile, reading: load.Reading = load.DISK) -> NvGpuTrust:
     """NVIDIA's. A folder holds roots of devices in `devices/`, and may hold those of manifests in `manifests/`."""
     if isinstance(source, Path):
         folder = _own(source, "nvidia", profile)
-        manifests = folder / "manifests"
-        return NvGpuTrust(
-            load.certificates([folder / "devices"], profile),
-            load.certificates([manifests], profile) if manifests.is_dir() else (),
-        )
+        files = reading.under(folder)
+        devices, manifests = (load.certificates_in(folder / name, files) for name in ("devices", "manifests"))
+        if not devices:
+            raise ConfigurationError(f"roots.nvidia: expected certificates of roots in {folder / 'devices'}, got none")
+        return NvGpuTrust(load.certificates(devices, profile, reading), load.certificates(manifests, profile, reading))
     return nvidia.load() if source == "shipped" else NvGpuTrust()
 
 
@@ -64,20 +63,21 @@ def _own(folder: Path, vendor: str, profile: Profile) -> Path:
     return folder
 
 
-def _amd_folder(folder: Path) -> tuple[AmdAuthorities, ...]:
-    here = [one for one in Generation if (folder / f"{one.lower()}-ark.der").exists()]
+def _amd_folder(folder: Path, reading: load.Reading) -> tuple[AmdAuthorities, ...]:
+    files = reading.under(folder)
+    here = [one for one in Generation if folder / f"{one.lower()}-ark.der" in files]
     if not here:
         names = ", ".join(f"{one.lower()}-ark.der" for one in Generation)
         raise ConfigurationError(f"roots.amd: expected one of {names} in {folder}, got none")
-    return tuple(AmdAuthorities(one, *(_amd_certificate(folder, one, role) for role in AMD_ROLES)) for one in here)
+    return tuple(
+        AmdAuthorities(one, *(_amd_certificate(folder, one, role, reading) for role in AMD_ROLES)) for one in here
+    )
 
 
-def _amd_certificate(folder: Path, generation: Generation, role: str) -> AmdCertificate:
+def _amd_certificate(folder: Path, generation: Generation, role: str, reading: load.Reading) -> AmdCertificate:
     path = folder / f"{generation.lower()}-{role}.der"
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_CERTIFICATE_SIZE + 1)
-        return AmdCertificate.parse(data)
+        return AmdCertificate.parse(reading.data(path))
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from error
     except InvalidRequestError as error:

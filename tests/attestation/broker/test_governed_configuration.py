@@ -4,22 +4,28 @@ Attacks first: each works where nobody governs.
 """
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from hermetic.attestation.bounded_file import read_bounded
-from hermetic.attestation.broker import files
+from hermetic.attestation.broker import files, signed_configuration
 from hermetic.attestation.broker.config import BrokerConfig
 from hermetic.attestation.broker.configured import first_policies
 from hermetic.attestation.broker.files import Files
 from hermetic.attestation.broker.signed_configuration import signed_parts
 from hermetic.attestation.governance import First, OfConfiguration
 from hermetic.attestation.log import Log, NoteSigner
+from hermetic.attestation.roots.nvgpu_trust import NvGpuTrust
+from hermetic.attestation.roots.shipped_or_own import nvidia_roots
 from hermetic.attestation.testing.sample import SampleAttester
 from hermetic.errors import BrokerRefusedError
+from hermetic.provision.authority import new_key
 from hermetic.provision.brokers import examine_broker
 from tests.attestation.broker.independent_guest import IndependentGuest, hermetic_claims
 from tests.attestation.broker.test_governed import (
@@ -34,6 +40,7 @@ from tests.attestation.broker.test_governed import (
     upload,
 )
 from tests.attestation.broker.world import ORIGIN, InThread, World
+from tests.attestation.conftest import certificate_authority
 from tests.attestation.governance.people import THREE
 from tests.attestation.test_exchange import attest, csr, ec_jwk
 
@@ -127,6 +134,24 @@ def test_a_file_that_is_exchanged_once_it_was_compared_is_not_used(
         with broker.operator() as admin:
             assert admin.floors() == {}
     assert seen.count(name) == 1
+
+
+def test_a_root_that_is_exchanged_or_put_beside_once_its_folder_was_compared_is_not_used(tmp_path: Path) -> None:
+    """The same with a demo's own roots: a folder is listed once, and each file in it is read once."""
+    folder = tmp_path / "roots"
+    (folder / "devices").mkdir(parents=True)
+    own, others = (certificate_authority(new_key(), datetime.now(UTC)).public_bytes(Encoding.PEM) for _ in range(2))
+    (folder / "devices" / "own.pem").write_bytes(own)
+    read = Files()
+    compared = signed_configuration._roots(read, folder)
+    (folder / "devices" / "own.pem").write_bytes(others)
+    (folder / "devices" / "beside.pem").write_bytes(others)
+    (folder / "manifests").mkdir()
+    (folder / "manifests" / "beside.pem").write_bytes(others)
+    assert signed_configuration._roots(read, folder) == compared != signed_configuration._roots(Files(), folder)
+    trust = nvidia_roots(folder, "demo", read)
+    assert trust == NvGpuTrust((x509.load_pem_x509_certificate(own),))
+    assert len(nvidia_roots(folder, "demo").device_roots) == 2, "wanted them on the disk"
 
 
 def test_a_session_from_before_gets_nothing_once_operators_signed_for_another_trust(world: World) -> None:

@@ -2,14 +2,12 @@
 
 from collections.abc import Callable
 
-from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-
 from hermetic.attestation.broker import admin as acts
 from hermetic.attestation.broker.admin import Admin
 from hermetic.attestation.broker.application import Application, Handler
 from hermetic.attestation.broker.http import Door, bearer, body
 from hermetic.attestation.broker.key_store import MAX_SECRET_BYTES
+from hermetic.attestation.broker.request import Request, Response, json_response
 from hermetic.attestation.broker.strict_json import parse_object
 from hermetic.attestation.governance.change import MAX_CHANGE_BYTES
 
@@ -19,7 +17,7 @@ MAX_BODY_BYTES = 65536
 
 
 def admin_app(admin: Admin, page: Callable[[], str], door: Door) -> Application:
-    """The ASGI application; `page` gives the metrics, which need an operator's certificate and no token."""
+    """The application; `page` gives the metrics, which need an operator's certificate and no token."""
 
     def asked(request: Request, act: str) -> acts.Request:
         return _asked(door, request, act)
@@ -32,31 +30,31 @@ def admin_app(admin: Admin, page: Callable[[], str], door: Door) -> Application:
                 state = await door.run(admin.upload, question, request.path_params["path"], view, request.headers)
         finally:
             secret[:] = bytes(len(secret))
-        return JSONResponse({"state": state})
+        return json_response({"state": state})
 
     async def keys(request: Request) -> Response:
-        return JSONResponse({"keys": await door.run(admin.keys, asked(request, "list-keys"))})
+        return json_response({"keys": await door.run(admin.keys, asked(request, "list-keys"))})
 
     async def floors(request: Request) -> Response:
-        return JSONResponse({"floors": await door.run(admin.floors, asked(request, "list-floors"))})
+        return json_response({"floors": await door.run(admin.floors, asked(request, "list-floors"))})
 
     async def raise_floor(request: Request) -> Response:
         question = asked(request, "raise-floor")
         members = parse_object(await body(request, MAX_BODY_BYTES), "request")
-        return JSONResponse(
+        return json_response(
             {"floor": await door.run(admin.raise_floor, question, request.path_params["name"], members)}
         )
 
     async def lower_floor(request: Request) -> Response:
         question = asked(request, "lower-floor")
         members = parse_object(await body(request, MAX_BODY_BYTES), "request")
-        return JSONResponse(
+        return json_response(
             {"floor": await door.run(admin.lower_floor, question, request.path_params["name"], members)}
         )
 
     async def metrics(request: Request) -> Response:
         door.caller(request)
-        return PlainTextResponse(await door.run(page), media_type=METRICS_TYPE)
+        return Response((await door.run(page)).encode(), media_type=METRICS_TYPE)
 
     routes: dict[tuple[str, str], Handler] = {
         ("POST", "/kbs/v0/resource/{path:path}"): upload,
@@ -66,16 +64,16 @@ def admin_app(admin: Admin, page: Callable[[], str], door: Door) -> Application:
         ("POST", "/hermetic/v1/floors/{name}/raise"): raise_floor,
         ("POST", "/hermetic/v1/floors/{name}/lower"): lower_floor,
     }
-    return Application(routes | _lease_routes(admin, door) | _governance_routes(admin, door), door.counts)
+    return Application(routes | _lease_routes(admin, door) | _governance_routes(admin, door), door)
 
 
 def _governance_routes(admin: Admin, door: Door) -> dict[tuple[str, str], Handler]:
     async def state(request: Request) -> Response:
-        return JSONResponse(await door.run(admin.governance, _asked(door, request, "list-governance")))
+        return json_response(await door.run(admin.governance, _asked(door, request, "list-governance")))
 
     async def change(request: Request) -> Response:
         question = _asked(door, request, "hand-in-change")
-        return JSONResponse(await door.run(admin.change, question, bytes(await body(request, MAX_CHANGE_BYTES))))
+        return json_response(await door.run(admin.change, question, bytes(await body(request, MAX_CHANGE_BYTES))))
 
     return {
         ("GET", "/hermetic/v1/governance"): state,
@@ -88,18 +86,18 @@ def _lease_routes(admin: Admin, door: Door) -> dict[tuple[str, str], Handler]:
         return _asked(door, request, act)
 
     async def leases(request: Request) -> Response:
-        return JSONResponse(await door.run(admin.leases, asked(request, "list-leases")))
+        return json_response(await door.run(admin.leases, asked(request, "list-leases")))
 
     async def revoke(request: Request) -> Response:
         question = asked(request, "revoke-lease")
         members = parse_object(await body(request, MAX_BODY_BYTES), "request")
-        return JSONResponse({"ended": await door.run(admin.revoke, question, members)})
+        return json_response({"ended": await door.run(admin.revoke, question, members)})
 
     async def restore(request: Request) -> Response:
         question = asked(request, "restore-lease")
         members = parse_object(await body(request, MAX_BODY_BYTES), "request")
         await door.run(admin.restore, question, members)
-        return JSONResponse({})
+        return json_response({})
 
     return {
         ("GET", "/hermetic/v1/leases"): leases,
@@ -109,4 +107,4 @@ def _lease_routes(admin: Admin, door: Door) -> dict[tuple[str, str], Handler]:
 
 
 def _asked(door: Door, request: Request, act: str) -> acts.Request:
-    return acts.Request(door.caller(request), bearer(request), act, request.scope["path"])
+    return acts.Request(door.caller(request), bearer(request), act, request.path)

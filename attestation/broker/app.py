@@ -6,9 +6,6 @@ from datetime import datetime
 from email.utils import format_datetime
 from typing import Final
 
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-
 from hermetic.attestation.broker.ak import AkDesk
 from hermetic.attestation.broker.application import Application, Handler
 from hermetic.attestation.broker.broker import Broker
@@ -16,6 +13,7 @@ from hermetic.attestation.broker.http import Door, bearer, body
 from hermetic.attestation.broker.lease_feed import MAX_CURSOR, MAX_WAIT_S, LeaseFeed
 from hermetic.attestation.broker.leases import Leases
 from hermetic.attestation.broker.refusals import Refusal, Variant
+from hermetic.attestation.broker.request import Request, Response, json_response
 from hermetic.attestation.broker.steps import Pace
 from hermetic.attestation.broker.strict_json import exactly, parse_object, text
 from hermetic.attestation.exchange import HEADER_CHECKPOINT, HEADER_LEASE, SESSION_COOKIE
@@ -30,22 +28,21 @@ _NUMBER: Final = re.compile(r"-?[0-9]{1,16}")
 def public_app(
     broker: Broker, ak_desk: AkDesk | None, leases: Leases, feed: LeaseFeed, door: Door, pace: Pace, body_bytes: int
 ) -> Application:
-    """The ASGI application; `ak_desk` is None where no attestation keys are enrolled."""
+    """The application; `ak_desk` is None where no attestation keys are enrolled."""
     short = min(body_bytes, SHORT_BODY_BYTES)
 
     async def auth(request: Request) -> Response:
         caller = door.caller(request)
         data = bytes(await body(request, short))
         challenged = broker.auth(data, caller) if pace.quick else await door.run(broker.auth, data, caller)
-        response = JSONResponse(challenged.body)
-        response.headers["set-cookie"] = _cookie(challenged.session.id, challenged.session.deadline)
-        return response
+        cookie = _cookie(challenged.session.id, challenged.session.deadline)
+        return json_response(challenged.body, headers={"set-cookie": cookie})
 
     async def attest(request: Request) -> Response:
         caller = door.caller(request)
         data = bytes(await body(request, body_bytes))
         token = await pace.follow(broker.attest(_session(request), data, caller), long=True)
-        return JSONResponse({"token": token})
+        return json_response({"token": token})
 
     async def resource(request: Request) -> Response:
         caller = door.caller(request)
@@ -53,7 +50,7 @@ def public_app(
         released = await pace.follow(broker.resource(path, _session(request), bearer(request), caller))
         headers = _checkpoint_header(released.checkpoint) | {HEADER_LOG_INDEX: str(released.index)}
         headers |= {} if released.lease is None else {HEADER_LEASE: released.lease}
-        return Response(released.jwe, headers=headers, media_type="application/json")
+        return Response(released.jwe, headers=headers)
 
     async def serving_certificate(request: Request) -> Response:
         caller = door.caller(request)
@@ -61,7 +58,7 @@ def public_app(
         exactly(members, "request", ("csr",))
         csr = text(members, "csr", "request")
         chain = await door.run(broker.serving_certificate, csr, _session(request), caller)
-        return JSONResponse({"certificate": chain.decode("ascii")})
+        return json_response({"certificate": chain.decode("ascii")})
 
     routes: dict[tuple[str, str], Handler] = {
         ("POST", "/kbs/v0/auth"): auth,
@@ -71,7 +68,7 @@ def public_app(
     }
     return Application(
         routes | _ak_routes(ak_desk, door, short) | _lease_routes(broker, leases, feed, door, pace, short),
-        door.counts,
+        door,
     )
 
 
@@ -82,12 +79,12 @@ def _ak_routes(desk: AkDesk | None, door: Door, body_bytes: int) -> dict[tuple[s
     async def challenge(request: Request) -> Response:
         caller = door.caller(request)
         members = parse_object(await body(request, body_bytes), "request")
-        return JSONResponse(await door.run(desk.challenge, members, caller.key, caller.identity))
+        return json_response(await door.run(desk.challenge, members, caller.key, caller.identity))
 
     async def certificate(request: Request) -> Response:
         caller = door.caller(request)
         members = parse_object(await body(request, body_bytes), "request")
-        return JSONResponse(await door.run(desk.certificate, members, caller.key, caller.identity))
+        return json_response(await door.run(desk.certificate, members, caller.key, caller.identity))
 
     return {
         ("POST", "/hermetic/v1/ak/challenge"): challenge,
@@ -100,7 +97,7 @@ def _lease_routes(
 ) -> dict[tuple[str, str], Handler]:
     async def key(request: Request) -> Response:
         door.caller(request)
-        return JSONResponse(dict(leases.signer.public.jwk))
+        return json_response(dict(leases.signer.public.jwk))
 
     async def renew(request: Request) -> Response:
         caller = door.caller(request)
@@ -108,12 +105,12 @@ def _lease_routes(
         exactly(members, "request", ("resource",))
         path = text(members, "resource", "request")
         renewed = await pace.follow(broker.renew_lease(path, _session(request), caller))
-        return JSONResponse({"lease": renewed.lease}, headers=_checkpoint_header(renewed.checkpoint))
+        return json_response({"lease": renewed.lease}, headers=_checkpoint_header(renewed.checkpoint))
 
     async def events(request: Request) -> Response:
         caller = door.caller(request)
         after, wait_s = _number(request, "after", MAX_CURSOR, least=-1), _number(request, "wait_s", MAX_WAIT_S)
-        return JSONResponse({"events": await feed.poll(caller.identity, after, wait_s)})
+        return json_response({"events": await feed.poll(caller.identity, after, wait_s)})
 
     return {
         ("GET", "/hermetic/v1/leases/key"): key,
@@ -123,14 +120,18 @@ def _lease_routes(
 
 
 def _number(request: Request, name: str, most: int, least: int = 0) -> int:
-    value = request.query_params.get(name, str(least))
+    try:
+        value = request.parameter(name)
+    except ValueError as error:
+        raise Refusal(Variant.INVALID_REQUEST, f"query: {error}") from error
+    value = str(least) if value is None else value
     if not _NUMBER.fullmatch(value) or not least <= int(value) <= most:
         raise Refusal(Variant.INVALID_REQUEST, f"{name}: expected a number from {least} to {most}, got {value[:40]!r}")
     return int(value)
 
 
 def _session(request: Request) -> str | None:
-    return request.cookies.get(SESSION_COOKIE)
+    return request.cookie(SESSION_COOKIE)
 
 
 def _checkpoint_header(checkpoint: bytes) -> dict[str, str]:

@@ -1,23 +1,20 @@
 """`Application`: which path is whose, and what every failure is answered with (docs/spec/key-broker.md, section 5).
 
-An ASGI application on Starlette's requests and responses, without its layers: a table, one try, and the body of a
-refusal. What the handlers do is app.py's and admin_app.py's.
+A table, one try, and the body of a refusal. What the handlers do is app.py's and admin_app.py's.
 """
 
 import logging
+import re
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import compile_path
-from starlette.types import Receive, Scope, Send
-
-from hermetic.attestation.broker.counts import Counts
+from hermetic.attestation.broker.http import Door
 from hermetic.attestation.broker.refusals import RETRY_AFTER_S, Refusal, Variant
+from hermetic.attestation.broker.request import DisconnectedError, Request, Response, json_response
 from hermetic.errors import CallerError, KeyStoreUnavailableError, SharedStateError
 
+_HEALTH: Final = (("GET", "/healthz"), ("HEAD", "/healthz"))
 PLUGINS_PREFIX: Final = "/kbs/v0/"
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -31,41 +28,50 @@ _log = logging.getLogger("hermetic.broker")
 class Application:
     """An application that answers every failure with the protocol's body."""
 
-    def __init__(self, routes: Mapping[tuple[str, str], Handler], counts: Counts) -> None:
-        """`routes` is (method, path) to handler; a path may have `{name}`, one segment, or `{name:path}`, the rest."""
-        self._counts = counts
-        self._exact: dict[tuple[str, str], Handler] = {("GET", "/healthz"): _health, ("HEAD", "/healthz"): _health}
+    def __init__(self, routes: Mapping[tuple[str, str], Handler], door: Door) -> None:
+        """`routes` is (method, path) to handler; a path may have `{name}`, one segment, or `{name:path}`, the rest.
+
+        Handlers ask `door` who comes. Who asks for what is nobody's, or how the broker is, is counted there as well.
+        """
+        self._door = door
+        self._exact: dict[tuple[str, str], Handler] = {
+            ("GET", "/healthz"): self._health,
+            ("HEAD", "/healthz"): self._health,
+        }
         self._exact |= {key: handler for key, handler in routes.items() if "{" not in key[1]}
         self._patterns = [
-            (method, compile_path(path)[0], handler) for (method, path), handler in routes.items() if "{" in path
+            (method, _pattern(path), handler) for (method, path), handler in routes.items() if "{" in path
         ]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        request = Request(scope, receive, send)
+    async def answer(self, request: Request) -> Response:
+        """Answer one request, whatever happens."""
         try:
-            response = await self._handler(scope)(request)
+            return await self._handler(request)(request)
         except Exception as error:  # noqa: BLE001 - each has its answer
-            response = self._answer(scope["path"], error)
-        await response(scope, receive, send)
+            return self._answer(request.path, error)
 
-    def _handler(self, scope: Scope) -> Handler:
+    def _handler(self, request: Request) -> Handler:
         """Whose request it is; raises `Refusal` where it is nobody's."""
-        method, path = scope["method"], scope["path"]
+        method, path = request.method, request.path
         exact = self._exact.get((method, path))
         if exact is not None:
             return exact
         for wanted, pattern, handler in self._patterns:
-            if wanted == method and (found := pattern.match(path)) is not None:
-                scope["path_params"] = found.groupdict()
+            if wanted == method and (found := pattern.fullmatch(path)) is not None:
+                request.path_params = found.groupdict()
                 return handler
+        self._door.caller(request)
         raise _unknown(path)
+
+    async def _health(self, request: Request) -> Response:
+        self._door.caller(request)
+        return json_response({"status": "ok"})
 
     def _answer(self, path: str, error: Exception) -> Response:
         if isinstance(error, CallerError):
             return self._refused(error if isinstance(error, Refusal) else Refusal(Variant.INVALID_REQUEST, str(error)))
-        if isinstance(error, ClientDisconnect):
-            return Response(status_code=400)
+        if isinstance(error, DisconnectedError):
+            return Response(b"", 400)
         if isinstance(error, KeyStoreUnavailableError):
             # What opens the keys is away: the caller may ask again; why is for our own log.
             _log.warning("key store unavailable: path %r: %s", path, error)
@@ -81,8 +87,8 @@ class Application:
 
     def _refused(self, refusal: Refusal) -> Response:
         if refusal.variant in _FOR_NOW:
-            self._counts.limited(refusal.variant.type.rpartition("/")[2])
-        return JSONResponse(refusal.body(), refusal.variant.status, refusal.headers())
+            self._door.counts.limited(refusal.variant.type.rpartition("/")[2])
+        return json_response(refusal.body(), refusal.variant.status, refusal.headers())
 
 
 def _unknown(path: str) -> Refusal:
@@ -97,5 +103,10 @@ def _later(variant: Variant, what: str) -> Refusal:
     return Refusal(variant, f"{what}: it does not answer now; ask again later", RETRY_AFTER_S)
 
 
-async def _health(_: Request) -> Response:
-    return JSONResponse({"status": "ok"})
+def _pattern(path: str) -> re.Pattern[str]:
+    """No part matches the end of a line."""
+    parts = re.split(r"\{([a-z]+)(:path)?\}", path)
+    wanted = [re.escape(parts[0])]
+    for name, rest, fixed in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
+        wanted.append(f"(?P<{name}>{'.*' if rest else '[^/]+'}){re.escape(fixed)}")
+    return re.compile("".join(wanted))

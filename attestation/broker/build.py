@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from ssl import SSLContext
 from time import monotonic
 
 from cryptography import x509
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey
+from OpenSSL import SSL
 
 from hermetic.attestation.broker import configured, journal
 from hermetic.attestation.broker.admin import Admin
@@ -244,7 +244,7 @@ def _is_quick(config: BrokerConfig) -> bool:
     return config.state is None and config.collateral is None and all(map(is_local, keks))
 
 
-def _tls(config: BrokerConfig, files: Files, listener: Listener) -> SSLContext:
+def _tls(config: BrokerConfig, files: Files, listener: Listener) -> SSL.Context:
     _certificates(config, files, listener.certificate)
     authorities = _all_certificates(config, files, listener.client_authorities)
     required = listener is config.admin or config.public.client_certificates == "required"

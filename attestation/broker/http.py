@@ -4,14 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, ParamSpec, TypeVar
 
-from starlette.requests import Request
-
 from hermetic.attestation.broker.broker import Caller
 from hermetic.attestation.broker.counts import Counts
 from hermetic.attestation.broker.identity import client_identity
 from hermetic.attestation.broker.rates import Rates
 from hermetic.attestation.broker.refusals import Refusal, Variant
-from hermetic.attestation.broker.tls import TLS_EXTENSION
+from hermetic.attestation.broker.request import Request
 from hermetic.attestation.broker.workers import Workers
 
 _P = ParamSpec("_P")
@@ -32,8 +30,7 @@ class Door:
 
     def caller(self, request: Request) -> Caller:
         """Who sent `request`, once within its rate; raises `Refusal`."""
-        der = request.scope.get("extensions", {}).get(TLS_EXTENSION, {}).get("client_certificate")
-        address = request.client.host if request.client is not None else "unknown"
+        der, address = request.peer.certificate, request.peer.address
         if der is None and self.certificate_required:
             raise Refusal(Variant.ATTESTATION, "client certificate: expected one, got none")
         identity = None if der is None else client_identity(der, demo=self.demo)
@@ -49,15 +46,10 @@ class Door:
 async def body(request: Request, limit: int) -> bytearray:
     """The request's body, at most `limit` bytes, in a buffer that can be wiped; raises `Refusal`."""
     declared = request.headers.get("content-length", "0")
-    data = bytearray()
-    if declared.isdecimal() and int(declared) <= limit:
-        async for part in request.stream():
-            data += part
-            if len(data) > limit:
-                break
-        else:
-            return data
-    raise Refusal(Variant.PAYLOAD_TOO_LARGE, f"body: expected at most {limit} bytes, got more")
+    data = await request.body.read(limit) if declared.isdecimal() and int(declared) <= limit else None
+    if data is None:
+        raise Refusal(Variant.PAYLOAD_TOO_LARGE, f"body: expected at most {limit} bytes, got more")
+    return data
 
 
 def bearer(request: Request) -> str | None:

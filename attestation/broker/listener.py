@@ -1,23 +1,24 @@
-"""Two listeners in one event loop: sockets, uvicorn servers, an orderly end."""
+"""Two listeners in one event loop: sockets, fronts, an orderly end."""
 
 import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from ssl import SSLContext
-from typing import Final
+from time import monotonic
+from typing import Final, cast
 
-import uvicorn
 import uvloop
+from OpenSSL import SSL
 
 from hermetic.attestation.broker.application import Application
 from hermetic.attestation.broker.config import Limits
-from hermetic.attestation.broker.tls import protocol
+from hermetic.attestation.broker.front import TICK_S, Bounds, Connection, Front
 from hermetic.errors import ConfigurationError
 
-FAREWELL_S: Final = 0.5  # for the end of TLS on a connection that was closed, at a stop
+BACKLOG: Final = 2048
+"""Connections that the kernel keeps until they are accepted."""
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -27,57 +28,46 @@ class Endpoint:
 
     host: str
     port: int
-    tls: SSLContext
+    tls: SSL.Context
     app: Application
     on_end: Callable[[], None] = lambda: None
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's server without its signal handlers, because two of them share one process; says when it answers."""
+class _Server:
+    """One endpoint, served."""
 
-    def __init__(self, config: uvicorn.Config, handshake_s: float, on_end: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._handshake_s = handshake_s
-        self._on_end = on_end
-        self.answers = asyncio.Event()
+    def __init__(self, endpoint: Endpoint, limits: Limits, bound: socket.socket) -> None:
+        bounds = Bounds(limits.connections, limits.connections_per_client,
+                        limits.handshake_s, limits.connection_s, limits.keep_alive_s)  # fmt: skip
+        self.front = Front(endpoint.tls, endpoint.app.answer, bounds)
+        self.bound = bound
+        self._drain_s = limits.drain_s
+        self._on_end = endpoint.on_end
+        self._server: asyncio.Server | None = None
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's on sockets that are bound, and whoever does not complete a handshake is cut off."""
-        config, loop = self.config, asyncio.get_running_loop()
+    async def start(self) -> None:
+        """Answer from now on."""
 
         def connected() -> asyncio.Protocol:
-            return config.http_protocol_class(config=config, server_state=self.server_state, app_state={})  # type: ignore[call-arg]
+            return cast(asyncio.Protocol, Connection(self.front))
 
-        self.servers = [
-            await loop.create_server(
-                connected, sock=one, ssl=config.ssl, backlog=config.backlog, ssl_handshake_timeout=self._handshake_s
-            )
-            for one in sockets or ()
-        ]
-        self.started = True
-        self.answers.set()
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(connected, sock=self.bound, backlog=BACKLOG)
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+    async def end(self) -> None:
+        """Take nothing more; what was accepted is answered, for `drain_s` at most."""
+        if self._server is not None:
+            self._server.close()
         self._on_end()
-        farewells = asyncio.create_task(self._end_farewells())
-        await super().shutdown(sockets)
-        farewells.cancel()
-        for connection in list(self.server_state.connections):
-            if connection.transport is not None:
-                connection.transport.abort()  # `drain_s` is over; a TLS farewell could wait for a silent client
+        self.front.leave()
+        until = monotonic() + self._drain_s
+        while (self.front.open or self.front.tasks) and monotonic() < until:
+            await asyncio.sleep(TICK_S)
+            self.front.sweep()
+        tasks = list(self.front.tasks)
+        self.front.abort()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.sleep(0)
-
-    async def _end_farewells(self) -> None:
-        """Abort what we closed and the client did not: one with an idle connection does not answer a farewell."""
-        while True:
-            await asyncio.sleep(FAREWELL_S)
-            for connection in list(self.server_state.connections):
-                if connection.transport.is_closing():
-                    connection.transport.abort()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class Listeners:
@@ -85,21 +75,20 @@ class Listeners:
 
     def __init__(self, endpoints: Sequence[Endpoint], limits: Limits) -> None:
         """Bind every endpoint; raises `ConfigurationError` where that fails."""
-        self._limits = limits
-        self._servers = [_Server(self._config(endpoint), limits.handshake_s, endpoint.on_end) for endpoint in endpoints]
+        self._stopping = False
         with contextlib.ExitStack() as undo:
-            self._sockets = [undo.enter_context(_bind(endpoint)) for endpoint in endpoints]
+            self._servers = [_Server(one, limits, undo.enter_context(_bind(one))) for one in endpoints]
             undo.pop_all()
 
     @property
     def ports(self) -> tuple[int, ...]:
         """The port of each endpoint, in their order."""
-        return tuple(int(bound.getsockname()[1]) for bound in self._sockets)
+        return tuple(int(server.bound.getsockname()[1]) for server in self._servers)
 
     def close(self) -> None:
         """Close the sockets, where nothing was served on them."""
-        for bound in self._sockets:
-            bound.close()
+        for server in self._servers:
+            server.bound.close()
 
     def serve(self, ready: Callable[[], None], *, signals: bool) -> None:
         """Serve until `stop` (or, with `signals`, SIGTERM or SIGINT); `ready` is called once all answer."""
@@ -108,36 +97,22 @@ class Listeners:
 
     def stop(self) -> None:
         """Ask for the end, from any thread: what was accepted is still answered, for `drain_s` at most."""
-        for server in self._servers:
-            server.should_exit = True
+        self._stopping = True
 
     async def _serve(self, ready: Callable[[], None], *, signals: bool) -> None:
         if signals:
             for number in _STOP_SIGNALS:
                 asyncio.get_running_loop().add_signal_handler(number, self.stop)
-        async with asyncio.TaskGroup() as group:
-            for server, bound in zip(self._servers, self._sockets, strict=True):
-                group.create_task(server.serve(sockets=[bound]))
+        for server in self._servers:
+            await server.start()
+        ready()
+        while not self._stopping:
+            await asyncio.sleep(TICK_S)
             for server in self._servers:
-                await server.answers.wait()
-            ready()
-
-    def _config(self, endpoint: Endpoint) -> uvicorn.Config:
-        return uvicorn.Config(
-            endpoint.app,
-            http=protocol(self._limits.connection_s, self._limits.connections_per_client),
-            ws="none",
-            lifespan="off",
-            loop="none",  # `serve` has made one
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,  # an X-Forwarded-For from a client would name another address
-            server_header=False,
-            ssl_context_factory=lambda _config, _default: endpoint.tls,
-            limit_concurrency=self._limits.connections,
-            timeout_keep_alive=self._limits.keep_alive_s,
-            timeout_graceful_shutdown=self._limits.drain_s,
-        )
+                server.front.sweep()
+        async with asyncio.TaskGroup() as group:
+            for server in self._servers:
+                group.create_task(server.end())
 
 
 def _bind(endpoint: Endpoint) -> socket.socket:

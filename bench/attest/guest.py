@@ -124,8 +124,10 @@ class Guest:
         runtime = {"nonce": answer["nonce"], "tee-pubkey": public, "hermetic": self._hermetic}
         made = {"primary_evidence": evidence, "additional_evidence": ""}
         attestation = {"init-data": None, "runtime-data": runtime, "tee-evidence": made}
-        _ask(connection, "POST", "/kbs/v0/attest", attestation, cookie)
-        _ask(connection, "GET", f"/kbs/v0/resource/{self._path}", None, cookie)
+        answer, _ = _ask(connection, "POST", "/kbs/v0/attest", attestation, cookie)
+        key, _ = _ask(connection, "GET", f"/kbs/v0/resource/{self._path}", None, cookie)
+        if "token" not in answer or "ciphertext" not in key:
+            raise MeasurementError(f"broker: wanted a token and a key, got {sorted(answer)} and {sorted(key)}")
 
 
 def _ask(

@@ -47,7 +47,7 @@ def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     """`hermetic --help` answers at once, and on a bare install."""
-    heavy = ("onnxruntime", "onnx", "torch", "starlette", "uvicorn", "tpm2_pytss", "sklearn", "tritonclient", "grpc")
+    heavy = ("onnxruntime", "onnx", "torch", "httptools", "uvloop", "tpm2_pytss", "sklearn", "tritonclient", "grpc")
     program = (
         "import sys\n"
         f"for name in {heavy!r}: sys.modules[name] = None\n"

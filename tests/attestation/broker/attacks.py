@@ -16,6 +16,8 @@ PAGE: Final = ROOT / "docs/attacks-on-the-broker.md"
 ADMIN: Final = "tests/attestation/broker/test_admin.py"
 FRONT: Final = "tests/attestation/broker/test_listener.py"
 JSON: Final = "tests/attestation/broker/test_strict_json.py"
+HTTP: Final = "tests/attestation/broker/test_http1.py"
+TLS: Final = "tests/attestation/broker/test_tls.py"
 HYBRID: Final = "tests/attestation/broker/test_hybrid.py"
 LEASES: Final = "tests/attestation/broker/test_leases.py"
 REFUSALS: Final = "tests/attestation/broker/test_refusals.py"
@@ -70,6 +72,25 @@ ATTACKS: Final = (
            "`InvalidRequest`", JSON, "test_what_has_no_utf_8_is_refused"),
     Attack("One body, two lengths: length and chunks, two lengths, unknown codings, folded headers", "400", FRONT,
            "test_where_a_request_ends_is_not_a_matter_of_opinion"),
+    Attack("Bare line ends, NUL, a coding that nobody knows, two lengths that agree, another protocol", "400", HTTP,
+           "test_what_is_no_request_is_not_one"),
+    Attack("A chunk that is none, and a request behind it", "400", HTTP, "test_a_bad_chunk_ends_the_request"),
+    Attack("A header in a trailer", "ignored", HTTP, "test_a_trailer_is_no_header"),
+    Attack("A body that nobody asked for, without end", "nothing more is read", HTTP,
+           "test_a_body_that_nobody_has_asked_for_is_not_read_on"),
+    Attack("A client that asks and never reads", "nothing more is begun", HTTP,
+           "test_who_does_not_read_gets_nothing_begun"),
+    Attack("A request behind an upgrade", "ignored", HTTP, "test_behind_an_upgrade_nothing_is_a_request"),
+    Attack("A certificate of a CA of the same name, of itself, weak, of a server, over, against X.509's strict rules",
+           "TLS", TLS, "test_who_does_not_get_in"),
+    Attack("TLS before 1.3", "TLS", TLS, "test_nothing_older_than_tls_1_3"),
+    Attack("An old session instead of a certificate", "TLS", TLS, "test_no_session_is_resumed"),
+    Attack("A record that was changed, or is too long", "TLS", TLS, "test_a_broken_record_ends_it"),
+    Attack("A handshake byte by byte", "`handshake_s`", FRONT, "test_a_handshake_in_small_bites_has_no_more_time"),
+    Attack("Half a request, and the end of TCP without a farewell of TLS", "no answer", FRONT,
+           "test_half_a_request_that_ends_is_none"),
+    Attack("Questions about nothing, without pause", "`requests_per_minute`", FRONT,
+           "test_what_is_nobodys_is_counted_too"),
     Attack("A connection that says nothing, or half of a request (slow head, slow body)", "`connection_s`", FRONT,
            "test_a_connection_that_says_nothing_ends"),
     Attack("A connection that never shakes hands", "`handshake_s`", FRONT, "test_who_never_shakes_hands_is_cut_off"),

@@ -10,6 +10,7 @@ from datetime import timedelta
 from email.utils import parsedate_to_datetime
 
 import pytest
+from OpenSSL import SSL
 
 from tests.attestation.broker.independent_guest import IndependentGuest
 from tests.attestation.broker.world import InThread, World
@@ -219,3 +220,101 @@ def test_what_is_no_request_is_told_so(world: World) -> None:
     with world.start() as broker, connect(broker) as tls:
         tls.sendall(b"NOT HTTP\r\n\r\n")
         assert tls.recv(65536).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_handshake_in_small_bites_has_no_more_time(world: World) -> None:
+    """Each byte is progress, and none buys time."""
+    world.write_config(change={"[limits]": "[limits]\nhandshake_s = 1"})
+    into, out = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = world.context("host").wrap_bio(into, out, server_hostname="localhost")
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    hello = out.read()
+    with (
+        world.start() as broker,
+        socket.create_connection(("127.0.0.1", broker.running.listeners.ports[0]), timeout=0.1) as plain,
+    ):
+        for byte in hello:
+            try:
+                plain.sendall(bytes([byte]))
+                if not plain.recv(1):
+                    break
+            except TimeoutError:
+                pass
+            except ConnectionError:
+                break
+        else:
+            pytest.fail("it has all the time it wants")
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"])
+def test_who_speaks_no_tls_or_leaves_in_the_middle_leaves_nothing_behind(world: World, sent: bytes) -> None:
+    with world.start() as broker:
+        front = broker.running.listeners._servers[0].front
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", broker.running.listeners.ports[0]), timeout=20) as plain:
+                plain.sendall(sent)
+                plain.shutdown(socket.SHUT_WR)
+                while plain.recv(1000):
+                    pass
+        with broker.http() as http:
+            assert http.get("/healthz").status_code == 200
+        assert len(front.open) <= 1
+        assert front.held.total() <= 1
+
+
+def test_a_farewell_right_behind_a_request_is_answered_first(world: World) -> None:
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    context.use_certificate_file(str(world.folder / "host.pem"))
+    context.use_privatekey_file(str(world.folder / "host.key"))
+    with (
+        world.start() as broker,
+        socket.create_connection(("127.0.0.1", broker.running.listeners.ports[0])) as raw,
+    ):
+        raw.settimeout(None)
+        client = SSL.Connection(context, raw)
+        client.set_connect_state()
+        client.sendall(HEALTHZ)
+        client.shutdown()
+        assert client.recv(65536).endswith(HEALTHY)
+        with pytest.raises(SSL.ZeroReturnError):
+            client.recv(1)
+
+
+def test_an_answer_is_the_last_word_also_where_more_comes(world: World) -> None:
+    """What nobody reads has the kernel send a reset, which may overtake the answer."""
+    with world.start() as broker, connect(broker) as tls:
+        tls.sendall(b"NOT HTTP\r\n\r\n" + b"x" * 5_000_000)
+        assert tls.recv(65536).startswith(b"HTTP/1.1 400 ")
+
+
+def test_half_a_request_that_ends_is_none(world: World) -> None:
+    """The end of TCP without a farewell of TLS: somebody may have cut it off."""
+    with world.start() as broker:
+        tls = connect(broker)
+        tls.sendall(REQUEST + b"{")
+        tls.shutdown(socket.SHUT_WR)
+        with tls:
+            while tls.recv(1000):
+                pass  # what TLS still had to say
+        with broker.http() as http:
+            assert http.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/nowhere", "/kbs/v0/nothing"])
+def test_what_is_nobodys_is_counted_too(world: World, path: str) -> None:
+    world.write_config(requests_per_minute=3)
+    with world.start() as broker, broker.http() as http:
+        answers = [http.get(path).status_code for _ in range(5)]
+        assert answers[2] != 429
+        assert answers[-1] == 429
+        assert http.head(path).status_code == 429
+
+
+def test_two_listeners_count_apart(world: World) -> None:
+    world.write_config(requests_per_minute=1)
+    with world.start() as broker:
+        with broker.http() as http:
+            assert [http.get("/healthz").status_code for _ in range(2)] == [200, 429]
+        with broker.admin_http() as http:
+            assert http.get("/healthz").status_code == 200

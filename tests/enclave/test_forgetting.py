@@ -161,12 +161,26 @@ def has_secret_memory(pid: int) -> bool:
     return any(region.name.startswith("/secretmem") for region in regions(pid))
 
 
+KEEPER = """
+import json, sys
+from cryptography.hazmat.primitives.asymmetric import ec
+key = ec.generate_private_key(ec.SECP256R1())
+numbers = key.private_numbers()
+print(json.dumps({"x": numbers.public_numbers.x, "private": numbers.private_value}), flush=True)
+sys.stdin.read()
+"""
+
+
 def test_the_search_finds_a_private_key_that_is_kept_in_ordinary_memory() -> None:
-    """The control of the test above, with a key as OpenSSL keeps it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    x = key.public_key().public_numbers().x.to_bytes(32, "big")
-    jwk = {"x": base64.urlsafe_b64encode(x).decode().rstrip("=")}
-    assert private_key_in_memory(os.getpid(), jwk) == key.private_numbers().private_value.to_bytes(32, "little")
+    """The control of the test above, with a key as OpenSSL keeps it, in a process that holds little else."""
+    command = [*interpreter(), "-c", KEEPER]
+    with subprocess.Popen(
+        command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as keeper:
+        assert keeper.stdout is not None
+        key = json.loads(keeper.stdout.readline())
+        jwk = {"x": base64.urlsafe_b64encode(key["x"].to_bytes(32, "big")).decode().rstrip("=")}
+        assert private_key_in_memory(keeper.pid, jwk) == key["private"].to_bytes(32, "little")
 
 
 def test_neither_input_nor_output_is_left_in_the_worker_once_the_front_end_has_wiped(

@@ -87,6 +87,8 @@ def test_who_has_gone_is_nobody(listener: socket.socket) -> None:
         while accepted.recv(1):
             pass
         assert user_of(accepted) is None
+        with pytest.raises(AccessDeniedError, match="got one of nobody that the kernel names"):
+            check_neighbour(accepted, frozenset({0, os.geteuid()}))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")

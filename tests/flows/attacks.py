@@ -7,6 +7,7 @@ import ast
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -208,8 +209,8 @@ ATTACKS: Final[dict[str, Attack]] = {
     "front-end": Attack(
         "A front end that was taken over asks for evidence over the digest that a key broker's challenge wants: "
         "it chooses 32 bytes, the supervisor all the rest",
-        ("tpm.quote.nonce",),
-        "VerificationError",
+        (),
+        "none: what is signed is another digest",
         DESK,
         "test_a_front_end_chooses_32_bytes_and_nothing_of_what_is_signed",
     ),
@@ -265,9 +266,12 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(f"`{name}`" for name in names) or "-"
 
 
-def functions_in(file: str) -> set[str]:
-    """Return the names of the test functions in a file of ours."""
-    return {node.name for node in ast.parse((ROOT / file).read_text()).body if isinstance(node, ast.FunctionDef)}
+@cache
+def functions_in(file: str) -> dict[str, str]:
+    """Return the test functions in a file of ours: their names, and their source."""
+    text = (ROOT / file).read_text()
+    functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+    return {node.name: ast.get_source_segment(text, node) or "" for node in functions}
 
 
 if __name__ == "__main__":

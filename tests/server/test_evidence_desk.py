@@ -139,7 +139,7 @@ def test_a_front_end_that_floods_is_ended_and_the_others_are_answered(place: Des
     hostile, other = FrontEnd(), FrontEnd()
     for number in range(1, WAITING_LIMIT + 1):
         place.ask(hostile, number)
-    with pytest.raises(BorderError, match=f"wanted at most {WAITING_LIMIT}"):
+    with pytest.raises(BorderError, match=f"^evidence: wanted at most {WAITING_LIMIT}"):
         place.ask(hostile, WAITING_LIMIT + 1)
     place.ask(other, 1)
     place.desk.gone(hostile)

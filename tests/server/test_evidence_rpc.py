@@ -90,7 +90,7 @@ def test_what_is_no_question_is_refused(side: Side, message: bytes) -> None:
 def test_waiting_is_bounded_for_one_caller_and_for_all(side: Side) -> None:
     for _ in range(WAITING_PER_CALLER):
         side.ask("alice")
-    with pytest.raises(OverloadedError, match=f"at most {WAITING_PER_CALLER} waiting of a caller"):
+    with pytest.raises(OverloadedError, match=f"^evidence: .*at most {WAITING_PER_CALLER} waiting of a caller"):
         side.ask("alice")
     for number in range(WAITING_LIMIT - WAITING_PER_CALLER):
         side.ask(number)

@@ -3,7 +3,7 @@
 What Triton answers to the same calls is compared in test_like_triton.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import grpc
 import pytest
@@ -13,7 +13,8 @@ from hermetic.protos.inference import grpc_service_pb2 as pb
 from hermetic.server.trace_rules import LogRules, TraceChange, TraceRules
 from tests.server.calls import TIMEOUT_S, await_ready, method
 from tests.server.certificates import Pair
-from tests.server.far_side import FarSide, description
+from tests.server.far_side import FarSide, Pki, description
+from tests.server.far_side import settings as settings_of
 
 FILE = TraceRules(file="traces.json")
 
@@ -37,6 +38,14 @@ def logs(channel: grpc.Channel, **settings: bool | int | str) -> dict[str, bool 
 
 def status(error: pytest.ExceptionInfo[grpc.RpcError]) -> tuple[str, str]:
     return error.value.code().name, error.value.details()
+
+
+@pytest.fixture(scope="module")
+def tracing(pki: Pki) -> Iterator[FarSide]:
+    """A front end that traces into a file, for those who change nothing of it."""
+    far_side = FarSide(pki, settings_of(pki, trace=FILE))
+    yield far_side
+    far_side.close()
 
 
 def test_who_may_watch_sees_them_and_who_operates_changes_them(start: object) -> None:
@@ -121,9 +130,9 @@ def test_a_models_settings_fall_back_to_the_servers(start: object) -> None:
     ],
 )
 def test_what_is_refused_changes_nothing(
-    start: object, settings: dict[str, list[str]], wanted: tuple[str, str]
+    tracing: FarSide, settings: dict[str, list[str]], wanted: tuple[str, str]
 ) -> None:
-    side: FarSide = start(trace=FILE)  # type: ignore[operator]
+    side = tracing
     with side.channel_as(side.pki.operate) as channel:
         before = trace(channel)
         with pytest.raises(grpc.RpcError) as caught:

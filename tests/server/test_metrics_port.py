@@ -6,8 +6,10 @@ import ssl
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,11 @@ import pytest
 from hermetic.enclave.channel import Channel
 from hermetic.enclave.control_frames import decode_control
 from hermetic.enclave.zero_on_free import environment, interpreter
-from hermetic.errors import BorderError
+from hermetic.errors import BorderError, UnauthenticatedError
 from hermetic.server import documents
 from hermetic.server.messages import Listening, Records, RecordsWritten
 from hermetic.server.metrics import Facts, Page
-from hermetic.server.metrics_port import HEAD_LIMIT, SCRAPES_LIMIT
+from hermetic.server.metrics_port import HEAD_LIMIT, SCRAPES_LIMIT, Scrapes
 from hermetic.server.settings import MetricsSettings
 from hermetic.server.shared_messages import AskPage, PageReply, StartMetrics
 from hermetic.server.tally import ModelTally, Tally
@@ -28,6 +30,7 @@ from tests.server.certificates import Pair, subject
 from tests.server.far_side import Pki, epoch
 
 TIMEOUT_S = 60
+DAY = timedelta(days=1)
 GET = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 FACTS = Facts(profile="demo", waived=(), epoch=3, epochs_refused=0, front_ends=2, front_ends_lost=0, models=())
 PAGE = Page(tally=Tally(models=(ModelTally(name="m", version=1, generation=1, inferences=42),)), facts=FACTS)
@@ -49,16 +52,7 @@ class Port:
         self.channel.settimeout(TIMEOUT_S)
         self.records: list[str] = []
         self._answer = answer
-        settings = MetricsSettings(
-            host="127.0.0.1",
-            port=0,
-            tls=tls,
-            certificate_chain=pki.server.certificate.decode(),
-            epoch=epoch(pki, **changes),
-            waived=(),
-            uid=65534,
-            gid=65534,
-        )
+        settings = settings_of(pki, tls=tls, **changes)
         key, document = documents.in_memory(pki.server.key), documents.in_memory(documents.encoded(settings))
         self.channel.send(StartMetrics().encode(), (key, document))
         os.close(key)
@@ -108,6 +102,20 @@ class Port:
         with self.secured(client) as connection:
             connection.sendall(request)
             return read(connection)
+
+
+def settings_of(pki: Pki, *, tls: bool = True, **changes: Any) -> MetricsSettings:
+    """Settings of the port; `changes` are of the epoch."""
+    return MetricsSettings(
+        host="127.0.0.1",
+        port=0,
+        tls=tls,
+        certificate_chain=pki.server.certificate.decode(),
+        epoch=epoch(pki, **changes),
+        waived=(),
+        uid=65534,
+        gid=65534,
+    )
 
 
 def read(connection: socket.socket) -> tuple[int, str]:
@@ -169,6 +177,38 @@ def test_who_is_revoked_is_refused(pki: Pki) -> None:
         assert port.get(pki.operate)[0] == 200
     finally:
         port.close()
+
+
+class Shown:
+    """What a TLS connection says of itself: the client's certificate."""
+
+    def __init__(self, pem: bytes) -> None:
+        self._certificate = ssl.PEM_cert_to_DER_cert(pem.decode())
+
+    def get_extra_info(self, name: str) -> "Shown":
+        assert name == "ssl_object"
+        return self
+
+    def getpeercert(self, *, binary_form: bool) -> bytes:
+        assert binary_form
+        return self._certificate
+
+
+def test_a_wall_clock_that_is_set_back_lets_nobody_watch_whose_certificate_had_ended(
+    pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TLS judges by the clock that was set, and would let it in; here both clocks are looked at for each scrape."""
+    ours, theirs = Channel.pair()
+    scrapes = Scrapes(settings_of(pki), ours)
+    ended: Any = Shown(pki.authority.issue("watcher", begins=-2 * DAY, ends=-DAY / 24).certificate)
+    set_back = time.time() - DAY.total_seconds()
+    monkeypatch.setattr(time, "time", lambda: set_back)
+    assert scrapes._principal(ended).tenant == "red", "wanted the attack to succeed where only one clock is looked at"
+    monkeypatch.setattr(scrapes._set_back, "_wall", lambda: set_back)
+    with pytest.raises(UnauthenticatedError, match="valid now"):
+        scrapes._principal(ended)
+    ours.close()
+    theirs.close()
 
 
 @pytest.mark.parametrize(

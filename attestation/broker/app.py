@@ -22,6 +22,10 @@ HEADER_LOG_INDEX: Final = "hermetic-log-index"
 SHORT_BODY_BYTES: Final = 64 * 1024
 """Longest body of a request that brings no evidence: those are read in the event loop."""
 
+LOOP_EVIDENCE_BYTES: Final = 16 * 1024
+"""Longest attestation that is verified in the event loop: a few milliseconds, for which a thread that verifies would
+hold the interpreter, and with it the loop, all the same."""
+
 _NUMBER: Final = re.compile(r"-?[0-9]{1,16}")
 
 
@@ -41,7 +45,8 @@ def public_app(
     async def attest(request: Request) -> Response:
         caller = door.caller(request)
         data = bytes(await body(request, body_bytes))
-        token = await pace.follow(broker.attest(_session(request), data, caller), long=True)
+        steps = broker.attest(_session(request), data, caller)
+        token = await pace.follow(steps, long=len(data) > LOOP_EVIDENCE_BYTES)
         return json_response({"token": token})
 
     async def resource(request: Request) -> Response:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from hermetic.attestation.broker.identity import ClientIdentity
@@ -205,6 +206,15 @@ class Waiting(Generic[T]):
         self.done = False
 
 
+class Begun:
+    """What was decided, and what makes it durable."""
+
+    def __init__(self, batch: Sequence[Waiting[Any]], append: Callable[[], None]) -> None:
+        """Hold them."""
+        self.batch = batch
+        self.append = append
+
+
 class Journal:
     """The broker's decisions, one after the other, over all processes that share the ledger. Thread-safe.
 
@@ -215,7 +225,7 @@ class Journal:
         """`ledger` is open for writing; what it holds is read and added up now. Raises `LogError`."""
         self._ledger = ledger
         self._clock = clock
-        self._turn = threading.RLock()  # held while something becomes durable
+        self._turn = threading.Lock()  # held while something becomes durable; whoever completes it lets go
         self._state = threading.Lock()  # held while the standing changes, never while a disk is waited for
         self._queue: deque[Waiting[Any]] = deque()
         self._standing = Standing()
@@ -247,6 +257,46 @@ class Journal:
         with self._turn:
             while not waiting.done:
                 self._commit_queued()
+        return self.outcome(waiting)
+
+    def settle_queued(self) -> None:
+        """Have everything that was submitted until now settled."""
+        with self._turn:
+            while self._queue:
+                self._commit_queued()
+
+    def begin(self) -> Begun | None:
+        """Decide what is queued, at once; `complete` must follow, in any thread, and nothing is committed before it.
+
+        None where that would wait: somebody else commits, or the ledger is to be read again, or shared.
+        """
+        if not self._turn.acquire(blocking=False):
+            return None
+        batch: list[Waiting[Any]] = []
+        append: Callable[[], None] | None = None
+        try:
+            if not self._stale:
+                append = self._ledger.begin(partial(self._draw_queued, batch))
+        except HermeticError as error:
+            _end(batch, error)
+        except Exception as error:  # noqa: BLE001 - a bug: it rises where they wait, in its log
+            interrupted = LogError("the commit was interrupted")
+            interrupted.__cause__ = error
+            _end(batch, interrupted)
+        finally:
+            if append is None:
+                self._turn.release()
+        return None if append is None else Begun(batch, append)
+
+    def complete(self, begun: Begun) -> None:
+        """Make durable what was begun; every caller in it learns what became of its act."""
+        try:
+            self._commit(begun.batch, begun.append)
+        finally:
+            self._turn.release()
+
+    def outcome(self, waiting: Waiting[T]) -> tuple[int, T]:
+        """What `decide` returns or raises of an act that is settled."""
         if waiting.error is not None:
             raise waiting.error
         if waiting.drawn is None:
@@ -292,29 +342,42 @@ class Journal:
 
     def _commit_queued(self) -> None:
         """Decide and commit what is queued; every caller in it learns what became of its act."""
-        batch = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
+        batch = self._take_queued()  # before the ledger may fail: they learn of it
 
-        def draw(news: Sequence[LoggedRecord], size: int) -> list[bytes]:
-            self._take_in(news)
-            with self._state:
-                self._next = size
-                return [entry for waiting in batch if (entry := self._draw(waiting)) is not None]
-
-        try:
+        def commit() -> None:
             self._begin_again_if_stale()
-            self._ledger.commit(draw)
+            self._ledger.commit(partial(self._draw_all, batch))
+
+        self._commit(batch, commit)
+
+    def _commit(self, batch: Sequence[Waiting[Any]], append: Callable[[], None]) -> None:
+        try:
+            append()
             with self._state:
                 self._durable = self._next
             self._stale = False
         except HermeticError as error:
-            _fail(batch, error)
+            _end(batch, error)
         except BaseException:  # a bug, or the end: it rises here, and nobody else takes his decision for durable
-            _fail(batch, LogError("the commit was interrupted"))
+            _end(batch, LogError("the commit was interrupted"))
             raise
         finally:
-            for waiting in batch:
-                waiting.done = True
+            _end(batch, None)
         self._tell()
+
+    def _draw_queued(self, batch: list[Waiting[Any]], news: Sequence[LoggedRecord], size: int) -> list[bytes]:
+        """Decide what is queued, which is then the `batch`; returns the records."""
+        batch += self._take_queued()
+        return self._draw_all(batch, news, size)
+
+    def _take_queued(self) -> list[Waiting[Any]]:
+        return [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
+
+    def _draw_all(self, batch: list[Waiting[Any]], news: Sequence[LoggedRecord], size: int) -> list[bytes]:
+        self._take_in(news)
+        with self._state:
+            self._next = size
+            return [entry for waiting in batch if (entry := self._draw(waiting)) is not None]
 
     def _begin_again_if_stale(self) -> None:
         """After a commit that failed nobody knows what is durable: add everything up anew."""
@@ -357,9 +420,11 @@ class Journal:
         return encoded
 
 
-def _fail(batch: Iterable[Waiting[Any]], error: Exception) -> None:
+def _end(batch: Iterable[Waiting[Any]], error: Exception | None) -> None:
+    """Each is settled; with `error`, unless it has one of its own."""
     for waiting in batch:
         waiting.error = waiting.error or error
+        waiting.done = True
 
 
 def client_fields(identity: ClientIdentity | None) -> JsonValue:

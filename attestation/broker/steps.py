@@ -5,10 +5,12 @@ failure raised in it), and returns its answer. So no thread waits for the disk b
 requests decide meanwhile is committed together.
 """
 
+import contextlib
 from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
+from hermetic.attestation.broker.committing import Committer
 from hermetic.attestation.broker.journal import Act, Journal, Waiting
 from hermetic.attestation.broker.workers import Onward, Workers
 
@@ -40,6 +42,7 @@ class Pace:
         self._journal = journal
         self._work = work
         self._commits = Workers(1)
+        self._committer = Committer(journal, self._commits)
         self._commits.start_one()
 
     def close(self) -> None:
@@ -48,19 +51,24 @@ class Pace:
 
     async def follow(self, steps: Steps[T], *, long: bool = False) -> T:
         """What `steps` return or raise. `long` ones compute too long for the loop to stand still meanwhile."""
-        in_loop = self.quick and not long
+        return await (self._here(steps, long=long) if self.quick else self._in_threads(steps))
+
+    async def _here(self, steps: Steps[T], *, long: bool) -> T:
+        """Step by step in the loop, but for a first step that is long."""
+        go_on: _GoOn[T] = partial(_begin, steps)
+        step: Act[Any] | _Ended[T] = await self._work.run(go_on) if long else go_on()
+        while not isinstance(step, _Ended):
+            waiting = await self._committer.settled(step)
+            step = self._after(steps, waiting)()
+        return step.answer
+
+    async def _in_threads(self, steps: Steps[T]) -> T:
         go_on: _GoOn[T] = partial(_begin, steps)
         while True:
-            done: _Next[T]
-            if in_loop:
-                step = self._queued(steps, go_on)
-                done = await self._commits.run(step.call) if isinstance(step, Onward) else step
-            else:
-                done = await self._work.run(partial(self._queued, steps, go_on))
+            done: _Next[T] = await self._work.run(partial(self._queued, steps, go_on))
             if isinstance(done, _Ended):
                 return done.answer
             go_on = done
-            in_loop = self.quick  # what follows a decision is short
 
     def _queued(self, steps: Steps[T], go_on: _GoOn[T]) -> _Ended[T] | Onward[_Next[T]]:
         """Take one step. What it decides is queued before anybody waits: whoever commits next takes it along."""
@@ -71,8 +79,14 @@ class Pace:
 
     def _settled(self, steps: Steps[T], waiting: Waiting[Any]) -> _Next[T]:
         """Wait until a decision is durable; returns how the request goes on with what came of it."""
+        with contextlib.suppress(Exception):  # it is the request's to answer
+            self._journal.settle(waiting)
+        return self._after(steps, waiting)
+
+    def _after(self, steps: Steps[T], waiting: Waiting[Any]) -> _GoOn[T]:
+        """How a request goes on with what came of its act."""
         try:
-            return partial(_send, steps, self._journal.settle(waiting))
+            return partial(_send, steps, self._journal.outcome(waiting))
         except Exception as error:  # noqa: BLE001 - it is the request's to answer
             return partial(_throw, steps, error)
 

@@ -66,12 +66,16 @@ class Workers:
 
     async def run(self, call: Callable[[], T | Onward[T]]) -> T:
         """What `call` returns or raises, in a thread."""
+        return await self.begin(call)
+
+    def begin(self, call: Callable[[], T | Onward[T]]) -> asyncio.Future[T]:
+        """Begin it, without waiting."""
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._asked += 1
         if len(self._threads) < min(self._asked, self._most):
             self.start_one()
         self._queue.put(_Work(call, answer, self._settle))
-        return await answer
+        return answer
 
     def start_one(self) -> None:
         """Start a thread, for those who `take` work before anybody runs some."""

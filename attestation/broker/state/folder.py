@@ -4,6 +4,7 @@ The folder's lock keeps every other process out, so nothing is new after the fir
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from hermetic.attestation.broker.state.ledger import Draw, LoggedRecord
 from hermetic.attestation.log import Log
@@ -20,7 +21,14 @@ class FolderLedger:
 
     def commit(self, draw: Draw) -> None:
         """Append what `draw` returns, durably; raises `LogError`."""
-        if entries := draw(self.news(), self._log.size):
+        self._append(draw(self.news(), self._log.size))
+
+    def begin(self, draw: Draw) -> Callable[[], None]:
+        """Draw at once; what is returned makes it durable."""
+        return partial(self._append, draw(self.news(), self._log.size))
+
+    def _append(self, entries: Sequence[bytes]) -> None:
+        if entries:
             self._log.append_entries(entries)
 
     def news(self) -> Sequence[LoggedRecord]:

@@ -41,6 +41,12 @@ class Ledger(Protocol):
         After a failure nobody may act on what was drawn, and `rewind` must be called.
         """
 
+    def begin(self, draw: Draw) -> Callable[[], None] | None:
+        """Draw at once, and return what makes it durable, in any thread; else as `commit`, and nothing comes between.
+
+        None, and nothing is drawn, where that needs a transaction. Raises `LogError`.
+        """
+
     def news(self) -> Sequence[LoggedRecord]:
         """What was appended since the last call or commit of this process, verified; raises `LogError`."""
 

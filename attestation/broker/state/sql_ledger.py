@@ -56,6 +56,9 @@ class SqlLedger:
                 known = self._insert(rows, known, entries)
         self._known = known
 
+    def begin(self, draw: Draw) -> None:
+        """Nothing: what is drawn must see its own transaction."""
+
     def news(self) -> Sequence[LoggedRecord]:
         """What was appended since; raises `LogError`, `SharedStateError`."""
         with self._database.turn() as rows:

@@ -25,7 +25,7 @@ from hermetic.server.status import Code
 from hermetic.server.transport import Peer
 
 READS: Final = select.EPOLLIN | select.EPOLLRDHUP
-READ_BYTES: Final = 256 * 1024  # of ciphertext in one turn
+READ_BYTES: Final = 256 * 1024  # of ciphertext in one turn, at most
 PLAIN_BYTES: Final = READ_BYTES + LARGEST_FRAME + 64 * 1024  # what a turn can decrypt, and what the last one left
 WORTH: Final = 4  # bytes of ciphertext that a byte of plaintext pays for; eight in a record of their own are enough
 HOLLOW_BYTES: Final = 20 * 1024  # of ciphertext that brought nothing yet: a record that is not whole
@@ -113,12 +113,12 @@ class Connection:
 
     # -- the loop's side ------------------------------------------------------------------------------------------
 
-    def readable(self) -> None:
-        """Take what has come."""
+    def readable(self, most: int = READ_BYTES) -> None:
+        """Take what has come, up to `most` bytes of ciphertext (at most READ_BYTES); the rest stays with the kernel."""
         plain = self._loop.buffers.plain
         end = 0
         try:
-            end = self._receive()
+            end = self._receive(most)
             if end and not self.over:
                 self._take(plain, end)
             if self._session is not None and self._session.ended:
@@ -264,17 +264,17 @@ class Connection:
 
     # -- bytes ----------------------------------------------------------------------------------------------------
 
-    def _receive(self) -> int:
+    def _receive(self, most: int) -> int:
         """Read and decrypt; return where the plaintext in the buffer ends, 0 where there is none."""
         cipher, plain = self._loop.buffers
         session = self._session
         start = len(self._rest)
         if session is None:
-            got = self.socket.recv_into(plain.view[start : start + READ_BYTES])
+            got = self.socket.recv_into(plain.view[start : start + most])
             if not got:
                 raise TlsClosedError("the client has closed")
         else:
-            got = self.socket.recv_into(cipher.buffer)
+            got = self.socket.recv_into(cipher.buffer, most)
             if not got:
                 raise TlsClosedError("the client has closed")
             session.feed(cipher, got)

@@ -19,7 +19,7 @@ from typing import Final
 from hermetic.server.config import Limits
 from hermetic.server.http2.allowance import Allowances
 from hermetic.server.http2.call import Http2Call
-from hermetic.server.http2.connection import READS, Buffers, Connection
+from hermetic.server.http2.connection import READ_BYTES, READS, Buffers, Connection
 from hermetic.server.http2.deadlines import Deadlines
 from hermetic.server.http2.frames import ErrorCode
 from hermetic.server.http2.keeping import Keeping
@@ -33,8 +33,10 @@ from hermetic.server.trimming import Trimmer
 
 DESCRIPTORS_OF_ITS_OWN: Final = 512  # of a front end beside its connections: workers, the supervisor, those that end
 EVENTS: Final = 64  # looked at in one turn: room for them is made, and overwritten, each time
+TURN_BYTES: Final = 256 * 1024  # of ciphertext read in one turn, shared by whoever has sent: a millisecond, which all others wait
+LEAST_READ_BYTES: Final = 16 * 1024  # of one connection in one turn: about a record
 SPIN_EVENTS: Final = 2  # while it waits actively: there are no more calls than that
-NEWCOMERS_PER_TURN: Final = 4  # new connections, or steps of handshakes: each takes up to a millisecond from everybody
+NEWCOMERS_S: Final = 0.001  # seconds of a turn for new connections and handshakes, of which a step takes up to as long
 NEWCOMERS_REST: Final = 2  # times as long as they took: what they leave to the others
 CANCEL_GRACE_S: Final = 5.0  # seconds for cancelled calls' last words to leave
 SPIN_CALLS: Final = (
@@ -91,6 +93,7 @@ class Http2Server:
         self._allowances = Allowances(limits.connections_per_client)
         self.refused = 0  # connections beyond a limit
         self._trimmer = Trimmer()
+        self._share = READ_BYTES  # of a turn's bytes, for each connection that is read in it
         self._stopping = self._stopped = False
         self._newcomers.register(self._listener.fileno(), select.EPOLLIN)
         self.watch(self._newcomers.fileno(), self._look_at_newcomers)
@@ -205,7 +208,9 @@ class Http2Server:
 
     def _turn(self, wait_s: float) -> None:
         """Read whatever has come, or comes within `wait_s` seconds."""
-        for descriptor, events in self._spin(wait_s) or self._epoll.poll(wait_s, EVENTS):
+        found = self._spin(wait_s) or self._epoll.poll(wait_s, EVENTS)
+        self._share = max(LEAST_READ_BYTES, min(READ_BYTES, TURN_BYTES // max(1, len(found))))
+        for descriptor, events in found:
             try:
                 self._take(descriptor, events)
             except Exception:  # noqa: BLE001 - nothing may end the loop
@@ -240,7 +245,7 @@ class Http2Server:
         if events & select.EPOLLOUT:
             self._marked.append(connection)
         if events & ~select.EPOLLOUT:
-            connection.readable()
+            connection.readable(self._share)
 
     def _end_turn(self) -> bool:
         """Do what was put off, and send; whether there is more to be done at once."""
@@ -299,15 +304,20 @@ class Http2Server:
     # -- connections ----------------------------------------------------------------------------------------------
 
     def _look_at_newcomers(self) -> None:
-        """Go on with new connections: a few, and then not for a while, so that they leave time for the others."""
-        started = time.monotonic()
+        """Go on with new connections, one after the other for a moment, and then leave the time to the others."""
+        started = ended = time.monotonic()
         pause_s = 0.0
-        for descriptor, _ in self._newcomers.poll(0, NEWCOMERS_PER_TURN):
+        while not pause_s and ended - started < NEWCOMERS_S:
+            # One at a time: the kernel puts each that it names behind the others, also one that is then not looked at.
+            found = self._newcomers.poll(0, 1)
+            if not found:
+                break
+            descriptor, _ = found[0]
             if self._listener is not None and descriptor == self._listener.fileno():
-                pause_s = 0.0 if self._accept_connections() else PAUSE_S
+                pause_s = 0.0 if self._accept_connection() else PAUSE_S
             else:
                 self._go_on(descriptor)
-        ended = time.monotonic()
+            ended = time.monotonic()
         self._rest(ended + max(pause_s, NEWCOMERS_REST * (ended - started)))
 
     def _rest(self, until: float) -> None:
@@ -331,21 +341,18 @@ class Http2Server:
         if connection is not None and connection.ready and not connection.over:
             self._epoll.register(descriptor, READS)
 
-    def _accept_connections(self) -> bool:
-        """Accept a few; False where there are no descriptors left."""
-        for _ in range(NEWCOMERS_PER_TURN):
-            if self._listener is None:
-                break
-            try:
-                own, peer = self._listener.accept()
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno in _NO_ROOM:
-                    _log.error("no room for a new connection: none for %.1f s: %s", PAUSE_S, error)
-                    return False
-                continue  # the client has gone already
-            self._welcome(own, peer)
+    def _accept_connection(self) -> bool:
+        """Accept one; False where there are no descriptors left."""
+        if self._listener is None:
+            return True
+        try:
+            own, peer = self._listener.accept()
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                _log.error("no room for a new connection: none for %.1f s: %s", PAUSE_S, error)
+                return False
+            return True  # nobody is there, or the client has gone already
+        self._welcome(own, peer)
         return True
 
     def _welcome(self, own: socket.socket, peer: tuple[object, ...]) -> None:

@@ -33,7 +33,7 @@ from hermetic.server.trimming import Trimmer
 
 DESCRIPTORS_OF_ITS_OWN: Final = 512  # of a front end beside its connections: workers, the supervisor, those that end
 EVENTS: Final = 64  # looked at in one turn: room for them is made, and overwritten, each time
-TURN_BYTES: Final = 256 * 1024  # of ciphertext read in one turn, shared by whoever has sent: a millisecond, which all others wait
+TURN_BYTES: Final = 256 * 1024  # of ciphertext read in one turn, by all who have sent: a millisecond of everybody
 LEAST_READ_BYTES: Final = 16 * 1024  # of one connection in one turn: about a record
 SPIN_EVENTS: Final = 2  # while it waits actively: there are no more calls than that
 NEWCOMERS_S: Final = 0.001  # seconds of a turn for new connections and handshakes, of which a step takes up to as long

@@ -161,7 +161,7 @@ class FrontEnd:
         self._send_unsaid()
         self.journal.flush()
         self.gate.expire(now)
-        self._trimmer.look(self.gate.accounts.bytes_in_flight)
+        self._trimmer.look(self.gate.accounts.bytes_in_flight, now)
         self._inference.streams.tick()
         self._totals.push(now)
         self._tracer.flush()

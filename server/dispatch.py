@@ -11,22 +11,21 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-from hermetic.enclave.batch_frames import MIXED, STATUS_FULL, STATUS_OK, STATUS_REFUSED, Done, decode_done, encode_batch
+from hermetic.enclave.batch_frames import MIXED, STATUS_OK, Done, decode_done, encode_batch
 from hermetic.enclave.buffers import BufferLayout
 from hermetic.enclave.channel import Channel
 from hermetic.errors import (
     BorderClosedError,
     BorderError,
     HermeticError,
-    InvalidRequestError,
     LeaseEndedError,
-    OverloadedError,
     WorkerLostError,
     WorkerStoppedError,
 )
+from hermetic.server.batch_answers import Answers, failure
 from hermetic.server.contents import Buffer
 from hermetic.server.foreign import ForeignMemory
-from hermetic.server.hidden import HiddenTensors
+from hermetic.server.hidden import HiddenTensors, told
 from hermetic.server.ordering import Order
 from hermetic.server.outputs import Output
 from hermetic.server.scheduling import Scheduling
@@ -66,6 +65,7 @@ class Dispatcher:
         self._links: dict[Instance[Work], WorkerLink] = {}
         self._no_worker = "no worker"
         self._wiping: list[WorkerLink] = []  # cut, and not wiped yet
+        self._leaving: dict[Answers, None] = {}  # batches that are not answered, or not wiped, as a whole
         self._sequence = 0
         self._tenants: dict[str, int] = {"": MIXED}  # numbers, by the order in which they came; no worker hears a name
         self._alarm = 0.0
@@ -157,14 +157,29 @@ class Dispatcher:
             self.lost(link, BorderError(f"done frame: wanted one that can be judged, got {type(error).__name__}"))
             return
         del link.running[done.buffer]
+        answers = Answers(link, running, done, outputs)
         try:
-            self._answer(running.slot, done, outputs, running.sent)
-        finally:  # whatever comes of an answer, its buffer is wiped and used again
-            del outputs
-            written = [tensor.nbytes for tensor in done.outputs] if done.status == STATUS_OK else None
-            link.wipe_batch(running.slot, written)
-            self._scheduler.release(running.slot)
-        self._fill_and_run()
+            self._begin(answers)
+        finally:
+            self._go_on(answers)
+
+    def _go_on(self, answers: Answers) -> None:
+        """Answer a portion of a batch, or wipe one; when all is wiped its buffer is used again."""
+        if answers.link.instance not in self._links:  # lost meanwhile: all are answered, and its memory is wiped
+            return
+        try:
+            self._answer_some(answers)
+        finally:  # whatever comes of an answer
+            if answers.left or not answers.wipe_some():
+                self._leaving[answers] = None
+                self._post(partial(self._go_on, answers))
+            else:
+                self._release(answers)
+                self._fill_and_run()
+
+    def _release(self, answers: Answers) -> None:
+        self._leaving.pop(answers, None)
+        self._scheduler.release(answers.slot)
 
     def _cut(self, link: WorkerLink) -> None:
         self.on_link_closed(link)
@@ -199,6 +214,7 @@ class Dispatcher:
             return
         lied = isinstance(error, BorderError) and not isinstance(error, BorderClosedError)
         self._no_worker = f"no worker: the last one {'broke the protocol' if lied else 'was lost'}"
+        self._hasten(link)
         told = error if isinstance(error, WorkerStoppedError | LeaseEndedError) else WorkerLostError(str(error))
         leaving = self._scheduler.remove_instance(link.instance, told)
         self._carry_out(leaving)
@@ -206,6 +222,13 @@ class Dispatcher:
         self._cut(link)
         self.on_link_lost(link, error)
         self._fill_and_run()
+
+    def _hasten(self, link: WorkerLink) -> None:
+        """Answer at once what is still to be answered of what a worker has done: its memory is about to be wiped."""
+        for answers in [one for one in self._leaving if one.link is link]:
+            while answers.left:
+                self._answer_some(answers)
+            self._release(answers)
 
     def ended(self, link: WorkerLink, error: Exception) -> None:
         """Take word that nothing more can be read from a worker."""
@@ -231,27 +254,32 @@ class Dispatcher:
         if self._order is not None:
             self._order.close()
 
-    def _answer(self, slot: Slot[Work], done: Done, outputs: list[Output], sent: float) -> None:
-        if done.status == STATUS_OK and self._hidden is not None:
-            try:
-                self._hidden.answered(slot, outputs)
-            except Exception as error:  # noqa: BLE001 - its requests are told, whatever it is
-                self._fail_all(slot.entries, _told(error))
-                return
-        if done.status == STATUS_OK:
-            most = int((self._clock() - sent) * 1e9)
-            times = (min(done.input_ns, most), min(done.infer_ns, most), min(done.output_ns, most))
-            rows = len(slot.entries) if self._scheduler.gathers else slot.rows  # empty rows are nobody's
-            self._statistics.executed(rows, len(slot.entries), times, int(time.time() * 1000))
-            unlocked = min(done.unlocked_bytes, self._links[slot.instance].layout.stride)
-            self._statistics.cost(min(done.wipe_ns, most), unlocked)
-            if self.on_executed is not None:
-                self.on_executed(slot, times)
-            answer = self._deliver if self._order is None else self._order.answer
-            for work in slot.entries:
-                answer(work, outputs, slot.rows, sent)
+    def _begin(self, answers: Answers) -> None:
+        """Count a batch that was run, and look at what the model keeps for itself; or tell all that it failed."""
+        slot, done = answers.slot, answers.done
+        if done.status != STATUS_OK:
+            answers.skip()
+            self._fail_all(slot.entries, failure(done, mixed=not slot.key.tenant))
             return
-        self._fail_all(slot.entries, _failure(done, mixed=not slot.key.tenant))
+        if self._hidden is not None:
+            try:
+                self._hidden.answered(slot, answers.outputs)
+            except Exception as error:  # noqa: BLE001 - its requests are told, whatever it is
+                answers.skip()
+                self._fail_all(slot.entries, told(error))
+                return
+        now = self._clock()
+        times = answers.times(now)
+        rows = len(slot.entries) if self._scheduler.gathers else slot.rows  # empty rows are nobody's
+        self._statistics.executed(rows, len(slot.entries), times, int(time.time() * 1000))
+        self._statistics.cost(*answers.cost(now))
+        if self.on_executed is not None:
+            self.on_executed(slot, times)
+
+    def _answer_some(self, answers: Answers) -> None:
+        answer = self._deliver if self._order is None else self._order.answer
+        for work in answers.take():
+            answer(work, answers.outputs, answers.slot.rows, answers.sent)
 
     def _deliver(self, work: Work, outputs: Sequence[Output], rows: int, sent: float) -> None:
         try:
@@ -346,7 +374,7 @@ class Dispatcher:
             try:
                 hidden = self._hidden.write(slot, link.inputs[slot.index][len(tensors) :])
             except Exception as error:  # noqa: BLE001 - a batch that cannot be made must not hold its buffer for ever
-                self._abandon(link, slot, _told(error))
+                self._abandon(link, slot, told(error))
                 return
             slot.filled = [*slot.filled, *(tensor.nbytes for tensor in hidden)]
             tensors += hidden
@@ -368,24 +396,3 @@ class Dispatcher:
             place.wipe()
         self._scheduler.release(slot)
         self._post(self._fill_and_run)
-
-
-def _told(error: Exception) -> HermeticError:
-    """Return what requests are told of an error at a batch's hidden tensors."""
-    if isinstance(error, HermeticError):
-        return error
-    _log.error("hidden tensors", exc_info=error)
-    return HermeticError("the server failed on this batch")
-
-
-def _failure(done: Done, *, mixed: bool) -> HermeticError:
-    """Return what the requests of a batch that failed are told.
-
-    The worker's words may quote any row of the batch, so a caller hears them only where all rows are its own tenant's,
-    and no record has them.
-    """
-    if done.status == STATUS_FULL:
-        return OverloadedError("the model has no room on its GPU for this batch: wanted fewer or smaller requests")
-    if done.status != STATUS_REFUSED:
-        return HermeticError("the model failed on this batch")
-    return InvalidRequestError("the model refused the input" if mixed else f"the model refused the input: {done.text}")

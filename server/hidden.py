@@ -4,14 +4,18 @@ They are regions of a buffer like all others, behind those of the callers (`Mode
 them is chosen when the model becomes ready (scheduling.py).
 """
 
+import logging
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from hermetic.enclave.batch_frames import Tensor
+from hermetic.errors import HermeticError
 from hermetic.server.foreign import Foreign
 from hermetic.server.outputs import Output
 from hermetic.server.slots import Slot
 from hermetic.server.work import Work
+
+_log: Final = logging.getLogger(__name__)
 
 
 class HiddenTensors(Protocol):
@@ -30,3 +34,11 @@ class HiddenTensors(Protocol):
         `outputs`: all of `model_outputs`, checked; where `Shaping.acts_on_outputs` they are private copies. A
         `HermeticError` fails the requests of this batch.
         """
+
+
+def told(error: Exception) -> HermeticError:
+    """Return what requests are told of an error at a batch's hidden tensors."""
+    if isinstance(error, HermeticError):
+        return error
+    _log.error("hidden tensors", exc_info=error)
+    return HermeticError("the server failed on this batch")

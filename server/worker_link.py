@@ -4,7 +4,7 @@ Nothing here decides: the batcher says where rows lie, the dispatcher when they 
 foreign.py says how it is read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Final, NamedTuple
 
@@ -98,15 +98,27 @@ class WorkerLink:
                 self._wipe_outputs(slot.index)
             self._tenants[slot.index] = tenant
 
-    def wipe_batch(self, slot: Slot[Work], output_bytes: Sequence[int] | None) -> None:
-        """Wipe what a batch has filled; None: the outputs wholly, as nobody knows what was written there."""
+    def wipe_batch(self, slot: Slot[Work], output_bytes: Sequence[int]) -> None:
+        """Wipe what a batch has filled."""
         for place, filled in zip(self.inputs[slot.index], slot.filled, strict=True):
             place.wipe(filled)
-        if output_bytes is None:
-            self._wipe_outputs(slot.index)
-        else:
-            for place, nbytes in zip(self.outputs[slot.index], output_bytes, strict=True):
-                place.wipe(nbytes)
+        for place, nbytes in zip(self.outputs[slot.index], output_bytes, strict=True):
+            place.wipe(nbytes)
+
+    def wiping(self, slot: Slot[Work], output_bytes: Sequence[int] | None, most: int) -> Iterator[int]:
+        """Wipe that in steps of at most so many bytes; None: the outputs wholly, as nobody knows what is there.
+
+        Each step gives how many bytes it has wiped; all is wiped when there are no more.
+        """
+        layout = self.layout
+        outputs = [region.capacity for region in layout.outputs] if output_bytes is None else output_bytes
+        filled = [*slot.filled, *outputs]
+        for region, nbytes in zip([*layout.inputs, *layout.outputs], filled, strict=True):
+            at = slot.index * layout.stride + region.offset
+            end = at + nbytes
+            while at < end:
+                start, at = at, self._memory.wipe_touched(at, end, most)
+                yield at - start
 
     def _wipe_outputs(self, index: int) -> None:
         first = index * self.layout.stride

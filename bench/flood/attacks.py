@@ -31,6 +31,7 @@ from hermetic.bench.flood.wire import (
 
 MIB: Final = 1 << 20
 PAUSE_S: Final = 0.02  # between two looks at what a server says
+ABANDONED: Final = 24  # answers that a connection asks for before it hangs up
 CLIENT_HELLO: Final = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"  # its first bytes; the rest never comes
 
 
@@ -178,6 +179,30 @@ def slow_readers(attack: Attack) -> Iterator[None]:
     return _on_connections(attack, step, window=0)
 
 
+def abandoned_answers(attack: Attack) -> Iterator[None]:
+    """Ask, read no answer, and hang up on all connections at once; then come again."""
+    held: list[Connection] = []
+
+    def ask(connection: Connection) -> None:
+        stream, opening = connection.headers(attack.method)
+        connection.send(opening + frame(DATA, END_STREAM, stream, message(attack.request)))
+        attack.counts["requests"] += 1
+
+    while True:
+        if len(held) < attack.strength and (connection := attack.connect(window=0)) is not None:
+            held.append(connection)
+        asked = [len(connection.windows) > ABANDONED for connection in held]
+        if all(asked):
+            attack.counts["hung up"] += len(held)
+            while held:
+                attack.let_go(held.pop())
+        for connection in held:
+            if len(connection.windows) <= ABANDONED:
+                _once(connection, ask)
+        time.sleep(PAUSE_S)
+        yield
+
+
 def bombs(attack: Attack) -> Iterator[None]:
     """Send 64 KiB that inflate to 64 MiB of nothing, in turn: gzip, gzip that says it is small, and deflate."""
     gzip, deflate = _packed_zeros(zlib.MAX_WBITS + 16), _packed_zeros(zlib.MAX_WBITS)
@@ -302,6 +327,7 @@ ATTACKS: Final[dict[str, Kind]] = {
     "half-open-handshakes": Kind(half_open_handshakes, 800),
     "slow-writers": Kind(slow_writers, 16),
     "slow-readers": Kind(slow_readers, 8),
+    "abandoned-answers": Kind(abandoned_answers, 8),
     "unfinished-uploads": Kind(unfinished_uploads, 4),
     "bombs": Kind(bombs, 2),
     "pings": Kind(pings, 4),

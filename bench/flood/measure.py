@@ -103,7 +103,7 @@ def _one(served: Served, name: str, plan: Plan) -> Outcome:
     start = time.monotonic() + 2.0  # both processes are up by then
     attack, calm = start + plan.before_s, start + plan.before_s + plan.during_s
     end = calm + SETTLE_S + plan.after_s
-    wide = name == "slow-readers"
+    wide = name in {"slow-readers", "abandoned-answers"}
     bad_job = {
         "attack": name, "door": bad, "method": METHOD, "strength": ATTACKS[name].strength, "start": attack, "end": calm,
         "request": question(WIDE, [1.0], ()).request.hex() if wide else "",

@@ -17,6 +17,7 @@ from hermetic.enclave.zero_on_free import wipe
 from hermetic.server.config import Limits
 from hermetic.server.http2 import frames
 from hermetic.server.http2.call import Http2Call
+from hermetic.server.http2.discards import Discards
 from hermetic.server.http2.frames import ConnectionFaultError, ErrorCode, Setting
 from hermetic.server.http2.outgoing import Outgoing
 from hermetic.server.http2.reception import LARGEST_FRAME, Reception
@@ -52,6 +53,7 @@ class Loop(Protocol):
     """The loop, as its connections see it."""
 
     buffers: Buffers
+    discards: Discards
     limits: Limits
     metadata_read: Container[str]
 
@@ -99,7 +101,7 @@ class Connection:
         self.until = math.inf  # when it is old
         self.interest = READS  # what the loop waits for
         self._marked = False
-        self.out = Outgoing(self._mark)
+        self.out = Outgoing(self._mark, loop.discards)
         self.streams: dict[int, Http2Call] = {}
         self.stream_window = loop.limits.stream_window_bytes
         self.reception = Reception(self, loop, loop.limits)

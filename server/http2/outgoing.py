@@ -17,6 +17,7 @@ from hermetic.enclave.zero_on_free import (
     wipe_immutable_bytes_that_nobody_else_holds,
 )
 from hermetic.server.http2 import answers
+from hermetic.server.http2.discards import Discards
 from hermetic.server.http2.frames import (
     DATA,
     DEFAULT_FRAME,
@@ -85,6 +86,7 @@ class Outgoing:
 
     __slots__ = (
         "_blocks",
+        "_discards",
         "_left",
         "_sealed",
         "_settled",
@@ -98,9 +100,10 @@ class Outgoing:
         "window",
     )
 
-    def __init__(self, mark: Callable[[], None]) -> None:
+    def __init__(self, mark: Callable[[], None], discards: Discards) -> None:
         """`mark` is called when something is to be sent; again and again, so it must be cheap."""
         self.mark = mark
+        self._discards = discards
         self.plain = bytearray()
         self._left = bytearray()  # ciphertext that the socket did not take
         self._settled: deque[tuple[Sender, bool]] = deque()  # whose message is in `plain`, or whose status is, too
@@ -170,11 +173,11 @@ class Outgoing:
         self._end(call)
 
     def forget(self, call: Sender) -> None:
-        """Drop what waits in the outbox of `call`; secrets are overwritten."""
+        """Drop what waits in the outbox of `call`; secrets are overwritten, large ones in later turns."""
         self._waiting.pop(call, None)
         for message in call.outbox or ():
             if message is not None and message.secret:
-                wipe_immutable_bytes_that_nobody_else_holds(message.data)
+                self._discards.add(message.data)
         call.outbox = None
 
     def widen(self, increment: int) -> None:

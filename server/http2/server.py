@@ -21,6 +21,7 @@ from hermetic.server.http2.allowance import Allowances
 from hermetic.server.http2.call import Http2Call
 from hermetic.server.http2.connection import READ_BYTES, READS, Buffers, Connection
 from hermetic.server.http2.deadlines import Deadlines
+from hermetic.server.http2.discards import Discards
 from hermetic.server.http2.frames import ErrorCode
 from hermetic.server.http2.keeping import Keeping
 from hermetic.server.http2.lingering import Lingering
@@ -71,6 +72,7 @@ class Http2Server:
         """
         self.limits = limits
         self.buffers = Buffers.new()
+        self.discards = Discards()
         self._application = application
         self.metadata_read = application.metadata_read
         self._credentials = credentials
@@ -260,7 +262,7 @@ class Http2Server:
         for connection in marked:
             self.guard(partial(self._flush, connection))
         self._run_soon()
-        return again or bool(self._marked or self._soon or self._unjudged.more)
+        return self.discards.wipe_some() or again or bool(self._marked or self._soon or self._unjudged.more)
 
     def _flush(self, connection: Connection) -> None:
         done = connection.flush()
@@ -285,7 +287,7 @@ class Http2Server:
         self._allowances.refill(now)
         self._unjudged.begin(self._connections.values())
         self._lingering.expire(now)
-        self._trimmer.look(len(self._connections) * CONNECTION_BYTES)
+        self._trimmer.look(len(self._connections) * CONNECTION_BYTES, now)
         self._look_whether_empty()
 
     def _judge_some(self, now: float) -> None:
@@ -399,6 +401,7 @@ class Http2Server:
         for connection in list(self._connections.values()):
             self.guard(connection.close)
         self._lingering.close()
+        self.discards.close()
         self._newcomers.close()
         self._epoll.close()
         os.close(self._bell)

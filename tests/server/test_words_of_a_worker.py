@@ -3,7 +3,7 @@
 import pytest
 
 from hermetic.enclave.batch_frames import STATUS_FAILED, STATUS_REFUSED, decode_done, encode_not_done
-from hermetic.server.dispatch import _failure
+from hermetic.server.batch_answers import failure
 
 QUOTE = "a row of another tenant's"
 
@@ -14,5 +14,5 @@ QUOTE = "a row of another tenant's"
     ids=["refused, one tenant", "refused, several", "failed"],
 )
 def test_a_hostile_model_tells_no_tenant_of_anothers_rows_by_its_errors(status: int, mixed: bool, heard: bool) -> None:
-    told = _failure(decode_done(encode_not_done(0, 1, status, QUOTE)), mixed=mixed)
+    told = failure(decode_done(encode_not_done(0, 1, status, QUOTE)), mixed=mixed)
     assert (QUOTE in str(told)) == heard

@@ -28,7 +28,7 @@ evidence: setup ## Judge all recorded evidence and every manipulation of it, and
 # One process: those of xdist would run the source. Left out: what traces the source, and what changes a constant of it.
 test-compiled: compiled ## Run unit tests of the request path on the compiled modules themselves
 	$(PY) -m hermetic.compiled pytest tests/server tests/enclave/test_batch_runner.py tests/enclave/test_channel.py \
-	    --ignore tests/server/test_foreign.py --ignore tests/server/http2/test_spinning.py --ignore tests/server/http2/test_turns.py --deselect tests/server/test_ordering.py::test_early_answers_are_bounded_whatever_a_worker_makes_of_them
+	    --ignore tests/server/test_foreign.py --ignore tests/server/http2/test_spinning.py --ignore tests/server/http2/test_turns.py --ignore tests/server/test_batch_answers.py --deselect tests/server/test_ordering.py::test_early_answers_are_bounded_whatever_a_worker_makes_of_them
 
 evidence-bits: setup ## Flip every bit that recorded GPU, SEV-SNP, TDX and SGX evidence signs, and see each refused (minutes)
 	$(PY) -m pytest -n $(TEST_PROCESSES) $(wildcard tests/attestation/verifiers/*_bits.py)

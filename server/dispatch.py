@@ -228,6 +228,7 @@ class Dispatcher:
         for answers in [one for one in self._leaving if one.link is link]:
             while answers.left:
                 self._answer_some(answers)
+            answers.outputs = []  # they lie in that memory
             self._release(answers)
 
     def ended(self, link: WorkerLink, error: Exception) -> None:

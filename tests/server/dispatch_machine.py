@@ -163,8 +163,8 @@ class Stage:
         while self.posted:
             self.posted.pop(0)()
 
-    def answer(self, at: int, which: int = 0, *, failed: bool = False) -> None:
-        """A worker answers one of its batches."""
+    def answer(self, at: int, which: int = 0, *, failed: bool = False, settle: bool = True) -> None:
+        """A worker answers one of its batches; without `settle` the rest of what follows is for `step`."""
         link, wire, memory = self.links[at]
         batch = wire.sent.pop(which)
         view = memoryview(memory)[batch.buffer * self.place.stride :]
@@ -177,7 +177,12 @@ class Stage:
         else:
             frame = encode_done(batch.buffer, batch.sequence, batch.inputs, 1, 1, 1)
         self.dispatcher.received(link, frame)
-        self.settle()
+        if settle:
+            self.settle()
+
+    def step(self) -> None:
+        """Run what was posted first: one turn's part of it."""
+        self.posted.pop(0)()
 
     def finish(self) -> None:
         """Answer everything, with at least one worker."""

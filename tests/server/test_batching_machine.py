@@ -19,6 +19,7 @@ from hypothesis.stateful import (
 
 from hermetic.enclave.configuration import INFERRED, ModelConfiguration
 from hermetic.errors import CallerError, HermeticError, QueueRefusedError, WorkerLostError
+from hermetic.server import batch_answers
 from tests.server.dispatch_machine import MAX_ROWS, Request, Stage
 
 
@@ -158,8 +159,14 @@ class Machine(RuleBasedStateMachine):
             assert options.default_queue_policy.timeout_action == "REJECT" or request.level == 3
 
 
+@pytest.mark.parametrize("portions", ["at once", "in portions"])
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_random_traffic(name: str) -> None:
+def test_random_traffic(name: str, portions: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large batches are answered and wiped in portions; here all of them are, or none."""
+    if portions == "in portions":
+        monkeypatch.setattr(batch_answers, "PORTION_BYTES", 1)
+        monkeypatch.setattr(batch_answers, "WIPED_BYTES", 1)
+
     class Case(Machine):
         configuration = CONFIGURATIONS[name]
 

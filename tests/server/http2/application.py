@@ -4,6 +4,7 @@
 /test/Stream       sends each message back, one at a time, and ends when the client does
 /test/Sink         takes messages, one at a time, and answers with how many there were when the client ends
 /test/Large        answers with as many bytes as the message says, in decimal
+/test/Secret       the same with bytes that are to be overwritten; `secrets` has them
 /test/Many         sends as many messages of 1 KiB as the message says, in decimal, and ends
 /test/Fail         refuses without asking for a message, in words of the field `words`
 /test/Late         refuses when it has the message
@@ -93,6 +94,12 @@ def large(told: Told, message: bytes | None) -> None:
     told.call.reply(bytes(int(message or b"0")))
 
 
+def secret(told: Told, message: bytes | None) -> None:
+    answer = b"s" * int(message or b"0")
+    told.application.secrets.append(answer)
+    told.call.reply(answer, secret=True)
+
+
 def many(told: Told, message: bytes | None) -> None:
     if message is not None:
         told.left = int(message)
@@ -129,6 +136,7 @@ METHODS: dict[str, Callable[[Told, bytes | None], None]] = {
     "/test/Stream": stream,
     "/test/Sink": sink,
     "/test/Large": large,
+    "/test/Secret": secret,
     "/test/Many": many,
     "/test/Late": late,
     "/test/Never": never,
@@ -147,7 +155,7 @@ class Every:
 
 
 class Application:
-    """All of them. `seen` counts what was said, `calls` has the latest call of each method."""
+    """All of them. `seen` counts what was said, `calls` has the latest call of each method, `secrets` answers."""
 
     metadata_read: Container[str] = Every()
 
@@ -155,6 +163,7 @@ class Application:
         self.methods = METHODS
         self.calls: dict[str, Told] = {}
         self.seen: Counter[str] = Counter()
+        self.secrets: list[bytes] = []
         self._changed = threading.Condition()
 
     def count(self, what: str) -> None:

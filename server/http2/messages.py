@@ -3,19 +3,18 @@
 A message is five octets, whether it is compressed and how long it is, and itself (gRPC's "Length-Prefixed-Message").
 Most lie whole in one frame and never come here (connection.py). What does come here is held as it is until somebody
 wants a message and there is room for it; only then it gets memory of its size, and every piece is copied once from then
-on. Half of a large one has to come first: who announces much and sends little costs little.
+on. A large one earns its memory (earned.py): who announces much and sends little costs little.
 """
 
 from typing import Final
 
 from hermetic.enclave.zero_on_free import wipe
 from hermetic.errors import HermeticError, InvalidRequestError, OverloadedError
+from hermetic.server.http2.earned import Earned
 from hermetic.server.http2.unfilled import Unfilled
 
 PREFIX_BYTES: Final = 5
 AT_ONCE_BYTES: Final = 1 << 20  # a message of at most so many gets its memory with its first piece
-EARNED_PART: Final = 2  # a larger one when half of it has come
-"""Memory that was never touched costs nothing until it is freed: then it is overwritten, 40 ms for 64 MiB."""
 
 
 class Incoming:
@@ -26,7 +25,7 @@ class Incoming:
     def __init__(self, largest: int) -> None:
         self._largest = largest
         self._held = bytearray()
-        self._message: Unfilled | None = None  # once there is room for it
+        self._message: Unfilled | Earned | None = None  # once there is room for it
         self._packed = False
 
     def put(self, data: memoryview) -> None:
@@ -58,8 +57,6 @@ class Incoming:
 
         There must be room for it: what is there of it moves to memory of its size.
         """
-        if self._message is None and self._is_hardly_begun():
-            return None
         message = self._message or self._begin()
         if message.filled < message.size:
             return None
@@ -83,15 +80,12 @@ class Incoming:
         self._held.clear()
         self._message = None
 
-    def _is_hardly_begun(self) -> bool:
-        size = int.from_bytes(self._held[1:PREFIX_BYTES], "big")
-        return size > AT_ONCE_BYTES and (len(self._held) - PREFIX_BYTES) * EARNED_PART < size
-
-    def _begin(self) -> Unfilled:
-        """Make the message's memory, and move what has come of it."""
+    def _begin(self) -> Unfilled | Earned:
+        """Make room for the message, and move what has come of it."""
         held = self._held
         self._packed = bool(held[0])
-        self._message = message = Unfilled(int.from_bytes(held[1:PREFIX_BYTES], "big"))
+        size = int.from_bytes(held[1:PREFIX_BYTES], "big")
+        self._message = message = Unfilled(size) if size <= AT_ONCE_BYTES else Earned(size)
         with memoryview(held) as view:
             end = PREFIX_BYTES + message.put(view[PREFIX_BYTES:])
         self._held = held[end:]

@@ -46,6 +46,15 @@ class Unfilled:
             self.filled = start + count
         return count
 
+    def write(self, start: int, data: memoryview) -> None:
+        """Write `data` from `start` on, within the size; who writes out of order counts and overwrites for itself."""
+        self._view[start : start + len(data)] = data
+
+    def overwrite(self, start: int, end: int) -> None:
+        """Fill with zeros what was written out of order."""
+        if end > start:
+            wipe(self._view[start:end])
+
     def take(self) -> bytes:
         """Return the whole of it, once, when `filled` is `size`: nothing here writes to it any more."""
         whole = self._whole

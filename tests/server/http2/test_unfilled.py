@@ -1,11 +1,8 @@
 """Bytes that are made before their content is there."""
 
-import tracemalloc
-
 import pytest
 
 from hermetic.enclave.zero_on_free import wipe_immutable_bytes_that_nobody_else_holds
-from hermetic.server.http2.messages import AT_ONCE_BYTES, EARNED_PART, Incoming
 from hermetic.server.http2.unfilled import Unfilled
 
 
@@ -69,22 +66,3 @@ def test_room_is_not_touched_before_it_is_filled() -> None:
     for unfilled in announced:
         unfilled.put(memoryview(b"x"))
     assert all(unfilled.filled == 1 for unfilled in announced)
-
-
-def test_a_large_message_gets_its_memory_when_a_part_of_it_has_come() -> None:
-    """Else who announces much and sends little has us overwrite much, when it is freed."""
-    size = 8 * AT_ONCE_BYTES
-    content = bytes(range(256)) * (size // 256)
-    incoming = Incoming(size)
-    tracemalloc.start()
-    try:
-        incoming.put(memoryview(b"\0" + size.to_bytes(4, "big") + content[: size // EARNED_PART - 1]))
-        assert incoming.take() is None
-        assert tracemalloc.get_traced_memory()[0] < size * 3 // 4
-        incoming.put(memoryview(content)[size // EARNED_PART - 1 : size // EARNED_PART])
-        assert incoming.take() is None
-        assert tracemalloc.get_traced_memory()[0] > size
-    finally:
-        tracemalloc.stop()
-    incoming.put(memoryview(content)[size // EARNED_PART :])
-    assert incoming.take() == (False, content)

@@ -12,12 +12,13 @@ from typing import Final
 from urllib.parse import unquote
 
 from hermetic.attestation.admin_client import HEADER_MANIFEST_DIGEST, HEADER_NAME, HEADER_PUBLISHER, HEADER_VERSION
-from hermetic.attestation.broker import journal
+from hermetic.attestation.broker import entries
 from hermetic.attestation.broker.admin_tokens import AdminToken, AdminTokens, Scope
 from hermetic.attestation.broker.broker import Caller
+from hermetic.attestation.broker.entries import Entry
 from hermetic.attestation.broker.floors import Floors
 from hermetic.attestation.broker.governance_desk import GovernanceDesk
-from hermetic.attestation.broker.journal import Entry, Journal, Standing
+from hermetic.attestation.broker.journal import Journal
 from hermetic.attestation.broker.key_store import (
     MAX_NAME_LENGTH,
     MAX_SECRET_BYTES,
@@ -30,6 +31,7 @@ from hermetic.attestation.broker.key_store import (
 from hermetic.attestation.broker.lease_state import Target
 from hermetic.attestation.broker.leases import Leases
 from hermetic.attestation.broker.refusals import Refusal, Variant
+from hermetic.attestation.broker.standing import Standing, spent_key
 from hermetic.attestation.broker.stores.key_file import model_facts
 from hermetic.attestation.claims import Profile
 from hermetic.attestation.evidence import JsonValue
@@ -117,7 +119,7 @@ class Admin:
         with self._mutex:
             self._authorise(request, name)
             below = _version(members, {"below"})
-            return self._floors.raise_to(_name(name), below, journal.client_fields(request.caller.identity))
+            return self._floors.raise_to(_name(name), below, entries.client_fields(request.caller.identity))
 
     def lower_floor(self, request: Request, name: str, members: Mapping[str, JsonValue]) -> int:
         """Let versions of `name` from the member `below` on be released again, for a recorded reason.
@@ -128,7 +130,7 @@ class Admin:
             self._authorise(request, name)
             self._governance.leave_to_operators(f"floor of {name}")
             below, reason = _version(members, {"below", "reason"}), _reason(members)
-            return self._floors.lower_to(_name(name), below, journal.client_fields(request.caller.identity), reason)
+            return self._floors.lower_to(_name(name), below, entries.client_fields(request.caller.identity), reason)
 
     def leases(self, request: Request) -> dict[str, JsonValue]:
         """What is leased to whom, and what is revoked."""
@@ -141,7 +143,7 @@ class Admin:
         with self._mutex:
             self._authorise(request, _text(members.get("model")))
             target, reason = _target(members), _reason(members)
-            return self._leases.revoke(target, reason, journal.client_fields(request.caller.identity))
+            return self._leases.revoke(target, reason, entries.client_fields(request.caller.identity))
 
     def restore(self, request: Request, members: Mapping[str, JsonValue]) -> None:
         """Take a revocation back, for a recorded reason. Not where operators govern: they sign for it."""
@@ -149,7 +151,7 @@ class Admin:
             self._authorise(request, _text(members.get("model")))
             self._governance.leave_to_operators("taking a revocation back")
             target, reason = _target(members), _reason(members)
-            self._leases.restore(target, reason, journal.client_fields(request.caller.identity))
+            self._leases.restore(target, reason, entries.client_fields(request.caller.identity))
 
     def governance(self, request: Request) -> dict[str, JsonValue]:
         """Who the operators are, what is in force, and what waits for signatures."""
@@ -161,7 +163,7 @@ class Admin:
         """Hand in a change; what counts are the signatures on it."""
         with self._mutex:
             self._authorise(request, None)
-            return self._governance.submit(data, journal.client_fields(request.caller.identity))
+            return self._governance.submit(data, entries.client_fields(request.caller.identity))
 
     def _authorise(self, request: Request, about: str | None) -> Scope:
         """Verify the token, spend it durably, then ask whether its role may do this, and for which names.
@@ -175,7 +177,7 @@ class Admin:
             self._check_unspent(standing, token)
             wanted = self._missing(standing, request, about, scope)
             fields: dict[str, JsonValue] = {
-                "client": journal.client_fields(request.caller.identity),
+                "client": entries.client_fields(request.caller.identity),
                 "issuer": token.issuer,
                 "role": token.role,
                 "jti": token.id,
@@ -185,7 +187,7 @@ class Admin:
                 "outcome": "refused" if wanted else "allowed",
                 "reasons": [f"role {token.role}: expected {wanted}"[:MAX_REASON]] if wanted else [],
             }
-            return Entry(journal.ADMIN, fields), wanted
+            return Entry(entries.ADMIN, fields), wanted
 
         if wanted := self._log.decide(act)[1]:
             raise Refusal(Variant.ADMIN_ACCESS, f"role {token.role}: expected {wanted}")
@@ -201,7 +203,7 @@ class Admin:
 
     def _check_unspent(self, standing: Standing, token: AdminToken) -> None:
         standing.forget_ended(self._clock())
-        if journal.spent_key(token.issuer, token.id) in standing.spent:
+        if spent_key(token.issuer, token.id) in standing.spent:
             raise Refusal(Variant.ADMIN_ACCESS, "token: expected one not used yet, got a used one")
         if len(standing.spent) >= MAX_SPENT:
             raise Refusal(Variant.TOO_MANY_REQUESTS, f"tokens: expected at most {MAX_SPENT} used ones still alive")
@@ -223,16 +225,16 @@ class Admin:
 
     def _log_upload(self, request: Request, key: StoredKey, secret: memoryview, error: Refusal | None) -> None:
         fields: dict[str, JsonValue] = {
-            "client": journal.client_fields(request.caller.identity),
+            "client": entries.client_fields(request.caller.identity),
             "resource": str(key.resource),
-            "model": journal.model_fields(key.model),
+            "model": entries.model_fields(key.model),
             "profile": key.profile,
             "created": key.created.astimezone(UTC).isoformat(),
             "secret": None if key.model is None else secret_digest(secret),
             "outcome": "accepted" if error is None else "refused",
             "reasons": [] if error is None else [str(error)],
         }
-        self._log.write(journal.UPLOAD, fields)
+        self._log.write(entries.UPLOAD, fields)
 
 
 def _upload_facts(path: str, secret: memoryview, headers: Mapping[str, str]) -> tuple[ResourcePath, ModelFacts | None]:
@@ -313,7 +315,7 @@ def _within(scope: Scope, entries: JsonValue) -> list[JsonValue]:
 def _key_facts(key: StoredKey) -> dict[str, JsonValue]:
     return {
         "resource": str(key.resource),
-        "model": journal.model_fields(key.model),
+        "model": entries.model_fields(key.model),
         "profile": key.profile,
         "created": key.created.isoformat(),
     }

@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from hermetic.attestation import enrolment
-from hermetic.attestation.broker import journal
+from hermetic.attestation.broker import entries
+from hermetic.attestation.broker.entries import Entry
 from hermetic.attestation.broker.governed import Rule
 from hermetic.attestation.broker.identity import ClientIdentity
-from hermetic.attestation.broker.journal import Entry, Journal, Standing
+from hermetic.attestation.broker.journal import Journal
 from hermetic.attestation.broker.refusals import Refusal, Variant
 from hermetic.attestation.broker.sessions import hidden
+from hermetic.attestation.broker.standing import Standing
 from hermetic.attestation.broker.state.cells import Cell, Cells, NoRoomError, Room
 from hermetic.attestation.enrolment import AkCa, EkTrust, PendingEnrolment
 from hermetic.attestation.evidence import JsonValue
@@ -102,15 +104,15 @@ class AkDesk:
 
         def act(standing: Standing) -> tuple[Entry, tuple[FailedCheck, ...]]:
             failed = () if error is not None else self._rule.unsigned_parts(standing, "trust")
-            why = journal.reasons(failed) if error is None else journal.reason(error)
+            why = entries.reasons(failed) if error is None else entries.reason(error)
             fields: dict[str, JsonValue] = {
-                "client": journal.client_fields(identity),
+                "client": entries.client_fields(identity),
                 "outcome": "refused" if why else "enrolled",
                 "reasons": why,
                 "ek": None if pending is None else pending.ek.hex(),
                 "ak": None if pending is None else pending.ak.name().hex(),
             }
-            return Entry(journal.AK, fields), failed
+            return Entry(entries.AK, fields), failed
 
         return self._log.decide(act)[1]
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from hermetic.attestation.broker import journal
+from hermetic.attestation.broker import entries
 from hermetic.attestation.broker.journal import Journal
 from hermetic.attestation.collateral import WatchedFolder, metrics
 from hermetic.attestation.collateral.windows import DEFAULT, Windows
@@ -53,7 +53,7 @@ class Believed:
             if self._watched.refresh():
                 self._record(LOADED, [])
             elif self._watched.failures != failures:
-                self._record(KEPT, [str(self._watched.problem)[: journal.MAX_REASON_LENGTH]])
+                self._record(KEPT, [str(self._watched.problem)[: entries.MAX_REASON_LENGTH]])
             return self._watched.trust
 
     def metrics(self, time: datetime) -> list[str]:
@@ -66,7 +66,7 @@ class Believed:
         if self._watched is None or self._writer is None:
             return
         self._writer.write(
-            journal.COLLATERAL, {"outcome": outcome, "reasons": reasons, "in_use": self._named(self._watched)}
+            entries.COLLATERAL, {"outcome": outcome, "reasons": reasons, "in_use": self._named(self._watched)}
         )
 
     @staticmethod

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from hermetic.attestation.broker import journal
+from hermetic.attestation.broker import entries
 from hermetic.attestation.broker.counts import Counts
+from hermetic.attestation.broker.entries import Entry
 from hermetic.attestation.broker.floors import newest_settled
 from hermetic.attestation.broker.governed import Rule
 from hermetic.attestation.broker.identity import ClientIdentity
-from hermetic.attestation.broker.journal import Entry, Journal, Standing
+from hermetic.attestation.broker.journal import Journal
 from hermetic.attestation.broker.jwe import encrypt, key_wrap
 from hermetic.attestation.broker.key_store import KeyStore, ResourcePath, StoredKey
 from hermetic.attestation.broker.lease_state import Holding
@@ -27,6 +28,7 @@ from hermetic.attestation.broker.refusals import Refusal, Variant
 from hermetic.attestation.broker.release import Asked, ModelPolicy, refusals
 from hermetic.attestation.broker.serving import ServingDesk
 from hermetic.attestation.broker.sessions import Attested, Session, SessionTable, hidden
+from hermetic.attestation.broker.standing import Standing
 from hermetic.attestation.broker.steps import Steps
 from hermetic.attestation.broker.token import TokenSigner, submods
 from hermetic.attestation.broker.verification import served_kinds, verify_attestation
@@ -155,7 +157,7 @@ class Broker:
             attested = yield from self._verify(session, body, caller)  # steps 5 and 6
         except (InvalidRequestError, EvidenceError) as error:
             self._holdings.sessions.burn(session)
-            yield from self._log_attest(session, caller, "refused", {"reasons": journal.reason(error)})
+            yield from self._log_attest(session, caller, "refused", {"reasons": entries.reason(error)})
             self._holdings.counts.attested(session.asked.tee, "refused")
             raise Refusal(Variant.ATTESTATION, f"RCAR handshake Attest failed: {error}") from error
         except BaseException:
@@ -247,8 +249,8 @@ class Broker:
             policy = None if key is None else self._rules.rule.policy(standing, key)
             asking = _Asking(resource, key, policy, attested, caller)
             failed, holding = self._weigh(standing, asking)
-            facts = {"outcome": "refused" if failed else outcome, "reasons": journal.reasons(failed),
-                     "lease": journal.lease_fields(holding)}  # fmt: skip
+            facts = {"outcome": "refused" if failed else outcome, "reasons": entries.reasons(failed),
+                     "lease": entries.lease_fields(holding)}  # fmt: skip
             return _release_entry(asking, facts), (failed, holding, self._rules.rule.secret(standing, resource))
 
         index, (failed, holding, secret_digest) = yield act
@@ -265,9 +267,9 @@ class Broker:
 
         Where even that cannot be written, the lease ends by itself, and the caller learns why there is no key.
         """
-        fields = journal.failed_fields(decided.index, str(decided.resource), decided.holding, error)
+        fields = entries.failed_fields(decided.index, str(decided.resource), decided.holding, error)
         with contextlib.suppress(LogError, SharedStateError):
-            yield lambda _: (Entry(journal.RELEASE_FAILED, fields), None)
+            yield lambda _: (Entry(entries.RELEASE_FAILED, fields), None)
         self._holdings.counts.released("failed")
 
     def _weigh(self, standing: Standing, asking: "_Asking") -> tuple[Sequence[FailedCheck], Holding | None]:
@@ -308,7 +310,7 @@ class Broker:
     ) -> Steps[None]:
         attempt = hidden(session.id)
         fixed: dict[str, JsonValue] = {
-            "client": journal.client_fields(caller.identity),
+            "client": entries.client_fields(caller.identity),
             "session": attempt,
             "tee": session.asked.tee,
             "version": session.asked.version,
@@ -319,7 +321,7 @@ class Broker:
             standing.forget_attempts(self._clock())
             if attempt in standing.attested:
                 raise Refusal(Variant.ATTESTATION, "session: expected one attempt, got a second")
-            return Entry(journal.ATTEST, fixed | dict(facts)), None
+            return Entry(entries.ATTEST, fixed | dict(facts)), None
 
         yield act
 
@@ -339,17 +341,17 @@ def _release_entry(asking: _Asking, facts: Mapping[str, JsonValue]) -> Entry:
     key, policy, claims = asking.key, asking.policy, asking.attested.claims
     accepted = policy is not None and facts["outcome"] != "refused"
     fields: dict[str, JsonValue] = {
-        "client": journal.client_fields(asking.caller.identity),
+        "client": entries.client_fields(asking.caller.identity),
         "resource": str(asking.resource),
         **facts,
-        "model": journal.model_fields(None if key is None else key.model),
+        "model": entries.model_fields(None if key is None else key.model),
         "key": asking.attested.tee_key.thumbprint,
         "key_wrap": key_wrap(asking.attested.tee_key, asking.attested.hybrid_key),
         "policy": None if policy is None else policy.form.name,
         "policy_digest": None if policy is None else policy.digest,
         "warnings": list(warnings(claims, policy.form)) if policy is not None and accepted else [],
     }
-    return Entry(journal.RELEASE, fields)
+    return Entry(entries.RELEASE, fields)
 
 
 def _check_secret(decided: _Decided, secret: memoryview) -> None:

@@ -21,7 +21,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, OKPKey
 from OpenSSL import SSL
 
-from hermetic.attestation.broker import configured, journal
+from hermetic.attestation.broker import configured, entries
 from hermetic.attestation.broker.admin import Admin
 from hermetic.attestation.broker.admin_app import admin_app
 from hermetic.attestation.broker.admin_tokens import AclRule, AdminTokens, Issuer
@@ -122,7 +122,7 @@ def build(
         with writer.standing() as (standing, _):
             operators: JsonValue = rule.summary(standing)
         started: dict[str, JsonValue] = {"profile": config.profile, "build": build_name, "governance": operators}
-        writer.write(journal.STARTED, {**started, "keks": list(keks.identifiers), **memory, **hardware})
+        writer.write(entries.STARTED, {**started, "keks": list(keks.identifiers), **memory, **hardware})
         if state.shared:
             undo.callback(Follower(writer).close)
         return RunningBroker(config, listeners, undo.pop_all())

@@ -7,10 +7,12 @@ a policy's `rollback = "latest-only"`, computed from the keys and the time, so t
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 
-from hermetic.attestation.broker import journal
-from hermetic.attestation.broker.journal import Entry, Journal, Standing
+from hermetic.attestation.broker import entries
+from hermetic.attestation.broker.entries import Entry
+from hermetic.attestation.broker.journal import Journal
 from hermetic.attestation.broker.key_store import StoredKey
 from hermetic.attestation.broker.refusals import Refusal, Variant
+from hermetic.attestation.broker.standing import Standing
 from hermetic.attestation.evidence import JsonValue
 
 
@@ -48,7 +50,7 @@ class Floors:
         def act(standing: Standing) -> tuple[Entry, int]:
             floor = standing.floor(name)
             check(floor)
-            return Entry(journal.FLOOR, {"name": name, "from": floor, "to": to, **who}), to
+            return Entry(entries.FLOOR, {"name": name, "from": floor, "to": to, **who}), to
 
         return self._log.decide(act)[1]
 

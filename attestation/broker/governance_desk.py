@@ -8,12 +8,14 @@ import base64
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
-from hermetic.attestation.broker import journal
+from hermetic.attestation.broker import entries
+from hermetic.attestation.broker.entries import Entry
 from hermetic.attestation.broker.governed import KeyState, Rule, key_content, usable_form
-from hermetic.attestation.broker.journal import Entry, Journal, Standing
+from hermetic.attestation.broker.journal import Journal
 from hermetic.attestation.broker.key_store import KeyStore, ResourcePath, StoredKey
 from hermetic.attestation.broker.recorded import revoked_target
 from hermetic.attestation.broker.refusals import Refusal, Variant
+from hermetic.attestation.broker.standing import Standing
 from hermetic.attestation.claims import Profile
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.governance import (
@@ -63,14 +65,14 @@ class GovernanceDesk:
             failed = (*standing.governance.judge(change, now), *self._misfits(standing, change, key))
             about: dict[str, JsonValue] = {"client": client, "judged": now.astimezone(UTC).isoformat()}
             if not failed:
-                return Entry(journal.CHANGE, about | {"change": change.to_json()}), ()
+                return Entry(entries.CHANGE, about | {"change": change.to_json()}), ()
             refused: dict[str, JsonValue] = {
                 "subject": subject.to_json(),
                 "digest": change.statement.digest,
                 "signatures": [one.operator for one in change.signatures],
-                "reasons": journal.reasons(failed),
+                "reasons": entries.reasons(failed),
             }
-            return Entry(journal.CHANGE_REFUSED, about | refused), failed
+            return Entry(entries.CHANGE_REFUSED, about | refused), failed
 
         index, failed = self._log.decide(act)
         if failed:

@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final, Literal, Protocol
 
-from hermetic.attestation.broker.journal import Standing
 from hermetic.attestation.broker.key_store import ModelFacts, ResourcePath, StoredKey
 from hermetic.attestation.broker.leases import LeaseLengths
 from hermetic.attestation.broker.release import ModelPolicy, Policies
+from hermetic.attestation.broker.standing import Standing
 from hermetic.attestation.claims import Profile
 from hermetic.attestation.governance import Form, KeyContent, ModelForm, OfConfiguration
 from hermetic.attestation.governance.contents import Configuration, KeyModel, Part

@@ -4,11 +4,13 @@ import contextlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from hermetic.attestation.broker import configured, journal
+from hermetic.attestation.broker import configured, entries
 from hermetic.attestation.broker.config import BrokerConfig
+from hermetic.attestation.broker.entries import Entry
 from hermetic.attestation.broker.files import Files
-from hermetic.attestation.broker.journal import Entry, Journal, Standing
+from hermetic.attestation.broker.journal import Journal
 from hermetic.attestation.broker.signed_configuration import signed_parts
+from hermetic.attestation.broker.standing import Standing
 from hermetic.attestation.broker.state.opening import open_state
 from hermetic.attestation.governance import First, OfConfiguration, OfPolicy, OperatorSet
 from hermetic.attestation.governance.contents import Content
@@ -37,7 +39,7 @@ def fix_operators(
                 "log: expected one without operators, got one that names them: "
                 "a set is changed by a change that its own operators sign (hermetic broker propose operators)"
             )
-        return Entry(journal.GOVERNANCE, {"first": first.to_json()}), None
+        return Entry(entries.GOVERNANCE, {"first": first.to_json()}), None
 
     with contextlib.ExitStack() as undo:
         Journal(open_state(config, configured.log_signer(config), undo, clock).ledger, clock).decide(act)

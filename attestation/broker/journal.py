@@ -1,196 +1,29 @@
-"""What the broker writes down, and what it reads back from that at its start (docs/spec/key-broker.md, section 7).
+"""Decisions, one after the other, each durable before the broker acts on it (docs/spec/key-broker.md, section 7).
 
-Every record is durable before the broker acts on it. Floors, leases and spent admin tokens have no other home than
-the log: a crash between record and act changes nothing that was decided. No record holds a key, a token, a nonce or a
-cookie.
+What they rest on is what the records before them add up to (standing.py), so a crash between record and act changes
+nothing that was decided.
 """
 
-import hashlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
-from hermetic.attestation.broker.identity import ClientIdentity
-from hermetic.attestation.broker.key_store import ModelFacts
-from hermetic.attestation.broker.lease_state import Holding, LeaseState, Target
-from hermetic.attestation.broker.record_fields import json_object, moment, number, text
-from hermetic.attestation.broker.recorded import first_set, holding, revoked_target
+from hermetic.attestation.broker.entries import Entry
+from hermetic.attestation.broker.standing import Standing
 from hermetic.attestation.broker.state.ledger import Ledger, LoggedRecord
 from hermetic.attestation.evidence import JsonValue
-from hermetic.attestation.governance import (
-    Change,
-    FloorContent,
-    Governance,
-    OfFloor,
-    OfRevocation,
-    RestoreContent,
-)
 from hermetic.attestation.log.record import encode_record, timestamp
-from hermetic.errors import FailedCheck, HermeticError, InvalidRequestError, LogError
-
-STARTED: Final = "broker.started"
-ATTEST: Final = "broker.attest"
-RELEASE: Final = "broker.release"
-RELEASE_FAILED: Final = "broker.release-failed"
-SERVING_CERTIFICATE: Final = "broker.serving-certificate"
-AK: Final = "broker.ak"
-ADMIN: Final = "broker.admin"
-UPLOAD: Final = "broker.upload"
-FLOOR: Final = "broker.floor"
-COLLATERAL: Final = "broker.collateral"
-LEASE_REVOKED: Final = "broker.lease-revoked"
-LEASE_RESTORED: Final = "broker.lease-restored"
-GOVERNANCE: Final = "broker.governance"
-CHANGE: Final = "broker.change"
-CHANGE_REFUSED: Final = "broker.change-refused"
-RESTORED: Final = "broker.restored"
+from hermetic.errors import HermeticError, LogError
 
 MAX_BATCH: Final = 256
 """Most decisions that become durable together: as many as one frame of the log holds."""
 
-MAX_SESSION_LIFE: Final = timedelta(hours=1)
-"""Longest life of a session that a configuration may set."""
-
-MAX_REASONS: Final = 32
-"""Most reasons that a record lists."""
-
-MAX_REASON_LENGTH: Final = 500
-"""Longest reason, in characters."""
-
-
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """What the newest accepted upload of a resource said: when, and the digest of the model's key (None: no model)."""
-
-    created: str
-    secret: str | None
-
-
-@dataclass(slots=True)
-class Standing:
-    """What the log's records add up to.
-
-    Floors by name, admin tokens spent with the time they end, leases, uploads by resource, and who governs. `attested`
-    has the sessions (SHA-256 of their ids) that had their one attempt, with its time, oldest first.
-    """
-
-    floors: dict[str, int] = field(default_factory=dict)
-    spent: dict[str, int] = field(default_factory=dict)
-    leases: LeaseState = field(default_factory=LeaseState)
-    attested: dict[str, str] = field(default_factory=dict)
-    uploads: dict[str, Upload] = field(default_factory=dict)
-    governance: Governance = field(default_factory=Governance)
-
-    def floor(self, name: str) -> int:
-        """The floor of `name`; 0 where there is none, which every version is above."""
-        return self.floors.get(name, 0)
-
-    def apply(self, record: LoggedRecord, index: int) -> None:
-        """Add the record at `index`; raises `LogError` for one that does not say what it must."""
-        if record.kind == FLOOR:
-            self._set_floor(text(record, "name"), number(record, "to"))
-        elif record.kind == ADMIN:
-            self.spent[spent_key(text(record, "issuer"), text(record, "jti"))] = number(record, "expires")
-        elif record.kind == ATTEST:
-            self.attested[text(record, "session")] = record.time
-        elif record.kind == UPLOAD:
-            self._enter_upload(record)
-        elif record.kind == GOVERNANCE:
-            if self.governance.first is None:  # a second one has no effect
-                self.governance.begin(first_set(record))
-        elif record.kind == CHANGE:
-            self._enter_change(record)
-        elif record.kind == LEASE_RESTORED and self.governance.first is not None:
-            pass  # operators sign for that, in a change
-        else:
-            _apply_lease(self.leases, record, index)
-
-    def _set_floor(self, name: str, to: int) -> None:
-        """Where operators govern, a record that they have not signed raises a floor and never lowers it."""
-        self.floors[name] = to if self.governance.first is None else max(self.floor(name), to)
-
-    def _enter_upload(self, record: LoggedRecord) -> None:
-        created, secret = record.fields.get("created"), record.fields.get("secret")
-        if record.fields.get("outcome") == "accepted" and isinstance(created, str):
-            digest = secret if isinstance(secret, str) else None
-            self.uploads[text(record, "resource")] = Upload(created, digest)
-
-    def _enter_change(self, record: LoggedRecord) -> None:
-        """Put a change in force, unless it does not follow: then it has no effect, whoever wrote it."""
-        try:
-            change = Change.of_json(json_object(record, "change"))
-        except InvalidRequestError as error:
-            raise LogError(f"record {record.kind}: {error}") from error
-        if self.governance.first is None or self.governance.judge(change, moment(record, "judged")):
-            return
-        self.governance.enter(change)
-        match change.statement.subject, change.content:
-            case OfFloor(name=name), FloorContent(to=to):
-                self.floors[name] = to
-            case OfRevocation() as subject, RestoreContent(record=index):
-                self.leases.restore_recorded(revoked_target(subject), index)
-
-    def forget_ended(self, now: datetime) -> None:
-        """Forget tokens and leases that are over."""
-        moment = now.timestamp()
-        self.spent = {key: ends for key, ends in self.spent.items() if ends > moment}
-        self.leases.forget_ended(now)
-        self.forget_attempts(now)
-
-    def forget_attempts(self, now: datetime) -> None:
-        """Forget attempts of sessions that cannot be alive any more."""
-        over = timestamp(now - MAX_SESSION_LIFE)
-        while self.attested and next(iter(self.attested.values())) < over:
-            del self.attested[next(iter(self.attested))]
-
-
-def _apply_lease(leases: LeaseState, record: LoggedRecord, index: int) -> None:
-    if record.kind == RELEASE and record.fields.get("lease") is not None:
-        leases.enter(holding(record))
-    elif record.kind == RELEASE_FAILED and record.fields.get("lease") is not None:
-        leases.end(text(record, "lease"))
-    elif record.kind in (LEASE_REVOKED, LEASE_RESTORED):
-        target = Target.parse(json_object(record, "target"))
-        if record.kind == LEASE_REVOKED:
-            leases.revoke(target, text(record, "reason"), index)
-        else:
-            leases.restore(target)
-
-
-def lease_fields(holding: Holding | None) -> JsonValue:
-    """A lease as the record of its release holds it."""
-    return None if holding is None else holding.terms.model_dump(mode="json")
-
-
-def failed_fields(decision: int, resource: str, holding: Holding | None, error: Exception) -> dict[str, JsonValue]:
-    """A release that was decided, and whose key could not be handed out: its lease (by its id) is ended."""
-    why = reason(error) if isinstance(error, HermeticError) else [type(error).__name__]
-    lease = None if holding is None else holding.terms.jti
-    return {"decision": decision, "resource": resource, "lease": lease, "reasons": why}
-
-
-def spent_key(issuer: str, token_id: str) -> str:
-    """One name for a token id of an issuer."""
-    return hashlib.sha256(f"{len(issuer)}:{issuer}{token_id}".encode()).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A record that is to be written; its `time` is set when it is."""
-
-    kind: str
-    fields: Mapping[str, JsonValue]
-    time: str = ""
-
-
 Act = Callable[[Standing], tuple[Entry, T]]
 """A decision: sees what every record before it adds up to, returns its own record, and what came of it. It is quick,
 changes nothing else, and raises where there is to be no record."""
@@ -425,24 +258,3 @@ def _end(batch: Iterable[Waiting[Any]], error: Exception | None) -> None:
     for waiting in batch:
         waiting.error = waiting.error or error
         waiting.done = True
-
-
-def client_fields(identity: ClientIdentity | None) -> JsonValue:
-    """A client as a record holds it."""
-    return None if identity is None else dict(identity.to_json())
-
-
-def model_fields(model: ModelFacts | None) -> JsonValue:
-    """A model as a record holds it."""
-    return None if model is None else dict(model.to_json())
-
-
-def reasons(failures: Iterable[FailedCheck]) -> list[JsonValue]:
-    """Failed checks as a record lists them, within bounds."""
-    return [str(failure)[:MAX_REASON_LENGTH] for failure in list(failures)[:MAX_REASONS]]
-
-
-def reason(error: HermeticError) -> list[JsonValue]:
-    """An error as the reasons of a record."""
-    failures = getattr(error, "failures", None)
-    return reasons(failures) if failures else [str(error)[:MAX_REASON_LENGTH]]

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from hermetic.attestation.broker import journal
+from hermetic.attestation.broker import entries
+from hermetic.attestation.broker.entries import Entry
 from hermetic.attestation.broker.identity import ClientIdentity
-from hermetic.attestation.broker.journal import Entry, Journal, Standing
+from hermetic.attestation.broker.journal import Journal
 from hermetic.attestation.broker.key_store import ModelFacts, ResourcePath
 from hermetic.attestation.broker.lease_state import Holding, Target, chips, facts
 from hermetic.attestation.broker.refusals import Refusal, Variant
 from hermetic.attestation.broker.sessions import Attested
+from hermetic.attestation.broker.standing import Standing
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.lease import LeasedModel, LeaseSigner, LeaseTerms
 from hermetic.errors import FailedCheck
@@ -105,7 +107,7 @@ class Leases:
         def act(standing: Standing) -> tuple[Entry, int]:
             standing.leases.forget_ended(self._clock())
             ended = standing.leases.under(target)
-            return _entry(journal.LEASE_REVOKED, target, reason, client), len(ended)
+            return _entry(entries.LEASE_REVOKED, target, reason, client), len(ended)
 
         return self._log.decide(act)[1]
 
@@ -115,7 +117,7 @@ class Leases:
         def act(standing: Standing) -> tuple[Entry, None]:
             if target not in standing.leases.revoked:
                 raise Refusal(Variant.INVALID_REQUEST, f"{target.kind} {target.name}: expected a revoked one")
-            return _entry(journal.LEASE_RESTORED, target, reason, client), None
+            return _entry(entries.LEASE_RESTORED, target, reason, client), None
 
         self._log.decide(act)
 

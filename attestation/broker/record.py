@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from hermetic.attestation.broker import journal
+from hermetic.attestation.broker import entries
 from hermetic.attestation.evidence import JsonValue
 from hermetic.attestation.governance import Change, First, Governance, OperatorSet
 from hermetic.attestation.governance.change import parse_subject, shown
@@ -43,11 +43,11 @@ def governance_events(records: Iterable[Record]) -> Iterator[Event]:
     """Every record about governance, oldest first; raises `InvalidRequestError` for one that cannot be read."""
     state = Governance()
     for index, record in enumerate(records):
-        if record.kind == journal.GOVERNANCE:
+        if record.kind == entries.GOVERNANCE:
             yield _first(state, index, record)
-        elif record.kind == journal.CHANGE:
+        elif record.kind == entries.CHANGE:
             yield _change(state, index, record)
-        elif record.kind == journal.CHANGE_REFUSED:
+        elif record.kind == entries.CHANGE_REFUSED:
             by = tuple(map(str, record.fields["signatures"]))
             what, why = shown(parse_subject(record.fields["subject"])), "; ".join(map(str, record.fields["reasons"]))
             yield Event(index, record.time, what, None, by, "refused", why)

@@ -6,15 +6,17 @@ from typing import Final
 
 from cryptography import x509
 
-from hermetic.attestation.broker import journal
+from hermetic.attestation.broker import entries
+from hermetic.attestation.broker.entries import Entry
 from hermetic.attestation.broker.governed import Rule
 from hermetic.attestation.broker.identity import ClientIdentity
-from hermetic.attestation.broker.journal import Entry, Journal, Standing
+from hermetic.attestation.broker.journal import Journal
 from hermetic.attestation.broker.leases import against_host
 from hermetic.attestation.broker.refusals import Refusal, Variant
 from hermetic.attestation.broker.release import accepted
 from hermetic.attestation.broker.serving_ca import ServingAuthority, ServingNames, verify_request
 from hermetic.attestation.broker.sessions import Attested
+from hermetic.attestation.broker.standing import Standing
 from hermetic.attestation.evidence import JsonValue
 from hermetic.errors import AppraisalError, FailedCheck, HermeticError, InvalidRequestError
 
@@ -73,15 +75,15 @@ class ServingDesk:
 
         def act(standing: Standing) -> tuple[Entry, tuple[FailedCheck, ...]]:
             failed = self._refusals(standing, attested, client) if error is None else ()
-            why = journal.reasons(failed) if error is None else journal.reason(error)
+            why = entries.reasons(failed) if error is None else entries.reason(error)
             fields: dict[str, JsonValue] = {
-                "client": journal.client_fields(client),
+                "client": entries.client_fields(client),
                 "outcome": "refused" if why else "issued",
                 "reasons": why,
                 "key": attested.tee_key.thumbprint,
                 "names": [] if why else shown,
             }
-            return Entry(journal.SERVING_CERTIFICATE, fields), failed
+            return Entry(entries.SERVING_CERTIFICATE, fields), failed
 
         return self._log.decide(act)[1]
 

@@ -17,7 +17,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from hermetic.attestation.broker import journal
+from hermetic.attestation.broker import entries
 from hermetic.attestation.broker.config import BrokerConfig
 from hermetic.attestation.broker.journal import Journal
 from hermetic.attestation.broker.state.ledger import Ledger
@@ -116,7 +116,7 @@ def restore(
             _append(state.ledger, backup.record.entries[at : at + MAX_FRAME_ENTRIES])
         state.ledger.rewind()  # the journal adds everything up itself
         fields: dict[str, JsonValue] = {"size": len(backup.record.entries), "lost": lost, "reason": why}
-        Journal(state.ledger, clock).write(journal.RESTORED, fields)
+        Journal(state.ledger, clock).write(entries.RESTORED, fields)
     return lost
 
 

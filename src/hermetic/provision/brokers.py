@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from hermetic.attestation.broker import journal
+from hermetic.attestation.broker import entries
 from hermetic.attestation.broker.config import BrokerConfig
 from hermetic.attestation.broker.configured import first_policies, log_signer
 from hermetic.attestation.broker.files import Files
-from hermetic.attestation.broker.journal import Standing
 from hermetic.attestation.broker.signed_configuration import signed_parts
+from hermetic.attestation.broker.standing import Standing
 from hermetic.attestation.broker.state.ledger import LoggedRecord
 from hermetic.attestation.broker.state.opening import log_folder, open_state
 from hermetic.attestation.governance.change import shown
@@ -24,7 +24,7 @@ __all__ = ["examine_broker"]
 AREA: Final = "broker"
 NAME: Final = "governance"
 PROPOSE: Final = "hermetic broker propose configuration"
-_KINDS: Final = frozenset({journal.GOVERNANCE, journal.CHANGE})
+_KINDS: Final = frozenset({entries.GOVERNANCE, entries.CHANGE})
 
 
 def examine_broker(path: Path) -> list[Finding]:

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from hermetic.attestation.broker.journal import Entry, Journal
+from hermetic.attestation.broker.entries import Entry
+from hermetic.attestation.broker.journal import Journal
 from hermetic.attestation.broker.state.ledger import Draw, LoggedRecord
 from hermetic.attestation.broker.steps import Pace, Steps
 from hermetic.attestation.broker.workers import Workers

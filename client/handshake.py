@@ -19,7 +19,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hermetic.attestation.clock import SteadyClock
-from hermetic.errors import ConfigurationError, FailedCheck, NotReadyError, VerificationError
+from hermetic.errors import ConfigurationError, FailedCheck, HermeticError, NotReadyError, VerificationError
 
 __all__ = ["Endpoint", "Leaf", "Tls", "handshake"]
 
@@ -107,7 +107,7 @@ class Leaf:
 def handshake(endpoint: Endpoint, tls: Tls, timeout_s: float) -> Leaf:
     """Return the leaf of whoever answers at `endpoint`, verified; no byte of a request is sent.
 
-    Raises `NotReadyError` where nobody answers, `VerificationError` (check `tls`) where the certificate is not one of
+    Raises `NotReadyError` where nobody answers to the end, `VerificationError` (check `tls`) where the certificate is not one of
     the CA's for that name.
     """
     context, name = tls.context(), tls.name or endpoint.host
@@ -165,7 +165,9 @@ def address_of(peer: tuple[Any, ...]) -> str:
     return f"ipv6:[{quote(host, safe=':')}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
 
 
-def refused(endpoint: Endpoint, name: str, error: ssl.SSLError) -> VerificationError:
-    """Return the error of a handshake that failed."""
+def refused(endpoint: Endpoint, name: str, error: ssl.SSLError) -> HermeticError:
+    """Return the error of a handshake that failed; one that was cut off says nothing about who is there."""
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return NotReadyError(f"server {endpoint}: expected a whole handshake, got the connection's end")
     got = getattr(error, "verify_message", "") or str(error.reason or error)
     return VerificationError([FailedCheck("tls", f"a certificate of the CA for {name} at {endpoint}", got)])

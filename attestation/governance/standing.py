@@ -7,7 +7,8 @@ Rules of the state machine
 - Every signature must be a listed operator's and verify; those who sign for the subject's name are counted.
 - `enter` follows a judged change; of two with one version the second fails.
 
-Pure: time is an argument. Not here: what is in the log (broker/standing.py), whether a content fits what the broker has.
+Pure: time is an argument. Not here: what is in the log (broker/standing.py), whether a content fits what the broker
+has.
 """
 
 from collections.abc import Mapping

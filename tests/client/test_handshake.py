@@ -48,6 +48,26 @@ def test_a_server_that_trickles_is_given_up_in_time(monkeypatch: pytest.MonkeyPa
     assert len(sent) < PIECES
 
 
+@pytest.mark.parametrize("begun", [b"", RECORD], ids=["at once", "in mid-record"])
+def test_a_server_that_hangs_up_has_said_nothing_about_who_it_is(monkeypatch: pytest.MonkeyPatch, begun: bytes) -> None:
+    """It may be restarting: whoever takes that for a refusal closes his client for good."""
+    monkeypatch.setattr(Tls, "context", lambda _: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+
+    def hang_up(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1 << 16)  # all that the client has said: what is left unread would be a reset
+            connection.sendall(begun)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=hang_up, args=(listener,))
+        thread.start()
+        tls = Tls(Path("ca"), Path("certificate"), Path("key"))
+        with pytest.raises(NotReadyError, match=r"expected a whole handshake, got the connection's end"):
+            handshake(Endpoint("127.0.0.1", listener.getsockname()[1]), tls, 60.0)
+        thread.join()
+
+
 @pytest.mark.parametrize("der", [None, b"", b"\x30\x00"])
 def test_a_certificate_that_cannot_be_read_is_refused(der: bytes | None) -> None:
     with pytest.raises(VerificationError, match=r"^tls: "):

@@ -10,6 +10,7 @@ from hermetic.server.config import Limits
 from hermetic.server.http2 import frames
 from hermetic.server.http2.call import Http2Call
 from hermetic.server.http2.connection import Buffers, Connection
+from hermetic.server.http2.discards import Discards
 from hermetic.server.http2.frames import ErrorCode
 from hermetic.server.transport import Call
 from tests.server.http2.application import Application
@@ -50,6 +51,7 @@ class _Loop:
 
     def __init__(self) -> None:
         self.buffers = BUFFERS
+        self.discards = Discards()
         self.limits = LIMITS
         self.application = Application()
         self.metadata_read = self.application.metadata_read
@@ -91,6 +93,7 @@ class _Loop:
             actions, self.actions = self.actions, []
             for action in actions:
                 action()
+            self.discards.wipe_some()
         return not self.actions
 
 

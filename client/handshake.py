@@ -107,8 +107,8 @@ class Leaf:
 def handshake(endpoint: Endpoint, tls: Tls, timeout_s: float) -> Leaf:
     """Return the leaf of whoever answers at `endpoint`, verified; no byte of a request is sent.
 
-    Raises `NotReadyError` where nobody answers to the end, `VerificationError` (check `tls`) where the certificate is not one of
-    the CA's for that name.
+    Raises `NotReadyError` where nobody answers to the end, `VerificationError` (check `tls`) where the certificate is
+    not one of the CA's for that name.
     """
     context, name = tls.context(), tls.name or endpoint.host
     try:

@@ -132,7 +132,7 @@ def warm_up() -> None:
 
 def load(model: ModelToLoad) -> OnnxRuntime:
     """Return the model in a session of its own; raises as `open_graph` does."""
-    opened = open_graph(model, Engine(["CPUExecutionProvider"], _options, slower=SLOWER_ON_CPUS))
+    opened = open_graph(model, Engine(["CPUExecutionProvider"], _options, slower=SLOWER_ON_CPUS, widens=True))
     return OnnxRuntime(opened.session, opened.weights, model, opened.read_again)
 
 

@@ -26,6 +26,7 @@ from hermetic.enclave.runtimes.onnx_graph import (
     read_graph,
     resolve_external_data,
 )
+from hermetic.enclave.runtimes.onnx_widening import widen
 from hermetic.errors import ModelFormatError
 
 __all__ = ["TYPE_OF", "Engine", "OpenGraph", "open_graph"]
@@ -64,13 +65,14 @@ class Engine(NamedTuple):
     """Where sessions compute: providers as onnxruntime takes them, and options for a model and its bytes of weights.
 
     `make`: makes a session; others than onnxruntime's in tests. `slower`: onnxruntime's optimizers that make graphs
-    slower there.
+    slower there. `widens`: feed-forward networks are quicker there when they are wider (onnx_widening.py).
     """
 
     providers: Sequence[Any]
     options: Callable[[ModelToLoad, int], ort.SessionOptions]
     make: Callable[..., ort.InferenceSession] = ort.InferenceSession
     slower: Sequence[str] = ()
+    widens: bool = False
 
 
 class OpenGraph(NamedTuple):
@@ -95,6 +97,9 @@ def open_graph(model: ModelToLoad, engine: Engine) -> OpenGraph:
         )
     sizes = {name: len(view) for name, view in model.files.items()}
     weights = _put_defaults_back(graph, resolve_external_data(graph, model.files, sizes), model)
+    # Only what is packed: onnxruntime drops the wider copies once they are.
+    if engine.widens and sum(weight.length for weight in weights.values()) <= model.prepack_limit_bytes:
+        weights = widen(graph, weights, model.files)
     session, values = _open(graph, weights, model, main, engine)
     session.disable_fallback()
     session._model_bytes = None  # noqa: SLF001 - kept for a fallback that we do not want

@@ -146,8 +146,7 @@ class _Search:
         if not networks:
             return
         network = networks[0]
-        weight = self._matrix_of(node)
-        if weight is not None and weight.shape[0] == network.width:
+        if self._matrix_of(node) is not None:
             network.sinks.append(node.input[1])
             return
         value = self._column_after(node, network)
